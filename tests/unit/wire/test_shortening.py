@@ -43,7 +43,7 @@ def short(kind: str, body: dict[str, Any], limit: int = 1_000) -> dict[str, Any]
         (VENDOR, {"any": "x" * 5_000, "n": 1}, "any"),
     ],
 )
-def test_what_is_large_is_cut_and_the_rest_is_as_it_was(kind: str, body: dict[str, Any], field: str) -> None:
+def test_only_large_fields_are_cut(kind: str, body: dict[str, Any], field: str) -> None:
     cut = short(kind, body)
     assert list(cut) == list(body)
     assert {name: value for name, value in cut.items() if name != field} == {
@@ -64,14 +64,14 @@ def test_the_mark_of_a_text_counts_the_bytes_that_are_left_out(unit: str) -> Non
     assert kept and set(kept) == {unit}
 
 
-def test_room_that_small_fields_leave_goes_to_large_ones() -> None:
+def test_large_fields_get_the_room_that_small_ones_leave() -> None:
     cut = short(VENDOR, {"a": "x" * 300, "b": "y" * 5_000, "c": "z" * 5_000})
     assert cut["a"] == "x" * 300
     assert abs(len(cut["b"]) - len(cut["c"])) <= 1
     assert len(codec.encode_value(cut)) > 900
 
 
-def test_of_an_array_the_first_items_are_left() -> None:
+def test_the_first_items_of_an_array_are_kept() -> None:
     result = short("tool_result", {"call_id": "c", "result": list(range(5_000))})["result"]
     *items, mark = result
     assert items == list(range(len(items)))
@@ -89,7 +89,7 @@ def test_an_item_that_does_not_fit_is_cut_itself() -> None:
     assert mark == "… [cut: 1 bytes left out]"
 
 
-def test_of_an_object_with_many_fields_the_first_ones_are_left() -> None:
+def test_the_first_of_many_fields_are_kept() -> None:
     args = {f"name {number}": number for number in range(2_000)}
     cut = short("tool_call", {"tool": "t", "args": args, "call_id": "c"})["args"]
     names = list(cut)
@@ -99,7 +99,7 @@ def test_of_an_object_with_many_fields_the_first_ones_are_left() -> None:
     assert "bytes left out]" in cut[CUT]
 
 
-def test_numbers_stay_exact() -> None:
+def test_shortening_keeps_numbers_exact() -> None:
     encoded = b'{"name":"cost.x","value":0.10000000000000000001,"dimensions":{"d":"' + b"x" * 5_000 + b'"}}'
     cut = shorten("metric", encoded, 1_000)
     assert cut is not None
@@ -107,7 +107,7 @@ def test_numbers_stay_exact() -> None:
 
 
 @pytest.mark.parametrize(("limit", "names"), [(204, ["a", "b"]), (203, [CUT])])
-def test_all_fields_are_cut_when_each_has_room_for_a_cut_value_and_else_the_first_ones_are_left(
+def test_all_fields_are_cut_if_each_has_room_else_the_first_ones_are_kept(
     limit: int, names: list[str]
 ) -> None:
     """Each of the two takes 96 bytes beside its name of 6, in braces."""
@@ -128,11 +128,11 @@ def test_a_number_that_is_too_long_is_replaced_by_its_mark() -> None:
         ("status", {"phase": "x" * 5_000}),
     ],
 )
-def test_what_names_something_is_not_cut(kind: str, body: dict[str, Any]) -> None:
+def test_fields_that_name_something_are_not_cut(kind: str, body: dict[str, Any]) -> None:
     assert shorten(kind, encode_body(kind, body), 1_000) is None
 
 
-def test_a_body_is_cut_when_its_whole_fields_leave_room_for_a_cut_value_and_not_with_a_byte_less() -> None:
+def test_a_body_is_cut_only_if_its_whole_fields_leave_room() -> None:
     """A value that is cut takes 96 bytes, and 64 more for the mark of an object with too many fields."""
     whole = len('"phase":"",') + 2  # The braces.
     phase = "p" * (1_000 - whole - 160)
@@ -153,7 +153,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=20), values, max_size=10), st.integers(3 * LEAST, 3_000))
-def test_whatever_it_is_it_fits_and_keeps_its_shape(body: dict[str, Any], limit: int) -> None:
+def test_every_shortened_body_fits_and_keeps_its_shape(body: dict[str, Any], limit: int) -> None:
     encoded = codec.encode_value(body)
     cut = shorten(VENDOR, encoded, limit)
     assert cut is not None or not body

@@ -53,7 +53,7 @@ def told(world: World, job: JobId) -> list[type]:
 
 
 @pytest.mark.parametrize("late", [1, 5, 50])
-def test_a_client_that_reads_gets_every_event_however_late_the_journal_answers(late: int) -> None:
+def test_a_reading_client_gets_every_event_even_if_the_journal_is_slow(late: int) -> None:
     """An agent without pause, which publishes a few events more when it is told to wait."""
     world = World(QUIET)
     peer, job = held(world)
@@ -73,7 +73,7 @@ def test_a_client_that_reads_gets_every_event_however_late_the_journal_answers(l
     assert peer.numbers() == list(range(1, said + 1))
 
 
-def test_an_agent_waits_from_a_quarter_of_the_log_to_half_of_that() -> None:
+def test_an_agent_pauses_at_a_quarter_of_the_log_and_resumes_at_an_eighth() -> None:
     world = World(QUIET)
     _, job = held(world)
     before = world.runtime.record_count
@@ -90,7 +90,7 @@ def test_an_agent_waits_from_a_quarter_of_the_log_to_half_of_that() -> None:
 
 
 @pytest.mark.parametrize("events", [20, 40, 100, 107, 1_000])
-def test_an_agent_waits_at_that_event_and_not_at_the_next_however_long_the_log(events: int) -> None:
+def test_an_agent_pauses_exactly_at_the_bound_in_logs_of_any_length(events: int) -> None:
     """A longer log is looked at less often."""
     world = World(with_limits(max_session_events=SHARE * events))
     _, job = held(world)
@@ -100,7 +100,7 @@ def test_an_agent_waits_at_that_event_and_not_at_the_next_however_long_the_log(e
     assert told(world, job) == [PauseJob]
 
 
-def test_an_agent_waits_at_the_event_that_fills_the_bytes() -> None:
+def test_an_agent_pauses_at_the_event_that_reaches_the_bytes() -> None:
     world = World(with_limits(max_session_events=10_000))
     peer, job = held(world)
     emits(world, job, 1)
@@ -124,7 +124,9 @@ def test_an_agent_waits_at_the_event_that_fills_the_bytes() -> None:
         ("max_total_bytes", 8_000, 100_000, 1_000),
     ],
 )
-def test_the_smallest_limit_says_how_much_may_wait(name: str, value: int, events: int, size: int) -> None:
+def test_the_share_that_may_wait_follows_the_smallest_limit(
+    name: str, value: int, events: int, size: int
+) -> None:
     limits = {
         "max_session_events": 400_000,
         "max_principal_events": 800_000,
@@ -136,7 +138,7 @@ def test_the_smallest_limit_says_how_much_may_wait(name: str, value: int, events
     assert Most.of(Limits(**{**limits, name: value})) == (events, size)
 
 
-def test_an_agent_waits_for_bytes_as_well() -> None:
+def test_an_agent_pauses_for_bytes_as_well() -> None:
     world = World(with_limits(max_session_events=10_000, max_session_bytes=40_000))
     _, job = held(world)
     emits(world, job, 2, "x" * 4_500)
@@ -147,7 +149,7 @@ def test_an_agent_waits_for_bytes_as_well() -> None:
     assert told(world, job) == [PauseJob, ResumeJob]
 
 
-def test_a_streamed_result_counts_like_events() -> None:
+def test_a_streamed_result_counts_for_back_pressure() -> None:
     world = World(with_limits(max_session_bytes=256 * KIB, max_session_events=10_000))
     peer, job = held(world)
     world.write(job, "x" * 70_000)
@@ -157,7 +159,7 @@ def test_a_streamed_result_counts_like_events() -> None:
     assert not peer.connection.overrun
 
 
-def test_events_in_one_take_count_one_by_one() -> None:
+def test_events_of_one_take_count_separately() -> None:
     world = World(QUIET)
     _, job = held(world)
     for _ in range(QUARTER):
@@ -167,7 +169,7 @@ def test_events_in_one_take_count_one_by_one() -> None:
     assert told(world, job) == [PauseJob]
 
 
-def test_a_journal_that_answers_at_once_makes_nobody_wait() -> None:
+def test_a_fast_journal_pauses_no_agent() -> None:
     world = World(QUIET)
     peer = world.client()
     job = peer.submit()
@@ -176,7 +178,7 @@ def test_a_journal_that_answers_at_once_makes_nobody_wait() -> None:
     assert len(peer.numbers()) == 10 * QUARTER
 
 
-def test_without_a_journal_nothing_is_counted() -> None:
+def test_without_a_journal_there_is_no_back_pressure_by_it() -> None:
     world = World(msgspec.structs.replace(QUIET, journal=False))
     peer, job = held(world)
     peer.slow = True
@@ -184,7 +186,7 @@ def test_without_a_journal_nothing_is_counted() -> None:
     assert told(world, job) == [] and world.state.unsaved == {}
 
 
-def test_every_agent_of_the_session_waits_and_nobody_elses() -> None:
+def test_only_the_agents_of_the_full_session_pause() -> None:
     world = World(QUIET)
     alice, bob = world.client(), world.client("tok-bob")
     first, second, other = alice.submit(), alice.submit(), bob.submit()
@@ -193,7 +195,7 @@ def test_every_agent_of_the_session_waits_and_nobody_elses() -> None:
     assert (told(world, first), told(world, second), told(world, other)) == ([PauseJob], [PauseJob], [])
 
 
-def test_a_child_waits_as_its_parent_does() -> None:
+def test_a_child_pauses_with_its_parent() -> None:
     world = World(QUIET)
     peer = world.client()
     peer.send(
@@ -217,7 +219,7 @@ def test_a_child_waits_as_its_parent_does() -> None:
 # Observers.
 
 
-def test_an_observer_waits_for_the_journal_and_makes_no_job_wait() -> None:
+def test_an_observer_waits_for_the_journal_and_pauses_no_job() -> None:
     """Its log is smaller than what the agent of a detached session says before the journal answers."""
     world = World(with_limits(max_history_events=1_000))
     owner = world.client()
@@ -283,7 +285,7 @@ def test_after_a_restart_everything_is_durable() -> None:
     assert not again.connection.overrun
 
 
-def test_a_snapshot_holds_nothing_of_the_wait() -> None:
+def test_a_snapshot_does_not_depend_on_back_pressure() -> None:
     world = World(QUIET)
     _, job = held(world)
     emits(world, job, QUARTER)
@@ -295,7 +297,7 @@ def test_a_snapshot_holds_nothing_of_the_wait() -> None:
 # Limits.
 
 
-def test_smaller_limits_of_a_principal_and_of_all_count() -> None:
+def test_limits_of_a_principal_and_of_all_bound_the_share() -> None:
     plain = Most.of(Limits())
     assert plain == Most(10_000 // SHARE, 16 * MIB // SHARE)
     assert Most.of(Limits(max_principal_events=1_000)).events == 1_000 // 2 // SHARE
@@ -304,7 +306,7 @@ def test_smaller_limits_of_a_principal_and_of_all_count() -> None:
 
 
 @pytest.mark.parametrize("events", range(1, 12))
-def test_the_smallest_logs_come_to_rest(events: int) -> None:
+def test_agents_with_the_smallest_logs_resume_in_the_end(events: int) -> None:
     world = World(with_limits(max_session_events=events))
     peer, job = held(world)
     for _ in range(20):
@@ -318,7 +320,7 @@ def test_the_smallest_logs_come_to_rest(events: int) -> None:
     assert world.state.unsaved == {}
 
 
-def test_without_ack_age_costs_no_event_that_is_not_durable() -> None:
+def test_a_session_without_ack_keeps_old_events_that_are_not_durable() -> None:
     """The journal stands still for longer than the resume window, and the client reads all the time."""
     world = World(msgspec.structs.replace(QUIET, resume_window_sec=60))
     peer, job = held(world, features=())

@@ -17,7 +17,7 @@ from tests.unit.world import World
 
 
 @pytest.mark.parametrize("code", ErrorCode)
-def test_the_status_and_retryable_of_every_code(code: ErrorCode) -> None:
+def test_every_error_code_has_its_status_and_retryable(code: ErrorCode) -> None:
     outcome = outcome_of(code, "m")
     expected = {"CANCELLED": "cancelled", "TIMEOUT": "timed_out"}.get(code.value, "error")
     assert outcome.status.value == expected
@@ -27,7 +27,7 @@ def test_the_status_and_retryable_of_every_code(code: ErrorCode) -> None:
         assert outcome_of(code, "m", retryable=said).retryable is RETRYABLE[code]
 
 
-def test_a_code_that_nobody_knows() -> None:
+def test_an_unknown_error_code_keeps_its_retryable() -> None:
     outcome = outcome_of("X_MINE", "m", details={"a": 1})
     assert (outcome.status, outcome.retryable, outcome.details) == (Status.ERROR, False, {"a": 1})
     assert outcome_of("X_MINE", "m", retryable=True).retryable
@@ -46,7 +46,7 @@ def test_an_agent_does_not_change_the_retryable_of_a_code_of_the_draft(code: Err
 
 @pytest.mark.parametrize("first", ["finish", "fail", "stopped", "cancel", "timeout"])
 @pytest.mark.parametrize("second", ["finish", "fail", "stopped", "cancel", "timeout"])
-def test_exactly_one_terminal_by_the_first_outcome(first: str, second: str) -> None:
+def test_a_job_has_one_terminal_by_its_first_outcome(first: str, second: str) -> None:
     world = World()
     peer = world.client(features=("ack",))
     job = peer.submit(max_runtime_sec=2)
@@ -73,7 +73,7 @@ def test_exactly_one_terminal_by_the_first_outcome(first: str, second: str) -> N
     assert [key.kind for key in armed] == [TimerKind.RETENTION]
 
 
-def test_a_stop_is_asked_once_with_its_deadline() -> None:
+def test_a_job_asks_to_stop_its_agent_once_with_a_deadline() -> None:
     world = World()
     peer = world.client()
     job = peer.submit(max_runtime_sec=60)
@@ -84,7 +84,7 @@ def test_a_stop_is_asked_once_with_its_deadline() -> None:
     assert world.state.timers.armed(TimerKind.GRACE, job) == world.now + 5 * SECOND
 
 
-def test_a_message_is_never_empty() -> None:
+def test_the_message_of_a_job_error_is_never_empty() -> None:
     world = World()
     peer = world.client()
     world.fail(peer.submit(), "X_MINE", "")
@@ -103,7 +103,7 @@ def test_details_that_do_not_fit_a_frame_are_dropped(size: int, kept: bool) -> N
     assert len(peer.raw[-1]) <= 60 * 1024
 
 
-def test_details_are_kept_that_fit_a_frame_to_the_byte() -> None:
+def test_details_that_fit_a_frame_to_the_byte_are_kept() -> None:
     def sent(size: int) -> tuple[dict[str, Any], int]:
         """The payload with a text of this size, and how many bytes more it may have."""
         world = World()
@@ -129,7 +129,7 @@ def test_the_longest_error_fits_a_frame() -> None:
     assert len(peer.raw[-1]) <= 32 * 1024
 
 
-def test_an_agent_that_waits_for_the_transport_goes_on_when_its_job_is_over() -> None:
+def test_a_paused_agent_resumes_when_its_job_has_ended() -> None:
     world = World()
     peer = world.client()
     job = peer.submit(max_runtime_sec=1)

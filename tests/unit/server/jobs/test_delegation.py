@@ -113,7 +113,7 @@ def three(config: RuntimeConfig = CONFIG, **more: Any) -> tuple[Tree, JobId, Job
 # Beginning.
 
 
-def test_the_delegate_event_comes_before_all_that_the_child_does() -> None:
+def test_the_delegate_event_precedes_the_events_of_the_child() -> None:
     world = Tree()
     child = world.delegate(agent="echo@1.0.0", lease=NARROW, input={"n": 1})
     world.emit(child)
@@ -145,7 +145,7 @@ def test_the_parent_is_told_how_its_child_ended() -> None:
     assert (third.result, third.result_size) == ("text", 4) and third.result_id is not None
 
 
-def test_a_streamed_result_that_is_too_large_to_keep_is_named_only() -> None:
+def test_the_parent_gets_only_the_id_of_a_result_too_large_to_keep() -> None:
     limits = msgspec.structs.replace(CONFIG.limits, max_returned_value_bytes=5)
     world = Tree(msgspec.structs.replace(CONFIG, limits=limits))
     child = world.delegate()
@@ -155,14 +155,14 @@ def test_a_streamed_result_that_is_too_large_to_keep_is_named_only() -> None:
     assert (ended.result, ended.result_size) == (None, 6) and ended.result_id is not None
 
 
-def test_a_value_that_went_out_in_chunks_is_a_value_for_the_parent() -> None:
+def test_the_parent_gets_a_value_that_was_sent_in_chunks() -> None:
     world = Tree()
     child = world.delegate()
     world.finish(child, ["x" * 100_000])
     assert world.last(ChildEnded).result == ["x" * 100_000]
 
 
-def test_the_child_goes_on_with_the_trace() -> None:
+def test_the_child_continues_the_trace() -> None:
     world = Tree()
     root, child = world.last(StartJob), world.delegate()
     started, terms = world.last(StartJob), world.state.jobs[child].terms
@@ -170,14 +170,14 @@ def test_the_child_goes_on_with_the_trace() -> None:
     assert terms.trace.parent_id == world.state.jobs[world.root].terms.span_id
 
 
-def test_the_input_is_a_copy() -> None:
+def test_the_input_of_a_child_is_a_copy() -> None:
     world, given = Tree(), {"n": [1]}
     world.delegate(input=given)
     given["n"].append(2)
     assert world.last(StartJob).input == {"n": [1]}
 
 
-def test_a_child_of_a_job_whose_transport_is_full_waits_too() -> None:
+def test_a_child_of_a_paused_job_starts_paused() -> None:
     world = Tree()
     world.carry_out(world.peer.connection.blocked(now=world.now))
     child = world.delegate()
@@ -187,20 +187,20 @@ def test_a_child_of_a_job_whose_transport_is_full_waits_too() -> None:
 # Authority.
 
 
-def test_without_a_lease_the_child_gets_that_of_its_parent_and_delegates_no_more() -> None:
+def test_without_a_lease_the_child_inherits_all_but_agent_delegate() -> None:
     world = Tree()
     child = world.delegate()
     assert world.last(StartJob).lease == {"fs.read": ["/a/**"]}
     assert world.refused(child) == "PERMISSION_DENIED"
 
 
-def test_an_empty_lease_is_a_lease() -> None:
+def test_a_child_with_an_empty_lease_has_no_authority() -> None:
     world = Tree()
     world.delegate(lease={})
     assert world.last(StartJob).lease == {}
 
 
-def test_the_order_of_the_checks() -> None:
+def test_the_checks_of_a_delegation_come_in_order() -> None:
     soon = {"expires_at": format_time(UNIX + 10 * SECOND)}
     lease = {"agent.delegate": ["plain", "gone", "echo"], "cost.budget": ["USD:1"]}
     wide = {"fs.read": ["/**"]}
@@ -220,7 +220,7 @@ def test_the_order_of_the_checks() -> None:
     assert denied.value.code == "LEASE_EXPIRED" and world.stops() == [world.root]
 
 
-def test_a_refusal_is_a_fact() -> None:
+def test_a_refused_delegation_is_an_audit_fact() -> None:
     world = Tree()
     world.refused(lease={"fs.read": ["/b"]})
     fact = world.last(Audit)
@@ -240,7 +240,7 @@ def test_a_refusal_is_a_fact() -> None:
         ("ech", "echo", False),
     ],
 )
-def test_which_agents_a_pattern_covers(pattern: str, agent: str, allowed: bool) -> None:
+def test_agent_delegate_covers_names_and_versions(pattern: str, agent: str, allowed: bool) -> None:
     world = Tree(lease={"agent.delegate": [pattern], "fs.read": ["/a"]})
     if allowed:
         world.delegate(agent=agent)
@@ -265,7 +265,7 @@ def test_which_agents_a_pattern_covers(pattern: str, agent: str, allowed: bool) 
         RICH,
     ],
 )
-def test_no_child_is_wider_than_its_parent_or_just_as_wide(lease: Any) -> None:
+def test_the_lease_of_a_child_must_be_a_strict_subset(lease: Any) -> None:
     assert Tree().refused(lease=lease) == "LEASE_SUBSET_VIOLATION"
 
 
@@ -280,13 +280,13 @@ def test_no_child_is_wider_than_its_parent_or_just_as_wide(lease: Any) -> None:
         ({"cost.budget": ["USD:1"]}, {}),
     ],
 )
-def test_narrower_in_one_thing_is_enough(lease: Any, more: Any) -> None:
+def test_a_lease_narrower_in_one_respect_is_a_strict_subset(lease: Any, more: Any) -> None:
     world = Tree()
     world.delegate(lease=lease, **more)
     assert world.last(StartJob).lease == lease
 
 
-def test_an_expiry_is_inherited_and_never_later() -> None:
+def test_a_child_inherits_the_expiry_and_has_never_a_later_one() -> None:
     at, later, earlier = (format_time(UNIX + n * SECOND) for n in (20, 21, 19))
     world = Tree(lease_constraints={"expires_at": at})
     assert world.refused(expires_at=later) == "LEASE_SUBSET_VIOLATION"
@@ -303,7 +303,7 @@ def test_an_expiry_is_inherited_and_never_later() -> None:
 
 
 @pytest.mark.parametrize("required", [True, False])
-def test_a_child_has_no_model_that_its_parent_has_not(required: bool) -> None:
+def test_a_child_has_no_model_that_its_parent_lacks(required: bool) -> None:
     config = msgspec.structs.replace(CONFIG, models_required=required)
     world = Tree(config, lease={**LEASE, "model.use": ["m-*"]})
     assert world.refused(lease={"model.use": ["n"]}) == "LEASE_SUBSET_VIOLATION"
@@ -315,7 +315,7 @@ def test_a_child_has_no_model_that_its_parent_has_not(required: bool) -> None:
             world.runtime.agents.authorize(job_id, "model.use", model, now=world.now)
 
 
-def test_a_job_that_may_use_any_model_delegates_some() -> None:
+def test_a_job_with_any_model_may_delegate_some_models() -> None:
     world = Tree(msgspec.structs.replace(CONFIG, models_required=False), lease=LEASE)
     child = world.delegate(lease={**LEASE, "model.use": ["m"]})
     assert world.refused(child, lease={"model.use": ["n"]}) == "LEASE_SUBSET_VIOLATION"
@@ -345,7 +345,7 @@ def test_a_ceiling_holds_for_children_too() -> None:
         {"agent": "\ud800"},
     ],
 )
-def test_what_cannot_be_asked_raises(asked: Any) -> None:
+def test_delegate_raises_for_wrong_arguments(asked: Any) -> None:
     world = Tree()
     before = kept(world)
     with pytest.raises(LocalProtocolError):
@@ -354,7 +354,7 @@ def test_what_cannot_be_asked_raises(asked: Any) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 2**31 + 1])
-def test_a_max_runtime_that_is_none(seconds: int) -> None:
+def test_delegate_refuses_a_max_runtime_sec_out_of_range(seconds: int) -> None:
     assert Tree().refused(max_runtime_sec=seconds) == "INVALID_REQUEST"
 
 
@@ -385,7 +385,7 @@ def test_delegation_goes_eight_jobs_deep() -> None:
 @pytest.mark.parametrize(
     ("limit", "most"), [("max_job_children", 2), ("max_job_descendants", 3), ("max_total_running_jobs", 4)]
 )
-def test_how_many_children_there_are_at_a_time(limit: str, most: int) -> None:
+def test_the_children_of_a_job_are_limited(limit: str, most: int) -> None:
     limits = msgspec.structs.replace(CONFIG.limits, **{limit: most})
     world, _, _ = three(msgspec.structs.replace(CONFIG, limits=limits))
     last = world.delegate()
@@ -421,7 +421,7 @@ def test_an_observer_of_a_child_sees_the_currencies_that_its_own_lease_names() -
     assert budget(shared) is None
 
 
-def test_a_budget_leaves_its_parent_and_the_rest_comes_back() -> None:
+def test_the_budget_of_a_child_leaves_its_parent_and_the_rest_returns() -> None:
     world = Tree()
     child = world.delegate(lease={**NARROW, "cost.budget": ["USD:0.6"]})
     assert (world.left(world.root), world.left(child)) == ("0.4", "0.6")
@@ -435,7 +435,7 @@ def test_a_budget_leaves_its_parent_and_the_rest_comes_back() -> None:
     assert world.said(since=since) == [("2", "job.result"), ("1", "cost.budget.remaining")]
 
 
-def test_what_a_child_overspends_is_charged() -> None:
+def test_the_overspend_of_a_child_is_charged_to_its_parent() -> None:
     world = Tree()
     child = world.delegate(lease={"cost.budget": ["USD:0.5"]})
     world.spend(child, 2)
@@ -444,7 +444,7 @@ def test_what_a_child_overspends_is_charged() -> None:
     assert world.refused() == "BUDGET_EXHAUSTED"
 
 
-def test_what_a_child_has_reserved_and_not_settled_is_spent() -> None:
+def test_an_unsettled_reservation_of_a_child_counts_as_spent() -> None:
     world = Tree()
     own, shared = world.delegate(lease={"cost.budget": ["USD:0.5"]}), world.delegate(lease=NARROW)
     world.runtime.agents.reserve(own, "USD", "0.1", now=world.now)
@@ -455,7 +455,7 @@ def test_what_a_child_has_reserved_and_not_settled_is_spent() -> None:
     assert world.left(world.root) == "0.7"
 
 
-def test_a_parent_is_told_what_a_child_has_reserved_of_its_money_and_not_settled() -> None:
+def test_an_unsettled_reservation_in_the_parents_budget_is_reported() -> None:
     world = Tree(lease={**LEASE, "cost.budget": ["USD:1", "EUR:5"]})
     child = world.delegate(lease={**NARROW, "cost.budget": ["USD:0.5"]})
     small = world.delegate(lease=NARROW)
@@ -484,7 +484,7 @@ def test_a_child_without_a_budget_spends_from_its_parents_counters() -> None:
     assert world.left(world.root) == "0.0"
 
 
-def test_a_currency_that_the_child_does_not_name_is_bound_all_the_same() -> None:
+def test_a_currency_that_the_child_does_not_name_is_still_bound() -> None:
     world = Tree(lease={**LEASE, "cost.budget": ["USD:1", "credits:10"]})
     child = world.delegate(lease={"cost.budget": ["USD:0.5", "EUR:3"]})
     world.spend(child, 4, "credits")
@@ -494,7 +494,7 @@ def test_a_currency_that_the_child_does_not_name_is_bound_all_the_same() -> None
     assert world.state.jobs[world.root].budget.counters() == {"USD": Decimal(1), "credits": Decimal(6)}
 
 
-def test_a_grandchild_without_a_budget_spends_that_of_the_child() -> None:
+def test_a_grandchild_without_a_budget_spends_from_the_child() -> None:
     world = Tree()
     child = world.delegate(lease={"agent.delegate": ["*"], "cost.budget": ["USD:0.5"]})
     deep = world.delegate(child)
@@ -506,7 +506,7 @@ def test_a_grandchild_without_a_budget_spends_that_of_the_child() -> None:
     assert world.left(world.root) == "0.8"
 
 
-def test_a_parent_that_gave_everything_away_waits_for_its_return() -> None:
+def test_a_parent_without_budget_is_refused_until_a_rest_returns() -> None:
     world = Tree()
     child = world.delegate(lease={"cost.budget": ["USD:1"]})
     assert world.refused() == "BUDGET_EXHAUSTED"
@@ -517,7 +517,7 @@ def test_a_parent_that_gave_everything_away_waits_for_its_return() -> None:
 # Who sees it.
 
 
-def test_observers_of_the_parent_see_nothing_of_the_child() -> None:
+def test_observers_of_the_parent_get_no_event_of_the_child() -> None:
     world = Tree()
     observer = world.client(features=(*ALL, POSITIONS))
     observer.send("job.subscribe", {"job_id": world.root})
@@ -549,7 +549,7 @@ def test_a_child_is_listed_with_its_parent() -> None:
     assert stranger["payload"]["jobs"] == []
 
 
-def test_a_typescript_client_gets_nothing_of_a_child_and_subscribes() -> None:
+def test_a_typescript_client_gets_a_child_only_by_subscribing() -> None:
     world = World()
     peer = world.client(features=(*ALL, POSITIONS), hello_id="msg_1")
     root = peer.submit(lease_request=LEASE)
@@ -583,7 +583,7 @@ def test_a_child_outlives_the_session_of_its_root() -> None:
     assert ended["subscribed_from"] == world.state.jobs[late].home_seq == 4
 
 
-def test_a_session_that_resumes_gets_what_its_jobs_children_did() -> None:
+def test_a_resumed_session_gets_the_events_of_children() -> None:
     world = Tree()
     world.peer.drop()
     child = world.delegate()
@@ -593,7 +593,7 @@ def test_a_session_that_resumes_gets_what_its_jobs_children_did() -> None:
     assert again.cancel(child)[0]["type"] == "job.cancelled"
 
 
-def test_who_cancels_a_child() -> None:
+def test_the_submitting_session_of_the_root_may_cancel_a_child() -> None:
     world = Tree()
     child = world.delegate()
     assert world.client().cancel(child)[0]["payload"]["code"] == "PERMISSION_DENIED"
@@ -610,7 +610,7 @@ def test_who_cancels_a_child() -> None:
 # Ending.
 
 
-def test_a_job_that_is_cancelled_stops_its_tree_leaves_before_branches() -> None:
+def test_a_cancel_stops_descendants_leaves_before_branches() -> None:
     world, child, deep = three()
     other = world.delegate()
     world.peer.cancel(world.root)
@@ -657,7 +657,7 @@ def test_a_job_that_returns_ends_when_its_children_have_stopped() -> None:
 
 
 @pytest.mark.parametrize("how", ["fail", "stopped", "stream"])
-def test_a_job_that_ends_otherwise_waits_for_its_children_too(how: str) -> None:
+def test_every_end_of_a_job_waits_for_its_children(how: str) -> None:
     world = Tree()
     child = world.delegate()
     if how == "fail":
@@ -675,7 +675,7 @@ def test_a_job_that_ends_otherwise_waits_for_its_children_too(how: str) -> None:
     ]
 
 
-def test_a_job_that_has_returned_can_be_cancelled_until_its_end_is_out() -> None:
+def test_a_returned_job_can_be_cancelled_until_its_terminal_is_sent() -> None:
     world = Tree()
     child = world.delegate()
     world.finish(world.root, "done")
@@ -685,7 +685,7 @@ def test_a_job_that_has_returned_can_be_cancelled_until_its_end_is_out() -> None
     assert world.said()[-2:] == [("2", "CANCELLED"), ("1", "CANCELLED")]
 
 
-def test_a_job_that_has_returned_is_not_late_any_more() -> None:
+def test_a_returned_job_neither_times_out_nor_expires() -> None:
     world = Tree(max_runtime_sec=3, lease_constraints={"expires_at": format_time(UNIX + SECOND)})
     world.delegate()
     world.finish(world.root, "done")
@@ -693,7 +693,7 @@ def test_a_job_that_has_returned_is_not_late_any_more() -> None:
     assert world.peer.frames[-1]["payload"]["result"] == "done"
 
 
-def test_a_child_that_returns_in_its_grace_was_cancelled() -> None:
+def test_a_child_that_returns_in_its_grace_ends_as_cancelled() -> None:
     world, child, deep = three()
     world.peer.cancel(child)
     world.finish(child, "late")
@@ -704,7 +704,7 @@ def test_a_child_that_returns_in_its_grace_was_cancelled() -> None:
     world.finish(world.root)
 
 
-def test_a_child_that_was_to_end_already_keeps_its_outcome_and_its_grace() -> None:
+def test_an_ending_child_keeps_its_outcome_and_grace() -> None:
     world = Tree()
     child = world.delegate()
     world.peer.cancel(child)
@@ -718,7 +718,7 @@ def test_a_child_that_was_to_end_already_keeps_its_outcome_and_its_grace() -> No
     assert world.said()[-1] == ("1", "CANCELLED")
 
 
-def test_a_job_that_is_to_end_delegates_no_more() -> None:
+def test_an_ending_job_cannot_delegate() -> None:
     world = Tree()
     world.peer.cancel(world.root)
     assert world.refused() == "CANCELLED"
@@ -735,7 +735,7 @@ def test_a_job_that_times_out_stops_its_children() -> None:
     assert world.said()[-2:] == [("2", "CANCELLED"), ("1", "TIMEOUT")]
 
 
-def test_a_runtime_that_shuts_down_takes_no_children_and_stops_those_there_are() -> None:
+def test_a_shutdown_refuses_new_children_and_stops_the_others() -> None:
     world, child, deep = three()
     world.runtime.shut_down(2, now=world.now)
     world.take()
@@ -767,7 +767,7 @@ def test_a_restart_ends_children_before_their_parents() -> None:
     assert world.left(world.root) == "1.0"
 
 
-def test_a_job_that_starts_again_does_so_without_its_children() -> None:
+def test_a_restarted_job_starts_without_its_children() -> None:
     world = Tree(JOURNALED, agent="again")
     child = world.delegate(agent="again", lease={**NARROW, "cost.budget": ["USD:0.5"]})
     world.spend(child, 0.1)
@@ -779,7 +779,7 @@ def test_a_job_that_starts_again_does_so_without_its_children() -> None:
     assert world.stops() != []
 
 
-def test_a_job_that_starts_again_is_told_what_it_had_reserved_before() -> None:
+def test_a_restarted_job_reports_its_old_reservations_as_spent() -> None:
     world = Tree(JOURNALED, agent="again")
     world.runtime.agents.reserve(world.root, "USD", "0.4", now=world.now)
     world.take()
@@ -790,7 +790,7 @@ def test_a_job_that_starts_again_is_told_what_it_had_reserved_before() -> None:
     assert [b'"value":0.6' in payload for payload in told] == [True]
 
 
-def test_a_job_that_is_left_to_the_next_process_leaves_no_child() -> None:
+def test_a_job_left_to_the_next_process_has_no_children() -> None:
     world = Tree(JOURNALED, agent="again")
     child = world.delegate()
     world.runtime.shut_down(0, now=world.now)
@@ -805,7 +805,7 @@ def test_a_job_that_is_left_to_the_next_process_leaves_no_child() -> None:
     assert list(world.state.unfinished) == [world.root]
 
 
-def test_a_snapshot_holds_the_tree() -> None:
+def test_a_snapshot_holds_parents_and_children() -> None:
     world = Tree(JOURNALED)
     own = world.delegate(lease={"agent.delegate": ["*"], "cost.budget": ["USD:0.5"]})
     shared, ended = world.delegate(own), world.delegate()

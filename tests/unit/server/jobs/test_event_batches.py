@@ -39,7 +39,7 @@ class Speaker(World):
         return session.log.last
 
 
-def test_the_first_is_numbered_at_once_and_the_next_ones_before_they_are_taken() -> None:
+def test_the_first_event_is_numbered_at_once_and_the_next_ones_at_the_take() -> None:
     world = Speaker()
     world.say(5)
     assert (world.numbered, len(world.state.said)) == (1, 4)
@@ -47,7 +47,7 @@ def test_the_first_is_numbered_at_once_and_the_next_ones_before_they_are_taken()
     assert (world.numbered, world.peer.numbers()) == (5, [1, 2, 3, 4, 5])
 
 
-def test_they_have_come_when_the_last_of_them_was_said() -> None:
+def test_collected_events_have_the_time_of_the_last_one() -> None:
     world = Speaker()
     world.say()
     world.now += MILLISECOND // 2
@@ -58,7 +58,7 @@ def test_they_have_come_when_the_last_of_them_was_said() -> None:
 
 
 @pytest.mark.parametrize("limit", ["max_session_events", "max_history_events"])
-def test_what_is_said_in_a_row_is_kept_within_limits(limit: str) -> None:
+def test_collected_events_are_kept_within_limits(limit: str) -> None:
     world = Speaker(**{limit: 32})
     world.say(MOST_TOGETHER)
     world.take()
@@ -69,7 +69,7 @@ def test_what_is_said_in_a_row_is_kept_within_limits(limit: str) -> None:
     assert 0 < kept <= 32
 
 
-def test_no_more_wait_than_may() -> None:
+def test_no_more_events_are_collected_than_allowed() -> None:
     world = Speaker()
     world.say(MOST_TOGETHER + 1)
     assert (world.numbered, world.state.said) == (MOST_TOGETHER + 1, [])
@@ -86,7 +86,7 @@ def test_no_more_wait_than_may() -> None:
     ],
     ids=["a kind that some do not get", "a long one", "one of another millisecond"],
 )
-def test_what_is_numbered_alone(alone: Callable[[Speaker], object]) -> None:
+def test_large_and_special_events_are_not_collected(alone: Callable[[Speaker], object]) -> None:
     world = Speaker()
     world.say(3)
     alone(world)
@@ -105,7 +105,7 @@ def test_what_is_numbered_alone(alone: Callable[[Speaker], object]) -> None:
     ],
     ids=["finish", "authorize", "receive", "handle_timer", "lost", "snapshot"],
 )
-def test_any_other_input_comes_after_them(input: Callable[[Speaker], object]) -> None:
+def test_any_other_input_numbers_the_collected_events_first(input: Callable[[Speaker], object]) -> None:
     world = Speaker()
     world.say(3)
     try:
@@ -117,7 +117,7 @@ def test_any_other_input_comes_after_them(input: Callable[[Speaker], object]) ->
     assert session.log.last >= 3
 
 
-def test_an_event_of_another_job_comes_after_them() -> None:
+def test_an_event_of_another_job_numbers_the_collected_events_first() -> None:
     world = Speaker()
     other = world.peer.submit()
     world.say(3)
@@ -126,7 +126,7 @@ def test_an_event_of_another_job_comes_after_them() -> None:
     assert [frame["job_id"] for frame in world.peer.frames[-4:]] == [world.job] * 3 + [other]
 
 
-def test_where_each_is_kept_or_recorded_or_observed_none_waits() -> None:
+def test_events_are_not_collected_with_a_journal_recording_or_observer() -> None:
     journal, recorded, observed = Speaker(journal=True), World(), Speaker()
     lines: list[str] = []
     record(recorded.runtime, lines.append, salt=b"salt" * 4)
@@ -141,7 +141,7 @@ def test_where_each_is_kept_or_recorded_or_observed_none_waits() -> None:
         assert next(session.log.last for session in world.state.sessions.values()) == 2
 
 
-def test_an_input_that_died_is_no_row() -> None:
+def test_events_are_not_collected_in_an_input_that_has_failed() -> None:
     world = Speaker()
     world.say(2)
     world.state.enter(world.now, "something")

@@ -24,7 +24,7 @@ def go_to(runtime: RuntimeState, now: int) -> None:
     runtime.done()
 
 
-def test_an_opening_is_that_of_its_kind_and_millisecond() -> None:
+def test_a_prefix_belongs_to_its_kind_and_millisecond() -> None:
     runtime = runtime_at(SECOND)
     openings = state_of(runtime).openings
     first = openings.of("log")
@@ -36,14 +36,14 @@ def test_an_opening_is_that_of_its_kind_and_millisecond() -> None:
     assert openings.of("log") == NOON % 1
 
 
-def test_the_wall_clock_is_read_again_when_it_was_set() -> None:
+def test_a_set_wall_clock_renews_the_prefixes() -> None:
     runtime = runtime_at(SECOND)
     assert state_of(runtime).openings.of("log") == NOON % 0
     runtime.wall_clock_set(THEN + 7 * MILLISECOND, now=SECOND + 1)
     assert state_of(runtime).openings.of("log") == NOON % 7
 
 
-def test_it_never_goes_back_behind_what_was_written() -> None:
+def test_the_time_of_a_prefix_never_goes_back() -> None:
     runtime = runtime_at(SECOND)
     assert state_of(runtime).openings.of("log") == NOON % 0
     go_to(state_of(runtime), SECOND + MILLISECOND // 2)
@@ -56,14 +56,14 @@ def test_it_never_goes_back_behind_what_was_written() -> None:
     assert state_of(runtime).openings.of("log") == NOON % 1
 
 
-def test_a_wall_clock_that_was_set_and_not_read_was_not_written() -> None:
+def test_a_wall_clock_time_that_was_never_written_does_not_bind() -> None:
     runtime = runtime_at(SECOND)
     runtime.wall_clock_set(THEN + 3_600 * SECOND, now=SECOND)
     runtime.wall_clock_set(THEN + MILLISECOND, now=SECOND)
     assert state_of(runtime).openings.of("log") == NOON % 1
 
 
-def test_no_more_are_kept_than_a_limit_says() -> None:
+def test_the_number_of_cached_prefixes_is_limited() -> None:
     openings = state_of(runtime_at(SECOND)).openings
     for number in range(2 * MOST_KINDS):
         kind = f"x-vendor.acme.n{number}"

@@ -39,7 +39,7 @@ def test_an_event_enters_every_log_and_the_history_and_is_counted() -> None:
     assert list(runtime.ready) == [connection_state(peer.connection) for peer in peers]
 
 
-def test_who_does_not_take_a_kind_gets_no_number_and_is_not_woken() -> None:
+def test_a_session_that_does_not_take_a_kind_gets_no_number_and_is_not_woken() -> None:
     world = World(QUIET)
     peer = world.client(features=("ack",))
     job = world.state.jobs[peer.submit()]
@@ -48,7 +48,7 @@ def test_who_does_not_take_a_kind_gets_no_number_and_is_not_woken() -> None:
     assert (job.history.end, list(world.state.ready)) == (1, [])
 
 
-def test_beyond_what_is_allowed_a_look_is_due() -> None:
+def test_number_returns_true_above_the_allowance() -> None:
     world, _, job_id = world_of("tok-alice")
     job = world.state.jobs[job_id]
     assert not number(world.state, job, "log", b'{"n":1')
@@ -90,7 +90,7 @@ def kept(world: World, job_id: JobId) -> object:
 PAYLOADS = [b'{"n":%d' % number for number in range(1, 4)]
 
 
-def test_many_in_one_go_leave_what_they_leave_one_by_one() -> None:
+def test_number_all_equals_repeated_number() -> None:
     one, one_peers, job_id = world_of()
     many, many_peers, _ = world_of()
     for world in (one, many):
@@ -107,9 +107,7 @@ def test_many_in_one_go_leave_what_they_leave_one_by_one() -> None:
 
 @pytest.mark.parametrize("held", ["log", "history"])
 @pytest.mark.parametrize(("count", "size", "seconds"), [(2, 99, 0), (3, 17, 0), (3, 18, 1)])
-def test_many_that_come_to_a_limit_are_left_to_be_numbered_one_by_one(
-    held: str, count: int, size: int, seconds: int
-) -> None:
+def test_number_all_does_nothing_above_an_allowance(held: str, count: int, size: int, seconds: int) -> None:
     world, _, job_id = world_of()
     [session] = world.state.sessions.values()
     job = world.state.jobs[job_id]
@@ -125,7 +123,7 @@ def test_many_that_come_to_a_limit_are_left_to_be_numbered_one_by_one(
 
 
 @pytest.mark.parametrize("room", [6, 5])
-def test_many_that_come_to_what_a_principal_may_hold_are_left_as_well(room: int) -> None:
+def test_number_all_does_nothing_above_the_limits_of_a_principal(room: int) -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(max_principal_events=2 + room)))
     peer = world.client()
     job_id = peer.submit()
@@ -135,7 +133,7 @@ def test_many_that_come_to_what_a_principal_may_hold_are_left_as_well(room: int)
     assert not world.state.holdings.over
 
 
-def test_many_of_a_job_that_is_observed_are_left_as_well() -> None:
+def test_number_all_does_nothing_for_an_observed_job() -> None:
     world, _, job_id = world_of("tok-alice")
     assert not number_all(world.state, world.state.jobs[job_id], PAYLOADS)
     assert [session.log.last for session in world.state.sessions.values()] == [1, 1]

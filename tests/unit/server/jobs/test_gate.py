@@ -144,21 +144,21 @@ class Gate:
 
 
 @pytest.mark.parametrize(("capability", "target"), GRANTED)
-def test_what_a_pattern_covers_is_allowed(capability: str, target: str) -> None:
+def test_an_operation_covered_by_a_pattern_is_allowed(capability: str, target: str) -> None:
     gate = Gate(EVERYTHING)
     assert gate.ask(capability, target) == ""
     assert gate.audits("lease_denied") == []
 
 
 @pytest.mark.parametrize(("capability", "target"), NOT_GRANTED)
-def test_everything_else_is_denied(capability: str, target: str) -> None:
+def test_an_operation_without_a_pattern_is_denied(capability: str, target: str) -> None:
     gate = Gate(EVERYTHING)
     assert gate.ask(capability, target) == "PERMISSION_DENIED"
 
 
 @pytest.mark.parametrize(("capability", "target"), GRANTED)
 @pytest.mark.parametrize("lease", [None, {}, {"tool.call": []}])
-def test_no_lease_is_no_authority(capability: str, target: str, lease: Any) -> None:
+def test_a_job_without_a_lease_has_no_authority(capability: str, target: str, lease: Any) -> None:
     assert Gate(lease).ask(capability, target) == "PERMISSION_DENIED"
 
 
@@ -186,7 +186,7 @@ def test_a_refusal_names_capability_and_target_and_nothing_of_the_lease() -> Non
         ("me:secret@evil.org", "evil.org"),
     ],
 )
-def test_of_a_url_no_login_and_no_query_is_told(url: str, shown: str) -> None:
+def test_messages_show_a_url_without_login_and_query(url: str, shown: str) -> None:
     gate = Gate(EVERYTHING)
     with pytest.raises(Denied) as denied:
         gate.runtime.agents.authorize(gate.id, "net.fetch", url, now=gate.world.now)
@@ -197,7 +197,7 @@ def test_of_a_url_no_login_and_no_query_is_told(url: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["a:" + "\\" * 300_000, "a:" + "/" * 300_000, "a@" * 100_000])
-def test_a_refusal_is_told_in_linear_time(target: str) -> None:
+def test_the_message_of_a_refusal_is_made_in_linear_time(target: str) -> None:
     gate, begun = Gate(EVERYTHING), perf_counter()
     with pytest.raises(Denied):
         gate.runtime.agents.authorize(gate.id, "net.fetch", target, now=gate.world.now)
@@ -214,14 +214,14 @@ def test_a_long_target_is_cut_where_it_is_shown() -> None:
 
 
 @pytest.mark.parametrize("words", [(1, "x"), ("tool.call", None), ("tool.call", b"x")])
-def test_what_is_no_text_is_our_own_fault(words: Any) -> None:
+def test_a_capability_or_target_that_is_not_text_raises(words: Any) -> None:
     gate = Gate(EVERYTHING)
     with pytest.raises(LocalProtocolError, match="is not text"):
         gate.runtime.agents.authorize(gate.id, *words, now=gate.world.now)
     assert gate.ask() == ""
 
 
-def test_a_refusal_ends_no_job() -> None:
+def test_a_refused_operation_does_not_end_the_job() -> None:
     gate = Gate(EVERYTHING)
     assert gate.ask("tool.call", "rm") == "PERMISSION_DENIED"
     gate.world.finish(gate.id, "done")
@@ -241,7 +241,7 @@ def test_after_its_end_a_job_has_no_authority() -> None:
 # Tool calls.
 
 
-def test_a_tool_call_that_is_allowed() -> None:
+def test_an_allowed_tool_call_is_published() -> None:
     gate = Gate(EVERYTHING)
     assert gate.call() == ""
     assert gate.said() == [("tool_call", {"tool": "search", "args": {}, "call_id": "c"})]
@@ -255,7 +255,7 @@ def test_a_tool_call_that_is_allowed() -> None:
         ToolCall("rm", {}, "c"),
     ],
 )
-def test_a_tool_call_that_is_not_ends_by_itself(body: Any) -> None:
+def test_a_refused_tool_call_is_published_with_its_result(body: Any) -> None:
     gate = Gate(EVERYTHING)
     with pytest.raises(Denied, match=r"tool\.call 'rm'"):
         gate.world.emit(gate.id, "tool_call", body)
@@ -277,7 +277,7 @@ def test_a_tool_call_that_is_not_ends_by_itself(body: Any) -> None:
     assert gate.call() == ""
 
 
-def test_a_tool_call_that_cannot_be_sent_asks_nobody() -> None:
+def test_a_tool_call_that_cannot_be_sent_does_not_reach_the_gate() -> None:
     gate = Gate(EVERYTHING)
     for body in (
         {"tool": "rm" * 50_000, "args": {}, "call_id": "c"},
@@ -293,7 +293,7 @@ def test_a_tool_call_that_cannot_be_sent_asks_nobody() -> None:
 # Expiry.
 
 
-def test_before_its_expiry_a_lease_holds() -> None:
+def test_a_lease_allows_operations_before_its_expiry() -> None:
     gate = Gate(EVERYTHING, expires=10)
     gate.world.advance(9.999)
     assert gate.ask() == ""
@@ -301,7 +301,9 @@ def test_before_its_expiry_a_lease_holds() -> None:
 
 @pytest.mark.parametrize("how", ["ask", "call", "reserve"])
 @pytest.mark.parametrize("seconds", [10, 10.5])
-def test_at_its_expiry_every_operation_is_refused_and_the_job_is_to_end(how: str, seconds: float) -> None:
+def test_at_its_expiry_a_lease_refuses_every_operation_and_fixes_the_outcome(
+    how: str, seconds: float
+) -> None:
     gate = Gate(EVERYTHING, expires=10)
     gate.world.advance(seconds)
     assert gate.world.stops() == []
@@ -316,7 +318,7 @@ def test_at_its_expiry_every_operation_is_refused_and_the_job_is_to_end(how: str
     assert end["message"] == f"the lease of the job expired at {at(10)}"
 
 
-def test_a_second_later_a_job_is_stopped_that_asks_for_nothing() -> None:
+def test_a_silent_job_is_stopped_a_second_after_its_expiry() -> None:
     gate = Gate(EVERYTHING, expires=10)
     gate.world.advance(10.999)
     gate.world.emit(gate.id)
@@ -329,7 +331,7 @@ def test_a_second_later_a_job_is_stopped_that_asks_for_nothing() -> None:
     assert gate.end()["details"] == {"stopped": False}
 
 
-def test_what_ends_first_counts() -> None:
+def test_a_cancel_before_the_expiry_counts() -> None:
     gate = Gate(EVERYTHING, expires=10)
     gate.world.advance(9)
     gate.peer.cancel(gate.id)
@@ -356,7 +358,7 @@ def test_the_expiry_comes_before_the_lease_and_the_lease_before_the_budget() -> 
     assert gate.ask(target="rm") == "LEASE_EXPIRED"
 
 
-def test_a_lease_that_ends_in_a_thousand_years() -> None:
+def test_a_lease_may_expire_in_a_thousand_years() -> None:
     gate = Gate(EVERYTHING)
     far = gate.peer.submit(
         lease_request=EVERYTHING, lease_constraints={"expires_at": "9999-12-31T23:59:59.999999999Z"}
@@ -365,13 +367,13 @@ def test_a_lease_that_ends_in_a_thousand_years() -> None:
     gate.runtime.agents.authorize(far, "tool.call", "search", now=gate.world.now)
 
 
-def test_a_wall_clock_that_is_set_ahead_ends_a_lease() -> None:
+def test_a_wall_clock_set_ahead_ends_a_lease() -> None:
     gate = Gate(EVERYTHING, expires=3600)
     gate.set_wall(3600)
     assert gate.ask() == "LEASE_EXPIRED"
 
 
-def test_a_wall_clock_that_is_set_ahead_brings_the_end_of_a_silent_job() -> None:
+def test_a_wall_clock_set_ahead_stops_a_silent_job() -> None:
     gate = Gate(EVERYTHING, expires=3600)
     gate.set_wall(3599)
     gate.world.advance(1.9)
@@ -380,7 +382,7 @@ def test_a_wall_clock_that_is_set_ahead_brings_the_end_of_a_silent_job() -> None
     assert gate.world.stops() == [gate.id]
 
 
-def test_a_wall_clock_that_is_set_back_moves_the_end() -> None:
+def test_a_wall_clock_set_back_delays_the_end_of_a_lease() -> None:
     gate = Gate(EVERYTHING, expires=10)
     gate.world.advance(5)
     gate.set_wall(-3600)
@@ -390,7 +392,7 @@ def test_a_wall_clock_that_is_set_back_moves_the_end() -> None:
     assert gate.ask() == "LEASE_EXPIRED"
 
 
-def test_what_has_expired_stays_expired_even_if_nobody_asked_meanwhile() -> None:
+def test_an_expired_lease_stays_expired_even_without_an_operation() -> None:
     gate = Gate(EVERYTHING, expires=10)
     gate.world.advance(10.5)
     gate.set_wall(-3600)
@@ -400,7 +402,7 @@ def test_what_has_expired_stays_expired_even_if_nobody_asked_meanwhile() -> None
     assert len(gate.audits("lease_expired")) == 1
 
 
-def test_a_clock_that_is_set_back_does_not_save_what_has_expired() -> None:
+def test_a_wall_clock_set_back_does_not_renew_an_expired_lease() -> None:
     gate = Gate(EVERYTHING, expires=10)
     gate.world.advance(10.5)
     gate.set_wall(-3600)
@@ -417,7 +419,7 @@ def test_a_timer_that_is_early_stops_nothing() -> None:
     assert gate.world.stops() == [gate.id]
 
 
-def test_an_expiry_outlives_a_crash_and_a_clock_that_is_set_back() -> None:
+def test_an_expiry_survives_a_crash_and_a_wall_clock_set_back() -> None:
     gate = Gate(EVERYTHING, expires=10, journal=True)
     gate.world.advance(10.5)
     gate.set_wall(0)
@@ -444,7 +446,7 @@ def test_while_a_lease_is_to_end_the_driver_looks_at_the_wall_clock_every_ten_se
 # Budget.
 
 
-def test_a_counter_at_zero_ends_every_operation() -> None:
+def test_a_counter_at_zero_refuses_every_operation() -> None:
     gate = Gate({**EVERYTHING, "cost.budget": ["USD:1", "EUR:1"]})
     gate.spend(0.99)
     assert gate.ask() == ""
@@ -457,7 +459,7 @@ def test_a_counter_at_zero_ends_every_operation() -> None:
     assert gate.end()["result"] == {"partial": True}
 
 
-def test_a_budget_of_nothing_is_exhausted() -> None:
+def test_a_budget_of_zero_is_exhausted() -> None:
     assert Gate({**EVERYTHING, "cost.budget": ["USD:0"]}).ask() == "BUDGET_EXHAUSTED"
 
 
@@ -467,7 +469,7 @@ def test_without_a_budget_nothing_is_exhausted() -> None:
     assert gate.ask() == ""
 
 
-def test_what_is_reserved_is_not_there_for_others() -> None:
+def test_a_reserved_amount_is_not_free_for_other_operations() -> None:
     gate = Gate({**EVERYTHING, "cost.budget": ["USD:1"]})
     assert gate.reserve("0.6") == ""
     assert gate.ask() == ""
@@ -478,7 +480,7 @@ def test_what_is_reserved_is_not_there_for_others() -> None:
     assert gate.ask() == ""
 
 
-def test_a_vendor_that_is_paid_no_more() -> None:
+def test_upstream_exhausted_is_denied_and_audited() -> None:
     gate = Gate(EVERYTHING)
     with pytest.raises(Denied, match="402 from upstream") as denied:
         gate.runtime.agents.upstream_exhausted(gate.id, "402 from upstream", now=gate.world.now)
@@ -510,7 +512,7 @@ def test_a_model_needs_a_grant_unless_the_host_says_otherwise(
     assert gate.ask("tool.call", model) == "PERMISSION_DENIED"
 
 
-def test_the_features_are_offered_and_bind_without_being_asked_for() -> None:
+def test_lease_features_bind_even_if_they_were_not_negotiated() -> None:
     world = World()
     peer = world.client(features=ALL)
     assert peer.frames[0]["payload"]["capabilities"]["features"] == list(ALL)

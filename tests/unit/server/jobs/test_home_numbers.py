@@ -24,7 +24,7 @@ def subscribed_from(peer: Peer, job_id: str) -> int:
     return number
 
 
-def test_they_are_the_numbers_of_the_submitting_session() -> None:
+def test_home_numbers_are_those_of_the_submitting_session() -> None:
     world = World()
     peer, other = world.client(), world.client()
     one, two = peer.submit(), peer.submit()
@@ -34,7 +34,7 @@ def test_they_are_the_numbers_of_the_submitting_session() -> None:
     assert (home_numbers(world, one), home_numbers(world, two)) == ([1, 2, 4], [3])
 
 
-def test_each_job_counts_on_by_itself_when_the_submitting_session_has_ended() -> None:
+def test_each_job_continues_its_home_numbers_after_the_submitting_session() -> None:
     world = World(msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0, resume_window_sec=10))
     peer = world.client()
     one, two = peer.submit(), peer.submit()
@@ -50,7 +50,7 @@ def test_each_job_counts_on_by_itself_when_the_submitting_session_has_ended() ->
     assert subscribed_from(world.client(), two) == 5
 
 
-def test_an_answer_to_a_cancel_has_one() -> None:
+def test_job_cancelled_has_a_home_number() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -61,7 +61,7 @@ def test_an_answer_to_a_cancel_has_one() -> None:
     assert home_numbers(world, job) == [1, 3]
 
 
-def test_a_kind_that_the_submitting_session_does_not_take_has_that_of_the_event_before() -> None:
+def test_an_event_not_taken_at_home_has_the_home_number_of_the_event_before() -> None:
     world = World()
     job = world.client(features=("subscribe",)).submit()
     for number in (1, 2):

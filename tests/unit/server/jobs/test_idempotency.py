@@ -68,12 +68,12 @@ def claim_of(size: int = 10) -> Claim:
         ('"\\u00e4"', '"ä"'),
     ],
 )
-def test_the_same_input_written_differently_is_the_same(one: str, other: str) -> None:
+def test_equal_inputs_have_the_same_fingerprint(one: str, other: str) -> None:
     assert one != other
     assert of_input(decode_value(one.encode())) == of_input(decode_value(other.encode()))
 
 
-def test_no_two_of_these_inputs_are_the_same() -> None:
+def test_different_inputs_have_different_fingerprints() -> None:
     different: list[Any] = [
         *(None, True, False, 0, 1, -1, 10, 0.1, 1.5, 15, 10**30, 10**30 + 1, 10**400, 10**401, 1e-7, -1e-7),
         *(
@@ -104,7 +104,9 @@ def test_no_two_of_these_inputs_are_the_same() -> None:
 @pytest.mark.parametrize("digits", ["1", "15", "1234567"])
 @pytest.mark.parametrize("zeros", [0, 1, 2, 15, 16, 17, 300])
 @pytest.mark.parametrize("sign", ["", "-"])
-def test_a_whole_number_is_the_same_with_and_without_an_exponent(sign: str, digits: str, zeros: int) -> None:
+def test_a_number_has_the_same_fingerprint_with_and_without_an_exponent(
+    sign: str, digits: str, zeros: int
+) -> None:
     plain, power = sign + digits + "0" * zeros, f"{sign}{digits}e{zeros}"
     around = '{"a": [0.5, "1.0", %s, 20], "1e5": "\\"1e5"}'
     inputs = [decode_value((around % text).encode()) for text in (plain, power)]
@@ -113,18 +115,18 @@ def test_a_whole_number_is_the_same_with_and_without_an_exponent(sign: str, digi
     assert of_input(int(plain)) != of_input(int(plain) + 1)
 
 
-def test_the_deepest_input_has_one() -> None:
+def test_the_deepest_input_has_a_fingerprint() -> None:
     deep = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
     assert of_input(decode_value(deep)) != of_input(decode_value(deep[1:-1]))
 
 
 @given(values, values)
-def test_two_inputs_are_the_same_exactly_when_they_are_equal(one: Any, other: Any) -> None:
+def test_fingerprints_are_equal_exactly_for_equal_inputs(one: Any, other: Any) -> None:
     assert (of_input(one) == of_input(other)) == (exact(one) == exact(other))
 
 
 @given(values)
-def test_what_went_over_the_wire_is_still_the_same(value: Any) -> None:
+def test_a_fingerprint_survives_the_wire(value: Any) -> None:
     again = decode_value(msgspec.json.encode(value))
     turned = decode_value(json.dumps(backwards(value)).encode())
     assert of_input(value) == of_input(again) == of_input(turned)
@@ -176,7 +178,7 @@ STORED: Final = (
 
 
 @pytest.mark.parametrize(("text", "stored"), STORED)
-def test_a_fingerprint_is_what_journals_hold(text: str, stored: str) -> None:
+def test_the_fingerprints_in_journals_are_pinned(text: str, stored: str) -> None:
     assert of_input(decode_value(text.encode())).hex() == stored
 
 
@@ -186,14 +188,14 @@ def test_a_fingerprint_is_what_journals_hold(text: str, stored: str) -> None:
 @pytest.mark.parametrize(
     "beside", ["", "1.0", '",', '\\"', "\\\\", "\0\1", "1.5e300", "[10000000000000000000]"]
 )
-def test_strings_stay_what_they_are_beside_any_number(number: float, beside: str) -> None:
+def test_strings_beside_numbers_keep_their_fingerprint(number: float, beside: str) -> None:
     written = _canonical([beside, number, beside, {beside: number}])
     assert [one for one in json.loads(written) if isinstance(one, str)] == [beside, beside]
     assert list(json.loads(written)[3]) == [beside]
     assert _canonical([beside, number]) == _canonical([beside, decode_value(str(number).encode())])
 
 
-def test_every_term_counts() -> None:
+def test_every_parameter_of_a_submit_changes_its_fingerprint() -> None:
     lease, constraints = {"tool.call": ["*"]}, LeaseConstraints("2030-01-01T00:00:00Z")
     submits = [
         fingerprint("echo", None, None, None, None),
@@ -213,14 +215,14 @@ def test_every_term_counts() -> None:
     assert {len(each) for each in submits} == {32}
 
 
-def test_no_lease_and_an_empty_one_are_the_same() -> None:
+def test_an_absent_and_an_empty_lease_have_the_same_fingerprint() -> None:
     bare = fingerprint("echo", None, None, None, None)
     assert fingerprint("echo", None, {}, None, None) == bare
     assert fingerprint("echo", None, None, LeaseConstraints(), None) == bare
     assert fingerprint("echo", None, {}, LeaseConstraints(None), None) == bare
 
 
-def test_the_order_of_namespaces_does_not_count_but_that_of_patterns_does() -> None:
+def test_a_fingerprint_ignores_the_order_of_namespaces_but_not_of_patterns() -> None:
     one = fingerprint("echo", None, {"fs.read": ["/a", "/b"], "tool.call": ["*"]}, None, None)
     assert fingerprint("echo", None, {"tool.call": ["*"], "fs.read": ["/a", "/b"]}, None, None) == one
     assert fingerprint("echo", None, {"tool.call": ["*"], "fs.read": ["/b", "/a"]}, None, None) != one
@@ -247,7 +249,7 @@ def test_a_key_is_claimed_once() -> None:
         keys.add(ALICE, "k", claim_of())
 
 
-def test_the_end_is_kept_with_the_claim() -> None:
+def test_a_claim_keeps_the_terminal() -> None:
     keys = Keys()
     keys.add(ALICE, "k", claim_of(10))
     assert keys.size(ALICE) == 1 + 32 + 10
@@ -260,7 +262,7 @@ def test_the_end_is_kept_with_the_claim() -> None:
     assert (keys.size(ALICE), len(keys), keys.get(ALICE, "k")) == (0, 0, None)
 
 
-def test_nothing_is_left_of_principals_whose_keys_are_free_again() -> None:
+def test_a_principal_without_keys_leaves_nothing_behind() -> None:
     keys = Keys()
     names = [Principal(f"p{number}") for number in range(100)]
     for name in names:
@@ -275,7 +277,7 @@ def test_nothing_is_left_of_principals_whose_keys_are_free_again() -> None:
     assert (keys._held, keys._claims, keys._ended) == ({}, {}, [])
 
 
-def test_the_oldest_key_is_the_first_of_those_that_are_not_free_again() -> None:
+def test_the_oldest_key_skips_the_forgotten_ones() -> None:
     keys = Keys()
     for key in "abcd":
         keys.add(ALICE, key, claim_of())
@@ -290,7 +292,7 @@ def test_the_oldest_key_is_the_first_of_those_that_are_not_free_again() -> None:
     assert keys.oldest(ALICE) is None
 
 
-def test_a_full_table_says_which_limit_it_is() -> None:
+def test_a_full_table_of_keys_names_its_limit() -> None:
     limits = Limits(
         max_principal_idempotency_keys=2, max_total_idempotency_keys=3, max_principal_idempotency_bytes=100
     )
@@ -317,7 +319,7 @@ def test_a_full_table_says_which_limit_it_is() -> None:
 # When it goes.
 
 
-def test_a_key_is_due_a_day_after_the_end_of_its_job() -> None:
+def test_a_key_expires_a_day_after_the_end_of_its_job() -> None:
     keys = Keys()
     keys.add(ALICE, "k", claim_of())
     assert keys.next_due(DAY) is None
@@ -332,7 +334,7 @@ def test_a_key_is_due_a_day_after_the_end_of_its_job() -> None:
     assert (keys.due(due, DAY), keys.next_due(DAY)) == ([], None)
 
 
-def test_the_oldest_end_is_due_first_also_when_the_clock_went_back() -> None:
+def test_the_oldest_end_expires_first_even_if_the_clock_went_back() -> None:
     keys = Keys()
     for key, at in (("a", 30), ("b", 10), ("c", 20), ("d", 40)):
         keys.add(ALICE, key, claim_of())
@@ -346,7 +348,7 @@ def test_the_oldest_end_is_due_first_also_when_the_clock_went_back() -> None:
     assert keys.next_due(limits) == 130 * SECOND
 
 
-def test_many_that_are_due_come_in_the_order_of_their_ends() -> None:
+def test_expired_keys_come_in_the_order_of_their_ends() -> None:
     keys, limits = Keys(), Limits(idempotency_retention_sec=0)
     for place in range(50):
         keys.add(ALICE, str(place), claim_of())
@@ -355,7 +357,7 @@ def test_many_that_are_due_come_in_the_order_of_their_ends() -> None:
     assert keys.due(UnixTime(39), limits) == [(ALICE, ends[at]) for at in range(40)]
 
 
-def test_a_key_that_is_claimed_anew_is_not_due_by_its_former_end() -> None:
+def test_a_key_claimed_anew_does_not_expire_by_its_former_end() -> None:
     keys, limits = Keys(), Limits(idempotency_retention_sec=1)
     for key, at in (("a", 1), ("b", 2), ("c", 3)):
         keys.add(ALICE, key, claim_of())
@@ -378,7 +380,7 @@ steps = st.lists(st.tuples(st.sampled_from(["add", "end", "forget", "due"]), nam
 
 
 @given(steps)
-def test_keys_are_what_a_plain_table_would_be(steps: list[tuple[str, tuple[Principal, str], int]]) -> None:
+def test_keys_equal_a_plain_table(steps: list[tuple[str, tuple[Principal, str], int]]) -> None:
     keys, limits = Keys(), Limits(idempotency_retention_sec=0)
     table: dict[tuple[Principal, str], Claim] = {}
     for step, name, number in steps:

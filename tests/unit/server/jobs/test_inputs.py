@@ -95,13 +95,13 @@ def texts() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", texts())
-def test_values_take_no_more_than_is_counted(name: str) -> None:
+def test_values_take_no_more_memory_than_counted(name: str) -> None:
     json = texts()[name]
     assert max(len(json), taken(json)) <= memory_of(json)
 
 
 @pytest.mark.parametrize("name", ["fields", "numbers", "records", "text", "keys"])
-def test_what_is_counted_is_not_far_from_what_values_take(name: str) -> None:
+def test_the_counted_memory_is_close_to_that_of_values(name: str) -> None:
     json = texts()[name]
     assert memory_of(json) <= 2.5 * taken(json)
 
@@ -115,7 +115,7 @@ def test_a_small_input_does_not_count(size: int, counts: bool) -> None:
     assert bool(read_input(json).size) == counts
 
 
-def test_an_input_is_the_value_as_often_as_it_is_asked_for() -> None:
+def test_an_input_returns_its_value_every_time() -> None:
     given = Input.of(b'{"a": [1]}')
     assert (given.json, given.size, given.value()) == (b'{"a": [1]}', 0, {"a": [1]})
     assert given.value() is not given.value()
@@ -130,7 +130,7 @@ def test_an_input_is_the_value_as_often_as_it_is_asked_for() -> None:
         (b'{"input":1,"agent":"a","input":2}', b"2"),
     ],
 )
-def test_the_input_of_a_submit_is_as_it_was_written(payload: bytes, json: bytes) -> None:
+def test_the_input_of_a_submit_keeps_its_json(payload: bytes, json: bytes) -> None:
     envelope = codec.decode_envelope(b'{"type":"job.submit","payload":' + payload + b"}")
     assert input_of(envelope.payload).json == json
     submit = lenient.read_request(envelope)
@@ -181,7 +181,7 @@ def test_raw_json_is_a_value_unless_a_number_may_overflow(json: bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [SMALL + 1, 300_000])
-def test_no_value_is_made_until_the_agent_asks(size: int) -> None:
+def test_an_input_is_decoded_when_the_agent_asks(size: int) -> None:
     json = b"[" + b"[]," * (size // 3) + b"0]"
     payload = msgspec.Raw(b'{"agent":"a","input":%b}' % json)
     tracemalloc.start()
@@ -194,7 +194,7 @@ def test_no_value_is_made_until_the_agent_asks(size: int) -> None:
     assert most < taken(json) / 3
 
 
-def test_the_json_is_kept_no_longer_than_until_the_value_is_taken() -> None:
+def test_the_json_of_an_input_is_dropped_when_its_value_is_taken() -> None:
     world = World(QUIET)
     world.client().submit(input={"a": [1]})
     start = world.last(StartJob)
@@ -226,7 +226,7 @@ def counted(size: int) -> int:
 
 
 @pytest.mark.parametrize("limit", ["max_principal_bytes", "max_total_bytes"])
-def test_inputs_of_running_jobs_take_half_of_the_bytes(limit: str) -> None:
+def test_inputs_of_running_jobs_may_take_half_of_the_bytes(limit: str) -> None:
     most = 2 * counted(10_000) + counted(5_000)
     world = world_of(**{limit: 2 * most})
     peer = world.client()
@@ -249,7 +249,7 @@ def test_one_principal_does_not_take_the_share_of_another() -> None:
     assert submit(world.client("tok-bob"), 19_000)["type"] == "job.accepted"
 
 
-def test_clients_without_a_name_share_one_share() -> None:
+def test_anonymous_clients_share_the_bytes_of_one_principal() -> None:
     world = world_of(max_principal_bytes=40_000)
     peers = [world.connect() for _ in range(3)]
     for peer in peers:
@@ -262,7 +262,7 @@ def test_clients_without_a_name_share_one_share() -> None:
 
 
 @pytest.mark.parametrize("end", ["finish", "fail", "cancel", "stopped"])
-def test_the_bytes_of_an_input_end_with_its_job(end: str) -> None:
+def test_the_bytes_of_an_input_are_unpinned_with_its_job(end: str) -> None:
     world = world_of()
     peer = world.client()
     submit(peer, 100_000)
@@ -291,7 +291,7 @@ def test_events_make_room_for_inputs() -> None:
     assert not world.state.holdings.over
 
 
-def test_events_have_half_of_the_bytes_at_least() -> None:
+def test_inputs_leave_half_of_the_bytes_to_events() -> None:
     world = world_of(max_principal_bytes=100_000)
     peer = world.client()
     submit(peer, 49_000)
@@ -301,7 +301,7 @@ def test_events_have_half_of_the_bytes_at_least() -> None:
     assert 45_000 < world.state.holdings.of(ALICE)[1] <= 100_000 - counted(49_000)
 
 
-def test_an_input_of_a_child_counts_too() -> None:
+def test_the_input_of_a_child_is_pinned() -> None:
     world = world_of(max_principal_bytes=40_000)
     root = world.client().submit(lease_request={"agent.delegate": ["*"]})
     world.runtime.agents.delegate(JobId(root), "echo", "x" * 18_000, now=world.now)
@@ -314,7 +314,7 @@ def test_an_input_of_a_child_counts_too() -> None:
 
 
 @pytest.mark.parametrize("restartable", [False, True])
-def test_inputs_of_jobs_that_start_again_count_with_the_json_that_is_kept(restartable: bool) -> None:
+def test_inputs_of_restartable_jobs_count_with_their_kept_json(restartable: bool) -> None:
     agents = (AgentInfo("echo", restartable=restartable),)
     world = World(msgspec.structs.replace(QUIET, agents=agents, journal=True))
     submit(world.client(), 100_000)
@@ -345,7 +345,7 @@ def test_a_restart_with_smaller_limits_keeps_the_jobs_and_no_event() -> None:
 # What waits for credentials.
 
 
-def test_submits_that_wait_count_until_they_are_jobs() -> None:
+def test_inputs_of_waiting_submits_are_pinned() -> None:
     world = Provided(msgspec.structs.replace(QUIET, credentials=True, volatile_credentials=True))
     peer = world.client()
     given = {"agent": "echo", "input": "x" * 100_000}
@@ -368,7 +368,7 @@ def test_submits_that_wait_count_until_they_are_jobs() -> None:
     assert pinned(world) == (0, 0)
 
 
-def test_submits_that_wait_are_refused_beyond_the_share() -> None:
+def test_waiting_submits_above_the_share_of_bytes_are_refused() -> None:
     limits = Limits(max_principal_bytes=MIB)
     world = Provided(
         msgspec.structs.replace(QUIET, credentials=True, volatile_credentials=True, limits=limits)

@@ -43,7 +43,7 @@ def test_a_runtime_may_have_no_agents() -> None:
         ("echo", ("echo", None)),
     ],
 )
-def test_a_name_means_the_default_and_a_version_itself(agent: str, resolved: tuple[str, str | None]) -> None:
+def test_a_bare_name_resolves_to_the_default_version(agent: str, resolved: tuple[str, str | None]) -> None:
     assert INVENTORY.resolve(agent) == resolved
 
 
@@ -88,13 +88,13 @@ def test_an_unknown_version_is_not_available(agent: str, message: str) -> None:
         "echo@v\n",
     ],
 )
-def test_what_breaks_the_grammar_is_invalid(agent: str) -> None:
+def test_an_agent_that_breaks_the_grammar_is_invalid(agent: str) -> None:
     with pytest.raises(Refusal, match="is not an agent") as caught:
         INVENTORY.resolve(agent)
     assert caught.value.code is ErrorCode.INVALID_REQUEST
 
 
-def test_an_agent_has_a_longest_name() -> None:
+def test_the_length_of_an_agent_is_limited() -> None:
     longest = "echo@" + "1" * (MAX_AGENT_LENGTH - 5)
     with pytest.raises(Refusal) as caught:
         INVENTORY.resolve(longest)
@@ -106,7 +106,7 @@ def test_an_agent_has_a_longest_name() -> None:
 
 
 @given(st.text())
-def test_whatever_is_asked_is_resolved_or_refused(agent: str) -> None:
+def test_every_text_is_resolved_or_refused(agent: str) -> None:
     try:
         name, version = INVENTORY.resolve(agent)
     except Refusal:
@@ -134,7 +134,7 @@ def test_whatever_is_asked_is_resolved_or_refused(agent: str) -> None:
         ([AgentInfo("a", ("1" * (MAX_AGENT_LENGTH - 1),))], "longer than"),
     ],
 )
-def test_a_host_is_told_what_it_registered_wrongly(agents: list[AgentInfo], message: str) -> None:
+def test_a_wrong_registration_raises_with_its_reason(agents: list[AgentInfo], message: str) -> None:
     with pytest.raises(LocalProtocolError, match=message):
         Inventory(agents)
 
@@ -148,12 +148,12 @@ def test_a_host_is_told_what_it_registered_wrongly(agents: list[AgentInfo], mess
         AgentInfo("echo", ("1",), "1"),
     ],
 )
-def test_every_registered_agent_can_be_asked_for(agent: AgentInfo) -> None:
+def test_every_registered_agent_resolves(agent: AgentInfo) -> None:
     inventory = Inventory([agent])
     name, version = inventory.resolve(agent.name)
     assert inventory.resolve(qualified(name, version)) == (agent.name, version)
 
 
-def test_an_agent_is_named_with_its_version_if_it_has_one() -> None:
+def test_a_qualified_name_has_the_version_if_there_is_one() -> None:
     assert qualified("echo", None) == "echo"
     assert qualified("echo", "1.0.0") == "echo@1.0.0"

@@ -47,7 +47,7 @@ def job_of(version: str | None = "1.0.0", trace: TraceContext | None = None) -> 
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(Status, Status)))
-def test_the_lifecycle(before: Status, after: Status) -> None:
+def test_the_lifecycle_leads_from_pending_to_a_terminal_status(before: Status, after: Status) -> None:
     job = job_of()
     job.status = before
     if after.value in LEGAL[before].split() or after is before:
@@ -59,7 +59,7 @@ def test_the_lifecycle(before: Status, after: Status) -> None:
         assert job.status is before
 
 
-def test_its_names() -> None:
+def test_a_new_job_is_pending() -> None:
     job = job_of()
     assert (job.id, job.agent) == ("job_100%d", "echo@1.0.0")
     assert job_of(version=None).agent == "echo"
@@ -68,7 +68,7 @@ def test_its_names() -> None:
 
 
 @pytest.mark.parametrize("explicit", [False, True])
-def test_a_head_is_made_once(explicit: bool) -> None:
+def test_the_envelope_template_of_a_job_is_made_once(explicit: bool) -> None:
     job = job_of(trace=TraceContext("a" * 32, explicit=explicit, tracestate="b=100%d %b"))
     head = job.head("job.event")
     assert job.head("job.event") is head
@@ -82,7 +82,7 @@ def test_a_head_is_made_once(explicit: bool) -> None:
     assert extension.get("tracestate") == ("b=100%d %b" if explicit else None)
 
 
-def test_a_position_follows_the_payload() -> None:
+def test_job_seq_follows_the_payload() -> None:
     job = job_of()
     head = job.head("job.event")
     frame = json.loads(event_envelope(head, b"0" * 16, b"sess_x", 7, b'{"a":1', event_tail(3)))

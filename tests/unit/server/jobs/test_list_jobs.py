@@ -53,13 +53,13 @@ def refused(peer: Peer, **request: Any) -> str:
     return code
 
 
-def test_nobody_has_jobs() -> None:
+def test_a_listing_without_jobs_is_empty() -> None:
     peer = World().client()
     [frame] = peer.send("session.list_jobs", id="l1")
     assert frame["payload"] == {"request_id": "l1", "jobs": [], "next_cursor": None}
 
 
-def test_an_entry_describes_its_job() -> None:
+def test_a_listing_entry_describes_its_job() -> None:
     world = World()
     peer = world.client()
     lease = {"tool.call": ["x"]}
@@ -79,7 +79,7 @@ def test_an_entry_describes_its_job() -> None:
     }
 
 
-def test_newest_first_whatever_the_clock_says() -> None:
+def test_jobs_are_listed_newest_first_even_if_the_clock_went_back() -> None:
     world = World()
     peer = world.client()
     first = peer.submit()
@@ -98,7 +98,7 @@ def test_jobs_of_other_sessions_of_the_principal_are_listed() -> None:
 
 
 @pytest.mark.parametrize("right", ["list", "observe"])
-def test_jobs_that_are_visible_are_merged(right: str) -> None:
+def test_visible_jobs_of_other_principals_are_merged(right: str) -> None:
     world = World(msgspec.structs.replace(QUIET, observers={"bob": {"alice": right}}), tokens=TOKENS)
     alice, bob, carol = (world.client(token) for token in TOKENS)
     jobs = [peer.submit() for peer in (alice, bob, carol, alice, bob)]
@@ -107,14 +107,14 @@ def test_jobs_that_are_visible_are_merged(right: str) -> None:
     assert pages(bob, limit=3) == [[jobs[4], jobs[3], jobs[1]], [jobs[0]]]
 
 
-def test_everybodys_jobs_are_listed_for_whoever_sees_all() -> None:
+def test_the_right_to_all_owners_lists_all_jobs() -> None:
     world = World(msgspec.structs.replace(QUIET, observers={"bob": {"*": "list"}}), tokens=TOKENS)
     alice, bob, carol = (world.client(token) for token in TOKENS)
     jobs = [peer.submit() for peer in (alice, carol, bob)]
     assert ids(listed(bob)) == jobs[::-1]
 
 
-def test_two_rights_are_merged_with_ones_own() -> None:
+def test_two_rights_are_merged_with_own_jobs() -> None:
     world = World(msgspec.structs.replace(QUIET, observers=SECRETLY), tokens=TOKENS)
     alice, bob, carol = (world.client(token) for token in TOKENS)
     jobs = [peer.submit() for peer in (carol, alice, bob)]
@@ -144,7 +144,7 @@ def test_pages_are_whole_and_never_overlap(limit: int, sizes: list[int]) -> None
 
 
 @pytest.mark.parametrize(("limit", "size"), [(-5, 1), (0, 1), (None, 100), (150, 150), (5_000, 200)])
-def test_a_limit_is_clamped(limit: int | None, size: int) -> None:
+def test_the_limit_of_a_page_is_clamped(limit: int | None, size: int) -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(max_page_jobs=200)))
     peer = world.client()
     for _ in range(230):
@@ -163,7 +163,7 @@ def test_new_jobs_do_not_appear_in_later_pages() -> None:
     assert ids(listed(peer, limit=2, cursor=page["next_cursor"])) == [jobs[1], jobs[0]]
 
 
-def test_a_cursor_survives_its_job() -> None:
+def test_a_cursor_stays_valid_when_its_job_is_forgotten() -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(retention_sec=10)))
     peer = world.client()
     jobs = [peer.submit() for _ in range(4)]
@@ -174,7 +174,7 @@ def test_a_cursor_survives_its_job() -> None:
     assert ids(listed(peer, cursor=page["next_cursor"])) == [jobs[1], jobs[0]]
 
 
-def test_a_cursor_is_good_in_another_session_and_for_another_limit() -> None:
+def test_a_cursor_is_valid_in_another_session_and_with_another_limit() -> None:
     world = World()
     peer = world.client()
     jobs = [peer.submit() for _ in range(4)]
@@ -182,7 +182,7 @@ def test_a_cursor_is_good_in_another_session_and_for_another_limit() -> None:
     assert ids(listed(world.client(), cursor=cursor)) == jobs[2::-1]
 
 
-def test_a_cursor_is_one_of_its_principal_and_filter() -> None:
+def test_a_cursor_is_bound_to_its_principal_and_filter() -> None:
     world = World()
     peer = world.client()
     for _ in range(3):
@@ -226,13 +226,13 @@ def length_that_fills_a_page() -> int:
     return 1 + room - sum(len(codec.encode_value(entry)) + 1 for entry in entries)
 
 
-def test_a_page_takes_an_entry_that_fits_to_the_byte() -> None:
+def test_a_page_holds_an_entry_that_fits_to_the_byte() -> None:
     length = length_that_fills_a_page()
     assert [len(page) for page in pages(four_jobs(length))] == [3, 1]
     assert [len(page) for page in pages(four_jobs(length + 1))] == [2, 2]
 
 
-def test_a_full_page_fits_a_frame_whatever_the_id_of_its_request() -> None:
+def test_a_full_page_fits_a_frame_with_any_request_id() -> None:
     """Each character of the id takes six bytes as JSON."""
     peer = four_jobs(length_that_fills_a_page())
     [page] = peer.send("session.list_jobs", id="\x01" * MAX_ID_LENGTH)
@@ -257,7 +257,7 @@ def statuses(world: World, peer: Peer) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("status", ["success", "error", "cancelled", "timed_out", "running"])
-def test_by_status(status: str) -> None:
+def test_jobs_are_filtered_by_status(status: str) -> None:
     world = World(QUIET)
     peer = world.client()
     jobs = statuses(world, peer)
@@ -265,7 +265,7 @@ def test_by_status(status: str) -> None:
     assert ids(listed(peer, filter={"status": status})) == [jobs[status]]
 
 
-def test_by_several_statuses_of_which_one_is_unknown() -> None:
+def test_an_unknown_status_in_a_filter_matches_nothing() -> None:
     world = World(QUIET)
     peer = world.client()
     jobs = statuses(world, peer)
@@ -293,7 +293,7 @@ def test_a_filter_looks_at_no_more_words_than_there_are_statuses() -> None:
     )
 
 
-def test_by_agent_with_and_without_a_version() -> None:
+def test_jobs_are_filtered_by_agent_with_and_without_version() -> None:
     peer = World().client()
     one, two, plain = peer.submit("echo@1.0.0"), peer.submit("echo"), peer.submit("plain")
     assert ids(listed(peer, filter={"agent": "echo"})) == [two, one]
@@ -302,7 +302,7 @@ def test_by_agent_with_and_without_a_version() -> None:
     assert ids(listed(peer, filter={"agent": "zork"})) == []
 
 
-def test_by_time_exclusively() -> None:
+def test_jobs_are_filtered_by_exclusive_times() -> None:
     world = World(QUIET)
     peer = world.client()
     jobs = []
@@ -318,7 +318,7 @@ def test_by_time_exclusively() -> None:
     assert refused(peer, filter={"created_after": "yesterday"}) == "INVALID_REQUEST"
 
 
-def test_a_filter_that_matches_little_looks_at_so_many_jobs_a_page() -> None:
+def test_a_filter_that_matches_little_searches_a_limited_number_of_jobs() -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(max_page_jobs=10)))
     peer = world.client()
     rare = peer.submit("plain")
@@ -331,7 +331,7 @@ def test_a_filter_that_matches_little_looks_at_so_many_jobs_a_page() -> None:
 # How long.
 
 
-def test_a_finished_job_stays_listed_for_its_time() -> None:
+def test_a_finished_job_is_listed_during_its_retention() -> None:
     world = World(QUIET)
     peer = world.client()
     job = peer.submit()
@@ -342,7 +342,7 @@ def test_a_finished_job_stays_listed_for_its_time() -> None:
     assert ids(listed(peer)) == []
 
 
-def test_a_listing_outlives_a_restart_and_numbers_go_on() -> None:
+def test_a_listing_survives_a_restart() -> None:
     world = World(msgspec.structs.replace(QUIET, journal=True))
     peer = world.client()
     jobs = [peer.submit() for _ in range(3)]
@@ -357,7 +357,7 @@ def test_a_listing_outlives_a_restart_and_numbers_go_on() -> None:
     assert after[-1] == before[-1]
 
 
-def test_a_cursor_outlives_the_process_that_made_it() -> None:
+def test_a_cursor_survives_a_restart() -> None:
     world = World(msgspec.structs.replace(QUIET, journal=True))
     peer = world.client()
     jobs = [peer.submit() for _ in range(3)]
@@ -389,7 +389,7 @@ def submit(world: World, count: int) -> None:
         (120, {"filter": {"agent": "nothing"}}, 3),
     ],
 )
-def test_a_listing_counts_by_the_jobs_that_it_looks_at(
+def test_a_listing_counts_as_requests_by_the_jobs_searched(
     jobs: int, request_: dict[str, Any], cost: int
 ) -> None:
     limits = Limits(max_requests_per_sec=30, max_principal_requests_per_sec=10_000)
@@ -403,7 +403,7 @@ def test_a_listing_counts_by_the_jobs_that_it_looks_at(
     assert (frame["type"], frame["payload"]["details"]["limit"]) == ("session.error", "requests_per_sec")
 
 
-def test_a_listing_never_counts_for_more_than_a_second() -> None:
+def test_a_listing_counts_at_most_a_second_of_requests() -> None:
     limits = Limits(max_requests_per_sec=1, max_principal_requests_per_sec=10_000)
     world = World(msgspec.structs.replace(QUIET, limits=limits))
     submit(world, 200)

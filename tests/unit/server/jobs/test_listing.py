@@ -80,13 +80,13 @@ class Counting(Listing):
 # Pages.
 
 
-def test_nobody_has_jobs_yet() -> None:
+def test_an_empty_index_lists_no_jobs() -> None:
     assert page(Listing(), None, ALL, None, 10, 10) == ([], None)
     assert page(Listing(), [ALICE, BOB], Filter(("running",)), 7, 10, 10) == ([], None)
     assert len(Listing()) == 0
 
 
-def test_newest_first_and_on_below() -> None:
+def test_pages_go_from_the_newest_job_downwards() -> None:
     listing = listing_of(*(job_of(number) for number in range(1, 8)))
     assert len(listing) == 7
     first = page(listing, [ALICE], ALL, None, 3, 10)
@@ -97,7 +97,7 @@ def test_newest_first_and_on_below() -> None:
     assert (numbers(third), third[1]) == ([1], None)
 
 
-def test_a_full_last_page_has_no_next() -> None:
+def test_a_full_last_page_has_no_next_cursor() -> None:
     listing = listing_of(job_of(1), job_of(2))
     assert page(listing, [ALICE], ALL, None, 2, 10)[1] is None
     assert page(listing, [ALICE], ALL, None, 1, 10)[1] == 2
@@ -125,7 +125,7 @@ def test_a_job_that_comes_out_of_order_among_many_is_listed_once(late: int) -> N
     assert page(listing, [ALICE], running, None, 600, 600) == ([], None)
 
 
-def test_only_of_these_owners() -> None:
+def test_a_page_lists_only_the_given_owners() -> None:
     listing = listing_of(job_of(1), job_of(2, BOB), job_of(3, CAROL), job_of(4), job_of(5, BOB))
     assert numbers(page(listing, [ALICE], ALL, None, 10, 10)) == [4, 1]
     assert numbers(page(listing, [BOB, ALICE, BOB], ALL, None, 10, 10)) == [5, 4, 2, 1]
@@ -136,7 +136,7 @@ def test_only_of_these_owners() -> None:
     assert (numbers(both), both[1]) == ([4, 2], 2)
 
 
-def test_a_status_is_followed() -> None:
+def test_an_index_follows_the_status_of_jobs() -> None:
     jobs = [job_of(number) for number in range(1, 4)]
     listing = listing_of(*jobs)
     for job in (jobs[2], jobs[0]):
@@ -152,7 +152,7 @@ def test_a_status_is_followed() -> None:
     assert numbers(page(listing, [ALICE], Filter(("running",)), None, 10, 10)) == [1]
 
 
-def test_what_is_not_listed_is_a_bug() -> None:
+def test_removing_a_job_that_is_not_listed_raises() -> None:
     listing = listing_of(job_of(1), job_of(3))
     with pytest.raises(InvariantViolated, match="listed once"):
         listing.add(job_of(3))
@@ -163,7 +163,7 @@ def test_what_is_not_listed_is_a_bug() -> None:
 
 
 @pytest.mark.parametrize("count", [200, 20_000])
-def test_a_page_looks_at_what_it_shows(count: int) -> None:
+def test_a_page_looks_only_at_the_jobs_shown(count: int) -> None:
     listing = Counting()
     statuses = [Status.RUNNING, Status.SUCCESS]
     for number in range(1, count + 1):
@@ -177,7 +177,7 @@ def test_a_page_looks_at_what_it_shows(count: int) -> None:
             assert (len(found), more, listing.looked) == (2, found[-1].number, 2)
 
 
-def test_a_filter_beyond_the_index_looks_at_so_many_and_goes_on() -> None:
+def test_a_filter_beyond_the_index_searches_a_limited_number_a_page() -> None:
     listing = Counting()
     for number in range(1, 101):
         listing.add(job_of(number, agent="rare" if number in (3, 50, 95) else "echo"))
@@ -212,7 +212,7 @@ def test_a_filter_beyond_the_index_looks_at_so_many_and_goes_on() -> None:
         (Filter(created_before=UnixTime(2 * SECOND + MILLISECOND)), [1]),
     ],
 )
-def test_filters(filter: Filter, found: list[int]) -> None:
+def test_a_filter_matches_status_agent_and_times(filter: Filter, found: list[int]) -> None:
     jobs = [
         job_of(1, at=1 * SECOND),
         job_of(2, version="2.0.0", at=2 * SECOND + MILLISECOND + 999_999),  # Written as 2.001.
@@ -239,7 +239,7 @@ def test_a_filter_is_read_from_a_request() -> None:
     "text", ["", "yesterday", "1970-01-01", "2026-02-30T00:00:00Z", "2026-01-01T00:00:60Z"]
 )
 @pytest.mark.parametrize("name", ["created_after", "created_before"])
-def test_a_time_that_is_none_is_refused(name: str, text: str) -> None:
+def test_a_filter_with_a_wrong_time_is_refused(name: str, text: str) -> None:
     with pytest.raises(Refusal, match=name) as refused:
         Filter.of(msgspec.convert({name: text}, JobFilter))
     assert refused.value.code is ErrorCode.INVALID_REQUEST
@@ -271,7 +271,7 @@ def test_a_cursor_is_read_back(number: int, filter: Filter, name: str) -> None:
     assert cursor.replace("-", "").replace("_", "").isalnum()
 
 
-def test_a_cursor_is_good_for_one_key_principal_and_filter() -> None:
+def test_a_cursor_is_valid_for_one_key_principal_and_filter() -> None:
     made = [
         (key, principal, filter, Cursors(key).write(principal, filter, 77))
         for key in (KEY, KEY[::-1])
@@ -326,7 +326,7 @@ def test_a_forged_cursor_is_refused() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 15, 65])
-def test_a_key_has_some_length(length: int) -> None:
+def test_a_cursor_key_of_a_wrong_length_raises(length: int) -> None:
     with pytest.raises(InvariantViolated, match="key"):
         Cursors(bytes(length))
 

@@ -10,7 +10,7 @@ from tests.unit.world import World
 # When an agent is told.
 
 
-def test_an_agent_that_is_not_asked_for_yet_waits_from_its_start() -> None:
+def test_an_agent_that_starts_later_starts_paused() -> None:
     world = World(QUIET)
     peer, job = held(world)
     peer.send("job.submit", {"agent": "echo"})
@@ -23,7 +23,7 @@ def test_an_agent_that_is_not_asked_for_yet_waits_from_its_start() -> None:
     assert isinstance(asked, StartJob) and paused == PauseJob(asked.job_id)
 
 
-def test_an_agent_that_is_not_asked_for_in_time_never_hears_of_the_wait() -> None:
+def test_an_agent_that_starts_after_the_pause_gets_no_request() -> None:
     world = World(QUIET)
     peer, job = held(world)
     emits(world, job, QUARTER)
@@ -34,7 +34,7 @@ def test_an_agent_that_is_not_asked_for_in_time_never_hears_of_the_wait() -> Non
     assert world.state.jobs[second].agent_stage is AgentStage.ASKED
 
 
-def test_a_job_that_ends_before_its_agent_is_asked_for() -> None:
+def test_a_job_that_ends_before_its_agent_starts_gets_no_pause() -> None:
     world = World(QUIET)
     peer, job = held(world)
     emits(world, job, QUARTER)
@@ -50,7 +50,7 @@ def test_a_job_that_ends_before_its_agent_is_asked_for() -> None:
 # Two reasons, one wait.
 
 
-def test_an_agent_goes_on_when_neither_transport_nor_journal_are_full() -> None:
+def test_an_agent_resumes_when_neither_transport_nor_journal_is_full() -> None:
     world = World(QUIET)
     peer, job = held(world)
     world.carry_out(peer.connection.blocked(now=world.now))
@@ -76,7 +76,7 @@ def test_a_pause_waits_for_no_record() -> None:
     assert told(world, job) == [PauseJob]
 
 
-def test_a_detached_session_makes_no_agent_wait_for_the_journal() -> None:
+def test_a_detached_session_pauses_no_agent_for_the_journal() -> None:
     world = World(QUIET)
     peer, job = held(world)
     emits(world, job, QUARTER)
@@ -86,7 +86,7 @@ def test_a_detached_session_makes_no_agent_wait_for_the_journal() -> None:
     assert told(world, job) == [PauseJob, ResumeJob]
 
 
-def test_a_session_that_is_resumed_waits_for_what_was_said_meanwhile() -> None:
+def test_a_resumed_session_pauses_for_events_that_are_not_durable() -> None:
     world = World(QUIET)
     peer, job = held(world)
     peer.drop()
@@ -102,7 +102,7 @@ def test_a_session_that_is_resumed_waits_for_what_was_said_meanwhile() -> None:
     assert again.numbers() == list(range(1, 2 * QUARTER + 1))
 
 
-def test_a_pause_comes_before_its_end_also_when_all_is_durable_at_once() -> None:
+def test_a_pause_precedes_its_resume_even_if_records_are_durable_at_once() -> None:
     world = World(QUIET)
     peer = world.client()
     first, second = peer.submit(), peer.submit()

@@ -65,7 +65,7 @@ def limited(**limits: int) -> RuntimeConfig:
 
 
 @pytest.mark.parametrize("history", [False, True])
-def test_the_submitter_and_observers_are_told_the_same(history: bool) -> None:
+def test_submitter_and_observers_get_the_same_positions(history: bool) -> None:
     world = World()
     home = world.client(features=TOLD)
     job = home.submit()
@@ -78,7 +78,7 @@ def test_the_submitter_and_observers_are_told_the_same(history: bool) -> None:
     assert told(late, job) == ([1, 2, 3, 4, 5, 6] if history else [4, 5, 6])
 
 
-def test_a_kind_that_a_session_does_not_take_leaves_a_gap_there() -> None:
+def test_a_kind_not_taken_leaves_a_gap_in_positions() -> None:
     world = World()
     home = world.client(features=NARROW)
     job = home.submit()
@@ -112,7 +112,7 @@ def test_a_session_that_has_not_negotiated_positions_sees_none() -> None:
 
 @pytest.mark.parametrize("end", ["finish", "fail", "cancel"])
 @pytest.mark.parametrize("events", [0, 2])
-def test_the_terminal_stands_behind_the_last_event(end: str, events: int) -> None:
+def test_the_terminal_has_the_position_behind_the_last_event(end: str, events: int) -> None:
     world = World()
     home = world.client(features=TOLD)
     job = home.submit()
@@ -129,7 +129,7 @@ def test_the_terminal_stands_behind_the_last_event(end: str, events: int) -> Non
         assert peer.frames[-1]["payload"]["job_seq"] == events + 1
 
 
-def test_notices_and_answers_to_a_cancel_have_none() -> None:
+def test_notices_and_job_cancelled_have_no_position() -> None:
     world = World(limited(back_pressure_events=2, max_history_events=2))
     home = world.client(features=TOLD)
     job = home.submit()
@@ -157,7 +157,7 @@ def test_notices_and_answers_to_a_cancel_have_none() -> None:
     assert home.frames[-1]["payload"]["job_seq"] == 5
 
 
-def test_a_result_that_is_whole_in_long_frames_has_the_same_position_as_behind_chunks() -> None:
+def test_a_long_inline_result_has_the_same_position_as_behind_chunks() -> None:
     """The chunks that the runtime writes for others come before the terminal: a gap where it is whole."""
     world = World(msgspec.structs.replace(CONFIG, journal=True))
     home = world.client(features=TOLD)
@@ -176,7 +176,7 @@ def test_a_result_that_is_whole_in_long_frames_has_the_same_position_as_behind_c
     assert told(late, job) == told(again, job) == [2, 3, 4, 5]
 
 
-def test_a_child_counts_its_own_events() -> None:
+def test_a_child_has_its_own_positions() -> None:
     world = World()
     home = world.client(features=(*TOLD, "cost.budget"))
     root = home.submit(lease_request={"agent.delegate": ["*"], "fs.read": ["/a/**"]})
@@ -192,7 +192,7 @@ def test_a_child_counts_its_own_events() -> None:
     assert told(home, child) == told(other, child) == [1, 2, 3, 4]
 
 
-def test_a_burst_of_one_agent_is_told_as_one_event_after_the_other() -> None:
+def test_collected_events_have_consecutive_positions() -> None:
     world = World()
     home = world.client(features=TOLD)
     job = home.submit()
@@ -215,7 +215,7 @@ def test_a_burst_of_one_agent_is_told_as_one_event_after_the_other() -> None:
 
 @pytest.mark.parametrize("ended", [False, True])
 @pytest.mark.parametrize("above", range(8))
-def test_a_history_above_a_position(above: int, ended: bool) -> None:
+def test_a_history_begins_above_from_job_seq(above: int, ended: bool) -> None:
     world = World()
     job = world.client(features=TOLD).submit()
     speak(world, job, 2)
@@ -233,7 +233,7 @@ def test_a_history_above_a_position(above: int, ended: bool) -> None:
         assert told(peer, job)[-1] == 6
 
 
-def test_a_position_without_history_is_ignored() -> None:
+def test_from_job_seq_without_history_is_ignored() -> None:
     world = World()
     job = world.client(features=TOLD).submit()
     speak(world, job, 3)
@@ -244,7 +244,7 @@ def test_a_position_without_history_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("nonsense", [-1, 2**63, "x", 1.5])
-def test_what_is_no_position_is_refused(nonsense: Any) -> None:
+def test_a_wrong_from_job_seq_is_refused(nonsense: Any) -> None:
     world = World()
     peer = world.client(features=TOLD)
     job = peer.submit()
@@ -256,7 +256,7 @@ def test_what_is_no_position_is_refused(nonsense: Any) -> None:
 @pytest.mark.parametrize(
     ("above", "first", "positions"), [(0, 5, [5, 6, 7]), (3, 5, [5, 6, 7]), (4, None, [5, 6, 7])]
 )
-def test_the_first_position_that_is_left_of_a_history(
+def test_job_subscribed_tells_the_first_position_of_a_cut_history(
     above: int, first: int | None, positions: list[int]
 ) -> None:
     world = World(limited(max_history_events=2))
@@ -271,7 +271,7 @@ def test_the_first_position_that_is_left_of_a_history(
     assert told(peer, job) == positions
 
 
-def test_the_terminal_is_the_first_that_is_left_of_a_history_without_events() -> None:
+def test_job_subscribed_tells_the_position_of_the_terminal_of_an_empty_history() -> None:
     world = World()
     job = world.client(features=TOLD).submit()
     speak(world, job, 3)
@@ -282,7 +282,7 @@ def test_the_terminal_is_the_first_that_is_left_of_a_history_without_events() ->
     assert told(peer, job) == [4]
 
 
-def test_what_is_asked_for_by_a_home_number_says_the_first_position_too() -> None:
+def test_a_subscribe_by_home_number_tells_the_first_position_too() -> None:
     world = World(limited(max_history_events=2))
     job = world.client(features=TOLD).submit()
     speak(world, job, 6)
@@ -304,7 +304,7 @@ def test_a_history_in_the_submitting_session_and_live_events_have_their_position
     assert told(home, job) == [1, 2, 3, 4, 5, 2, 3, 4, 5, 6, 7]
 
 
-def test_where_a_job_stands_is_told_in_answers() -> None:
+def test_answers_tell_the_last_position_of_a_job() -> None:
     world = World()
     home, other = world.client(features=TOLD), world.client(features=TOLD)
     job = home.submit()
@@ -322,7 +322,7 @@ def test_where_a_job_stands_is_told_in_answers() -> None:
 # The same key again.
 
 
-def test_a_repeated_submit_is_told_where_its_job_stands() -> None:
+def test_a_repeated_submit_gets_the_last_position_of_its_job() -> None:
     world = World(JOURNAL)
     job = world.client(features=TOLD).submit(idempotency_key="k")
     speak(world, job, 3)
@@ -343,7 +343,7 @@ def test_a_repeated_submit_is_told_where_its_job_stands() -> None:
     assert repeat() == (4, [4])
 
 
-def test_who_is_behind_with_a_job_that_is_forgotten_gets_the_position_of_its_end() -> None:
+def test_an_observer_behind_a_forgotten_job_gets_the_position_of_its_end() -> None:
     world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_principal_finished_jobs=1)))
     home = world.client(features=TOLD)
     job = home.submit()
@@ -364,7 +364,7 @@ def test_who_is_behind_with_a_job_that_is_forgotten_gets_the_position_of_its_end
 
 @pytest.mark.parametrize("snapshot", [False, True])
 @pytest.mark.parametrize("cut", [False, True])
-def test_positions_go_on_after_a_restart(snapshot: bool, cut: bool) -> None:
+def test_positions_continue_after_a_restart(snapshot: bool, cut: bool) -> None:
     world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_history_events=4 if cut else 100)))
     home = world.client(features=TOLD)
     job = home.submit(idempotency_key="k")
@@ -397,7 +397,7 @@ def before_positions(record: Record) -> Record:
 
 
 @pytest.mark.parametrize("snapshot", [False, True])
-def test_a_journal_of_a_version_before_positions_is_restored_with_them(snapshot: bool) -> None:
+def test_a_journal_without_positions_is_restored_with_them(snapshot: bool) -> None:
     world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_history_events=4)))
     home = world.client()
     job, over = home.submit(), home.submit(idempotency_key="k")
@@ -423,7 +423,7 @@ def test_a_journal_of_a_version_before_positions_is_restored_with_them(snapshot:
     assert told(late, over) == [3]
 
 
-def test_a_resume_repeats_the_same_bytes() -> None:
+def test_a_resume_repeats_positions_byte_for_byte() -> None:
     world = World()
     home = world.client(features=TOLD)
     job = home.submit()

@@ -38,7 +38,7 @@ def emits(world: World, job: str, count: int) -> None:
 # Numbers.
 
 
-def test_events_ends_and_answers_to_cancels_have_numbers_and_nothing_else() -> None:
+def test_only_events_terminals_and_job_cancelled_are_numbered() -> None:
     world = World()
     peer = world.client()
     job, other = peer.submit(), peer.submit()
@@ -56,7 +56,7 @@ def test_events_ends_and_answers_to_cancels_have_numbers_and_nothing_else() -> N
     assert len(peer.frames) == 4 + 8
 
 
-def test_an_event_is_numbered_in_each_session_that_gets_it() -> None:
+def test_an_event_has_a_number_in_each_session() -> None:
     world = World()
     peers = [world.client() for _ in range(3)]
     job = peers[0].submit()
@@ -70,7 +70,7 @@ def test_an_event_is_numbered_in_each_session_that_gets_it() -> None:
     assert len(dict.fromkeys(ids)) == 3
 
 
-def test_without_a_feature_its_events_take_no_number() -> None:
+def test_events_of_a_missing_feature_take_no_number() -> None:
     world = World()
     peer = world.client(features=("ack",))
     job = peer.submit()
@@ -114,7 +114,7 @@ def test_a_lower_ack_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("seq", [2.0, "2"])
-def test_an_ack_may_be_written_in_other_ways(seq: Any) -> None:
+def test_an_ack_is_read_in_lenient_forms(seq: Any) -> None:
     world = World()
     peer = world.client()
     emits(world, peer.submit(), 3)
@@ -126,7 +126,7 @@ def test_an_ack_may_be_written_in_other_ways(seq: Any) -> None:
 # Lag.
 
 
-def test_a_session_that_does_not_keep_up_is_told_once_a_crossing() -> None:
+def test_a_lagging_session_is_told_once_per_crossing() -> None:
     world = World(LAG)
     peer = world.client()
     job = peer.submit()
@@ -147,7 +147,7 @@ def test_a_session_that_does_not_keep_up_is_told_once_a_crossing() -> None:
     assert len(notices(peer)) == 2
 
 
-def test_a_session_that_negotiated_ack_is_told_before_its_first_ack() -> None:
+def test_a_lagging_session_is_told_before_its_first_ack() -> None:
     world = World(LAG)
     peer = world.client()
     job = peer.submit()
@@ -159,14 +159,14 @@ def test_a_session_that_negotiated_ack_is_told_before_its_first_ack() -> None:
     assert "6 events" in notice["payload"]["body"]["message"]
 
 
-def test_a_session_without_ack_is_not_told() -> None:
+def test_a_session_without_ack_is_not_told_of_its_lag() -> None:
     world = World(LAG)
     peer = world.client(features=("progress",))
     emits(world, peer.submit(), 30)
     assert notices(peer) == []
 
 
-def test_the_notice_is_on_the_newest_unfinished_job() -> None:
+def test_the_notice_of_a_lag_is_on_the_newest_unfinished_job() -> None:
     world = World(LAG)
     peer = world.client()
     one, two, three = (peer.submit() for _ in range(3))
@@ -176,7 +176,7 @@ def test_the_notice_is_on_the_newest_unfinished_job() -> None:
     assert [notice["job_id"] for notice in notices(peer)] == [two]
 
 
-def test_without_an_unfinished_job_of_its_own_a_session_is_not_told() -> None:
+def test_a_session_without_unfinished_jobs_is_not_told_of_its_lag() -> None:
     world = World(LAG)
     peer = world.client()
     world.finish(peer.submit())
@@ -187,7 +187,7 @@ def test_without_an_unfinished_job_of_its_own_a_session_is_not_told() -> None:
     assert notices(peer) == []
 
 
-def test_the_notice_is_in_no_history_and_in_no_other_session() -> None:
+def test_the_notice_of_a_lag_is_in_no_history_and_no_other_session() -> None:
     world = World(LAG)
     peer, live, late = (world.client(features=(*FEATURES, POSITIONS)) for _ in range(3))
     job = peer.submit()
@@ -203,7 +203,7 @@ def test_the_notice_is_in_no_history_and_in_no_other_session() -> None:
         assert [frame["payload"]["job_seq"] for frame in other.about(job)] == list(range(1, 10))
 
 
-def test_lag_makes_no_agent_wait() -> None:
+def test_a_lag_pauses_no_agent() -> None:
     world = World(LAG)
     peer = world.client()
     job = peer.submit()
@@ -213,7 +213,7 @@ def test_lag_makes_no_agent_wait() -> None:
     assert world.all(PauseJob) == []
 
 
-def test_a_detached_session_makes_no_agent_wait() -> None:
+def test_a_detached_client_pauses_no_agent() -> None:
     world = World(LAG)
     peer = world.client()
     job = peer.submit()
@@ -224,7 +224,7 @@ def test_a_detached_session_makes_no_agent_wait() -> None:
     assert len(world.all(PauseJob)) == count == 1
 
 
-def test_a_quiet_connection_is_pinged_whatever_it_does_not_get() -> None:
+def test_events_that_a_session_does_not_take_do_not_delay_its_ping() -> None:
     world = World()
     peer = world.client(features=("heartbeat",))
     job = peer.submit()
@@ -245,7 +245,7 @@ def held(world: World) -> Peer:
     return peer
 
 
-def test_no_event_leaves_before_its_record_is_durable() -> None:
+def test_no_event_is_sent_before_its_record_is_durable() -> None:
     world = World(JOURNAL)
     peer = world.client()
     job = peer.submit()
@@ -259,7 +259,7 @@ def test_no_event_leaves_before_its_record_is_durable() -> None:
         assert peer.numbers() == list(range(1, number + 1))
 
 
-def test_no_observer_sees_what_is_not_durable() -> None:
+def test_no_observer_gets_an_event_that_is_not_durable() -> None:
     world = World(JOURNAL)
     job = world.client().submit()
     other = world.client()
@@ -271,7 +271,7 @@ def test_no_observer_sees_what_is_not_durable() -> None:
     assert other.numbers() == [1]
 
 
-def test_a_resume_waits_for_its_token_to_be_durable() -> None:
+def test_the_welcome_of_a_resume_waits_until_its_token_is_durable() -> None:
     world = World(JOURNAL)
     peer = world.client()
     job = peer.submit()
@@ -299,7 +299,7 @@ def test_a_token_that_was_never_durable_was_never_sent() -> None:
     assert world.resumed(peer, 0).frames[0]["type"] == "session.welcome"
 
 
-def test_the_answer_to_a_subscribe_waits_too() -> None:
+def test_job_subscribed_waits_until_its_record_is_durable() -> None:
     world = World(JOURNAL)
     job = world.client().submit()
     other = held(world)
@@ -308,7 +308,7 @@ def test_the_answer_to_a_subscribe_waits_too() -> None:
     assert other.frames[-1]["type"] == "job.subscribed"
 
 
-def test_the_end_waits_and_nothing_overtakes_it() -> None:
+def test_a_terminal_waits_for_its_record_and_nothing_overtakes_it() -> None:
     world = World(JOURNAL)
     peer = world.client()
     job = peer.submit()
@@ -319,7 +319,7 @@ def test_the_end_waits_and_nothing_overtakes_it() -> None:
     assert [frame["type"] for frame in peer.frames[-2:]] == ["job.result", "session.jobs"]
 
 
-def test_an_event_is_one_record_whoever_gets_it() -> None:
+def test_an_event_is_one_record_for_all_sessions() -> None:
     world = World(JOURNAL)
     job = world.client().submit()
     for _ in range(3):
@@ -346,7 +346,7 @@ def test_a_pause_ends_with_the_session() -> None:
     world.emit(job)
 
 
-def test_the_next_notice_of_a_lag_counts_from_an_ack_that_frees_nothing() -> None:
+def test_an_ack_that_frees_nothing_rearms_the_notice_of_a_lag() -> None:
     """What is acknowledged was evicted before, so that the log itself does not change."""
     world = World(
         msgspec.structs.replace(QUIET, limits=Limits(back_pressure_events=5, max_session_bytes=2_000))
@@ -368,7 +368,7 @@ def test_the_next_notice_of_a_lag_counts_from_an_ack_that_frees_nothing() -> Non
     assert len(notices(peer)) == 2
 
 
-def test_who_submits_a_job_after_it_has_come_to_lag_is_told() -> None:
+def test_a_lagging_session_is_told_once_it_submits_a_job() -> None:
     """Without a job there is nothing to tell it on."""
     world = World(LAG)
     submitter, observer = world.client(), world.client()

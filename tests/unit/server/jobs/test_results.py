@@ -55,7 +55,7 @@ def joined(bodies: list[Frame]) -> str:
     "result",
     [{"x": 1}, [1, 2.5, None], "text", 0, False, 1.5, {}, [], "", "\u0000\u2028é😀", -(2**63), 2**64 - 1],
 )
-def test_an_inline_result(result: Any) -> None:
+def test_a_small_result_is_inline(result: Any) -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -70,7 +70,7 @@ def test_an_inline_result(result: Any) -> None:
     }
 
 
-def test_an_agent_that_returns_nothing() -> None:
+def test_an_agent_that_returns_none_has_no_result() -> None:
     world = World()
     peer = world.client()
     world.finish(peer.submit())
@@ -80,7 +80,7 @@ def test_an_agent_that_returns_nothing() -> None:
     }
 
 
-def test_a_tuple_is_a_list() -> None:
+def test_a_returned_tuple_is_a_list() -> None:
     world = World()
     peer = world.client()
     world.finish(peer.submit(), (1, (2,)))
@@ -106,7 +106,7 @@ def test_a_result_too_large_for_a_frame_comes_in_chunks() -> None:
     assert longest(peer) <= FRAME
 
 
-def test_a_result_too_large_without_chunks() -> None:
+def test_a_result_too_large_for_a_session_without_chunks_is_an_error() -> None:
     world = World()
     peer = narrow(world, features=NO_CHUNKS)
     job = peer.submit()
@@ -124,7 +124,7 @@ def test_a_result_too_large_without_chunks() -> None:
         (Limits(max_returned_value_bytes=100_000), "INVALID_REQUEST", {"limit": "returned", "max": 100_000}),
     ],
 )
-def test_a_result_too_large_for_a_stream(limits: Limits, code: str, details: Any) -> None:
+def test_a_returned_value_above_its_limit_is_an_error(limits: Limits, code: str, details: Any) -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=limits))
     peer = world.client()
     job = peer.submit()
@@ -139,7 +139,7 @@ def test_a_result_too_large_for_a_stream(limits: Limits, code: str, details: Any
 
 @pytest.mark.parametrize("size", [*range(58_500, 61_600, 61), 30_000])
 @pytest.mark.parametrize("hello_id", ["plain", GO_ID])
-def test_a_summary_counts(size: int, hello_id: str) -> None:
+def test_a_summary_counts_for_the_size_of_a_result(size: int, hello_id: str) -> None:
     """Around the limit, with the longest summary: inline or in chunks, but never too large and never lost."""
     world = World()
     peer = narrow(world, hello_id=hello_id)
@@ -154,7 +154,9 @@ def test_a_summary_counts(size: int, hello_id: str) -> None:
 
 @pytest.mark.parametrize(("framing", "frame"), [(Framing.LINES, FRAME), (Framing.MESSAGES, LONG_FRAME)])
 @pytest.mark.parametrize("features", [FEATURES, NO_CHUNKS])
-def test_the_largest_inline_result(framing: Framing, frame: int, features: tuple[str, ...]) -> None:
+def test_the_largest_inline_result_fits_a_frame(
+    framing: Framing, frame: int, features: tuple[str, ...]
+) -> None:
     world = World()
     peer = world.client(framing=framing, features=features)
     job = world.state.jobs[peer.submit()]
@@ -183,7 +185,7 @@ def test_a_peer_with_the_quirk_of_the_pypi_reader_gets_no_long_frame(framing: Fr
     assert longest(peer) <= FRAME
 
 
-def test_the_same_result_is_whole_in_long_frames_and_in_chunks_elsewhere() -> None:
+def test_a_result_is_inline_in_long_frames_and_in_chunks_elsewhere() -> None:
     world = World(msgspec.structs.replace(CONFIG, journal=True))
     home, wide, small = world.client(), world.client(), narrow(world)
     deaf = narrow(world, features=NO_CHUNKS)
@@ -237,7 +239,7 @@ def test_a_session_with_long_frames_is_resumed_over_websocket_only() -> None:
     assert again.frames[-1]["payload"]["result"] == "x" * 100_000
 
 
-def test_a_session_that_was_opened_over_stdio_has_no_long_frames_anywhere() -> None:
+def test_a_session_opened_over_stdio_has_no_long_frames() -> None:
     world = World()
     peer = narrow(world)
     job = peer.submit()
@@ -248,7 +250,7 @@ def test_a_session_that_was_opened_over_stdio_has_no_long_frames_anywhere() -> N
     assert longest(again) <= FRAME
 
 
-def test_a_long_result_leaves_most_of_a_log_and_of_a_history_to_others() -> None:
+def test_a_long_result_takes_at_most_a_quarter_of_a_log_and_history() -> None:
     """What a log cannot hold would be lost before it was sent."""
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_bytes=400_000)))
     peer = world.client()
@@ -257,7 +259,7 @@ def test_a_long_result_leaves_most_of_a_log_and_of_a_history_to_others() -> None
         assert ("result" in peer.frames[-1]["payload"]) is inline
 
 
-def test_a_long_result_is_kept_once_and_counts() -> None:
+def test_a_long_result_is_kept_and_counted_once() -> None:
     world = World()
     peer = world.client()
     job = peer.submit(idempotency_key="k")
@@ -276,7 +278,7 @@ def test_a_long_result_is_kept_once_and_counts() -> None:
 # Streamed.
 
 
-def test_a_streamed_text() -> None:
+def test_a_text_is_streamed_in_chunks() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -290,7 +292,7 @@ def test_a_streamed_text() -> None:
     assert "content_type" not in end and "result" not in end
 
 
-def test_streamed_bytes() -> None:
+def test_bytes_are_streamed_in_chunks() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -304,7 +306,7 @@ def test_streamed_bytes() -> None:
     assert all(len(raw) <= FRAME for raw in peer.raw)
 
 
-def test_a_stream_of_nothing_has_one_empty_chunk() -> None:
+def test_an_empty_stream_has_one_empty_chunk() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -330,7 +332,7 @@ def test_a_stream_has_one_type() -> None:
     assert peer.frames[-1]["payload"]["result_size"] == 1
 
 
-def test_a_value_after_a_chunk_is_mixed() -> None:
+def test_a_value_after_a_chunk_is_an_error() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -367,7 +369,7 @@ def test_results_have_different_ids() -> None:
 
 
 @pytest.mark.parametrize(("piece", "value"), [("aé", "aéaé"), (b"\xff\x00", "/wD/AA==")])
-def test_a_stream_that_fits_comes_inline(piece: str | bytes, value: str) -> None:
+def test_a_stream_that_fits_is_inline_for_a_session_without_chunks(piece: str | bytes, value: str) -> None:
     world = World()
     peer = world.client(features=NO_CHUNKS)
     job = peer.submit()
@@ -383,7 +385,7 @@ def test_a_stream_that_fits_comes_inline(piece: str | bytes, value: str) -> None
 
 @pytest.mark.parametrize("hello_id", ["plain", GO_ID])
 @pytest.mark.parametrize("size", [20_000, 40_000, 59_000, 60_500, 61_440, 70_000])
-def test_a_stream_that_does_not_fit_is_an_error(size: int, hello_id: str) -> None:
+def test_a_stream_too_large_for_a_session_without_chunks_is_an_error(size: int, hello_id: str) -> None:
     world = World()
     peer = narrow(world, features=NO_CHUNKS, hello_id=hello_id)
     job = peer.submit()
@@ -396,7 +398,7 @@ def test_a_stream_that_does_not_fit_is_an_error(size: int, hello_id: str) -> Non
     assert longest(peer) <= FRAME
 
 
-def test_a_stream_nobody_can_take_any_more() -> None:
+def test_a_stream_succeeds_after_the_end_of_its_session() -> None:
     world = World(msgspec.structs.replace(CONFIG, journal=True, resume_window_sec=0))
     peer = world.client(features=NO_CHUNKS)
     job = peer.submit()
@@ -407,7 +409,7 @@ def test_a_stream_nobody_can_take_any_more() -> None:
     assert world.state.jobs[job].status.value == "success"
 
 
-def test_a_stream_beyond_its_limit_stays_refused() -> None:
+def test_a_stream_above_its_limit_stays_refused() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_result_bytes=4)))
     job = world.client().submit()
     for _ in range(2):

@@ -42,7 +42,7 @@ def states(gate: Gate) -> Any:
 # What spends.
 
 
-def test_a_cost_leaves_the_counter_of_its_currency() -> None:
+def test_a_cost_reduces_the_counter_of_its_currency() -> None:
     gate = budget("USD:5.00", "EUR:1")
     gate.spend(0.25)
     assert gate.job.budget.remaining == {"USD": Decimal("4.75"), "EUR": Decimal(1)}
@@ -60,7 +60,7 @@ def test_a_cost_leaves_the_counter_of_its_currency() -> None:
         {"name": "cost.x", "value": 1e300, "unit": "tokens"},
     ],
 )
-def test_nothing_else_does(body: Any) -> None:
+def test_other_metrics_spend_nothing(body: Any) -> None:
     gate = budget("USD:5")
     gate.world.emit(gate.id, "metric", body)
     assert left(gate) == "5"
@@ -68,13 +68,13 @@ def test_nothing_else_does(body: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["cost.", "cost.inference", "cost.budget", "cost.budget.remaining.of.mine"])
-def test_every_name_that_begins_so_spends(name: str) -> None:
+def test_every_metric_with_the_prefix_cost_spends(name: str) -> None:
     gate = budget("USD:5")
     gate.world.emit(gate.id, "metric", Metric(name, 1, "USD"))
     assert left(gate) == "4"
 
 
-def test_only_the_runtime_tells_what_remains() -> None:
+def test_an_agent_cannot_emit_cost_budget_remaining() -> None:
     gate = budget("USD:5")
     for body in ({"name": REMAINING, "value": 500, "unit": "USD"}, Metric(REMAINING, 500, "USD")):
         with pytest.raises(LocalProtocolError, match="only the runtime"):
@@ -108,7 +108,7 @@ def test_only_the_runtime_tells_what_remains() -> None:
         [1],
     ],
 )
-def test_what_is_no_cost_raises_and_changes_nothing(value: Any) -> None:
+def test_a_wrong_cost_raises_and_changes_nothing(value: Any) -> None:
     gate = budget("USD:5")
     with pytest.raises(LocalProtocolError):
         gate.spend(value)
@@ -185,7 +185,7 @@ def test_a_decimal_is_written_digit_by_digit_in_any_metric() -> None:
 # What is told.
 
 
-def test_what_remains_is_told_behind_the_cost() -> None:
+def test_the_remaining_budget_follows_the_cost() -> None:
     gate = budget("USD:5.00")
     gate.spend(0.5)
     assert gate.said() == [
@@ -194,7 +194,7 @@ def test_what_remains_is_told_behind_the_cost() -> None:
     ]
 
 
-def test_what_remains_is_told_when_it_has_moved_by_a_hundredth_of_its_start_since_the_last_time() -> None:
+def test_the_remaining_budget_is_reported_per_hundredth_of_its_start() -> None:
     gate = budget("USD:1.00")
     for _ in range(5):
         gate.spend(0.004)
@@ -203,7 +203,7 @@ def test_what_remains_is_told_when_it_has_moved_by_a_hundredth_of_its_start_sinc
     assert numbers(gate) == [0.988, 0.978]
 
 
-def test_what_remains_is_told_at_the_moment_when_nothing_does() -> None:
+def test_the_remaining_budget_is_reported_when_it_reaches_zero() -> None:
     gate = budget("USD:1.00")
     gate.spend(0.995)
     gate.spend(0.004)
@@ -215,14 +215,14 @@ def test_what_remains_is_told_at_the_moment_when_nothing_does() -> None:
     assert numbers(gate) == [0.005, 0, -0.01]
 
 
-def test_a_cost_of_nothing_tells_nothing_and_is_no_record() -> None:
+def test_a_cost_of_zero_reports_nothing_and_makes_no_record() -> None:
     gate = budget("USD:1.00", journal=True)
     gate.spend(0)
     assert numbers(gate) == []
     assert [type(made).__name__ for made in gate.world.records[-1:]] == ["Published"]
 
 
-def test_four_fifths_are_told_once() -> None:
+def test_a_warning_at_four_fifths_of_the_budget_is_sent_once() -> None:
     gate = budget("USD:1", "EUR:1")
     gate.spend(0.79)
     assert "status" not in dict(gate.said())
@@ -235,7 +235,7 @@ def test_four_fifths_are_told_once() -> None:
     assert len([kind for kind, _ in gate.said() if kind == "status"]) == 2
 
 
-def test_only_sessions_with_the_feature_are_told_what_remains() -> None:
+def test_only_sessions_with_the_feature_get_the_remaining_budget() -> None:
     gate = budget("USD:1")
     without = gate.world.client(features=FEATURES)
     for observer in (without, late := gate.world.client(features=ALL)):
@@ -253,7 +253,7 @@ def test_only_sessions_with_the_feature_are_told_what_remains() -> None:
     assert [frame["payload"]["body"]["name"] for frame in again.about(gate.id)] == ["cost.it"]
 
 
-def test_an_accepted_job_shows_its_budget_and_a_subscribed_one_what_is_left() -> None:
+def test_job_accepted_shows_the_budget_and_job_subscribed_its_rest() -> None:
     gate = budget("USD:5.00", "EUR:1")
     gate.spend(0.75)
     accepted = gate.peer.of("job.accepted")[0]["payload"]
@@ -263,7 +263,7 @@ def test_an_accepted_job_shows_its_budget_and_a_subscribed_one_what_is_left() ->
     assert observer.of("job.subscribed")[0]["payload"]["budget"] == {"USD": 4.25, "EUR": 1}
 
 
-def test_the_same_key_again_shows_the_budget_as_it_was() -> None:
+def test_a_repeated_key_shows_the_initial_budget() -> None:
     world = World()
     peer = world.client(features=ALL)
     submit = {"agent": "echo", "idempotency_key": "k", "lease_request": {"cost.budget": ["USD:5"]}}
@@ -278,7 +278,7 @@ def test_the_same_key_again_shows_the_budget_as_it_was() -> None:
 # Holds.
 
 
-def test_a_hold_is_settled_with_what_it_has_cost() -> None:
+def test_a_reservation_is_settled_with_its_actual_cost() -> None:
     gate = budget("USD:1.00")
     assert gate.runtime.agents.reserve(gate.id, "USD", "0.50", now=gate.world.now) == 1
     assert gate.runtime.agents.reserve(gate.id, "USD", Decimal("0.3"), now=gate.world.now) == 2
@@ -296,7 +296,7 @@ def test_a_hold_is_settled_with_what_it_has_cost() -> None:
     assert gate.said()[2][1] == {"name": "cost.settled", "value": 0.7, "unit": "USD"}
 
 
-def test_a_hold_that_is_released_costs_nothing() -> None:
+def test_a_released_reservation_costs_nothing() -> None:
     gate = budget("USD:1")
     gate.reserve("0.5")
     gate.runtime.agents.release(gate.id, 1, now=gate.world.now)
@@ -304,7 +304,7 @@ def test_a_hold_that_is_released_costs_nothing() -> None:
     assert states(gate) == ({"USD": 1}, {}, {}, [])
 
 
-def test_a_hold_is_over_once() -> None:
+def test_a_reservation_is_settled_once() -> None:
     gate = budget("USD:1")
     gate.reserve("0.5")
     gate.runtime.agents.release(gate.id, 1, now=gate.world.now)
@@ -318,7 +318,7 @@ def test_a_hold_is_over_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "price", REMAINING, 7])
-def test_a_settled_hold_is_called_a_cost(name: Any) -> None:
+def test_the_metric_of_a_settlement_has_the_prefix_cost(name: Any) -> None:
     gate = budget("USD:1")
     gate.reserve("0.5")
     with pytest.raises(LocalProtocolError):
@@ -327,18 +327,18 @@ def test_a_settled_hold_is_called_a_cost(name: Any) -> None:
 
 
 @pytest.mark.parametrize("currency", ["", "U S", "x" * 33, "\udc80", 7, None])
-def test_what_is_no_currency_is_not_reserved(currency: Any) -> None:
+def test_reserve_raises_for_a_wrong_currency(currency: Any) -> None:
     with pytest.raises(LocalProtocolError, match="is not a currency"):
         budget("USD:1").reserve(1, currency)
 
 
 @pytest.mark.parametrize("amount", ["", "1e3", "-1", "+1", " 1", ".5", "1.", "NaN", "٣", "1_0", b"1", 1j])
-def test_what_is_no_amount_is_not_reserved(amount: Any) -> None:
+def test_reserve_raises_for_a_wrong_amount(amount: Any) -> None:
     with pytest.raises(LocalProtocolError, match="a reservation"):
         budget("USD:1").reserve(amount)
 
 
-def test_an_unbound_currency_is_reserved_and_settled_all_the_same() -> None:
+def test_an_unbound_currency_can_be_reserved_and_settled() -> None:
     gate = budget("USD:1")
     assert gate.reserve(10**17, "EUR") == ""
     gate.runtime.agents.settle(gate.id, 1, "1.50", now=gate.world.now)
@@ -347,7 +347,7 @@ def test_an_unbound_currency_is_reserved_and_settled_all_the_same() -> None:
     assert gate.job.budget.counters() == {"USD": 1}
 
 
-def test_reservations_are_bounded() -> None:
+def test_the_number_of_reservations_is_limited() -> None:
     gate = budget("USD:1")
     for _ in range(MAX_HOLDS):
         gate.reserve("0.0001")
@@ -355,7 +355,7 @@ def test_reservations_are_bounded() -> None:
         gate.reserve("0.0001")
 
 
-def test_a_refused_reservation_says_what_is_left() -> None:
+def test_a_refused_reservation_names_the_free_amount() -> None:
     gate = budget("USD:1.00")
     with pytest.raises(Denied) as denied:
         gate.runtime.agents.reserve(gate.id, "USD", "1.01", now=gate.world.now)
@@ -374,7 +374,7 @@ def test_concurrent_operations_cannot_overspend_what_they_reserve() -> None:
     assert gate.job.budget.left("USD") == Decimal("0.1")
 
 
-def test_what_is_not_settled_when_its_job_ends_is_spent() -> None:
+def test_an_unsettled_reservation_is_spent_when_the_job_ends() -> None:
     gate = budget("USD:1.00")
     gate.reserve("0.4")
     job = gate.job
@@ -390,7 +390,7 @@ def restored(gate: Gate, config: Any = None) -> Runtime:
     return Runtime.restore(config or gate.world.config, made, seed=bytes(32), now=gate.world.now, unix=UNIX)
 
 
-def test_counters_and_holds_outlive_a_crash() -> None:
+def test_counters_and_reservations_survive_a_crash() -> None:
     agents = tuple(msgspec.structs.replace(agent, restartable=True) for agent in CONFIG.agents)
     gate = budget("USD:1.00", "EUR:2", journal=True, agents=agents)
     gate.spend(0.25)
@@ -416,7 +416,7 @@ def test_a_snapshot_holds_the_counters() -> None:
     assert kept.snapshot() == restored(gate).snapshot()
 
 
-def test_a_recording_repeats_what_was_spent() -> None:
+def test_a_replay_repeats_costs() -> None:
     lines: list[str] = []
     runtime = Runtime(CONFIG, seed=SEED, now=START, unix=UNIX)
     record(runtime, lines.append, keep_secrets=True)

@@ -51,7 +51,7 @@ def test_the_docstring_shows_the_tables() -> None:
     assert shown == drawn(TRANSITIONS) + drawn(AGENT_TRANSITIONS)
 
 
-def test_each_transition_stands_once_and_has_a_sentence() -> None:
+def test_each_transition_is_unique_and_explained() -> None:
     for transitions in (TRANSITIONS, AGENT_TRANSITIONS):
         pairs = [(one.before, one.after) for one in transitions]
         assert len(pairs) == len(set(pairs))
@@ -100,7 +100,7 @@ def test_an_agent_goes_only_where_the_table_leads(before: AgentStage, after: Age
         assert job.agent_stage is before
 
 
-def test_only_a_job_that_has_ended_has_ended() -> None:
+def test_only_the_stage_ended_means_that_a_job_has_ended() -> None:
     job = job_of()
     for job.stage in JobStage:
         assert job.ended is (job.stage is JobStage.ENDED)
@@ -411,7 +411,7 @@ AGENT_STORIES: Final[dict[Callable[[Staged], object], tuple[tuple[AgentStage, Ag
 """How each transition of an agent comes about."""
 
 
-def test_each_transition_has_a_story() -> None:
+def test_each_transition_has_a_scenario() -> None:
     assert {pair for pairs in STORIES.values() for pair in pairs} == {
         (one.before, one.after) for one in TRANSITIONS
     }
@@ -446,7 +446,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("story", [*STORIES, *AGENT_STORIES])
-def test_a_runtime_makes_the_transitions_of_a_story(
+def test_a_runtime_makes_the_transitions_of_a_scenario(
     story: Callable[[Staged], object], seen: list[tuple[Any, Any]]
 ) -> None:
     world = Staged()
@@ -498,7 +498,7 @@ def test_a_child_that_has_decided_its_end_outlives_the_grace_of_a_parent_that_is
     assert world.state.jobs[child].status is Status.SUCCESS
 
 
-def test_an_agent_that_has_stopped_is_not_said_to_run_when_the_grace_of_its_parent_is_over() -> None:
+def test_a_stopped_agent_is_not_reported_as_running_after_the_grace_of_its_parent() -> None:
     world = Staged()
     parent, child = world.pair(secret=True)
     world.cancel(parent)

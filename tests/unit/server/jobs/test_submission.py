@@ -40,7 +40,7 @@ def jobs_of(world: World) -> list[str]:
 # The same key and the same submit.
 
 
-def test_a_repeated_submit_is_answered_with_the_first_payload_and_runs_nothing() -> None:
+def test_a_repeated_key_gets_the_first_payload_and_starts_nothing() -> None:
     world = World()
     peer = world.client()
     [first] = keyed(peer, lease_request={"cost.budget": ["USD:5"]}, input={"a": 1})
@@ -51,7 +51,7 @@ def test_a_repeated_submit_is_answered_with_the_first_payload_and_runs_nothing()
     assert len(world.all(StartJob)) == 1
 
 
-def test_in_the_session_in_which_the_job_flows_nothing_else_follows() -> None:
+def test_a_repeated_key_in_the_submitting_session_gets_only_the_answer() -> None:
     world = World()
     peer = world.client()
     keyed(peer)
@@ -63,7 +63,7 @@ def test_in_the_session_in_which_the_job_flows_nothing_else_follows() -> None:
     assert peer.numbers() == [1, 2]
 
 
-def test_another_session_gets_history_live_and_end_like_an_observer() -> None:
+def test_a_repeated_key_in_another_session_observes_the_job() -> None:
     world = World()
     first, second = world.client(), world.client(features=("result_chunk", POSITIONS))
     keyed(first)
@@ -80,7 +80,7 @@ def test_another_session_gets_history_live_and_end_like_an_observer() -> None:
     assert [frame["payload"]["job_seq"] for frame in second.about(job)] == [1, 2, 3]
 
 
-def test_a_session_that_observes_the_job_already_gets_nothing_twice() -> None:
+def test_a_repeated_key_in_an_observing_session_doubles_no_event() -> None:
     world = World()
     first, second = world.client(), world.client()
     keyed(first)
@@ -93,7 +93,7 @@ def test_a_session_that_observes_the_job_already_gets_nothing_twice() -> None:
     assert second.numbers() == [1, 2]
 
 
-def test_a_session_that_observes_as_many_jobs_as_it_may_joins_no_other() -> None:
+def test_a_repeated_key_counts_against_the_limit_of_subscriptions() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_subscriptions=1)))
     first, second = world.client(), world.client()
     keyed(first)
@@ -107,7 +107,7 @@ def test_a_session_that_observes_as_many_jobs_as_it_may_joins_no_other() -> None
     assert [frame["type"] for frame in keyed(second)] == ["job.accepted"]
 
 
-def test_of_a_job_that_is_over_the_end_comes_again_within_the_same_limit() -> None:
+def test_the_repeated_end_of_a_job_counts_against_the_limit_of_subscriptions() -> None:
     limits = Limits(max_session_subscriptions=1, max_session_replies=1)
     world = World(msgspec.structs.replace(CONFIG, limits=limits))
     first = world.client()
@@ -124,7 +124,7 @@ def test_of_a_job_that_is_over_the_end_comes_again_within_the_same_limit() -> No
     assert [frame["type"] for frame in settled(world, again)] == ["job.result"]
 
 
-def test_once_the_job_is_over_history_and_end_come_again_with_fresh_numbers() -> None:
+def test_a_repeated_key_of_an_ended_job_gets_history_and_end_with_new_numbers() -> None:
     world = World()
     peer = world.client()
     keyed(peer)
@@ -138,7 +138,7 @@ def test_once_the_job_is_over_history_and_end_come_again_with_fresh_numbers() ->
     assert [event["payload"], end["payload"]] == first
 
 
-def test_another_session_gets_the_whole_history_of_a_job_that_is_over() -> None:
+def test_a_repeated_key_in_another_session_gets_the_history_of_an_ended_job() -> None:
     world = World()
     first, second = world.client(), world.client(features=(*FEATURES, POSITIONS))
     keyed(first)
@@ -151,7 +151,7 @@ def test_another_session_gets_the_whole_history_of_a_job_that_is_over() -> None:
     assert (end["type"], end["payload"]["code"], end["payload"]["job_seq"]) == ("job.error", "X", 2)
 
 
-def test_the_end_comes_every_time_it_is_asked_for() -> None:
+def test_every_repeated_key_of_an_ended_job_gets_its_end() -> None:
     world = World()
     first, second = world.client(), world.client()
     keyed(first)
@@ -161,7 +161,7 @@ def test_the_end_comes_every_time_it_is_asked_for() -> None:
         assert [frame["event_seq"] for frame in settled(world, second)] == [number]
 
 
-def test_a_job_that_is_forgotten_before_its_history_was_replayed_ends_all_the_same() -> None:
+def test_a_job_forgotten_before_its_replay_still_sends_its_end() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_principal_finished_jobs=1)))
     peer, other = world.client(), world.client()
     keyed(peer)
@@ -175,7 +175,7 @@ def test_a_job_that_is_forgotten_before_its_history_was_replayed_ends_all_the_sa
 
 
 @pytest.mark.parametrize("whose", ["first", "second"])
-def test_of_a_job_that_is_forgotten_the_end_comes_alone(whose: str) -> None:
+def test_a_repeated_key_of_a_forgotten_job_gets_only_its_end(whose: str) -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=SHORT))
     first, second = world.client(features=()), world.client(features=("result_chunk",))
     [before] = keyed(first, lease_request={"cost.budget": ["USD:1.50"]})
@@ -195,7 +195,7 @@ def test_of_a_job_that_is_forgotten_the_end_comes_alone(whose: str) -> None:
     assert len(world.all(StartJob)) == 1
 
 
-def test_the_end_of_a_forgotten_stream_is_that_which_the_session_can_read() -> None:
+def test_the_end_of_a_forgotten_stream_has_the_form_that_the_session_reads() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=SHORT))
     first = world.client(features=())
     keyed(first)
@@ -211,7 +211,7 @@ def test_the_end_of_a_forgotten_stream_is_that_which_the_session_can_read() -> N
 
 
 @pytest.mark.parametrize("forgotten", [False, True])
-def test_a_peer_with_a_form_of_its_own_gets_it_again(forgotten: bool) -> None:
+def test_a_repeated_key_gets_the_form_of_the_peers_quirk(forgotten: bool) -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=SHORT))
     peer = world.connect()
     peer.hello(features=(), **PYPI)
@@ -229,7 +229,7 @@ def test_a_peer_with_a_form_of_its_own_gets_it_again(forgotten: bool) -> None:
     assert (end["type"], end["payload"]["final_status"]) == ("job.result", "cancelled")
 
 
-def test_a_forgotten_budget_is_written_as_numbers_for_others() -> None:
+def test_the_budget_of_a_forgotten_job_is_written_as_numbers() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=SHORT))
     peer = world.connect()
     peer.hello(features=(), **PYPI)
@@ -250,7 +250,9 @@ def test_a_forgotten_budget_is_written_as_numbers_for_others() -> None:
         ({"input": 1e2}, {"input": 100}),
     ],
 )
-def test_two_ways_to_write_the_same_submit(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_a_repeated_key_accepts_the_same_submit_in_another_spelling(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
     world = World()
     peer = world.client()
     keyed(peer, **one)
@@ -272,7 +274,7 @@ def test_two_ways_to_write_the_same_submit(one: dict[str, Any], other: dict[str,
         {"max_runtime_sec": 5},
     ],
 )
-def test_another_submit_under_the_same_key_is_refused(other: dict[str, Any]) -> None:
+def test_a_different_submit_with_a_used_key_is_refused(other: dict[str, Any]) -> None:
     world = World()
     peer = world.client()
     [first] = keyed(peer)
@@ -284,7 +286,7 @@ def test_another_submit_under_the_same_key_is_refused(other: dict[str, Any]) -> 
     assert world.runtime.snapshot() == before
 
 
-def test_a_duplicate_is_judged_before_its_agent() -> None:
+def test_a_used_key_is_checked_before_the_agent() -> None:
     world = World()
     peer = world.client()
     keyed(peer)
@@ -292,14 +294,14 @@ def test_a_duplicate_is_judged_before_its_agent() -> None:
     assert error["payload"]["code"] == "DUPLICATE_KEY"
 
 
-def test_keys_are_those_of_a_principal() -> None:
+def test_each_principal_has_its_own_keys() -> None:
     world = World()
     for token in ("tok-alice", "tok-bob"):
         assert keyed(world.client(token), input=token)[0]["type"] == "job.accepted"
     assert len(world.all(StartJob)) == 2
 
 
-def test_the_trace_of_a_submit_is_no_part_of_it() -> None:
+def test_a_repeated_key_may_have_another_trace() -> None:
     world = World()
     peer = world.client()
     payload = {"agent": "echo", "idempotency_key": "k"}
@@ -340,7 +342,7 @@ def test_a_refused_submit_leaves_its_key_free() -> None:
         ("max_principal_idempotency_bytes", 2_200),
     ],
 )
-def test_a_full_table_refuses_new_keys_and_forgets_none(field: str, bound: int) -> None:
+def test_a_full_table_of_keys_refuses_new_ones_and_forgets_none(field: str, bound: int) -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(**{field: bound})))
     peer = world.client()
     keyed(peer)
@@ -355,7 +357,7 @@ def test_a_full_table_refuses_new_keys_and_forgets_none(field: str, bound: int) 
     assert len(world.all(StartJob)) == 2
 
 
-def test_a_key_outlives_a_restart() -> None:
+def test_a_key_survives_a_restart() -> None:
     world = World(JOURNAL)
     peer = world.client()
     [first] = keyed(peer)
@@ -369,7 +371,7 @@ def test_a_key_outlives_a_restart() -> None:
     assert len(world.all(StartJob)) == 1
 
 
-def test_a_key_whose_job_is_forgotten_outlives_a_restart() -> None:
+def test_a_key_whose_job_is_forgotten_survives_a_restart() -> None:
     world = World(msgspec.structs.replace(JOURNAL, limits=SHORT))
     peer = world.client(features=())
     keyed(peer)
@@ -381,7 +383,7 @@ def test_a_key_whose_job_is_forgotten_outlives_a_restart() -> None:
     assert (end["payload"]["result"], end["event_seq"]) == ("before", 2)
 
 
-def test_a_key_runs_out_across_a_restart() -> None:
+def test_a_key_expires_across_a_restart() -> None:
     world = World(msgspec.structs.replace(JOURNAL, heartbeat_interval_sec=0))
     peer = world.client()
     keyed(peer)
@@ -393,7 +395,7 @@ def test_a_key_runs_out_across_a_restart() -> None:
     assert len(world.all(StartJob)) == 2
 
 
-def test_a_key_is_kept_by_a_session_that_was_resumed() -> None:
+def test_a_resumed_session_can_repeat_a_key() -> None:
     world = World()
     peer = world.client()
     keyed(peer)
@@ -406,7 +408,7 @@ def test_a_key_is_kept_by_a_session_that_was_resumed() -> None:
 # Cancelling.
 
 
-def test_a_session_that_was_answered_by_a_key_may_cancel() -> None:
+def test_a_session_that_repeated_a_key_may_cancel() -> None:
     world = World()
     first, second, third = (world.client() for _ in range(3))
     keyed(first)
@@ -425,7 +427,7 @@ def test_a_resumed_session_may_cancel() -> None:
     assert world.resumed(first).cancel(job)[0]["type"] == "job.cancelled"
 
 
-def test_whoever_cancels_what_is_over_hears_how_it_ended() -> None:
+def test_a_cancel_of_an_ended_job_is_answered_with_its_status() -> None:
     world = World(JOURNAL)
     first, other = world.client(), world.client()
     job = first.submit()
@@ -436,7 +438,7 @@ def test_whoever_cancels_what_is_over_hears_how_it_ended() -> None:
     assert world.resumed(first, 0).cancel(job)[-1]["payload"]["final_status"] == "error"
 
 
-def test_when_no_submitter_lives_any_session_of_the_principal_may_cancel() -> None:
+def test_without_a_living_submitter_any_session_of_the_principal_may_cancel() -> None:
     world = World(msgspec.structs.replace(CONFIG, resume_window_sec=60, heartbeat_interval_sec=0))
     first, second, third = (world.client() for _ in range(3))
     keyed(first)
@@ -451,7 +453,7 @@ def test_when_no_submitter_lives_any_session_of_the_principal_may_cancel() -> No
 
 
 @pytest.mark.parametrize("right", ["list", "observe"])
-def test_a_visible_job_of_another_principal_is_not_cancelled(right: str) -> None:
+def test_a_visible_job_of_another_principal_cannot_be_cancelled(right: str) -> None:
     world = World(msgspec.structs.replace(CONFIG, observers={"bob": {"alice": right}}))
     job = world.client().submit()
     bob = world.client("tok-bob")
@@ -473,7 +475,7 @@ def test_an_unknown_job_and_an_invisible_one_are_the_same_to_cancel() -> None:
     assert one == other and b"JOB_NOT_FOUND" in one
 
 
-def test_a_cancel_is_answered_to_the_canceller_alone() -> None:
+def test_job_cancelled_is_sent_to_the_cancelling_session_only() -> None:
     world = World()
     first, second, watching = (world.client() for _ in range(3))
     keyed(first)
@@ -488,7 +490,7 @@ def test_a_cancel_is_answered_to_the_canceller_alone() -> None:
         assert [frame["payload"]["final_status"] for frame in peer.about(job)] == ["cancelled"]
 
 
-def test_the_answer_to_a_cancel_is_in_no_history() -> None:
+def test_job_cancelled_is_in_no_history() -> None:
     world = World()
     first, second = world.client(), world.client(features=(*FEATURES, POSITIONS))
     job = first.submit()

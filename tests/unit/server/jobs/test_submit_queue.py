@@ -39,7 +39,7 @@ def assert_nobody_waits(world: Provided) -> None:
     assert not (issuing.keys or issuing.wanted or issuing.submits)
 
 
-def test_answers_keep_submit_order_whoever_is_ready_first() -> None:
+def test_answers_keep_the_order_of_submits() -> None:
     world = Provided()
     peer = world.client()
     for _ in range(3):
@@ -52,7 +52,7 @@ def test_answers_keep_submit_order_whoever_is_ready_first() -> None:
     assert answers(peer) == [("job.accepted", name) for name in ("req1", "req2", "req3")]
 
 
-def test_nothing_else_waits() -> None:
+def test_only_submits_wait_in_the_queue() -> None:
     world = Provided()
     peer = world.client()
     job = world.job(peer)
@@ -69,7 +69,7 @@ def test_nothing_else_waits() -> None:
     assert peer.cancel(job)[0]["type"] == "job.cancelled"
 
 
-def test_refusals_keep_their_place() -> None:
+def test_refusals_of_submits_keep_their_place() -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -88,7 +88,7 @@ def test_refusals_keep_their_place() -> None:
     assert peer.codes() == ["INTERNAL_ERROR", "AGENT_NOT_AVAILABLE", "INVALID_REQUEST"]
 
 
-def test_a_duplicate_waits_too_and_joins() -> None:
+def test_a_duplicate_waits_for_the_first_submit_and_joins_its_job() -> None:
     world = Provided()
     peer, other = world.client(), world.client()
     submit(peer, idempotency_key="k")
@@ -104,7 +104,7 @@ def test_a_duplicate_waits_too_and_joins() -> None:
     assert len(world.all(StartJob)) == 1
 
 
-def test_when_the_first_is_refused_the_duplicate_is_judged_anew() -> None:
+def test_a_duplicate_is_judged_anew_when_the_first_submit_is_refused() -> None:
     world = Provided()
     peer, other = world.client(), world.client(features=FEATURES)
     submit(peer, idempotency_key="k")
@@ -121,7 +121,7 @@ def test_when_the_first_is_refused_the_duplicate_is_judged_anew() -> None:
     assert [kind for kind, _ in answers(other)] == ["job.accepted", "job.accepted"]
 
 
-def test_a_duplicate_that_comes_later_waits_behind_the_one_that_is_to_be_judged_anew() -> None:
+def test_a_later_duplicate_waits_behind_one_that_is_judged_anew() -> None:
     world = Provided()
     peer = world.client()
     submit(peer, idempotency_key="k")
@@ -139,7 +139,7 @@ def test_a_duplicate_that_comes_later_waits_behind_the_one_that_is_to_be_judged_
     assert_nobody_waits(world)
 
 
-def test_a_duplicate_waits_behind_one_whose_key_is_forgotten_meanwhile() -> None:
+def test_a_duplicate_waits_behind_a_submit_whose_key_was_forgotten() -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(idempotency_retention_sec=1)))
     peer = world.client()
     job = world.job(peer, idempotency_key="k")
@@ -156,7 +156,7 @@ def test_a_duplicate_waits_behind_one_whose_key_is_forgotten_meanwhile() -> None
     assert_nobody_waits(world)
 
 
-def test_two_sessions_never_wait_for_the_keys_of_each_other() -> None:
+def test_two_sessions_do_not_deadlock_on_their_keys() -> None:
     world = Provided()
     first, one, two = world.client(), world.client(), world.client()
     submit(first, idempotency_key="k")
@@ -179,7 +179,7 @@ def test_two_sessions_never_wait_for_the_keys_of_each_other() -> None:
     assert_nobody_waits(world)
 
 
-def test_a_submit_that_is_refused_ahead_leaves_its_key() -> None:
+def test_a_submit_refused_before_its_turn_leaves_its_key_free() -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -193,7 +193,7 @@ def test_a_submit_that_is_refused_ahead_leaves_its_key() -> None:
     assert_nobody_waits(world)
 
 
-def test_what_is_sent_again_after_a_resume_is_refused_once() -> None:
+def test_a_submit_repeated_after_a_resume_is_refused_once() -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -206,7 +206,7 @@ def test_what_is_sent_again_after_a_resume_is_refused_once() -> None:
     assert [frame["payload"]["request_id"] for frame in again.of("job.accepted")] == ["req2"]
 
 
-def test_what_was_sent_again_is_refused_where_it_was_sent_last() -> None:
+def test_a_repeated_submit_is_refused_on_its_last_connection() -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -216,7 +216,7 @@ def test_what_was_sent_again_is_refused_where_it_was_sent_last() -> None:
     assert [frame["payload"]["request_id"] for frame in again.of("session.error")] == ["req2"]
 
 
-def test_another_submit_under_the_key_is_refused_in_its_turn() -> None:
+def test_a_different_submit_with_a_waiting_key_is_refused_in_its_turn() -> None:
     world = Provided()
     peer = world.client()
     submit(peer, idempotency_key="k")
@@ -227,7 +227,7 @@ def test_another_submit_under_the_key_is_refused_in_its_turn() -> None:
     assert peer.codes() == ["DUPLICATE_KEY"]
 
 
-def test_answers_go_to_the_connection_of_the_moment() -> None:
+def test_answers_of_waiting_submits_go_to_the_present_connection() -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -237,7 +237,7 @@ def test_answers_go_to_the_connection_of_the_moment() -> None:
     assert answers(again) == [("job.accepted", "req1"), ("session.error", "req2")]
 
 
-def test_a_detached_session_finds_its_answer_when_it_comes_back() -> None:
+def test_a_resumed_session_gets_the_answer_of_a_waiting_submit() -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -250,7 +250,7 @@ def test_a_detached_session_finds_its_answer_when_it_comes_back() -> None:
     assert answers(again) == [("job.accepted", "req1"), ("job.accepted", "req3")]
 
 
-def test_a_submit_that_is_sent_again_after_a_resume_is_carried_out_once() -> None:
+def test_a_submit_repeated_after_a_resume_is_carried_out_once() -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -286,7 +286,7 @@ def test_a_connection_is_not_read_while_too_many_submits_wait(framing: Framing) 
     assert_nobody_waits(world)
 
 
-def test_no_input_is_needed_to_read_on() -> None:
+def test_reading_continues_without_an_input_when_submits_are_answered() -> None:
     """A provisioner that never answers holds submits for so long as credentials may take to come."""
     limits = Limits(max_session_waiting_submits=2, issue_timeout_sec=30)
     world = Provided(msgspec.structs.replace(PROVIDED, limits=limits))
@@ -300,7 +300,7 @@ def test_no_input_is_needed_to_read_on() -> None:
     assert len(peer.of("session.ping")) >= 2  # It is not left in silence either.
 
 
-def test_a_session_that_is_resumed_while_too_many_submits_wait_goes_on() -> None:
+def test_a_session_resumed_with_too_many_waiting_submits_continues() -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(max_session_waiting_submits=2)))
     peer = world.client()
     submit(peer)
@@ -315,7 +315,7 @@ def test_a_session_that_is_resumed_while_too_many_submits_wait_goes_on() -> None
     assert_nobody_waits(world)
 
 
-def test_a_connection_that_ends_while_too_many_submits_wait_is_read_no_more() -> None:
+def test_a_connection_that_ends_with_too_many_waiting_submits_is_not_read() -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(max_session_waiting_submits=1)))
     peer = world.client()
     submit(peer)
@@ -326,7 +326,7 @@ def test_a_connection_that_ends_while_too_many_submits_wait_is_read_no_more() ->
     assert (len(world.asked), world.state.connections) == (1, {})
 
 
-def test_those_that_wait_count_as_running_jobs() -> None:
+def test_waiting_submits_count_as_running_jobs() -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(max_total_running_jobs=1)))
     peer = world.client()
     submit(peer)
@@ -339,7 +339,7 @@ def test_those_that_wait_count_as_running_jobs() -> None:
 
 
 @pytest.mark.parametrize("limits", [Limits(max_total_running_jobs=3), Limits(max_principal_running_jobs=3)])
-def test_those_that_have_their_credentials_and_wait_behind_others_count_too(limits: Limits) -> None:
+def test_submits_with_credentials_that_wait_behind_others_count_as_running_jobs(limits: Limits) -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, limits=limits))
     peer, other = world.client(), world.client()
     for _ in range(3):
@@ -356,7 +356,7 @@ def test_those_that_have_their_credentials_and_wait_behind_others_count_too(limi
 
 @pytest.mark.parametrize("ready", [True, False])
 @pytest.mark.parametrize("how", ["the session ends", "the runtime shuts down", "the lease ends"])
-def test_what_waits_no_more_counts_no_more(how: str, ready: bool) -> None:
+def test_answered_submits_count_as_running_jobs_no_longer(how: str, ready: bool) -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, resume_window_sec=1))
     peer = world.client()
     submit(peer)
@@ -378,7 +378,7 @@ def test_what_waits_no_more_counts_no_more(how: str, ready: bool) -> None:
     assert not world.state.issuing.submits
 
 
-def test_a_session_that_is_over_frees_its_keys() -> None:
+def test_the_end_of_a_session_frees_the_keys_of_its_waiting_submits() -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, resume_window_sec=1))
     peer, other = world.client(), world.client()
     submit(peer, idempotency_key="k")
@@ -390,7 +390,7 @@ def test_a_session_that_is_over_frees_its_keys() -> None:
     assert answers(other) == [("job.accepted", "req1")]
 
 
-def test_a_shutdown_refuses_what_waits() -> None:
+def test_a_shutdown_refuses_waiting_submits() -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -404,7 +404,7 @@ def test_a_shutdown_refuses_what_waits() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_the_date_of_acceptance_is_that_of_the_answer(count: int) -> None:
+def test_accepted_at_is_the_time_of_the_answer(count: int) -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -424,7 +424,7 @@ def until(seconds: int) -> dict[str, str]:
     return {"expires_at": format_time(UnixTime(UNIX + seconds * SECOND))}
 
 
-def test_a_lease_that_ends_before_its_credentials_come_refuses_the_submit() -> None:
+def test_a_submit_whose_lease_ends_before_its_credentials_is_refused() -> None:
     world = Provided()
     peer = world.client()
     submit(peer, lease_constraints=until(10))
@@ -446,7 +446,7 @@ def test_a_lease_that_ends_before_its_credentials_come_refuses_the_submit() -> N
     )
 
 
-def test_a_lease_that_lasts_a_moment_longer_is_accepted() -> None:
+def test_a_submit_whose_lease_ends_just_after_its_credentials_is_accepted() -> None:
     world = Provided()
     peer = world.client()
     submit(peer, lease_constraints=until(10))
@@ -456,7 +456,7 @@ def test_a_lease_that_lasts_a_moment_longer_is_accepted() -> None:
     assert (world.revocations, len(world.all(StartJob))) == ([], 1)
 
 
-def test_a_provisioner_that_has_made_none_leaves_nothing_to_revoke() -> None:
+def test_an_empty_answer_of_the_provisioner_leaves_nothing_to_revoke() -> None:
     world = Provided()
     peer = world.client()
     submit(peer, lease_constraints=until(10))
@@ -467,7 +467,7 @@ def test_a_provisioner_that_has_made_none_leaves_nothing_to_revoke() -> None:
     assert len(world.state.provisions) == 0
 
 
-def test_the_refusal_of_an_ended_lease_keeps_its_place_and_its_values_go_at_once() -> None:
+def test_the_refusal_of_an_ended_lease_keeps_its_place_and_revokes_at_once() -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -483,7 +483,7 @@ def test_the_refusal_of_an_ended_lease_keeps_its_place_and_its_values_go_at_once
     assert peer.codes() == ["LEASE_EXPIRED"]
 
 
-def test_a_lease_that_ends_behind_others_refuses_the_submit_in_its_turn() -> None:
+def test_a_submit_whose_lease_ends_behind_others_is_refused_in_its_turn() -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -509,7 +509,7 @@ def test_the_key_of_a_submit_whose_lease_has_ended_is_free() -> None:
     assert [request.job_id for request in world.all(StartJob)] == list(world.state.jobs)
 
 
-def test_a_lease_that_has_ended_stays_so_when_the_wall_clock_is_set_back() -> None:
+def test_an_ended_lease_of_a_waiting_submit_stays_ended_when_the_wall_clock_is_set_back() -> None:
     world = Provided()
     peer = world.client()
     submit(peer, lease_constraints=until(10))
@@ -525,7 +525,7 @@ def test_a_lease_that_has_ended_stays_so_when_the_wall_clock_is_set_back() -> No
     assert peer.codes() == ["LEASE_EXPIRED"]
 
 
-def test_the_wall_clock_is_looked_at_as_long_as_a_lease_waits() -> None:
+def test_the_wall_clock_is_checked_while_a_submit_with_an_expiry_waits() -> None:
     world = Provided()
     submit(world.client(), lease_constraints=until(3_600))
     world.advance(25)
@@ -533,7 +533,7 @@ def test_the_wall_clock_is_looked_at_as_long_as_a_lease_waits() -> None:
     assert at is not None and at <= world.now + LOOK_SEC * SECOND
 
 
-def test_a_wall_clock_that_is_set_forward_ends_a_lease_that_waits() -> None:
+def test_a_wall_clock_set_ahead_refuses_a_waiting_submit() -> None:
     world = Provided()
     peer = world.client()
     submit(peer, lease_constraints=until(3_600))
@@ -543,7 +543,7 @@ def test_a_wall_clock_that_is_set_forward_ends_a_lease_that_waits() -> None:
     assert (peer.codes(), world.revocations) == (["LEASE_EXPIRED"], world.asked)
 
 
-def test_a_wall_clock_that_is_set_back_lets_a_lease_wait_longer() -> None:
+def test_a_wall_clock_set_back_lets_a_submit_wait_longer() -> None:
     world = Provided()
     peer = world.client()
     submit(peer, lease_constraints=until(10))
@@ -560,7 +560,7 @@ def test_a_wall_clock_that_is_set_back_lets_a_lease_wait_longer() -> None:
 
 
 @pytest.mark.parametrize("required", [True, False])
-def test_nobody_is_asked_for_a_lease_that_can_have_no_credential(required: bool) -> None:
+def test_the_provisioner_is_not_asked_for_a_lease_without_credentials(required: bool) -> None:
     config = msgspec.structs.replace(PROVIDED, credential_namespaces=("model.use",), models_required=required)
     world = Provided(config)
     peer = world.client()
@@ -578,7 +578,7 @@ def test_nobody_is_asked_for_a_lease_that_can_have_no_credential(required: bool)
     assert len(world.asked) == (1 if required else 2)
 
 
-def test_a_child_that_can_have_no_credential_starts_at_once() -> None:
+def test_a_child_whose_lease_has_no_credentials_starts_at_once() -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, credential_namespaces=("model.use",)))
     peer = world.client()
     lease = {"agent.delegate": ["plain"], "model.use": ["small", "large"], "fs.read": ["/a/**"]}
