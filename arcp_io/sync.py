@@ -176,7 +176,10 @@ class Session:
 
     @property
     def cursor(self) -> int:
-        """The number up to which all events have been processed, as in acks and the store."""
+        """The number up to which all events have been processed, as in acks and the store.
+
+        It is 0 before the first.
+        """
 
         async def cursor() -> int:
             return self._session.cursor
@@ -260,7 +263,7 @@ class Session:
         return self._job_of(partial(self._session.attach, job_id, from_seq))
 
     def subscribe(self, job_id: str, from_seq: int | None = None, *, history: bool = False) -> Job:
-        """Observe a job of any principal (§7.6), from now on, or with the history after `from_seq`."""
+        """Observe a job of any principal (§7.6), see `arcp_io.Session.subscribe`."""
 
         async def subscribe() -> client_job.Job:
             return await self._session.subscribe(job_id, from_seq, history=history)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from arcp_proto.engine.output import Dial
 from arcp_proto.errors import RETRYABLE, ErrorCode
@@ -29,6 +29,10 @@ OF_USE: Final = SECOND
 """A connection that has lasted this long was of use, whatever came."""
 
 
+Draw: TypeAlias = Callable[[], float]
+"""Draws a random number, from 0 to less than 1."""
+
+
 class Fate(StrEnum):
     """What becomes of a session whose connection has ended."""
 
@@ -43,11 +47,12 @@ class Fate(StrEnum):
 class Reconnecting:
     """Backoff with full jitter: the first attempt at once, each later one within twice the time of the last.
 
-    `first` and `most`, in nanoseconds, bound the second attempt and all. `fraction` draws a number in [0, 1).
+    `first` and `most`, in nanoseconds, bound the second attempt and all. The `draw` of an input returns a
+    number in [0, 1).
     A connection that was of use begins it anew: something came after the welcome, or it has lasted a second.
     """
 
-    def __init__(self, first: int, most: int, fraction: Callable[[], float]) -> None:
+    def __init__(self, first: int, most: int) -> None:
         self.fate = Fate.AGAIN
         self.attempt = 0
         """Of the last Dial."""
@@ -62,7 +67,6 @@ class Reconnecting:
         """Something has come after the welcome."""
         self._first = first
         self._most = most
-        self._fraction = fraction
         self._not_before = Monotonic(0)
         self._welcomed_at = Monotonic(0)
         self._refused_at: Monotonic | None = None
@@ -81,32 +85,32 @@ class Reconnecting:
         if self.heard or now - self._welcomed_at >= OF_USE:
             self.attempt = 0
 
-    def lost(self, now: Monotonic) -> None:
+    def lost(self, now: Monotonic, draw: Draw) -> None:
         """Another session is opened in its place: at once, unless one is lost after the other."""
         self.fate, self.attempt, self.earlier = Fate.AGAIN, 0, False
         self._refused_at, self._refusals = None, 0
         self._losses = self._losses + 1 if now - self._lost_at < LOST_AGAIN else 0
         self._lost_at = now
         if self._losses:
-            wait = int(self._most_after(self._losses) * self._fraction())
+            wait = int(self._most_after(self._losses) * draw())
             self._not_before = Monotonic(max(self._not_before, now + wait))
 
-    def dial(self, now: Monotonic) -> Dial:
+    def dial(self, now: Monotonic, draw: Draw) -> Dial:
         """The next attempt."""
         self.attempt += 1
         wait = 0
         if self.attempt > 1:
-            wait = int(self._most_after(self.attempt - 1) * self._fraction())
+            wait = int(self._most_after(self.attempt - 1) * draw())
         at = Monotonic(max(now + wait, self._not_before))
         self._not_before = Monotonic(0)
         return Dial(at, self.attempt)
 
-    def superseded(self, now: Monotonic) -> None:
+    def superseded(self, now: Monotonic, draw: Draw) -> None:
         """Another connection has taken the session over (§6.3)."""
         if self._superseded_at is not None and now - self._superseded_at < SUPERSEDED_AGAIN:
             self._end(Fate.OVER, ErrorCode.UNAUTHENTICATED, "the session was taken over twice in a minute")
         self._superseded_at = now
-        self._not_before = Monotonic(now + SUPERSEDED_FIRST + int(SUPERSEDED_SPAN * self._fraction()))
+        self._not_before = Monotonic(now + SUPERSEDED_FIRST + int(SUPERSEDED_SPAN * draw()))
 
     def refused(
         self,

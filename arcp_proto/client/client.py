@@ -135,7 +135,7 @@ class Client(Endpoint[ClientState]):
         state.enter(now, "dial")
         state.opening, state.left, state.failure = True, False, None
         resuming.watch(state)
-        state.request(state.reconnecting.dial(state.now))
+        state.request(state.reconnecting.dial(state.now, state.draw))
         state.done()
 
     def dial_failed(self, reason: str = "", *, now: int) -> None:
@@ -145,7 +145,7 @@ class Client(Endpoint[ClientState]):
         if state.connection is None and not state.left:
             if state.session is not None and state.config.resume:
                 resuming.watch(state)
-                state.request(state.reconnecting.dial(state.now))
+                state.request(state.reconnecting.dial(state.now, state.draw))
             elif state.session is None and state.opening:
                 resuming.not_opened(state)
         state.done()

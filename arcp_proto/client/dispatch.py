@@ -194,7 +194,7 @@ def on_session_error(
         return
     jobs.fail(client, error)
     if (error.details or {}).get("reason") == SUPERSEDED and client.config.resume:
-        client.reconnecting.superseded(client.now)
+        client.reconnecting.superseded(client.now, client.draw)
         client.close_connection(
             connection, CloseCode.NORMAL_CLOSURE, SUPERSEDED, who="peer", error=error.code, flush=False
         )

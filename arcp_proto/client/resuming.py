@@ -118,14 +118,14 @@ def ended(client: ClientState, session: ClientSession, end: ConnectionEnded) -> 
         if session.stuck:
             _lose_jobs(client, session, reconnecting.code, reconnecting.reason)
     watch(client)
-    client.request(reconnecting.dial(client.now))
+    client.request(reconnecting.dial(client.now, client.draw))
 
 
 def not_opened(client: ClientState) -> None:
     """Try again to open a first session, until it is given up or refused."""
     client.opening = client.failure is None
     if client.opening:
-        client.request(client.reconnecting.dial(client.now))
+        client.request(client.reconnecting.dial(client.now, client.draw))
     else:
         client.timers.disarm(TimerKind.GIVE_UP, 0)
 
@@ -170,7 +170,7 @@ def lose(client: ClientState, session: ClientSession, code: str, reason: str) ->
     client.happened(SessionLost(session.id, code, reason, final=False))
     resubscribe.forget(client, session)
     session.lose()
-    client.reconnecting.lost(client.now)
+    client.reconnecting.lost(client.now, client.draw)
 
 
 def give_up(client: ClientState, session: ClientSession, code: str, reason: str) -> None:

@@ -44,9 +44,7 @@ class ClientState(Machine):
         """The connection that is in use; one that is only being closed is not."""
         self.session = session
         self.reconnecting = Reconnecting(
-            config.reconnect_first_ms * MILLISECOND,
-            config.reconnect_most_sec * SECOND,
-            lambda: self.entropy.fraction("client", "dial"),
+            config.reconnect_first_ms * MILLISECOND, config.reconnect_most_sec * SECOND
         )
         self.failure: Failure | None = None
         """The last error that answered no request, on the connection of the moment."""
@@ -86,6 +84,10 @@ class ClientState(Machine):
             self._id_prefix = control_id_prefix(self.entropy.bits("client", "request"))
         self._id_count += 1
         return RequestId(f"{self._id_prefix}{self._id_count:010d}")
+
+    def draw(self) -> float:
+        """Return a random number from 0 to less than 1, for a wait before an attempt to connect."""
+        return self.entropy.fraction("client", "dial")
 
     def ask(self, request: Outstanding) -> None:
         """Send a request, or keep it until the session is attached; it is checked."""

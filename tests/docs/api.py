@@ -93,8 +93,7 @@ def _members(kind: type) -> Iterator[str]:
 def _member(name: str, value: Any) -> str:
     """Return the line of a list that describes a method or a property."""
     if isinstance(value, property):
-        text = inspect.getdoc(value.fget)
-        return f"* `{name}`: {_first(text)}"
+        return f"* `{name}`: {_first(inspect.getdoc(value))}"
     function = getattr(value, "__func__", value)
     prefix = "await " if inspect.iscoroutinefunction(function) else ""
     return f"* `{prefix}{name}{signature_of(function)}`: {_first(inspect.getdoc(function))}"

@@ -89,3 +89,22 @@ def test_the_parameters_are_the_same(theirs: Callable[..., Any], ours: Callable[
 )
 def test_no_parameter_of_the_client_takes_any_name(ours: Callable[..., Any]) -> None:
     assert [one[0] for one in parameters(ours) if one[1] is inspect.Parameter.VAR_KEYWORD] == []
+
+
+def documented(cls: type) -> dict[str, str]:
+    """The docstrings of the public methods and properties of a class."""
+    names = [name for name in vars(cls) if not name.startswith("_")]
+    return {name: inspect.getdoc(inspect.getattr_static(cls, name)) or "" for name in names}
+
+
+OWN_WORDS: Final = ("cancel", "fetch_allowed", "http_client", "result", "wait")
+"""Names that a plain function, or a thread, has something more or less to know of."""
+
+
+@pytest.mark.parametrize(("theirs", "ours"), TWINS, ids=lambda cls: str(cls.__qualname__))
+def test_docstrings_are_the_same_or_lead_to_them(theirs: type, ours: type) -> None:
+    original = documented(theirs)
+    for name, text in documented(ours).items():
+        assert text, f"{name} has no docstring"
+        if original.get(name) and name not in OWN_WORDS and f"see `arcp_io.{theirs.__name__}" not in text:
+            assert text == original[name], name

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client.backoff import Fate, Reconnecting
+from arcp_proto.client.backoff import Draw, Fate, Reconnecting
 from arcp_proto.ids import MILLISECOND, SECOND, Monotonic
 
 NOW = Monotonic(1000 * SECOND)
 
 
-def reconnecting(fraction: float = 1.0) -> Reconnecting:
-    return Reconnecting(100 * MILLISECOND, 30 * SECOND, lambda: fraction)
+def reconnecting() -> Reconnecting:
+    return Reconnecting(100 * MILLISECOND, 30 * SECOND)
+
+
+def drawn(fraction: float = 1.0) -> Draw:
+    return lambda: fraction
 
 
 def refused(
@@ -41,8 +45,8 @@ def refused(
     return one.fate
 
 
-def waits(one: Reconnecting, count: int) -> list[float]:
-    return [(one.dial(NOW).at - NOW) / SECOND for _ in range(count)]
+def waits(one: Reconnecting, count: int, fraction: float = 1.0) -> list[float]:
+    return [(one.dial(NOW, drawn(fraction)).at - NOW) / SECOND for _ in range(count)]
 
 
 def test_at_once_and_then_twice_as_long_each_time() -> None:
@@ -50,14 +54,14 @@ def test_at_once_and_then_twice_as_long_each_time() -> None:
 
 
 def test_full_jitter() -> None:
-    assert waits(reconnecting(0.0), 5) == [0, 0, 0, 0, 0]
-    assert waits(reconnecting(0.5), 3) == [0, 0.05, 0.1]
+    assert waits(reconnecting(), 5, 0.0) == [0, 0, 0, 0, 0]
+    assert waits(reconnecting(), 3, 0.5) == [0, 0.05, 0.1]
 
 
 def test_the_wait_never_overflows() -> None:
     one = reconnecting()
     for _ in range(200):
-        dial = one.dial(NOW)
+        dial = one.dial(NOW, drawn())
     assert (dial.at, dial.attempt) == (NOW + 30 * SECOND, 200)
 
 
@@ -66,15 +70,15 @@ def test_a_connection_that_was_of_use_begins_it_anew() -> None:
     waits(one, 5)
     one.welcomed(NOW)
     one.detached(NOW)
-    assert one.dial(NOW).attempt == 6
+    assert one.dial(NOW, drawn()).attempt == 6
     one.welcomed(NOW)
     one.heard = True
     one.detached(NOW)
-    assert one.dial(NOW).attempt == 1
+    assert one.dial(NOW, drawn()).attempt == 1
     waits(one, 5)
     one.welcomed(NOW)
     one.detached(Monotonic(NOW + SECOND))
-    assert one.dial(NOW).attempt == 1
+    assert one.dial(NOW, drawn()).attempt == 1
 
 
 @pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED"])
@@ -156,22 +160,22 @@ def test_what_passes_with_time_is_tried_as_long_as_it_takes() -> None:
 
 
 def test_a_runtime_may_say_when() -> None:
-    one = reconnecting(0.0)
+    one = reconnecting()
     refused(one, "INTERNAL_ERROR", details={"retry_after_ms": 1500})
-    assert waits(one, 2) == [1.5, 0]
+    assert waits(one, 2, 0.0) == [1.5, 0]
     refused(one, "INTERNAL_ERROR", details={"retry_after_ms": 10**9})
-    assert waits(one, 1) == [30]
+    assert waits(one, 1, 0.0) == [30]
     refused(one, "INTERNAL_ERROR", details={"retry_after_ms": "soon"})
-    assert waits(one, 1) == [0]
+    assert waits(one, 1, 0.0) == [0]
 
 
 def test_a_session_that_was_taken_over_is_taken_back_once_a_minute() -> None:
-    one = reconnecting(0.25)
-    one.superseded(NOW)
-    assert waits(one, 1) == [2]
-    one.superseded(Monotonic(NOW + 60 * SECOND))
+    one = reconnecting()
+    one.superseded(NOW, drawn(0.25))
+    assert waits(one, 1, 0.25) == [2]
+    one.superseded(Monotonic(NOW + 60 * SECOND), drawn(0.25))
     assert one.fate is Fate.AGAIN
-    one.superseded(Monotonic(NOW + 119 * SECOND))
+    one.superseded(Monotonic(NOW + 119 * SECOND), drawn(0.25))
     assert (one.fate, one.code) == (Fate.OVER, "UNAUTHENTICATED")
 
 
@@ -179,11 +183,11 @@ def test_sessions_that_are_lost_one_after_another_are_replaced_ever_later() -> N
     one = reconnecting()
     found = []
     for _ in range(4):
-        one.lost(NOW)
+        one.lost(NOW, drawn())
         found += waits(one, 1)
     assert found == [0, 0.1, 0.2, 0.4]
-    one.lost(Monotonic(NOW + 60 * SECOND))
-    assert one.dial(Monotonic(NOW + 60 * SECOND)).at == NOW + 60 * SECOND
+    one.lost(Monotonic(NOW + 60 * SECOND), drawn())
+    assert one.dial(Monotonic(NOW + 60 * SECOND), drawn()).at == NOW + 60 * SECOND
 
 
 def test_lost() -> None:
