@@ -56,8 +56,8 @@ class Core:
         self._now += SECOND // 1_000_000
         return self._now
 
-    def connect(self) -> Connection:
-        """Another session."""
+    def connect(self, *features: str) -> Connection:
+        """Open another session; `features` are negotiated beside `subscribe`."""
         connection = self.runtime.connect(now=self.now())
         codec = ServerCodec(Admission(path="/arcp", hosts=("127.0.0.1",), origins=()), limit=1 << 20)
         codec.receive(UPGRADE)
@@ -66,7 +66,7 @@ class Core:
         hello = {
             "client": {"name": "load", "version": "1"},
             "auth": {"scheme": "bearer", "token": TOKEN},
-            "capabilities": {"encodings": ["json"], "features": ["subscribe"]},
+            "capabilities": {"encodings": ["json"], "features": ["subscribe", *features]},
         }
         self.send(connection, "session.hello", hello)
         return connection
