@@ -62,7 +62,9 @@ def walk(once: Callable[[int], None]) -> list[str]:
 
 def main() -> int:
     """Print the number of files of each walk."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.walks", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.walks", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--files", action="store_true", help="name the files, in the order of the walk")
     options = parser.parse_args()
     for name, files in measure().items():

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from arcp_proto.errors import Refusal
     from arcp_proto.server.jobs.job import Job, LastWord, Verdict
-    from arcp_proto.server.jobs.turn import Turn
-    from arcp_proto.server.sessions.session import Session
+    from arcp_proto.server.sessions.session import Session, Turn
     from arcp_proto.wire.credential import Credential
     from arcp_proto.wire.inputs import Input
 

@@ -32,7 +32,7 @@ from arcp_proto.server.sessions.retired import Retired
 from arcp_proto.server.sessions.session import Session, attached_to
 from arcp_proto.wire import codec
 
-from . import dispatch, error_responses, shutdown
+from . import dispatch, responses, shutdown
 from .config import EVENT_BYTES, Observers, RuntimeConfig, check_config
 from .credentials import issuing
 from .jobs import back_pressure, gate, submit_queue
@@ -267,7 +267,7 @@ class RuntimeState(Machine):
             self.close_connection(connection, code, error, error=error, flush=False)
         if isinstance(refusal, admission_control.Exceeded):
             admission_control.exceeded(self, connection, refusal)
-        error_responses.answer(self, connection, refusal)
+        responses.refuse(self, connection, refusal)
 
     def count_control_frames(self, connection: ConnectionState, count: int) -> None:
         """Count frames without a message as requests; before the welcome a few are free (§14)."""

@@ -19,13 +19,13 @@ from arcp_proto.leases.lease import MODEL_USE
 from arcp_proto.server.jobs import completion, gate, publish
 from arcp_proto.server.jobs.job import Job, Terms
 from arcp_proto.server.jobs.stage import OVER, JobStage
-from arcp_proto.server.jobs.turn import Turn
 from arcp_proto.server.journal.records import (
     CredentialIssued,
     CredentialRequested,
     CredentialRevoked,
     CredentialRotatedRecord,
 )
+from arcp_proto.server.sessions.session import Turn
 from arcp_proto.wire import codec
 from arcp_proto.wire.credential import ROTATED, Credential
 from arcp_proto.wire.inputs import Input

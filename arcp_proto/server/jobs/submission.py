@@ -22,7 +22,7 @@ from arcp_proto.server.credentials.model import shown
 from arcp_proto.server.journal.records import Delivered, JobAcceptedRecord, JobJoined, JobStarted
 from arcp_proto.server.responses import accepted_again, accepted_of
 from arcp_proto.server.sessions import admission_control
-from arcp_proto.server.sessions.session import Session, session_of
+from arcp_proto.server.sessions.session import Session, Turn, session_of
 from arcp_proto.server.sessions.subscriptions import check_room, observe, visible_job
 from arcp_proto.wire import codec, event_bodies, messages
 from arcp_proto.wire.credential import Credential
@@ -34,7 +34,6 @@ from . import back_pressure, completion, gate, spending
 from .idempotency import Claim, fingerprint
 from .job import Job, Terms
 from .stage import AgentStage
-from .turn import Turn, is_wanted, knows, waits_for_key
 
 if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
@@ -394,3 +393,29 @@ def check_limits(state: RuntimeState, principal: Principal, given: int, *, keyed
         raise admission_control.Exceeded(
             full, most, "too many idempotency keys are kept", principal=principal
         )
+
+
+def is_wanted(state: RuntimeState, session: Session, key: str) -> bool:
+    """Return whether an unanswered submit may claim this key of the session's principal.
+
+    Prefetching for a later submit with the key would deadlock two submits of one session.
+    """
+    return (session.principal, key) in state.issuing.wanted
+
+
+def waits_for_key(state: RuntimeState, session: Session, key: str) -> bool:
+    """Return whether an unanswered submit holds this key; if so, note that this session waits for it."""
+    waiting = state.issuing.keys.get((session.principal, key))
+    if waiting is None:
+        return False
+    waiting[session.id] = None
+    return True
+
+
+def knows(session: Session, request_id: str, connection: ConnectionState) -> bool:
+    """Return whether this submit came before and waits; if so, its answer goes to this connection now."""
+    for turn in session.turns:
+        if turn.request_id == request_id:
+            turn.asked_on = connection
+            return True
+    return False

@@ -16,10 +16,10 @@ from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
 from arcp_proto.ids import Monotonic
-from arcp_proto.server import error_responses
+from arcp_proto.server import responses
 from arcp_proto.server.audit import note
 from arcp_proto.server.credentials import issuing
-from arcp_proto.server.sessions.session import Session, admission_of, attached_to, session_of
+from arcp_proto.server.sessions.session import Session, Turn, admission_of, attached_to, session_of
 from arcp_proto.wire import codec, messages
 from arcp_proto.wire.credential import Credential
 from arcp_proto.wire.inputs import given_bytes
@@ -27,7 +27,6 @@ from arcp_proto.wire.peer_quirks import RefusalForm
 from arcp_proto.wire.timestamps import parse_time
 
 from . import gate, submission
-from .turn import Turn
 
 if TYPE_CHECKING:
     from arcp_proto.ids import SessionId
@@ -78,7 +77,7 @@ def keeps_place(state: RuntimeState, connection: ConnectionState, refusal: Refus
     if len(session.turns) >= state.limits.max_control_envelopes:
         refusal.fatal = True
         return False
-    job_id = error_responses.job_id_of(envelope, refusal)
+    job_id = responses.job_id_of(envelope, refusal)
     payload = msgspec.Raw(b"{}" if job_id is None else codec.encode_checked({"job_id": job_id}))
     envelope = msgspec.structs.replace(envelope, payload=payload)
     session.turns.append(Turn(session, envelope, None, envelope.id, connection, refusal=refusal))
@@ -283,7 +282,7 @@ def _refuse(state: RuntimeState, connection: ConnectionState | None, turn: Turn,
     if admission is not None and admission.replays and connection is not turn.asked_on:
         return  # The client asks again on this connection: the submit is then judged anew.
     before, connection.answering = connection.answering, turn.envelope
-    error_responses.answer(state, connection, refusal)
+    responses.refuse(state, connection, refusal)
     connection.answering = before
 
 

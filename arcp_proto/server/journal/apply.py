@@ -18,8 +18,7 @@ from arcp_proto.server.jobs.idempotency import Claim
 from arcp_proto.server.jobs.job import End, Job, Status
 from arcp_proto.server.jobs.stage import JOB_ENDED, JOB_STARTED, OUTCOME_FIXED
 from arcp_proto.server.responses import accepted_of
-from arcp_proto.server.sessions.reply_cache import Reply
-from arcp_proto.server.sessions.session import Session
+from arcp_proto.server.sessions.session import Reply, Session
 from arcp_proto.wire import codec
 from arcp_proto.wire.envelopes import Entry
 from arcp_proto.wire.event_bodies import RESULT_CHUNK, EventKind

@@ -40,8 +40,7 @@ from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
 from arcp_proto.leases.budget import Hold
 from arcp_proto.server.jobs.idempotency import Claim
 from arcp_proto.server.jobs.job import End, Outcome, Status, Terms
-from arcp_proto.server.sessions.reply_cache import Reply
-from arcp_proto.server.sessions.session import Backlog
+from arcp_proto.server.sessions.session import Backlog, Reply
 
 RECORD_VERSION: Final = 2
 """The version of the schema: a journal names it, and a journal of another version is refused."""

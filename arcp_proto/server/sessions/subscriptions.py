@@ -19,8 +19,7 @@ from arcp_proto.server.journal.records import Observed, Replayed, Replied, Unobs
 from arcp_proto.server.responses import subscribed_of
 from arcp_proto.wire import codec, messages
 
-from .reply_cache import Reply
-from .session import Backlog, Session, admission_of, session_of
+from .session import Backlog, Reply, Session, admission_of, session_of
 
 if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState

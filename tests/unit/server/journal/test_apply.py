@@ -14,8 +14,7 @@ from arcp_proto.server.journal import records
 from arcp_proto.server.journal.apply import APPLY, head_of
 from arcp_proto.server.journal.records import Record
 from arcp_proto.server.runtime import Runtime
-from arcp_proto.server.sessions.reply_cache import Reply
-from arcp_proto.server.sessions.session import Backlog
+from arcp_proto.server.sessions.session import Backlog, Reply
 from arcp_proto.server.state import RuntimeState
 from arcp_proto.wire.trace_context import TraceContext
 from tests.unit.world import CONFIG, SEED, START, UNIX

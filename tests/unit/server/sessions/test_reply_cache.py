@@ -10,7 +10,7 @@ import pytest
 from arcp_proto.engine.output import StartJob
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
-from arcp_proto.server.sessions.reply_cache import ANSWERED, Replies, Reply
+from arcp_proto.server.sessions.session import ANSWERED, Replies, Reply
 from arcp_proto.wire import codec
 from tests.unit.world import CONFIG, Peer, World
 
