@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -68,6 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "only_on(name): run it under this runner only",
     ):
         config.addinivalue_line("markers", line)
+    gc.disable()  # Nothing of what is imported and collected is garbage.
     if sys.__stderr__ is not None:
         config.stash[STDERR] = os.dup(sys.__stderr__.fileno())
 
@@ -85,6 +87,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("loops") == "one":
         items[:], left_out = loops.one_of_each(items)
         config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_collection_finish() -> None:
+    """Keep modules and tests out of garbage collections: these took most of the time of tests for leaks."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,12 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
 from types import TracebackType
+from typing import TextIO
 
 from tests.hanging import PATIENCE
+from tests.io import forked
 
 COMMAND = [sys.executable, "-c", "import sys; from arcp_io.cli import main; sys.exit(main())"]
 
@@ -77,39 +81,70 @@ async def binary(job, input):
 """
 
 
-class Child(subprocess.Popen[str]):
-    """A process that is waited for so long only: then it is aborted, and its stacks are on its stderr."""
+class Child:
+    """A process of `arcp-io`. One that hangs is aborted, and its stacks are on its stderr."""
 
     def __init__(self, *words: str, stdout: int, env: dict[str, str], cwd: Path | None = None) -> None:
-        command = [*COMMAND, *words]
-        super().__init__(command, stdout=stdout, stderr=subprocess.PIPE, env=env, cwd=cwd, text=True)
+        """`stdout` is PIPE or DEVNULL, as for subprocess; stderr is a pipe."""
+        self.args = ["arcp-io", *words]
+        self.returncode: int | None = None
+        out, err = Pipe(duplex=False), Pipe(duplex=False)
+        told = out[1] if stdout == subprocess.PIPE else None
+        self._process = forked.start(words, stdout=told, stderr=err[1], env=env, cwd=cwd)
+        self.stdout, self.stderr = [_text_of(*pipe) for pipe in (out, err)]
+        self.pid = self._process.pid
+
+    def __enter__(self) -> Child:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
             self.kill()
-        super().__exit__(kind, error, trace)
+        self.stdout.close()
+        self.stderr.close()
+        self.wait()
 
-    def communicate(self, input: str | None = None, timeout: float | None = None) -> tuple[str, str]:
-        """As always; raises AssertionError with what it had said, and its stacks, when it hangs."""
-        with self._bounded():
-            out, err = super().communicate(input, timeout)
-        self._check_ended(out + err)
-        return out, err
+    def wait(self) -> int | None:
+        """Wait for its end; return its exit code, or the negative number of the signal that ended it."""
+        self._process.join()
+        self.returncode = self._process.exitcode
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process, unless it has ended."""
+        if self.returncode is None and self.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill the process."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self) -> tuple[str, str]:
+        """Return the rest of its stdout and stderr when it has ended; raise AssertionError when it hangs."""
+        said: list[str] = []
+        reading = Thread(target=lambda: said.append(self.stderr.read()))
+        with self._bounded(), self.stdout, self.stderr:
+            reading.start()
+            out = self.stdout.read()
+            reading.join()
+            self.wait()
+        self._check_ended(out + said[0])
+        return out, said[0]
 
     def read_to_end(self) -> str:
         """The rest of its stderr; then wait for it. Raises as `communicate`."""
-        assert self.stderr is not None
         with self._bounded(), self.stderr:
             said = self.stderr.read()
             self.wait()
+        self.stdout.close()
         self._check_ended(said)
         return said
 
     def read_until(self, words: str) -> str:
         """The lines of its stderr up to one with these words; raises AssertionError when it ends before."""
-        assert self.stderr is not None
         said = ""
         with self._bounded():
             for line in self.stderr:
@@ -130,6 +165,12 @@ class Child(subprocess.Popen[str]):
     def _check_ended(self, said: str) -> None:
         if self.returncode == -signal.SIGABRT:
             raise AssertionError(f"{self.args!r} hangs:\n{said}")
+
+
+def _text_of(reading: Connection, writing: Connection) -> TextIO:
+    """Return the text that comes out of a pipe whose other end a process has got; no byte of it is lost."""
+    with reading, writing:
+        return os.fdopen(os.dup(reading.fileno()), encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def arcp_io(

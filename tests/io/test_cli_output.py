@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.hanging import PATIENCE
-from tests.io.processes import AGENTS, COMMAND, Served, await_file
+from tests.io.processes import AGENTS, COMMAND, Served, arcp_io, await_file
 
 TEXT = "\x1b[31mred\x1b[0m\r\n\ttab\u202e\r\nno newline at the end"
 MORE_AGENTS = (
@@ -64,15 +64,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def run(served: Served, *words: str, stdout: Any = subprocess.PIPE, **more: str) -> tuple[int, bytes, str]:
     """Run a command of a client; returns its exit code, stdout and stderr."""
-    done = subprocess.run(
+    variables = served._variables("s3cret", **more)
+    if stdout == subprocess.PIPE:
+        done = arcp_io(*words, env=variables)
+        return done.returncode, done.stdout.encode("utf-8", "surrogateescape"), done.stderr
+    ended = subprocess.run(
         [*COMMAND, *words],
         stdout=stdout,
         stderr=subprocess.PIPE,
-        env=served._variables("s3cret", **more),
+        env=variables,
         check=False,
         timeout=PATIENCE,
     )
-    return done.returncode, done.stdout, done.stderr.decode()
+    return ended.returncode, ended.stdout, ended.stderr.decode()
 
 
 class Terminal:

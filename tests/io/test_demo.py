@@ -18,7 +18,7 @@ LOOPS = ("asyncio", "trio")
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("trees") / "a [tree] of*files"
-    make(str(root), 10_000)
+    make(str(root), 3_000)
     return root
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.memory.__main__ import ALL, FACTOR, filled
+from .__main__ import ALL, FACTOR, filled
 
 
 @pytest.mark.parametrize("name", ALL)
