@@ -433,12 +433,12 @@ class Host:
         self.ends.clear()
         self._principals.clear()
         self.agents = Agents(self)
-        world.journal.crash()
+        count = world.journal.crash()
         world.truth.crash()
         world.ledger.crash()
         world.works.crash()
         world.gateway.crash()
-        world.promises.crash()
+        world.promises.crash(count)
         world.later(away, self._start)
 
     def _start(self) -> None:

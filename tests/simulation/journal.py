@@ -70,8 +70,11 @@ class Journal:
         self.keep_all()
         self.kept = [encode_record(record) for record in snapshot]
 
-    def crash(self) -> None:
-        """Lose what was not kept, but for a part that the disk has got to; the last may be torn."""
+    def crash(self) -> int:
+        """Lose what was not kept, but for a part that the disk has got to; the last may be torn.
+
+        Return how many records of the present runtime are kept.
+        """
         place = self._world.pick(len(self._ends) + 1) if self._ends else 0
         reached = self._ends[place - 1] - self.count if place else 0
         torn = self._open[reached][0] if reached < len(self._open) else None
@@ -83,7 +86,8 @@ class Journal:
         self._ends.clear()
         self._syncing = 0
         self._life += 1
-        self.count = 0
+        count, self.count = self.count, 0
+        return count
 
     def records(self) -> list[Record]:
         """All that is kept."""

@@ -11,10 +11,11 @@ import msgspec
 from arcp_proto import Phase
 from arcp_proto.engine.connection import connection_state
 from arcp_proto.features import POSITIONS
+from arcp_proto.ids import SessionId
 from arcp_proto.server.journal import records as facts
 
 from .broken import Broken, ensure
-from .runs import ANY, Ask, runs_of
+from .runs import Ask, Begin, runs_of
 from .told import Frame, Line, Told, decode_frame, digest_of
 from .truth import FINAL, MOST_TOKENS, NO_MARK, UNSURE, Heard, Work, is_notice, mark_of, need_of
 
@@ -42,6 +43,8 @@ class Promises:
         """Every token that was told, by its digest: its session, and itself."""
         self.not_found: Mapping[str, Any] | None = None
         self._world = world
+        self._begins: dict[str, list[Begin]] = {}
+        """By session: requests that were carried out, with events behind them that have not left."""
 
     # What clients say.
 
@@ -97,8 +100,6 @@ class Promises:
         told.asks.setdefault(frame.id, []).append(Ask(frame.type, payload, at))
         match frame.type:
             case "job.subscribe":
-                after = told.runs.after_of(payload) if payload.get("history") else ANY
-                told.runs.asked(job_id, frame.id, after, at)
                 told.subscribes[job_id] = told.subscribes.get(job_id, 0) + 1
                 told.left.pop(job_id, None)
             case "job.unsubscribe" if "subscribe" in told.features:
@@ -106,7 +107,8 @@ class Promises:
                 told.watched.pop(job_id, None)
                 told.runs.left(job_id, at)
             case "job.submit" if isinstance(key, str):
-                told.runs.asked(key, frame.id, 0, at)
+                if len(told.asks[frame.id]) > 1:
+                    told.runs.asked_again(key, frame.id)
                 told.keyed[key] = told.keyed.get(key, 0) + 1
                 for left in [left for left in told.left if self._has_key(left, key)]:
                     del told.left[left]
@@ -200,11 +202,52 @@ class Promises:
             case facts.SessionEnded(session_id=session_id) if session_id in self.sessions:
                 told = self.sessions[session_id]
                 told.over, told.over_at = True, self._world.works.tick()
+            case facts.JobJoined(session_id=session_id, job_id=job_id, request_id=request_id):
+                gone = self._world.truth.jobs[job_id].forgotten
+                self._carried_out(session_id, Begin(job_id, request_id, None, gone))
+            case facts.Unobserved(session_id=session_id, job_id=job_id, position=position) if position:
+                self._carried_out(session_id, Begin(job_id, "", None))
+            case facts.Replied(session_id=session_id, reply=reply):
+                answer = msgspec.json.decode(reply.payload)
+                self._carried_out(session_id, Begin(reply.job_id, reply.request_id, answer))
             case _:
                 return
 
-    def crash(self) -> None:
-        """The runtime is gone: of what was not durable nothing was told."""
+    def _carried_out(self, session_id: str, begin: Begin) -> None:
+        """A request is carried out, or a subscription is over."""
+        state, at = self._world.host.state, self._world.works.tick()
+        last = state.sessions[SessionId(session_id)].log.last if begin.request_id else 0
+        begin = begin._replace(seq=last, at=at, record=state.record_count)
+        self._begins.setdefault(session_id, []).append(begin)
+
+    def _begin_all(self, told: Told, seq: int | None) -> None:
+        """Begin all that the runtime has carried out before it numbered an event; None: by now."""
+        begins = self._begins.get(told.id, [])
+        while begins and (seq is None or begins[0].seq < seq):
+            self._begin(told, begins.pop(0))
+
+    def _begin(self, told: Told, begin: Begin) -> None:
+        """Who observes a job gets its end, unless it leaves before (§7.6)."""
+        work = self._world.truth.jobs[begin.job_id]
+        if not begin.request_id:
+            told.runs.forgotten(work)
+            return
+        ask = told.last_ask(begin, work)
+        if ask is None:
+            raise Broken("I1", f"{told.id} is to get {begin}, for which it has not asked")
+        if begin.answer is None:
+            told.runs.joined(work, begin, ask.at)
+            return
+        told.runs.subscribed(work, ask, begin.answer)
+        over = begin.answer["current_status"] in FINAL
+        follows = not over or (begin.answer["replayed"] and told.runs.after_of(ask.payload) == 0)
+        if work.home != told.id and follows and not told.runs.left_since(work.job_id, ask.at):
+            told.watched[work.job_id] = ask.at
+
+    def crash(self, count: int) -> None:
+        """The runtime is gone: of what was not durable nothing was told. So many of its records were."""
+        for session_id, begins in self._begins.items():
+            self._begins[session_id] = [begin._replace(record=-1) for begin in begins if begin.record < count]
         kept = self._world.truth.kept_tokens
         for session_id, told in list(self.sessions.items()):
             if session_id in kept:
@@ -214,6 +257,7 @@ class Promises:
                 told.over, told.over_at = False, None
             else:
                 del self.sessions[session_id]
+                self._begins.pop(session_id, None)
 
     def _first(self, line: Line, frame: Frame) -> Told | None:
         ensure(frame.type in ("session.welcome", "session.error"), "I1", f"it begins with {frame.type}")
@@ -240,7 +284,6 @@ class Promises:
             ensure(line.resume, "I9", f"{session_id} was given to somebody who did not ask for it")
             ensure(told.principal == principal, "I9", f"{session_id} of {told.principal} went to {principal}")
             line.resumed = True
-            told.runs.resumes += 1
             line.start = int((line.resume or {}).get("last_event_seq") or 0)
             line.next = line.start + 1
             if told.last < line.start:
@@ -282,6 +325,7 @@ class Promises:
         if frame.id in told.ids:
             raise Broken("I1", f"the id {frame.id} comes twice in {told.id}")
         told.ids.add(frame.id)
+        self._begin_all(told, seq)
         if not late:
             self._first_time(line, told, frame, seq, data)
 
@@ -416,7 +460,6 @@ class Promises:
                 self._world.refusals.check(line, told, frame)
                 if frame.payload.get("request_id"):
                     self._answer(line, told, frame)
-                    told.runs.answered(frame.payload["request_id"])
             case _:
                 return
 
@@ -427,13 +470,9 @@ class Promises:
             raise Broken("I3", f"{job_id} was accepted before it is durable")
         self._world.works.accepted(told.principal, job_id)
         told.accepted.add(job_id)
-        work, ask = truth.jobs.get(job_id), told.first(payload["request_id"], "job.submit")
-        new = told.runs.is_carried_out(payload)
-        if work is not None and ask is not None and work.key is not None and new:
-            told.runs.joined(work, ask.at)
 
     def _subscribed(self, line: Line, told: Told, frame: Frame) -> None:
-        """Who is told that it observes a job gets its end, unless it leaves before (§7.6)."""
+        """Who is told that it observes a job may, and is told of it as it was."""
         payload, works = frame.payload, self._world.works
         work = self._world.truth.jobs.get(payload["job_id"])
         ask = told.first(payload["request_id"], "job.subscribe")
@@ -447,11 +486,6 @@ class Promises:
         status = payload["current_status"]
         ensure({status, UNSURE} & had, "I2", f"{work.job_id} is told to be {status}, and was {had}")
         ensure(("job_seq" in payload) == (POSITIONS in told.features), "I1", f"{told.id} is told {payload}")
-        follows = status not in FINAL or (payload["replayed"] and told.runs.after_of(ask.payload) == 0)
-        if told.runs.is_carried_out(payload):
-            told.runs.subscribed(work, ask, payload)
-            if work.home != told.id and follows and not told.runs.left_since(work.job_id, ask.at):
-                told.watched[work.job_id] = ask.at
 
     def missing(self) -> str | None:
         """What somebody who reads has not got, and must; None for nothing."""
@@ -459,6 +493,7 @@ class Promises:
             told = end.line.told
             if told is None or not end.line.honest or end.connection.phase is not Phase.OPEN or told.skipped:
                 continue
+            self._begin_all(told, None)
             for work in self._world.truth.jobs.values():
                 if work.ended_at is None:
                     continue

@@ -6,12 +6,9 @@ and what is published waits behind it. What comes by itself goes on behind the l
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
-
-import msgspec
 
 from arcp_proto.features import POSITIONS
 
@@ -29,6 +26,13 @@ class Ask(NamedTuple):
     payload: dict[str, Any]
     at: int
 
+    def brings(self, work: Work, subscribes: bool) -> bool:
+        """Return whether it asks for a job: to subscribe to it, or to submit it by its key."""
+        if subscribes:
+            return self.kind == "job.subscribe" and self.payload.get("job_id") == work.job_id
+        key = self.payload.get("idempotency_key")
+        return self.kind == "job.submit" and key is not None and key == work.key
+
 
 @dataclass(slots=True)
 class Run:
@@ -41,18 +45,27 @@ class Run:
     """The session has submitted it: an unsubscribe "only ends observing"."""
     joined: bool = False
     """It begins by a key: "history, live and end as to an observer", and nobody is told of a cut."""
+    alone: bool = False
+    """Its end comes alone."""
     ended: bool = False
     """The job has, or the session gets no more of it."""
 
 
 class Begin(NamedTuple):
-    """A request that was not answered, and may bring a job from behind a position."""
+    """A request that the runtime has carried out; what it brings begins behind the number `seq`."""
 
+    job_id: str
     request_id: str
-    after: int
-    at: int
-    resumes: int
-    """How often the session had been resumed when it came; -1 if it had come before."""
+    """Empty if the job is to be forgotten while its history is owed, so that its end comes alone."""
+    answer: Mapping[str, Any] | None
+    """The answer to a subscribe; None for a submit with a key."""
+    gone: bool = False
+    """The job was forgotten."""
+    seq: int = 0
+    at: int = 0
+    """When it was, by the clock of `Works.tick`."""
+    record: int = -1
+    """Which record of the present runtime says so; -1 for one of before."""
 
 
 class Runs:
@@ -60,25 +73,15 @@ class Runs:
 
     def __init__(self, session_id: str, principal: str, features: frozenset[str]) -> None:
         self.id = session_id
-        self.resumes = 0
-        """How often it was resumed."""
         self._principal = principal
         self._features = features
         self._runs: dict[str, Run] = {}
-        self._begins: dict[str, list[Begin]] = {}
-        """By job, or by key."""
         self._left: dict[str, list[int]] = {}
         """When the session has unsubscribed from a job, by the clock of `Works.tick`."""
-        self._carried_out: set[bytes] = set()
-        self._asked: set[str] = set()
+        self._again: dict[str, str] = {}
+        """Submits that came again, by request, with their keys."""
 
     # Requests.
-
-    def asked(self, about: str, request_id: str, after: int, at: int) -> None:
-        """A subscribe, or a submit with a key, has come; its answer may be lost (§6.3). `after` ANY: live."""
-        again = request_id in self._asked
-        self._asked.add(request_id)
-        self._begins.setdefault(about, []).append(Begin(request_id, after, at, -1 if again else self.resumes))
 
     def left(self, job_id: str, at: int) -> None:
         """The session unsubscribes from a job."""
@@ -87,28 +90,6 @@ class Runs:
     def left_since(self, job_id: str, at: int) -> bool:
         """Return whether the session has unsubscribed from a job after a time."""
         return any(left > at for left in self._left.get(job_id, ()))
-
-    def answered(self, request_id: str) -> None:
-        """A request is answered, or refused: what it brings is known."""
-        for begins in self._begins.values():
-            for begin in begins:
-                if begin.request_id == request_id:
-                    begins.remove(begin)
-                    return
-
-    def is_carried_out(self, payload: Mapping[str, Any]) -> bool:
-        """Return whether an answer is of a request that was carried out now, unlike a copy of one.
-
-        A client that resumes is told the kept answers, and once more when it sends such a request again. One
-        whose answer is kept no longer is carried out again, and may say the same: see `_begun`.
-        """
-        said = {name: value for name, value in payload.items() if name != "credentials"}
-        digest = hashlib.blake2b(msgspec.json.encode(said, order="sorted"), digest_size=8).digest()
-        if digest in self._carried_out:
-            return False
-        self._carried_out.add(digest)
-        self.answered(payload["request_id"])
-        return True
 
     def after_of(self, ask: Mapping[str, Any]) -> int:
         """Return the position behind which a subscribe asks for the history; "from_job_seq wins"."""
@@ -128,16 +109,30 @@ class Runs:
         elif run is not None:
             run.at, run.since = min(run.at, after), ask.at
 
-    def joined(self, work: Work, at: int) -> None:
-        """A submit is answered by the job of its key (§7.2), "unless it already flows in that session"."""
-        if self._current(work, at) is None:
-            self._runs[work.job_id] = Run(0, at, joined=True)
+    def joined(self, work: Work, begin: Begin, at: int) -> None:
+        """A submit is answered by the job of its key (§7.2), "unless it already flows in that session".
+
+        "Job over: the terminal always comes, again if need be, alone if the history is gone."
+        """
+        self._again.pop(begin.request_id, None)
+        if begin.gone or self._current(work, at) is None:
+            self._runs[work.job_id] = Run(0, at, joined=True, alone=begin.gone)
+
+    def asked_again(self, key: str, request_id: str) -> None:
+        """A submit comes again. If it was carried out, "the terminal always comes, again if need be"."""
+        self._again[request_id] = key
 
     def stopped(self, work: Work) -> None:
         """A notice ends an observation: "the client subscribes again from its position"."""
         run = self._run(work)
         if run is not None and not run.own:
             run.ended = True
+
+    def forgotten(self, work: Work) -> None:
+        """A job is forgotten before the session took its history: "the terminal always comes, alone"."""
+        run = self._run(work)
+        if run is not None:
+            run.alone = True
 
     # What leaves.
 
@@ -147,23 +142,32 @@ class Runs:
 
     def end(self, work: Work, position: int, *, skipped: bool) -> None:
         """The end of a job leaves, behind everything else of it."""
-        alone = work.forgotten  # "job over: the terminal always comes, alone if the history is gone".
-        run = self._leaves(work, position, f"the end {position}", skipped=skipped, alone=alone)
+        run = self._leaves(work, position, f"the end {position}", skipped=skipped, ends=True)
         run.at, run.ended = position, True
 
-    def _leaves(self, work: Work, position: int, what: str, *, skipped: bool, alone: bool = False) -> Run:
+    def _leaves(self, work: Work, position: int, what: str, *, skipped: bool, ends: bool = False) -> Run:
         run = self._run(work)
         goes_on = run is not None and not run.ended and position > run.at
-        if run is not None and goes_on and ((alone and not run.own) or self._follows(work, run, position)):
+        if run is not None and goes_on and ((ends and run.alone) or self._follows(work, run, position)):
             run.joined = False
             return run
-        begun = self._begun(work, run, position, alone=alone)
-        if begun is None and not skipped:
+        again = None if goes_on else self._sent_again(work)
+        if again is not None and self._follows(work, again, position):
+            self._runs[work.job_id] = again
+            return again
+        if not skipped:
             name = "I2" if run is not None and run.ended else "I1"
             raise Broken(name, f"{self.id} gets {what} of {work.job_id} after {run}")
-        begun = begun or Run(position, own=run is not None and run.own)
-        self._runs[work.job_id] = begun
-        return begun
+        run = self._runs[work.job_id] = Run(position, own=run is not None and run.own)
+        return run
+
+    def _sent_again(self, work: Work) -> Run | None:
+        """Return what a submit brings that came again when its job was over; None for none."""
+        request_id = next((one for one, key in self._again.items() if key == work.key), None)
+        if request_id is None or work.ended_at is None:
+            return None
+        del self._again[request_id]
+        return Run(0, joined=True)
 
     def _run(self, work: Work) -> Run | None:
         run = self._runs.get(work.job_id)
@@ -187,24 +191,6 @@ class Runs:
             return True  # A session that cannot subscribe is not told of a cut either.
         takes = work.takes(self._principal, self._features)
         return work.missed(run.at, position, takes, self.id) is None
-
-    def _begun(self, work: Work, run: Run | None, position: int, *, alone: bool) -> Run | None:
-        """Return the run that a request begins here of which the answer was lost; None for none.
-
-        "Answers are replayed only to a client that asks by resume {replies:true}", and few are kept.
-        """
-        for about in (work.job_id, work.key or ""):
-            begins = self._begins.get(about, [])
-            for number, begin in enumerate(begins):
-                current = self._current(work, begin.at)
-                if begin.resumes == self.resumes or (begin.after == ANY and current is not None):
-                    continue
-                begun = Run(begin.after, begin.at, joined=True)
-                if position > begin.after and (alone or self._follows(work, begun, position)):
-                    del begins[: number + 1]
-                    begun.own, begun.joined = run is not None and run.own and not run.ended, False
-                    return begun
-        return None
 
 
 def runs_of(session_id: str, principal: str, features: frozenset[str]) -> Runs:
@@ -239,15 +225,12 @@ class NumberedRuns(Runs):
             else:
                 run.at, run.since = after, ask.at
 
-    def _leaves(self, work: Work, position: int, what: str, *, skipped: bool, alone: bool = False) -> Run:
+    def _leaves(self, work: Work, position: int, what: str, *, skipped: bool, ends: bool = False) -> Run:
         run, replay = self._run(work), self._replays.get(work.job_id)
-        if run is not None and run.own and not run.ended and position <= run.at:
-            if replay is None or replay.at >= position or not self._follows(work, replay, position):
-                replay = self._begun(work, None, position, alone=False)
-            if replay is not None:
-                self._replays[work.job_id] = replay
-                return replay
-        return super()._leaves(work, position, what, skipped=skipped, alone=alone)
+        again = run is not None and run.own and not run.ended and position <= run.at
+        if again and replay is not None and replay.at < position and self._follows(work, replay, position):
+            return replay
+        return super()._leaves(work, position, what, skipped=skipped, ends=ends)
 
     def _follows(self, work: Work, run: Run, position: int) -> bool:
         if run.at == ANY or (work.cut and (run.joined or "subscribe" not in self._features)):

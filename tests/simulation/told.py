@@ -11,7 +11,8 @@ import msgspec
 
 from arcp_proto import Connection
 
-from .runs import Ask, Runs
+from .runs import Ask, Begin, Runs
+from .truth import Work
 
 
 class Frame(msgspec.Struct):
@@ -83,6 +84,12 @@ class Told:
     def first(self, request_id: str, kind: str) -> Ask | None:
         """The request of this kind that had this id first; None for none."""
         return next((ask for ask in self.asks.get(request_id, ()) if ask.kind == kind), None)
+
+    def last_ask(self, begin: Begin, work: Work) -> Ask | None:
+        """The last request that the runtime can have carried out by this; None for none."""
+        asks = self.asks.get(begin.request_id, [])
+        known = [ask for ask in asks if ask.at <= begin.at and ask.brings(work, begin.answer is not None)]
+        return known[-1] if known else None
 
     @property
     def floor(self) -> int:
