@@ -15,7 +15,7 @@ A, B = JobId("job_a"), JobId("job_b")
 NOW = Monotonic(SECOND)
 
 
-def test_receipts_count_every_event_that_is_handed_out() -> None:
+def test_receipts_count_the_events_handed_out() -> None:
     acks, job = Acks(NOW), FollowedJob(A, observed=False)
     assert [acks.handed_out(1, A), acks.handed_out(0, B)] == [1, 2]
     assert acks.all_handed_out(2, [1, 1, 1], job, [1, 2, 3], placed=True) == 3
@@ -24,11 +24,11 @@ def test_receipts_count_every_event_that_is_handed_out() -> None:
     assert acks.handed_out(1, A) == 7
 
 
-def test_a_number_without_an_event_for_the_user_is_processed_when_it_comes() -> None:
+def test_a_number_without_an_event_is_processed_at_once() -> None:
     assert Acks(NOW).cursor(7) == 7
 
 
-def test_the_first_event_that_is_not_processed_stops_the_cursor() -> None:
+def test_the_cursor_stops_before_the_first_unprocessed_event() -> None:
     acks = Acks(NOW)
     first, second = acks.handed_out(2, A), acks.handed_out(3, B)
     third = acks.handed_out(5, A)
@@ -41,7 +41,7 @@ def test_the_first_event_that_is_not_processed_stops_the_cursor() -> None:
     assert (acks.cursor(6), acks.processed) == (6, 3)
 
 
-def test_a_receipt_stands_for_earlier_events_of_its_job_and_for_no_other_job() -> None:
+def test_a_receipt_covers_earlier_events_of_its_job_only() -> None:
     acks = Acks(NOW)
     acks.handed_out(1, A)
     acks.handed_out(2, B)
@@ -49,7 +49,7 @@ def test_a_receipt_stands_for_earlier_events_of_its_job_and_for_no_other_job() -
     assert (acks.cursor(4), acks.processed, acks.holds(A), acks.holds(B)) == (1, 2, False, True)
 
 
-def test_a_receipt_that_the_job_does_not_have_is_harmless() -> None:
+def test_an_unknown_receipt_is_ignored() -> None:
     acks = Acks(NOW)
     first = acks.handed_out(1, A)
     acks.done(first, B)
@@ -72,7 +72,7 @@ def test_events_that_are_handed_out_together_are_processed_one_by_one() -> None:
     assert (acks.cursor(3), acks.size, job.stored, acks.holds(A)) == (3, 0, 7, False)
 
 
-def test_an_event_without_a_number_is_held_and_stops_no_cursor() -> None:
+def test_an_event_without_a_number_does_not_stop_the_cursor() -> None:
     acks, job = Acks(NOW), FollowedJob(A, observed=False)
     receipt = acks.handed_out(0, A, 10, job, 3, placed=True)
     assert (acks.cursor(5), acks.size, acks.holds(A)) == (5, 10, True)
@@ -80,7 +80,7 @@ def test_an_event_without_a_number_is_held_and_stops_no_cursor() -> None:
     assert (acks.size, job.stored) == (0, 3)
 
 
-def test_an_event_that_waits_is_not_acked_until_it_is_processed() -> None:
+def test_a_held_back_event_is_acked_once_it_is_processed() -> None:
     acks, job = Acks(NOW), FollowedJob(A, observed=True)
     acks.wait(1, A, 10)
     acks.wait(1, A, 10)
@@ -93,7 +93,7 @@ def test_an_event_that_waits_is_not_acked_until_it_is_processed() -> None:
     assert (acks.cursor(2), acks.size, job.stored) == (2, 0, 5)
 
 
-def test_an_event_that_waits_and_is_dropped_is_acked() -> None:
+def test_a_held_back_event_that_is_dropped_is_acked() -> None:
     acks = Acks(NOW)
     acks.wait(1, A, 10)
     acks.drop(1, B)
@@ -117,7 +117,7 @@ def test_the_first_ack_needs_no_wait_and_the_next_does() -> None:
     assert (acks.told, acks.sent_at, acks.processed) == (1, NOW, 0)
 
 
-def test_another_session_acks_nothing_of_the_one_before() -> None:
+def test_a_new_session_acks_no_event_of_the_one_before() -> None:
     acks, job = Acks(NOW), FollowedJob(A, observed=False)
     acks.wait(3, B, 40)
     old = acks.handed_out(1, A, 10, job, 1, placed=True)
@@ -135,7 +135,7 @@ def test_another_session_acks_nothing_of_the_one_before() -> None:
     assert (acks.cursor(1), job.stored, acks.size) == (1, 2, 0)
 
 
-def test_memory_is_bounded_by_the_events_that_are_not_processed() -> None:
+def test_memory_of_acks_is_bounded_by_the_unprocessed_events() -> None:
     acks, job = Acks(NOW), FollowedJob(A, observed=False)
     for seq in range(1, 3000, 3):
         acks.wait(seq, B, 1)
@@ -228,7 +228,7 @@ STEPS = ["back", "run", "run", "one", "bare", "wait", "hand_out", "drop", "done"
         max_size=60,
     )
 )
-def test_acks_are_as_a_list_of_all_events_has_them(steps: list[tuple[str, JobId, int, int]]) -> None:
+def test_acks_equal_a_list_of_all_events(steps: list[tuple[str, JobId, int, int]]) -> None:
     acks, model = Acks(NOW), PlainAcks()
     jobs = {job_id: FollowedJob(job_id, observed=False) for job_id in (A, B)}
     for step, job_id, count, number in steps:

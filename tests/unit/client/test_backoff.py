@@ -49,23 +49,23 @@ def waits(one: Reconnecting, count: int, fraction: float = 1.0) -> list[float]:
     return [(one.dial(NOW, drawn(fraction)).at - NOW) / SECOND for _ in range(count)]
 
 
-def test_at_once_and_then_twice_as_long_each_time() -> None:
+def test_attempts_come_at_once_and_then_after_doubled_times() -> None:
     assert waits(reconnecting(), 12) == [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30]
 
 
-def test_full_jitter() -> None:
+def test_the_backoff_has_full_jitter() -> None:
     assert waits(reconnecting(), 5, 0.0) == [0, 0, 0, 0, 0]
     assert waits(reconnecting(), 3, 0.5) == [0, 0.05, 0.1]
 
 
-def test_the_wait_never_overflows() -> None:
+def test_the_backoff_never_overflows() -> None:
     one = reconnecting()
     for _ in range(200):
         dial = one.dial(NOW, drawn())
     assert (dial.at, dial.attempt) == (NOW + 30 * SECOND, 200)
 
 
-def test_a_connection_that_was_of_use_begins_it_anew() -> None:
+def test_a_useful_connection_resets_the_backoff() -> None:
     one = reconnecting()
     waits(one, 5)
     one.welcomed(NOW)
@@ -89,7 +89,7 @@ def test_a_final_refusal_is_final_at_once(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED"])
-def test_another_refusal_is_final_after_three_heartbeat_intervals_and_15_seconds(code: str) -> None:
+def test_a_refused_resume_is_final_after_three_heartbeat_intervals_and_15_seconds(code: str) -> None:
     one = reconnecting()
     for second in (0, 1, 44.9):
         assert refused(one, code, now=Monotonic(NOW + int(second * SECOND))) is Fate.AGAIN
@@ -106,7 +106,7 @@ def test_refused_resumes_alternate_between_the_cursor_and_the_one_before_it(code
     assert asked_earlier == [False, True, False, True]
 
 
-def test_there_is_no_number_less_than_none() -> None:
+def test_a_refused_cursor_of_zero_is_not_lowered() -> None:
     one = reconnecting()
     refused(one, "RESUME_WINDOW_EXPIRED", cursor=0)
     assert not one.earlier
@@ -122,7 +122,7 @@ def test_an_unknown_heartbeat_interval_is_thirty_seconds() -> None:
     assert refused(one, code, heartbeat_sec=None, now=Monotonic(NOW + 105 * SECOND)) is Fate.LOST
 
 
-def test_a_welcome_forgets_what_was_refused() -> None:
+def test_a_welcome_resets_the_refusals() -> None:
     one = reconnecting()
     refused(one, "RESUME_WINDOW_EXPIRED")
     refused(one, "UNAUTHENTICATED")
@@ -133,13 +133,13 @@ def test_a_welcome_forgets_what_was_refused() -> None:
     assert refused(one, "UNAUTHENTICATED") is Fate.AGAIN
 
 
-def test_what_cannot_be_asked_in_other_words_is_lost() -> None:
+def test_a_refusal_of_the_resume_itself_loses_the_session() -> None:
     assert refused(reconnecting(), "INVALID_REQUEST") is Fate.LOST
 
 
 @pytest.mark.parametrize("code", ["UNAUTHENTICATED", "SOMETHING_NEW"])
 @pytest.mark.parametrize("resuming", [True, False])
-def test_what_does_not_help_is_tried_three_times(code: str, resuming: bool) -> None:
+def test_an_unhelpful_refusal_is_tried_three_times(code: str, resuming: bool) -> None:
     one = reconnecting()
     fates = [refused(one, code, resuming=resuming) for _ in range(3)]
     assert fates == [Fate.AGAIN, Fate.AGAIN, Fate.OVER]
@@ -147,19 +147,19 @@ def test_what_does_not_help_is_tried_three_times(code: str, resuming: bool) -> N
 
 
 @pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED", "INVALID_REQUEST"])
-def test_a_new_session_that_is_refused_is_no_resume(code: str) -> None:
+def test_a_refused_new_session_does_not_count_as_a_refused_resume(code: str) -> None:
     one = reconnecting()
     assert refused(one, code, resuming=False, details={"final": True}) is Fate.AGAIN
 
 
-def test_what_passes_with_time_is_tried_as_long_as_it_takes() -> None:
+def test_a_retryable_refusal_is_tried_without_end() -> None:
     one = reconnecting()
     for _ in range(50):
         assert refused(one, "INTERNAL_ERROR") is Fate.AGAIN
         assert refused(one, "SOMETHING_NEW", retryable=True) is Fate.AGAIN
 
 
-def test_a_runtime_may_say_when() -> None:
+def test_retry_after_ms_sets_the_next_attempt() -> None:
     one = reconnecting()
     refused(one, "INTERNAL_ERROR", details={"retry_after_ms": 1500})
     assert waits(one, 2, 0.0) == [1.5, 0]
@@ -179,7 +179,7 @@ def test_a_session_that_was_taken_over_is_taken_back_once_a_minute() -> None:
     assert (one.fate, one.code) == (Fate.OVER, "UNAUTHENTICATED")
 
 
-def test_sessions_that_are_lost_one_after_another_are_replaced_ever_later() -> None:
+def test_repeated_losses_of_sessions_lengthen_the_backoff() -> None:
     one = reconnecting()
     found = []
     for _ in range(4):
@@ -190,13 +190,13 @@ def test_sessions_that_are_lost_one_after_another_are_replaced_ever_later() -> N
     assert one.dial(Monotonic(NOW + 60 * SECOND), drawn()).at == NOW + 60 * SECOND
 
 
-def test_lost() -> None:
+def test_lose_sets_the_fate_with_code_and_reason() -> None:
     one = reconnecting()
     one.lose("CODE", "why")
     assert (one.fate, one.code, one.reason) == (Fate.LOST, "CODE", "why")
 
 
-def test_given_up() -> None:
+def test_give_up_sets_the_fate_with_code_and_reason() -> None:
     one = reconnecting()
     one.give_up("CODE", "why")
     assert (one.fate, one.code, one.reason) == (Fate.OVER, "CODE", "why")

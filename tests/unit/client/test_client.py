@@ -68,7 +68,7 @@ def test_a_seed_has_32_bytes() -> None:
         Client(ClientConfig(), seed=b"short", now=0, unix=UNIX)
 
 
-def test_before_a_session_there_is_nothing_to_tell() -> None:
+def test_a_client_without_a_session_has_no_id_features_and_agents() -> None:
     client = fresh()
     assert (client.session_id, client.features, client.agents) == (None, frozenset(), [])
 
@@ -76,7 +76,7 @@ def test_before_a_session_there_is_nothing_to_tell() -> None:
 # Connecting.
 
 
-def test_the_hello() -> None:
+def test_the_hello_has_client_auth_and_capabilities() -> None:
     runtime = ScriptedRuntime(ClientConfig(name="me", version="3"))
     (hello,) = runtime.received
     assert (hello["type"], hello["arcp"], len(hello["id"])) == ("session.hello", "1.1", 26)
@@ -107,7 +107,7 @@ def test_a_token_that_cannot_be_sent_raises_and_changes_nothing(token: str) -> N
     assert client.connect(Secret("x" * 16384), now=SECOND) in state_of(client).handles.values()
 
 
-def test_one_connection_at_a_time(runtime: ScriptedRuntime) -> None:
+def test_a_second_connection_at_a_time_raises(runtime: ScriptedRuntime) -> None:
     with pytest.raises(LocalProtocolError, match="already in use"):
         runtime.client.connect(None, now=runtime.now)
     runtime.carry_out(runtime.connection.lost(now=runtime.now))
@@ -115,7 +115,7 @@ def test_one_connection_at_a_time(runtime: ScriptedRuntime) -> None:
     assert connection_state(again).number == connection_state(runtime.connection).number + 1
 
 
-def test_a_connection_that_is_only_being_closed_does_not_hinder_the_next(runtime: ScriptedRuntime) -> None:
+def test_a_closing_connection_allows_the_next_one(runtime: ScriptedRuntime) -> None:
     runtime.say("session.bye")
     assert runtime.connection.phase is Phase.CLOSING
     following = runtime.client.connect(Secret("secret"), now=runtime.now)
@@ -150,7 +150,7 @@ def test_a_client_reads_large_messages_from_the_beginning() -> None:
     assert runtime.connection.message_limit == 4 * 1024 * 1024
 
 
-def test_no_welcome_in_time() -> None:
+def test_a_connection_without_a_welcome_in_time_ends() -> None:
     runtime = ScriptedRuntime()
     assert runtime.advance(9.9) == []
     ended = runtime.only(ConnectionEnded, runtime.advance(0.2))
@@ -158,7 +158,7 @@ def test_no_welcome_in_time() -> None:
     assert [closing.code for closing in runtime.closings] == [1008]
 
 
-def test_a_transport_that_ends_ends_the_session(runtime: ScriptedRuntime) -> None:
+def test_without_resuming_the_end_of_the_transport_ends_the_session(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.submit()
     ended = runtime.only(ConnectionEnded, runtime.carry_out(runtime.connection.lost(now=runtime.now)))
@@ -182,7 +182,7 @@ def test_a_new_connection_opens_a_new_session(runtime: ScriptedRuntime) -> None:
 # Submitting.
 
 
-def test_a_submit_with_everything(runtime: ScriptedRuntime) -> None:
+def test_a_submit_has_every_given_field(runtime: ScriptedRuntime) -> None:
     request_id = runtime.submit(
         "echo@1",
         {"x": [1]},
@@ -212,7 +212,7 @@ def test_a_submit_with_everything(runtime: ScriptedRuntime) -> None:
     }
 
 
-def test_a_submit_with_nothing_still_has_its_input(runtime: ScriptedRuntime) -> None:
+def test_a_submit_without_options_has_agent_and_input(runtime: ScriptedRuntime) -> None:
     runtime.submit("echo")
     (submit,) = runtime.sent("job.submit")
     assert submit["payload"] == {"agent": "echo", "input": None}
@@ -296,7 +296,7 @@ def test_a_frame_is_never_larger_than_its_limit(framing: Framing, limit: int) ->
     assert size > limit - 1536
 
 
-def test_ids_of_requests_are_drawn_and_are_those_of_no_connection(runtime: ScriptedRuntime) -> None:
+def test_request_ids_do_not_depend_on_the_connection(runtime: ScriptedRuntime) -> None:
     first, second = runtime.submit(), runtime.submit()
     assert (len(first), first[:16], first != second) == (26, second[:16], True)
     [hello] = runtime.sent("session.hello")
@@ -304,7 +304,7 @@ def test_ids_of_requests_are_drawn_and_are_those_of_no_connection(runtime: Scrip
     assert len(set(first[:16])) > 4
 
 
-def test_a_connection_has_room_for_as_many_bytes_as_may_wait(
+def test_a_connection_holds_as_many_bytes_as_may_wait(
     runtime: ScriptedRuntime,
 ) -> None:
     most = runtime.client.limits.max_control_bytes
@@ -312,7 +312,7 @@ def test_a_connection_has_room_for_as_many_bytes_as_may_wait(
     assert not connection_state(runtime.connection).has_room(most + 1)
 
 
-def test_a_message_may_be_counted_as_long_as_a_frame_and_no_longer() -> None:
+def test_a_message_is_limited_to_the_size_of_a_frame() -> None:
     """It is counted with more than its head takes."""
     runtime = ScriptedRuntime()
     runtime.welcome()
@@ -335,7 +335,7 @@ def call_cancel(client: Client, now: int) -> object:
 
 
 @pytest.mark.parametrize("call", [call_submit, call_cancel])
-def test_nothing_can_be_asked_for_without_an_open_session(call: Callable[[Client, int], object]) -> None:
+def test_requests_without_an_open_session_raise(call: Callable[[Client, int], object]) -> None:
     with pytest.raises(LocalProtocolError, match="no session is open"):
         call(fresh(), SECOND)
     runtime = ScriptedRuntime()
@@ -376,7 +376,7 @@ def test_unfinished_jobs_are_bounded() -> None:
     runtime.submit()
 
 
-def test_what_waits_for_the_transport_is_bounded(runtime: ScriptedRuntime) -> None:
+def test_bytes_that_wait_for_the_transport_are_bounded(runtime: ScriptedRuntime) -> None:
     client, now = runtime.client, runtime.now
     for _ in range(4):
         client.submit("echo", "x" * 1_000_000, now=now)
@@ -392,7 +392,7 @@ def test_what_waits_for_the_transport_is_bounded(runtime: ScriptedRuntime) -> No
 # Cancelling.
 
 
-def test_a_cancel_names_its_job_twice_and_always_has_a_reason(runtime: ScriptedRuntime) -> None:
+def test_a_cancel_has_its_job_id_twice_and_a_reason(runtime: ScriptedRuntime) -> None:
     request_id = runtime.cancel()
     runtime.cancel("job_2", "x" * 2000)
     first, second = runtime.sent("job.cancel")
@@ -415,7 +415,7 @@ def test_a_cancel_that_cannot_be_sent_raises_and_changes_nothing(runtime: Script
 # Closing.
 
 
-def test_a_close_and_its_answer(runtime: ScriptedRuntime) -> None:
+def test_a_close_is_answered_by_session_closed(runtime: ScriptedRuntime) -> None:
     runtime.client.close("done", now=runtime.now)
     runtime.client.close("again", now=runtime.now)
     assert runtime.take() == []
@@ -427,7 +427,7 @@ def test_a_close_and_its_answer(runtime: ScriptedRuntime) -> None:
     assert [closing.code for closing in runtime.closings] == [1000]
 
 
-def test_a_close_waits_a_second_and_goes_on_listening(runtime: ScriptedRuntime) -> None:
+def test_a_close_waits_a_second_for_its_answer_and_still_reads(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.client.close(now=runtime.now)
     runtime.take()
@@ -438,7 +438,7 @@ def test_a_close_waits_a_second_and_goes_on_listening(runtime: ScriptedRuntime) 
     assert (ended.who, ended.code, ended.reason) == ("local", "", "the close was not answered")
 
 
-def test_the_wait_of_a_close_is_the_hosts() -> None:
+def test_the_host_sets_how_long_a_close_waits() -> None:
     runtime = ScriptedRuntime(ClientConfig(close_wait_sec=3))
     runtime.welcome()
     runtime.client.close(now=runtime.now)
@@ -449,7 +449,9 @@ def test_the_wait_of_a_close_is_the_hosts() -> None:
 
 @pytest.mark.parametrize("code", ["INVALID_REQUEST", "UNAUTHENTICATED"])
 @pytest.mark.parametrize("named", [False, True])
-def test_a_peer_without_close_answers_with_an_error(runtime: ScriptedRuntime, code: str, named: bool) -> None:
+def test_an_error_in_answer_to_a_close_ends_the_wait(
+    runtime: ScriptedRuntime, code: str, named: bool
+) -> None:
     submit = runtime.submit()
     runtime.client.close(now=runtime.now)
     runtime.take()
@@ -461,7 +463,7 @@ def test_a_peer_without_close_answers_with_an_error(runtime: ScriptedRuntime, co
     assert (ended.who, ended.code) == ("local", "")
 
 
-def test_a_transport_that_ends_during_the_close(runtime: ScriptedRuntime) -> None:
+def test_the_end_of_the_transport_ends_a_close(runtime: ScriptedRuntime) -> None:
     runtime.client.close(now=runtime.now)
     runtime.take()
     ended = runtime.only(ConnectionEnded, runtime.carry_out(runtime.connection.lost(now=runtime.now)))
@@ -469,7 +471,7 @@ def test_a_transport_that_ends_during_the_close(runtime: ScriptedRuntime) -> Non
     assert runtime.advance(5) == []
 
 
-def test_a_close_before_the_welcome_is_at_once() -> None:
+def test_a_close_before_the_welcome_ends_at_once() -> None:
     runtime = ScriptedRuntime()
     runtime.client.close(now=runtime.now)
     ended = runtime.only(ConnectionEnded, runtime.take())
@@ -503,7 +505,7 @@ def test_heartbeats_only_when_both_sides_want_them() -> None:
         assert runtime.sent("session.ping") == []
 
 
-def test_a_silent_runtime_is_pinged_and_then_given_up_without_a_word() -> None:
+def test_a_silent_runtime_is_pinged_and_then_disconnected() -> None:
     runtime = ScriptedRuntime()
     runtime.welcome(heartbeat_interval_sec=10)
     assert runtime.advance(10) == []
@@ -526,7 +528,7 @@ def test_the_times_that_a_client_writes_follow_the_wall_clock() -> None:
     assert ping["payload"]["sent_at"] == format_time(UnixTime(UNIX + 3_610 * SECOND))
 
 
-def test_whatever_is_heard_is_life() -> None:
+def test_every_received_byte_counts_as_life() -> None:
     runtime = ScriptedRuntime()
     runtime.welcome(heartbeat_interval_sec=10)
     for _ in range(10):
@@ -553,7 +555,7 @@ def acked(runtime: ScriptedRuntime) -> list[int]:
     return [ack["payload"]["last_processed_seq"] for ack in runtime.sent("session.ack")]
 
 
-def test_what_is_processed_is_acked_a_quarter_of_a_second_later(runtime: ScriptedRuntime) -> None:
+def test_processed_events_are_acked_after_a_quarter_of_a_second(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     emit(runtime, 1, 3)
     assert runtime.client.deadline() is None
@@ -568,7 +570,7 @@ def test_what_is_processed_is_acked_a_quarter_of_a_second_later(runtime: Scripte
     assert runtime.client.deadline() is None
 
 
-def test_an_ack_is_not_put_off_by_what_is_processed_meanwhile(runtime: ScriptedRuntime) -> None:
+def test_further_processed_events_do_not_delay_an_ack(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     emit(runtime, 1, 3)
     process(runtime, 1, 1)
@@ -591,7 +593,7 @@ def test_32_processed_events_are_acked_at_once_but_not_twice_in_an_interval(runt
     assert acked(runtime) == [32, 99]
 
 
-def test_an_ack_never_passes_what_is_still_open(runtime: ScriptedRuntime) -> None:
+def test_an_ack_never_passes_an_unprocessed_event(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.say("job.event", log(), job_id="job_2", event_seq=1)
     emit(runtime, 2, 40)
@@ -602,7 +604,7 @@ def test_an_ack_never_passes_what_is_still_open(runtime: ScriptedRuntime) -> Non
     assert acked(runtime) == [40]
 
 
-def test_numbers_that_nobody_has_to_process_are_acked_by_themselves(runtime: ScriptedRuntime) -> None:
+def test_numbers_without_an_event_are_acked_without_processing(runtime: ScriptedRuntime) -> None:
     cancel = runtime.cancel()
     runtime.say("job.cancelled", {"job_id": JOB, "request_id": cancel}, job_id=JOB, event_seq=1)
     runtime.say("job.cancelled", {"job_id": JOB, "request_id": "unknown"}, job_id=JOB, event_seq=2)
@@ -611,7 +613,7 @@ def test_numbers_that_nobody_has_to_process_are_acked_by_themselves(runtime: Scr
     assert acked(runtime) == [3]
 
 
-def test_the_end_of_a_job_has_to_be_processed_too(runtime: ScriptedRuntime) -> None:
+def test_the_end_of_a_job_is_acked_once_it_is_processed(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.only(JobEnded, runtime.say("job.result", {"result": 1}, job_id=JOB, event_seq=1))
     runtime.advance(1)
@@ -631,7 +633,7 @@ def test_no_acks_unless_they_were_negotiated() -> None:
     assert acked(runtime) == []
 
 
-def test_processing_what_an_earlier_session_brought_is_harmless(runtime: ScriptedRuntime) -> None:
+def test_processing_an_event_of_an_earlier_session_changes_nothing(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     emit(runtime, 1, 1)
     runtime.carry_out(runtime.connection.lost(now=runtime.now))
@@ -650,7 +652,7 @@ def test_processing_what_an_earlier_session_brought_is_harmless(runtime: Scripte
     assert acked(runtime) == [1]
 
 
-def test_acks_wait_for_a_transport_that_takes_nothing(runtime: ScriptedRuntime) -> None:
+def test_acks_wait_for_a_blocked_transport(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     emit(runtime, 1, 1)
     runtime.carry_out(runtime.connection.blocked(now=runtime.now))
@@ -675,7 +677,7 @@ def test_no_acks_after_the_close(runtime: ScriptedRuntime) -> None:
 # Gaps.
 
 
-def test_missing_events_have_a_second_to_come(runtime: ScriptedRuntime) -> None:
+def test_a_gap_in_numbers_has_a_second_to_fill(runtime: ScriptedRuntime) -> None:
     assert runtime.say("job.event", log("3"), job_id=JOB, event_seq=3) == []
     assert runtime.say("job.event", log("2"), job_id=JOB, event_seq=2) == []
     assert runtime.advance(0.9) == []
@@ -683,7 +685,7 @@ def test_missing_events_have_a_second_to_come(runtime: ScriptedRuntime) -> None:
     assert runtime.advance(5) == []
 
 
-def test_events_that_do_not_come_break_the_session(runtime: ScriptedRuntime) -> None:
+def test_a_gap_that_does_not_fill_breaks_the_session(runtime: ScriptedRuntime) -> None:
     runtime.say("job.event", log(), job_id=JOB, event_seq=4)
     failed, ended = runtime.advance(1.1)
     assert failed == SessionFailed("INTERNAL_ERROR", "events 1..3 are missing", True, {})
@@ -717,7 +719,7 @@ def test_no_more_bytes_than_the_limit_are_held_back() -> None:
     assert len(runtime.say("job.event", log("x" * 500), job_id=JOB, event_seq=2)) == 2
 
 
-def test_a_gap_and_a_close_that_are_due_together_end_the_connection_once(runtime: ScriptedRuntime) -> None:
+def test_a_gap_and_a_close_due_together_end_the_connection_once(runtime: ScriptedRuntime) -> None:
     runtime.client.close(now=runtime.now)
     runtime.take()
     runtime.say("job.event", log(), job_id=JOB, event_seq=2)
@@ -727,14 +729,14 @@ def test_a_gap_and_a_close_that_are_due_together_end_the_connection_once(runtime
 # The machine.
 
 
-def test_a_timer_that_is_not_a_clients_is_a_bug() -> None:
+def test_a_timer_of_a_runtime_raises_invariant_violated() -> None:
     runtime = ScriptedRuntime()
     runtime.state.timers.arm(TimerKind.GRACE, connection_state(runtime.connection).number, runtime.state.now)
     with pytest.raises(InvariantViolated, match="no timer grace"):
         runtime.advance(1)
 
 
-def test_an_ack_timer_without_acks_is_a_bug() -> None:
+def test_an_ack_timer_without_the_feature_ack_raises_invariant_violated() -> None:
     runtime = ScriptedRuntime()
     runtime.welcome("heartbeat")
     runtime.state.timers.arm(TimerKind.ACK, connection_state(runtime.connection).number, runtime.state.now)
@@ -742,7 +744,7 @@ def test_an_ack_timer_without_acks_is_a_bug() -> None:
         runtime.advance(1)
 
 
-def test_what_the_user_calls_can_be_recorded_and_repeated() -> None:
+def test_a_replay_repeats_the_calls_of_the_user() -> None:
     calls: list[tuple[str, tuple[Any, ...]]] = []
     client = fresh()
     state_of(client).recorder = lambda name, arguments, now: calls.append((name, tuple(arguments)))
@@ -769,7 +771,7 @@ def test_what_the_user_calls_can_be_recorded_and_repeated() -> None:
     assert [envelope for _, envelope in again.take().envelopes()] == sent
 
 
-def test_no_secret_in_anything_that_can_be_printed() -> None:
+def test_no_repr_of_a_client_shows_a_secret() -> None:
     runtime = ScriptedRuntime()
     runtime.welcome(resume_token="rt_very_secret")
     for thing in (runtime.client, runtime.connection, runtime.state.session, runtime.events):
@@ -786,7 +788,7 @@ def test_the_configuration_survives_json() -> None:
     assert msgspec.convert(msgspec.to_builtins(config), ClientConfig) == config
 
 
-def test_nothing_is_left_of_a_session(runtime: ScriptedRuntime) -> None:
+def test_an_ended_session_leaves_no_timers(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     emit(runtime, 1, 2)
     emit(runtime, 4, 4)
@@ -798,5 +800,5 @@ def test_nothing_is_left_of_a_session(runtime: ScriptedRuntime) -> None:
     assert runtime.state.timers.keys() == []
 
 
-def test_the_features_of_the_default_are_those_of_the_script() -> None:
+def test_the_client_features_are_those_of_the_scripted_runtime() -> None:
     assert list(CLIENT_FEATURES) == FEATURES

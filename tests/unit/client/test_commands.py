@@ -26,25 +26,25 @@ def runtime() -> ScriptedRuntime:
     return runtime
 
 
-def test_a_hello_without_a_resume_says_nothing_of_it() -> None:
+def test_a_hello_without_a_resume_has_no_fields_of_it() -> None:
     hello = commands.hello(PEER, ["ack"], None, None)
     assert (hello.resume, hello.resume_token, hello.last_event_seq) == (None, None, None)
     assert hello.auth.scheme == "anonymous"
 
 
-def test_a_hello_that_resumes_says_it_twice() -> None:
+def test_a_hello_with_a_resume_has_both_forms() -> None:
     resume = messages.Resume("rt_1", 5, "sess_1", replies=True)
     hello = commands.hello(PEER, [], Secret("t"), resume)
     assert (hello.resume, hello.resume_token, hello.last_event_seq) == (resume, "rt_1", 5)
 
 
 @pytest.mark.parametrize("number", [-1, 2**63])
-def test_a_number_that_is_none(number: int) -> None:
+def test_subscribe_raises_for_a_wrong_number(number: int) -> None:
     with pytest.raises(LocalProtocolError, match="a number of one of its events"):
         commands.subscribe(JOB, number, True)
 
 
-def test_a_subscribe_says_what_its_runtime_reads() -> None:
+def test_a_subscribe_has_the_fields_that_its_runtime_reads() -> None:
     message = commands.subscribe(JOB, 4, True)
     assert message == messages.Subscribe(JOB, 4, True, 4)
     by_position = commands.as_negotiated(message, frozenset({"subscribe", POSITIONS}))
@@ -54,7 +54,7 @@ def test_a_subscribe_says_what_its_runtime_reads() -> None:
     assert commands.as_negotiated(from_number, frozenset({POSITIONS})) is from_number
 
 
-def test_a_filter_only_when_there_is_one() -> None:
+def test_list_jobs_has_a_filter_only_if_given() -> None:
     assert commands.list_jobs(None, None, None, None, None, None) == messages.ListJobs()
     message = commands.list_jobs(("running",), "echo", "2026-01-01T00:00:00Z", None, 10, "c")
     assert message == messages.ListJobs(
@@ -63,7 +63,7 @@ def test_a_filter_only_when_there_is_one() -> None:
 
 
 @pytest.mark.parametrize("which", [{"status": "running"}, {"limit": 0}, {"agent": "\ud800"}])
-def test_a_page_that_cannot_be_asked_for(runtime: ScriptedRuntime, which: dict[str, Any]) -> None:
+def test_list_jobs_raises_for_wrong_arguments(runtime: ScriptedRuntime, which: dict[str, Any]) -> None:
     with pytest.raises(LocalProtocolError):
         runtime.client.list_jobs(**which, now=runtime.now)
     assert not any(runtime.client.take()[:-1])
@@ -72,7 +72,7 @@ def test_a_page_that_cannot_be_asked_for(runtime: ScriptedRuntime, which: dict[s
 # Lists.
 
 
-def test_a_list_and_its_page(runtime: ScriptedRuntime) -> None:
+def test_list_jobs_is_answered_by_a_page(runtime: ScriptedRuntime) -> None:
     request_id = runtime.client.list_jobs(["running"], limit=2, now=runtime.now)
     runtime.take()
     (frame,) = runtime.sent("session.list_jobs")
@@ -85,7 +85,7 @@ def test_a_list_and_its_page(runtime: ScriptedRuntime) -> None:
     assert runtime.say("session.jobs", payload) == []
 
 
-def test_a_page_without_a_name_is_for_the_oldest_list(runtime: ScriptedRuntime) -> None:
+def test_a_page_without_a_request_id_answers_the_oldest_list(runtime: ScriptedRuntime) -> None:
     runtime.submit()
     asked = [runtime.client.list_jobs(now=runtime.now) for _ in range(2)]
     runtime.take()
@@ -97,7 +97,7 @@ def test_a_page_without_a_name_is_for_the_oldest_list(runtime: ScriptedRuntime) 
     assert runtime.say("session.jobs", {"jobs": []}) == []
 
 
-def test_a_list_that_is_refused(runtime: ScriptedRuntime) -> None:
+def test_a_refused_list_reports_the_error(runtime: ScriptedRuntime) -> None:
     request_id = runtime.client.list_jobs(cursor="stale", now=runtime.now)
     runtime.take()
     refused = runtime.only(RequestRefused, runtime.say("session.error", {"code": "INVALID_REQUEST"}))
@@ -107,7 +107,7 @@ def test_a_list_that_is_refused(runtime: ScriptedRuntime) -> None:
 # Subscriptions.
 
 
-def test_a_subscribe_and_its_answer(runtime: ScriptedRuntime) -> None:
+def test_a_subscribe_is_answered_by_job_subscribed(runtime: ScriptedRuntime) -> None:
     request_id = runtime.client.subscribe(JOB, 4, True, now=runtime.now)
     runtime.take()
     (frame,) = runtime.sent("job.subscribe")
@@ -146,7 +146,9 @@ def test_a_subscribe_and_its_answer(runtime: ScriptedRuntime) -> None:
     assert runtime.say("job.subscribed", payload) == []
 
 
-def test_an_answer_without_a_name_is_for_the_oldest_subscribe_of_the_job(runtime: ScriptedRuntime) -> None:
+def test_job_subscribed_without_a_request_id_answers_the_oldest_subscribe_of_the_job(
+    runtime: ScriptedRuntime,
+) -> None:
     asked = [runtime.client.subscribe(JobId(name), now=runtime.now) for name in ("job_1", "job_2")]
     runtime.take()
     event = runtime.only(Subscribed, runtime.say("job.subscribed", {"job_id": "job_2"}))
@@ -155,7 +157,7 @@ def test_an_answer_without_a_name_is_for_the_oldest_subscribe_of_the_job(runtime
 
 
 @pytest.mark.parametrize("message_type", ["session.error", "job.error"])
-def test_a_subscribe_of_a_job_that_is_not_found(runtime: ScriptedRuntime, message_type: str) -> None:
+def test_a_subscribe_of_an_unknown_job_reports_the_error(runtime: ScriptedRuntime, message_type: str) -> None:
     request_id = runtime.client.subscribe(JOB, 0, True, now=runtime.now)
     runtime.take()
     payload = {"code": "JOB_NOT_FOUND", "message": "no"}
@@ -163,7 +165,7 @@ def test_a_subscribe_of_a_job_that_is_not_found(runtime: ScriptedRuntime, messag
     assert (refused.request_id, refused.job_id) == (request_id, JOB)
 
 
-def test_jobs_that_are_followed_are_bounded(runtime: ScriptedRuntime) -> None:
+def test_the_number_of_followed_jobs_is_limited(runtime: ScriptedRuntime) -> None:
     limits = runtime.client.limits
     for number in range(limits.max_total_running_jobs):
         runtime.accept(f"job_{number}")
@@ -184,7 +186,7 @@ BOUNDS: Final = [
 
 
 @pytest.mark.parametrize(("feature", "options", "consequence"), BOUNDS)
-def test_a_bound_that_nobody_would_enforce_is_not_sent(
+def test_a_bound_that_the_runtime_would_not_enforce_raises(
     feature: str, options: dict[str, Any], consequence: str
 ) -> None:
     runtime = ScriptedRuntime(ClientConfig())
@@ -210,7 +212,7 @@ def test_a_bound_that_was_negotiated_is_sent(feature: str, options: dict[str, An
 
 
 @pytest.mark.parametrize(("feature", "options", "consequence"), BOUNDS)
-def test_a_submit_that_waits_is_not_sent_to_a_runtime_with_fewer_features(
+def test_a_waiting_submit_is_not_sent_to_a_runtime_with_fewer_features(
     feature: str, options: dict[str, Any], consequence: str
 ) -> None:
     """A session is lost, and the one in its place is opened at a runtime that enforces less."""
@@ -229,7 +231,7 @@ def test_a_submit_that_waits_is_not_sent_to_a_runtime_with_fewer_features(
 
 
 @pytest.mark.parametrize(("feature", "options", "consequence"), BOUNDS)
-def test_a_submit_with_a_key_is_not_sent_again_to_a_runtime_with_fewer_features(
+def test_a_submit_with_a_key_is_not_repeated_to_a_runtime_with_fewer_features(
     feature: str, options: dict[str, Any], consequence: str
 ) -> None:
     runtime = ScriptedRuntime(ClientConfig())
@@ -241,7 +243,7 @@ def test_a_submit_with_a_key_is_not_sent_again_to_a_runtime_with_fewer_features(
     assert len(runtime.sent("job.submit")) == 1
 
 
-def test_what_was_not_negotiated_cannot_be_asked_for() -> None:
+def test_a_request_of_a_feature_that_was_not_negotiated_raises() -> None:
     runtime = ScriptedRuntime(ClientConfig())
     runtime.welcome("ack")
     with pytest.raises(LocalProtocolError, match="does not offer subscribe"):
@@ -250,7 +252,7 @@ def test_what_was_not_negotiated_cannot_be_asked_for() -> None:
         runtime.client.list_jobs(now=runtime.now)
 
 
-def test_a_subscribe_to_a_runtime_that_tells_no_positions(runtime: ScriptedRuntime) -> None:
+def test_a_subscribe_to_a_runtime_without_positions_uses_home_numbers(runtime: ScriptedRuntime) -> None:
     runtime.reconnect("subscribe")
     request_id = runtime.client.subscribe(JOB, 4, True, now=runtime.now)
     runtime.take()

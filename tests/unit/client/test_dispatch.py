@@ -29,7 +29,7 @@ def runtime() -> ScriptedRuntime:
 @pytest.mark.parametrize(
     "message_type", sorted(set(TO_CLIENT) - {"session.welcome", "session.error", "session.ping"})
 )
-def test_before_the_welcome_all_else_is_ignored(message_type: str) -> None:
+def test_messages_before_the_welcome_are_ignored(message_type: str) -> None:
     runtime = ScriptedRuntime()
     assert runtime.say_raw(json.dumps({"type": message_type, "job_id": JOB, "event_seq": 1})) == []
     runtime.only(Welcomed, runtime.welcome())
@@ -44,7 +44,7 @@ def test_a_ping_before_the_welcome_is_answered() -> None:
 
 
 @pytest.mark.parametrize("code", ["UNAUTHENTICATED", "INTERNAL_ERROR", "SOMETHING_NEW"])
-def test_an_error_before_the_welcome_is_the_end(code: str) -> None:
+def test_an_error_before_the_welcome_ends_the_connection(code: str) -> None:
     runtime = ScriptedRuntime()
     failed, ended = runtime.say("session.error", {"code": code, "message": "no", "details": {"a": 1}})
     assert failed == SessionFailed(code, "no", RETRYABLE.get(code, False), {"a": 1})
@@ -56,14 +56,14 @@ def test_an_error_before_the_welcome_is_the_end(code: str) -> None:
 @pytest.mark.parametrize(
     "payload", [{}, {"session_id": 5}, {"session_id": "s" * 300}, {**WELCOME, "runtime": 5}]
 )
-def test_a_welcome_that_cannot_be_read_is_the_end(payload: dict[str, Any]) -> None:
+def test_an_unreadable_welcome_ends_the_connection(payload: dict[str, Any]) -> None:
     runtime = ScriptedRuntime()
     ended = runtime.only(ConnectionEnded, runtime.say("session.welcome", payload))
     assert (ended.who, ended.code) == ("local", "INVALID_REQUEST")
     assert len(runtime.closings[0].reason.encode()) <= 123
 
 
-def test_a_welcome_of_another_protocol_is_the_end() -> None:
+def test_a_welcome_of_another_version_ends_the_connection() -> None:
     runtime = ScriptedRuntime()
     ended = runtime.only(ConnectionEnded, runtime.say("session.welcome", WELCOME, arcp="2.0"))
     assert (ended.code, ended.reason) == (
@@ -72,14 +72,14 @@ def test_a_welcome_of_another_protocol_is_the_end() -> None:
     )
 
 
-def test_a_welcome_that_says_little() -> None:
+def test_a_welcome_with_missing_fields_gets_defaults() -> None:
     runtime = ScriptedRuntime()
     welcomed = runtime.only(Welcomed, runtime.say("session.welcome", {}, session_id="sess_9"))
     assert (welcomed.session_id, welcomed.features, welcomed.agents) == ("sess_9", frozenset(), [])
     assert runtime.advance(1000) == []
 
 
-def test_agents_as_names_and_an_interval_with_a_fraction() -> None:
+def test_a_welcome_may_have_agent_names_and_a_fractional_interval() -> None:
     runtime = ScriptedRuntime()
     capabilities = {"features": ["heartbeat"], "agents": ["a", {"name": "b"}, 5]}
     runtime.say("session.welcome", {**WELCOME, "capabilities": capabilities, "heartbeat_interval_sec": 9.5})
@@ -88,7 +88,7 @@ def test_agents_as_names_and_an_interval_with_a_fraction() -> None:
     assert len(runtime.sent("session.ping")) == 1
 
 
-def test_too_large_a_welcome_is_refused_by_its_header() -> None:
+def test_a_welcome_that_is_too_large_is_refused_by_its_header() -> None:
     runtime = ScriptedRuntime()
     ended = runtime.only(ConnectionEnded, runtime.carry_out(runtime.connection.too_large(now=runtime.now)))
     assert (ended.code, runtime.closings[0].code) == ("INVALID_REQUEST", 1009)
@@ -120,18 +120,18 @@ def test_too_large_a_welcome_is_refused_by_its_header() -> None:
         '{"type":"session.error","payload":5}',
     ],
 )
-def test_what_cannot_be_read_or_is_not_known_is_ignored(runtime: ScriptedRuntime, text: str) -> None:
+def test_unreadable_and_unknown_messages_are_ignored(runtime: ScriptedRuntime, text: str) -> None:
     assert runtime.say_raw(text) == []
     assert runtime.client.take().writable == ()
     runtime.accept()
 
 
-def test_bytes_that_are_no_text_are_ignored(runtime: ScriptedRuntime) -> None:
+def test_bytes_that_are_not_utf8_are_ignored(runtime: ScriptedRuntime) -> None:
     assert runtime.say_raw(b'{"type":"\xff"}') == []
 
 
 @pytest.mark.parametrize("text", ["nonsense", '{"type":"job.zork"}', '{"type":"job.event","payload":{}}'])
-def test_more_than_ten_of_them_a_second_are_the_end(runtime: ScriptedRuntime, text: str) -> None:
+def test_more_than_ten_bad_messages_a_second_end_the_connection(runtime: ScriptedRuntime, text: str) -> None:
     for _ in range(10):
         assert runtime.say_raw(text) == []
     runtime.advance(1)
@@ -149,7 +149,7 @@ def test_an_overlong_line_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("welcomed", [False, True])
-def test_pings_that_nobody_takes_the_answers_of_are_the_end(welcomed: bool) -> None:
+def test_unsent_answers_to_pings_end_the_connection(welcomed: bool) -> None:
     runtime = ScriptedRuntime()
     if welcomed:
         runtime.welcome()
@@ -171,7 +171,7 @@ def test_a_ping_is_answered_at_once(runtime: ScriptedRuntime) -> None:
 
 
 @pytest.mark.parametrize("message_type", ["session.bye", "session.closed"])
-def test_the_runtime_says_goodbye(runtime: ScriptedRuntime, message_type: str) -> None:
+def test_session_bye_of_the_runtime_ends_the_connection(runtime: ScriptedRuntime, message_type: str) -> None:
     closed, ended = runtime.say(message_type, {"reason": "maintenance"})
     assert closed == SessionClosed("maintenance")
     assert ended == ConnectionEnded(runtime.connection, "peer", "", "session closed")
@@ -214,14 +214,14 @@ def test_events_before_the_welcome_of_a_resume_come_again_behind_it() -> None:
     assert welcomed.resumed
 
 
-def test_before_the_first_welcome_they_are_bad_messages() -> None:
+def test_events_before_the_first_welcome_are_bad_messages() -> None:
     runtime = ScriptedRuntime(ClientConfig())
     for seq in range(1, 11):
         assert runtime.say("job.event", log(), job_id=JOB, event_seq=seq) == []
     runtime.only(ConnectionEnded, runtime.say("job.event", log(), job_id=JOB, event_seq=11))
 
 
-def test_a_hello_that_is_refused_by_a_job_error() -> None:
+def test_a_job_error_can_refuse_a_hello() -> None:
     payload = {"code": "RESUME_WINDOW_EXPIRED", "message": "gone", "details": {"final": True}}
     failed, ended, lost = resuming().say("job.error", payload)
     assert isinstance(failed, SessionFailed)

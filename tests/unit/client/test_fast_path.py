@@ -205,7 +205,7 @@ def reads(draw: st.DrawFn) -> list[list[bytes]]:
 
 @settings(max_examples=300)
 @given(reads(), st.booleans(), st.sampled_from([None, 0, 3, 30]), st.data())
-def test_what_is_read_at_once_comes_out_as_one_by_one(
+def test_messages_read_at_once_equal_messages_read_one_by_one(
     found: list[list[bytes]], placed: bool, asked: int | None, data: st.DataObject
 ) -> None:
     """`asked` is the last position when the history of one job was asked for; None: it was not."""
@@ -244,7 +244,7 @@ def texts_of(count: int, job_id: JobId = JOB, first: int = 1, position: int | No
 
 
 @pytest.mark.parametrize("placed", [True, False])
-def test_a_run_of_events(monkeypatch: pytest.MonkeyPatch, placed: bool) -> None:
+def test_a_run_of_events_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch, placed: bool) -> None:
     runtime = opened(placed=placed)
     monkeypatch.setattr(runtime.state, "hear", None)
     starts = (1, 7, 50) if placed else (None, None, None)
@@ -273,7 +273,7 @@ def test_a_run_of_events(monkeypatch: pytest.MonkeyPatch, placed: bool) -> None:
     assert (job.home, job.stored_home, other.stored_home) == ((0, 0, 0) if placed else (45, 45, 42))
 
 
-def test_a_copy_is_not_part_of_a_run() -> None:
+def test_a_copy_ends_a_run_of_events() -> None:
     runtime = opened()
     found = [*texts_of(2, JOB, 1, 1), *texts_of(2, JOB, 3, 2), *texts_of(1, JOB, 5, 4)]
     events = at_once(runtime, found)
@@ -281,14 +281,14 @@ def test_a_copy_is_not_part_of_a_run() -> None:
     assert [event.seq for event in events if isinstance(event, JobEvent)] == [1, 2, 4, 5]
 
 
-def test_a_copy_without_a_position_is_not_part_of_a_run() -> None:
+def test_a_copy_without_a_position_ends_a_run_of_events() -> None:
     runtime = opened(placed=False)
     copy = msgspec.json.encode({**message(3), "id": "e1"})
     events = at_once(runtime, [*texts_of(2), copy, *texts_of(1, JOB, 4)])
     assert [event.seq for event in events if isinstance(event, JobEvent)] == [1, 2, 4]
 
 
-def test_a_notice_to_one_session_is_not_part_of_a_run() -> None:
+def test_a_notice_ends_a_run_of_events() -> None:
     runtime = opened()
     events = at_once(runtime, [*texts_of(2, JOB, 1, 1), *texts_of(1, JOB, 3), *texts_of(1, JOB, 4, 3)])
     assert [event.job_seq for event in events if isinstance(event, JobEvent)] == [1, 2, None, 3]
@@ -297,7 +297,7 @@ def test_a_notice_to_one_session_is_not_part_of_a_run() -> None:
     assert (session.jobs[JOB].cursor, session.jobs[JOB].home) == (3, 0)
 
 
-def test_a_history_that_was_asked_for_again_comes_in_no_run() -> None:
+def test_a_second_history_does_not_take_the_fast_path() -> None:
     runtime = opened()
     at_once(runtime, texts_of(3, JOB, 1, 1))
     subscribe(runtime, JOB, 3)
@@ -306,7 +306,7 @@ def test_a_history_that_was_asked_for_again_comes_in_no_run() -> None:
 
 
 @pytest.mark.parametrize("kind", ["status", "delegate"])
-def test_what_ends_a_run_leaves_its_job_as_it_was(kind: str) -> None:
+def test_the_message_behind_a_run_leaves_its_job_unchanged(kind: str) -> None:
     """A subscription ends, or a child is told of, right behind events of another job."""
     together, single = opened(), opened()
     body = {"phase": "unsubscribed"} if kind == "status" else {"child_job_id": "job_9", "agent": "a"}
@@ -320,7 +320,7 @@ def test_what_ends_a_run_leaves_its_job_as_it_was(kind: str) -> None:
     assert state(together) == state(single)
 
 
-def test_what_is_not_processed_stops_it() -> None:
+def test_too_many_unprocessed_events_stop_the_fast_path() -> None:
     size = len(texts_of(1, JOB, 1, 1)[0])
     runtime = opened(ClientConfig(limits=Limits(max_unprocessed_bytes=3 * size)))
     messages = texts_of(9, JOB, 1, 1)
@@ -331,14 +331,14 @@ def test_what_is_not_processed_stops_it() -> None:
     assert runtime.client.receive_all(runtime.connection, messages[4:], now=runtime.now) == 4
 
 
-def test_a_message_beyond_the_limit_closes() -> None:
+def test_a_message_above_the_limit_closes_the_connection() -> None:
     runtime = opened(ClientConfig(limits=Limits(max_message_bytes=1000)))
     large = msgspec.json.encode(message(2, {"a": "x" * 1000}))
     at_once(runtime, [*texts_of(1), large, *texts_of(1, JOB, 3)])
     assert [closing.code for closing in runtime.closings] == [1009]
 
 
-def test_what_is_recorded_is_recorded_message_by_message() -> None:
+def test_a_recording_holds_each_message_of_a_run() -> None:
     runtime = opened()
     heard: list[str] = []
     runtime.state.recorder = lambda name, arguments, now: heard.append(name)

@@ -30,7 +30,7 @@ def emit(runtime: ScriptedRuntime, seq: int, message: str = "hi") -> list[Event]
 # Gaps.
 
 
-def test_a_session_with_a_gap_is_resumed_behind_its_last_number(runtime: ScriptedRuntime) -> None:
+def test_a_gap_makes_the_client_resume_from_its_last_number(runtime: ScriptedRuntime) -> None:
     emit(runtime, 1)
     emit(runtime, 3)
     ended, detached = runtime.advance(1.1)
@@ -42,7 +42,7 @@ def test_a_session_with_a_gap_is_resumed_behind_its_last_number(runtime: Scripte
     assert numbers([*emit(runtime, 2), *emit(runtime, 3)]) == [2, 3]
 
 
-def test_a_gap_that_a_resume_does_not_fill_is_given_up_and_said(runtime: ScriptedRuntime) -> None:
+def test_a_gap_that_a_resume_does_not_fill_is_given_up_and_reported(runtime: ScriptedRuntime) -> None:
     emit(runtime, 1)
     emit(runtime, 4)
     runtime.advance(1.1)
@@ -60,7 +60,7 @@ def test_a_gap_that_a_resume_does_not_fill_is_given_up_and_said(runtime: Scripte
     assert detached.reason == "events 6..6 are missing"
 
 
-def test_too_much_behind_a_gap_does_not_wait() -> None:
+def test_a_full_reorder_buffer_resumes_at_once() -> None:
     runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_gap_events=3)))
     runtime.welcome()
     assert [emit(runtime, seq) for seq in (2, 3, 4)] == [[], [], []]
@@ -78,7 +78,7 @@ def test_a_gap_without_a_token_ends_the_connection() -> None:
     assert [type(event) for event in runtime.advance(1.1)][:2] == [SessionFailed, ConnectionEnded]
 
 
-def test_a_gap_of_a_session_that_is_closing_is_said_and_resumes_nothing() -> None:
+def test_a_gap_of_a_closing_session_is_reported_without_a_resume() -> None:
     runtime = ScriptedRuntime(ClientConfig(close_wait_sec=5))
     runtime.welcome()
     runtime.client.close(now=runtime.now)
@@ -119,7 +119,7 @@ def slow() -> ScriptedRuntime:
     return runtime
 
 
-def test_what_is_not_processed_stops_the_reading(slow: ScriptedRuntime) -> None:
+def test_too_many_unprocessed_bytes_stop_the_reading(slow: ScriptedRuntime) -> None:
     seq = 0
     while slow.connection.reading:
         seq += 1
@@ -131,7 +131,7 @@ def test_what_is_not_processed_stops_the_reading(slow: ScriptedRuntime) -> None:
     assert not slow.connection.reading
 
 
-def test_for_an_answer_four_times_as_much_is_read(slow: ScriptedRuntime) -> None:
+def test_while_an_answer_is_due_four_times_as_much_is_read(slow: ScriptedRuntime) -> None:
     emit(slow, 1, "x" * 2_000)
     assert not slow.connection.reading
     slow.client.cancel(JOB, now=slow.now)
@@ -140,7 +140,7 @@ def test_for_an_answer_four_times_as_much_is_read(slow: ScriptedRuntime) -> None
     assert not slow.connection.reading
 
 
-def test_what_a_lost_session_brought_counts_as_well(slow: ScriptedRuntime) -> None:
+def test_unprocessed_events_of_a_lost_session_count_too(slow: ScriptedRuntime) -> None:
     emit(slow, 1, "x" * 2_000)
     slow.reconnect(session_id="sess_2")
     assert not slow.connection.reading
@@ -148,14 +148,14 @@ def test_what_a_lost_session_brought_counts_as_well(slow: ScriptedRuntime) -> No
     assert slow.connection.reading
 
 
-def test_silence_is_not_counted_meanwhile() -> None:
+def test_silence_is_not_counted_while_the_client_does_not_read() -> None:
     runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_unprocessed_bytes=100)))
     runtime.welcome(heartbeat_interval_sec=10)
     emit(runtime, 1, "x" * 1_000)
     assert runtime.advance(100) == []
 
 
-def test_the_cursor_is_what_is_processed(runtime: ScriptedRuntime) -> None:
+def test_the_cursor_is_the_last_processed_event(runtime: ScriptedRuntime) -> None:
     assert runtime.client.cursor == 0
     for seq in (1, 2, 3):
         emit(runtime, seq)

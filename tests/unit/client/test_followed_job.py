@@ -37,7 +37,7 @@ def test_positions_come_with_any_number_and_any_envelope_id() -> None:
     assert followed.takes(1, 3, "e") and followed.takes(2, 3, "e") and followed.takes(3, 0, "")
 
 
-def test_a_job_is_heard_of_by_any_event_even_a_copy() -> None:
+def test_every_event_shows_that_a_job_is_sent_even_a_copy() -> None:
     followed = job(cursor=4)
     followed.heard = False
     assert not followed.takes(4, 1, "e")
@@ -95,7 +95,9 @@ def test_positions_rise_behind_what_came_while_a_job_was_awaited_until_the_sessi
     ("observed", "keyed", "subscribed"),
     [(True, False, True), (False, False, False), (False, True, True)],
 )
-def test_how_events_of_a_job_may_come(observed: bool, keyed: bool, subscribed: bool) -> None:
+def test_may_be_observed_depends_on_subscription_and_key(
+    observed: bool, keyed: bool, subscribed: bool
+) -> None:
     followed = job(observed=observed)
     followed.keyed = keyed
     assert followed.may_be_observed == subscribed
@@ -136,7 +138,7 @@ def test_copies_without_positions_are_told_by_their_envelope_ids() -> None:
     assert followed.heard
 
 
-def test_the_last_envelope_ids_are_kept() -> None:
+def test_a_limited_number_of_envelope_ids_is_kept() -> None:
     followed = job()
     for number in range(RECENT + 1):
         assert followed.takes(None, 1, f"e{number}")
@@ -146,13 +148,13 @@ def test_the_last_envelope_ids_are_kept() -> None:
     assert list(followed.recent) == [f"f{number}" for number in range(RECENT)]
 
 
-def test_events_without_envelope_ids_are_no_copies() -> None:
+def test_events_without_envelope_ids_are_never_copies() -> None:
     followed = job()
     assert followed.takes(None, 1, "") and followed.takes(None, 1, "")
     assert followed.recent == {}
 
 
-def test_the_last_number_at_home_is_what_is_asked_from() -> None:
+def test_a_subscribe_asks_from_the_last_home_number() -> None:
     followed = job(observed=False)
     assert followed.takes(None, 4, "a") and followed.takes(None, 0, "b")
     assert followed.home == 4
@@ -161,7 +163,7 @@ def test_the_last_number_at_home_is_what_is_asked_from() -> None:
     assert (followed.stored_home, followed.stored) == (4, 0)
 
 
-def test_a_number_of_another_session_is_not_asked_from() -> None:
+def test_a_subscribe_does_not_ask_from_a_number_of_another_session() -> None:
     followed = job(observed=True, home=4)
     assert followed.takes(None, 9, "a")
     assert followed.home == 4

@@ -54,7 +54,7 @@ def end(code: str, final_status: str = "error", **fields: Any) -> dict[str, Any]
 # Answers to submits.
 
 
-def test_an_acceptance_names_its_request(runtime: ScriptedRuntime) -> None:
+def test_job_accepted_answers_the_request_that_it_names(runtime: ScriptedRuntime) -> None:
     first, second = runtime.submit(), runtime.submit()
     for number, request_id in ((2, second), (1, first)):
         job_id = f"job_{number}"
@@ -80,7 +80,7 @@ def test_an_acceptance_names_its_request(runtime: ScriptedRuntime) -> None:
         )
 
 
-def test_acceptances_without_a_request_come_in_order(runtime: ScriptedRuntime) -> None:
+def test_job_accepted_without_a_request_id_answers_submits_in_order(runtime: ScriptedRuntime) -> None:
     runtime.cancel("job_0")
     requests = [runtime.submit(), runtime.submit()]
     events = [runtime.only(JobAccepted, runtime.say("job.accepted", accepted(f"job_{n}"))) for n in (1, 2)]
@@ -89,7 +89,7 @@ def test_acceptances_without_a_request_come_in_order(runtime: ScriptedRuntime) -
     assert runtime.say("job.accepted", accepted("job_3")) == []
 
 
-def test_an_acceptance_of_what_was_not_asked_for_is_nothing(runtime: ScriptedRuntime) -> None:
+def test_job_accepted_of_an_unknown_request_is_ignored(runtime: ScriptedRuntime) -> None:
     request_id, cancel = runtime.submit(), runtime.cancel()
     assert runtime.say("job.accepted", accepted(request_id="unknown")) == []
     assert runtime.say("job.accepted", accepted(request_id=cancel)) == []
@@ -97,7 +97,7 @@ def test_an_acceptance_of_what_was_not_asked_for_is_nothing(runtime: ScriptedRun
     assert event.request_id == request_id
 
 
-def test_an_acceptance_with_a_parent_announces_a_child_and_answers_nothing(runtime: ScriptedRuntime) -> None:
+def test_job_accepted_with_a_parent_answers_no_submit(runtime: ScriptedRuntime) -> None:
     runtime.accept("job_parent")
     request_id = runtime.submit()
     child = accepted("job_child", parent_job_id="job_parent", delegate_id="d1")
@@ -109,7 +109,7 @@ def test_an_acceptance_with_a_parent_announces_a_child_and_answers_nothing(runti
     assert event.request_id == request_id
 
 
-def test_the_end_of_a_job_that_is_observed_no_longer_refuses_nothing(runtime: ScriptedRuntime) -> None:
+def test_the_end_of_a_job_no_longer_observed_refuses_no_request(runtime: ScriptedRuntime) -> None:
     runtime.client.subscribe(JobId("job_9"), now=runtime.now)
     runtime.take()
     runtime.say("job.subscribed", {"job_id": "job_9", "current_status": "running"})
@@ -121,7 +121,7 @@ def test_the_end_of_a_job_that_is_observed_no_longer_refuses_nothing(runtime: Sc
     assert event.request_id == request_id
 
 
-def test_a_little_acceptance_with_its_job_in_the_envelope(runtime: ScriptedRuntime) -> None:
+def test_a_minimal_job_accepted_has_its_job_id_in_the_envelope(runtime: ScriptedRuntime) -> None:
     runtime.submit()
     event = runtime.only(JobAccepted, runtime.say("job.accepted", {"budget": {"USD": "USD:5"}}, job_id=JOB))
     assert (event.job_id, event.agent, event.lease, event.budget) == (JOB, "", {}, {"USD": "5"})
@@ -136,7 +136,9 @@ def refused(runtime: ScriptedRuntime, message_type: str, payload: Any, **envelop
 
 @pytest.mark.parametrize("message_type", ["session.error", "job.error"])
 @pytest.mark.parametrize("place", ["payload", "details", "envelope"])
-def test_a_refusal_names_its_request(runtime: ScriptedRuntime, message_type: str, place: str) -> None:
+def test_an_error_answers_the_request_that_it_names(
+    runtime: ScriptedRuntime, message_type: str, place: str
+) -> None:
     runtime.submit()
     request_id = runtime.submit()
     fields: dict[str, Any] = {"message": "no agent", "retryable": True}
@@ -154,7 +156,7 @@ def test_a_refusal_names_its_request(runtime: ScriptedRuntime, message_type: str
 
 
 @pytest.mark.parametrize("message_type", ["session.error", "job.error"])
-def test_a_refusal_of_what_was_not_asked_for_is_nothing(runtime: ScriptedRuntime, message_type: str) -> None:
+def test_an_error_for_an_unknown_request_is_ignored(runtime: ScriptedRuntime, message_type: str) -> None:
     request_id = runtime.submit()
     assert runtime.say(message_type, error("INTERNAL_ERROR", request_id="unknown")) == []
     assert runtime.say(message_type, error("INTERNAL_ERROR", request_id="unknown"), job_id="job_9") == []
@@ -165,7 +167,7 @@ def test_a_refusal_of_what_was_not_asked_for_is_nothing(runtime: ScriptedRuntime
 
 
 @pytest.mark.parametrize("message_type", ["session.error", "job.error"])
-def test_a_refusal_without_a_name_is_for_the_oldest_submit_or_then_cancel(
+def test_an_error_without_a_request_id_answers_the_oldest_submit_then_cancel(
     runtime: ScriptedRuntime, message_type: str
 ) -> None:
     first, cancel, second = runtime.submit(), runtime.cancel("job_7"), runtime.submit()
@@ -180,7 +182,7 @@ def test_a_refusal_without_a_name_is_for_the_oldest_submit_or_then_cancel(
 @pytest.mark.parametrize(
     ("message_type", "job_id"), [("session.error", None), ("job.error", None), ("job.error", "j")]
 )
-def test_some_errors_are_the_connections(
+def test_some_error_codes_concern_the_connection(
     runtime: ScriptedRuntime, message_type: str, job_id: str | None, code: str
 ) -> None:
     request_id = runtime.submit()
@@ -190,7 +192,7 @@ def test_some_errors_are_the_connections(
     assert named.request_id == request_id
 
 
-def test_an_error_that_names_a_job_is_for_the_cancel_of_it(runtime: ScriptedRuntime) -> None:
+def test_an_error_with_a_job_id_answers_the_cancel_of_that_job(runtime: ScriptedRuntime) -> None:
     runtime.submit()
     runtime.cancel("job_1")
     request_id = runtime.cancel("job_2")
@@ -198,7 +200,7 @@ def test_an_error_that_names_a_job_is_for_the_cancel_of_it(runtime: ScriptedRunt
     assert (event.request_id, event.job_id) == (request_id, "job_2")
 
 
-def test_a_submit_refused_under_a_made_up_job(runtime: ScriptedRuntime) -> None:
+def test_a_job_error_of_an_unknown_job_refuses_the_submit(runtime: ScriptedRuntime) -> None:
     runtime.cancel("job_1")
     request_id = runtime.submit()
     event = refused(
@@ -225,7 +227,7 @@ def test_a_refused_cancel_does_not_end_an_accepted_job(runtime: ScriptedRuntime,
     runtime.only(JobEnded, runtime.say("job.result", {"result": 1}, job_id=JOB, event_seq=2))
 
 
-def test_a_key_used_twice_does_not_end_the_job_that_has_it(runtime: ScriptedRuntime) -> None:
+def test_duplicate_key_does_not_end_the_job_that_has_the_key(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     request_id = runtime.submit(idempotency_key="k")
     payload = error("DUPLICATE_KEY", details={"existing_job_id": JOB})
@@ -242,7 +244,7 @@ def test_a_refused_cancel_names_its_request_by_the_envelope(runtime: ScriptedRun
     runtime.only(JobEnded, runtime.say("job.result", {"result": 1}, job_id=JOB, event_seq=1))
 
 
-def test_a_cancel_of_a_job_that_is_over_is_refused(runtime: ScriptedRuntime) -> None:
+def test_a_cancel_of_an_ended_job_is_refused(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.say("job.result", {"result": 1}, job_id=JOB, event_seq=1)
     request_id = runtime.cancel()
@@ -254,7 +256,9 @@ def test_a_cancel_of_a_job_that_is_over_is_refused(runtime: ScriptedRuntime) -> 
 
 
 @pytest.mark.parametrize("final_status", [None, "success"])
-def test_a_cancel_is_answered_by_its_name(runtime: ScriptedRuntime, final_status: str | None) -> None:
+def test_job_cancelled_answers_the_cancel_that_it_names(
+    runtime: ScriptedRuntime, final_status: str | None
+) -> None:
     runtime.cancel()
     request_id = runtime.cancel()
     payload = {"job_id": JOB, "request_id": request_id, "final_status": final_status}
@@ -263,7 +267,7 @@ def test_a_cancel_is_answered_by_its_name(runtime: ScriptedRuntime, final_status
     assert runtime.say("job.cancelled", payload, event_seq=2) == []
 
 
-def test_a_cancel_is_answered_without_a_name(runtime: ScriptedRuntime) -> None:
+def test_job_cancelled_without_a_request_id_answers_the_cancel_of_its_job(runtime: ScriptedRuntime) -> None:
     runtime.cancel("job_2")
     first, second = runtime.cancel(), runtime.cancel()
     for request_id in (first, second, None):
@@ -305,7 +309,7 @@ def test_a_job_of_which_nothing_is_to_come_ends_when_it_is_observed(
     assert (ended.final_status, ended.code, ended.receipt) == ("cancelled", "CANCELLED", 0)
 
 
-def test_an_end_that_is_to_come_is_awaited(runtime: ScriptedRuntime, numbered: ScriptedRuntime) -> None:
+def test_an_end_that_is_still_due_is_awaited(runtime: ScriptedRuntime, numbered: ScriptedRuntime) -> None:
     numbered.accept()
     numbered.client.subscribe(JOB, 0, True, now=numbered.now)
     numbered.take()
@@ -317,7 +321,7 @@ def test_an_end_that_is_to_come_is_awaited(runtime: ScriptedRuntime, numbered: S
         one.only(CancelAcknowledged, one.say("job.cancelled", other, event_seq=2))
 
 
-def test_an_answer_to_a_cancel_is_none_to_a_submit(runtime: ScriptedRuntime) -> None:
+def test_job_cancelled_answers_no_submit(runtime: ScriptedRuntime) -> None:
     request_id = runtime.submit()
     assert runtime.say("job.cancelled", {"job_id": JOB, "request_id": request_id}) == []
     runtime.only(JobAccepted, runtime.say("job.accepted", accepted(request_id=request_id)))
@@ -342,7 +346,7 @@ def test_the_end_of_a_job_answers_its_cancels_first(
 # Events.
 
 
-def test_an_event(runtime: ScriptedRuntime) -> None:
+def test_an_event_is_handed_out(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     event = runtime.only(JobEvent, runtime.say("job.event", log(), job_id=JOB, event_seq=1))
     body = {"level": "info", "message": "hi"}
@@ -367,7 +371,7 @@ def test_the_new_value_of_a_credential_is_not_in_the_body_of_its_event(
     assert (other.value, other.body["value"]) == (None, "sk-new")
 
 
-def test_an_event_of_another_job_without_a_number(runtime: ScriptedRuntime) -> None:
+def test_an_event_of_an_unknown_job_without_a_number_is_handed_out(runtime: ScriptedRuntime) -> None:
     event = runtime.only(
         JobEvent, runtime.say("job.event", {"kind": "x-vendor.a.b", "body": 5, "job_id": "job_9"})
     )
@@ -376,20 +380,20 @@ def test_an_event_of_another_job_without_a_number(runtime: ScriptedRuntime) -> N
     )
 
 
-def test_a_copy_of_an_event_is_nothing(runtime: ScriptedRuntime) -> None:
+def test_a_copy_of_an_event_is_dropped(runtime: ScriptedRuntime) -> None:
     assert len(runtime.say("job.event", log(), job_id=JOB, event_seq=1, id="e1")) == 1
     assert runtime.say("job.event", log(), job_id=JOB, event_seq=1, id="e1") == []
     assert len(runtime.say("job.event", log(), job_id=JOB, event_seq=1, id="e2")) == 1
 
 
-def test_a_bad_event_keeps_back_none_behind_it(runtime: ScriptedRuntime) -> None:
+def test_a_bad_event_does_not_hold_back_later_ones(runtime: ScriptedRuntime) -> None:
     runtime.say("job.event", log("3"), job_id=JOB, event_seq=3)
     runtime.say_raw(json.dumps({"type": "job.zork", "job_id": JOB, "event_seq": 2}))
     events = runtime.say("job.event", {"kind": 5}, job_id=JOB, event_seq=1)
     assert numbers(events) == [3]
 
 
-def test_what_waited_behind_a_goodbye_is_not_handed_out(runtime: ScriptedRuntime) -> None:
+def test_events_held_back_at_a_bye_are_not_handed_out(runtime: ScriptedRuntime) -> None:
     for seq in range(3, 20):
         runtime.say("job.event", log(), job_id=JOB, event_seq=seq)
     runtime.say("session.bye", {}, event_seq=2)
@@ -397,7 +401,7 @@ def test_what_waited_behind_a_goodbye_is_not_handed_out(runtime: ScriptedRuntime
     assert [type(event) for event in events] == [JobEvent, SessionClosed, ConnectionEnded]
 
 
-def test_after_its_end_a_job_is_silent(runtime: ScriptedRuntime) -> None:
+def test_events_after_the_end_of_a_job_are_dropped(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.say("job.result", {"result": 1}, job_id=JOB, event_seq=1)
     assert runtime.say("job.event", log(), job_id=JOB, event_seq=2) == []
@@ -406,7 +410,7 @@ def test_after_its_end_a_job_is_silent(runtime: ScriptedRuntime) -> None:
     assert runtime.say("job.error", end("INTERNAL_ERROR"), job_id=JOB, event_seq=4) == []
 
 
-def test_a_job_that_is_accepted_again_speaks_again(runtime: ScriptedRuntime) -> None:
+def test_events_of_a_job_accepted_again_are_handed_out(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.say("job.result", {"result": 1}, job_id=JOB, event_seq=1)
     runtime.accept()
@@ -419,20 +423,20 @@ def test_a_job_that_is_accepted_again_speaks_again(runtime: ScriptedRuntime) -> 
 
 @pytest.mark.parametrize("name", ["result", "output", "value"])
 @pytest.mark.parametrize("value", [1, "text", [None], False, 0, None])
-def test_a_result_under_any_name(runtime: ScriptedRuntime, name: str, value: Any) -> None:
+def test_a_result_is_read_under_every_known_name(runtime: ScriptedRuntime, name: str, value: Any) -> None:
     runtime.accept()
     payload = {"final_status": "success", "completed_at": "t", name: value, "summary": "s"}
     event = runtime.only(JobEnded, runtime.say("job.result", payload, job_id=JOB, event_seq=1))
     assert event == JobEnded(JOB, 1, "success", "t", value, summary="s", job_seq=1, receipt=1)
 
 
-def test_no_result(runtime: ScriptedRuntime) -> None:
+def test_a_job_result_without_a_result_is_none(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     event = runtime.only(JobEnded, runtime.say("job.result", {"final_status": "completed"}, job_id=JOB))
     assert event == JobEnded(JOB, 0, "success", "", job_seq=1, receipt=1)
 
 
-def test_the_result_of_a_job_that_is_not_ours(runtime: ScriptedRuntime) -> None:
+def test_the_result_of_an_unknown_job_is_handed_out(runtime: ScriptedRuntime) -> None:
     event = runtime.only(JobEnded, runtime.say("job.result", {"result": 5}, job_id="job_9"))
     assert (event.job_id, event.result) == ("job_9", 5)
     runtime.say("job.event", chunk(0, "x", more=False), job_id="job_8")
@@ -444,7 +448,7 @@ def test_the_result_of_a_job_that_is_not_ours(runtime: ScriptedRuntime) -> None:
 
 
 @pytest.mark.parametrize("code", [*ErrorCode, "SOMETHING_NEW"])
-def test_an_accepted_job_ends_with_any_code(runtime: ScriptedRuntime, code: str) -> None:
+def test_a_job_error_with_any_code_ends_an_accepted_job(runtime: ScriptedRuntime, code: str) -> None:
     runtime.accept()
     runtime.submit()
     runtime.cancel()
@@ -466,7 +470,7 @@ def test_an_accepted_job_ends_with_any_code(runtime: ScriptedRuntime, code: str)
 
 
 @pytest.mark.parametrize("code", [*ErrorCode, "SOMETHING_NEW"])
-def test_an_accepted_job_ends_also_without_a_time_when_nothing_is_asked(
+def test_a_job_error_without_completed_at_ends_an_accepted_job_without_requests(
     runtime: ScriptedRuntime, code: str
 ) -> None:
     runtime.accept()
@@ -485,13 +489,15 @@ def test_an_accepted_job_ends_also_without_a_time_when_nothing_is_asked(
         ({"code": "X", "final_status": "exploded"}, "error"),
     ],
 )
-def test_the_status_of_an_error(runtime: ScriptedRuntime, payload: dict[str, Any], final_status: str) -> None:
+def test_the_status_of_a_job_error_follows_its_code(
+    runtime: ScriptedRuntime, payload: dict[str, Any], final_status: str
+) -> None:
     runtime.accept()
     event = runtime.only(JobEnded, runtime.say("job.error", payload, job_id=JOB, event_seq=1))
     assert event.final_status == final_status
 
 
-def test_the_error_of_a_job_that_is_not_ours(runtime: ScriptedRuntime) -> None:
+def test_the_job_error_of_an_unknown_job_is_handed_out(runtime: ScriptedRuntime) -> None:
     event = runtime.only(
         JobEnded, runtime.say("job.error", end("INTERNAL_ERROR"), job_id="job_9", event_seq=1)
     )
@@ -508,7 +514,7 @@ def test_the_error_of_a_job_that_is_not_ours(runtime: ScriptedRuntime) -> None:
     ],
 )
 @pytest.mark.parametrize("summary", [None, "why"])
-def test_a_result_that_is_none(
+def test_a_job_result_with_another_final_status_is_an_error(
     runtime: ScriptedRuntime, final_status: str, expected: str, code: str, summary: str | None
 ) -> None:
     runtime.accept()
@@ -532,7 +538,7 @@ def test_a_streamed_result_is_joined_and_its_chunks_are_events(runtime: Scripted
     assert event == JobEnded(JOB, 3, "success", "t", "abc", "res_1", 3, job_seq=3, receipt=3)
 
 
-def test_a_result_that_the_user_reads_is_not_joined(runtime: ScriptedRuntime) -> None:
+def test_a_streamed_result_that_the_user_reads_is_not_joined(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.say("job.event", chunk(0, "ab"), job_id=JOB, event_seq=1)
     reader, early = runtime.client.stream_result(JOB, now=runtime.now)
@@ -585,7 +591,7 @@ def test_a_broken_stream_is_an_error_of_its_job_alone(
     runtime.accept("job_2")
 
 
-def test_a_result_beyond_the_limit_is_not_kept() -> None:
+def test_a_streamed_result_above_the_limit_is_not_kept() -> None:
     runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_result_bytes=3)))
     runtime.welcome()
     runtime.accept()
@@ -594,7 +600,7 @@ def test_a_result_beyond_the_limit_is_not_kept() -> None:
     assert event.message == "the result is larger than 3 bytes"
 
 
-def test_an_error_after_chunks_is_the_error(runtime: ScriptedRuntime) -> None:
+def test_a_job_error_after_chunks_ends_with_the_error(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.say("job.event", chunk(1, "ab"), job_id=JOB)
     event = runtime.only(JobEnded, runtime.say("job.error", end("TIMEOUT", "timed_out"), job_id=JOB))
@@ -631,7 +637,7 @@ def test_an_observed_event_tells_its_position(runtime: ScriptedRuntime) -> None:
 
 
 @pytest.mark.parametrize("ending", ["job.result", "job.error"])
-def test_an_end_that_was_handed_out_before_is_a_copy(runtime: ScriptedRuntime, ending: str) -> None:
+def test_a_repeated_end_of_a_job_is_a_copy(runtime: ScriptedRuntime, ending: str) -> None:
     subscribe(runtime, 4)
     payload = {**end_of("TIMEOUT"), "final_status": "timed_out"}
     assert runtime.say(ending, {**payload, "job_seq": 4}, job_id=JOB, event_seq=1) == []
@@ -698,7 +704,7 @@ def test_an_unsubscribe_takes_back_a_subscribe_that_is_not_answered(runtime: Scr
     assert not runtime.state.session.jobs
 
 
-def test_our_own_job_is_not_unsubscribed(runtime: ScriptedRuntime) -> None:
+def test_a_submitted_job_is_not_unsubscribed(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     subscribe(runtime)
     runtime.client.unsubscribe(JOB, now=runtime.now)
@@ -706,7 +712,7 @@ def test_our_own_job_is_not_unsubscribed(runtime: ScriptedRuntime) -> None:
     runtime.only(JobEvent, runtime.say("job.event", log(), job_id=JOB, event_seq=1))
 
 
-def test_the_jobs_that_are_not_wanted_are_bounded() -> None:
+def test_the_number_of_unsubscribed_jobs_kept_is_limited() -> None:
     runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_session_subscriptions=3)))
     runtime.welcome()
     for number in range(9):
@@ -729,7 +735,7 @@ def test_history_of_a_job_of_ours_comes_before_its_new_events(runtime: ScriptedR
     assert event.result == "ab"
 
 
-def test_a_job_that_is_over_can_be_seen_again(runtime: ScriptedRuntime) -> None:
+def test_an_ended_job_can_be_subscribed_again(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.say("job.result", {"result": 1}, job_id=JOB, event_seq=1)
     subscribe(runtime, current_status="success", job_seq=1)
@@ -788,7 +794,7 @@ def test_of_a_job_that_is_over_nothing_is_awaited_above_its_last_number(
     assert len(numbered.state.session.jobs) == left
 
 
-def test_history_of_a_subscribe_that_is_refused_is_nobodys(numbered: ScriptedRuntime) -> None:
+def test_the_history_of_a_refused_subscribe_is_dropped(numbered: ScriptedRuntime) -> None:
     request_id = numbered.client.subscribe(JOB, 0, True, now=numbered.now)
     numbered.take()
     numbered.say("job.event", log("1"), job_id=JOB, event_seq=1)
@@ -836,21 +842,21 @@ def test_an_internal_error_of_a_runtime_that_names_what_it_refuses_is_the_connec
     )
 
 
-def test_an_error_that_ends_the_connection_says_so(runtime: ScriptedRuntime) -> None:
+def test_a_fatal_error_answers_no_request(runtime: ScriptedRuntime) -> None:
     request_id = runtime.submit()
     payload = error("INTERNAL_ERROR", details={"fatal": True})
     runtime.only(SessionFailed, runtime.say("session.error", payload))
     assert refused(runtime, "session.error", error("INTERNAL_ERROR")).request_id == request_id
 
 
-def test_an_error_that_comes_twice_takes_nothing_twice(runtime: ScriptedRuntime) -> None:
+def test_a_repeated_error_answers_one_request(runtime: ScriptedRuntime) -> None:
     first, second = runtime.submit(), runtime.submit()
     assert refused(runtime, "session.error", error("INVALID_REQUEST"), id="e1").request_id == first
     assert runtime.say("session.error", error("INVALID_REQUEST"), id="e1") == []
     assert refused(runtime, "session.error", error("INVALID_REQUEST"), id="e2").request_id == second
 
 
-def test_an_acceptance_without_a_name_that_comes_twice_takes_nothing_twice(runtime: ScriptedRuntime) -> None:
+def test_a_repeated_job_accepted_without_a_request_id_answers_one_submit(runtime: ScriptedRuntime) -> None:
     runtime.submit()
     second = runtime.submit()
     assert len(runtime.say("job.accepted", accepted("job_1"), id="a1")) == 1

@@ -411,7 +411,7 @@ AGENT_STORIES: Final[dict[Callable[[Staged], object], tuple[tuple[AgentStage, Ag
 """How each transition of an agent comes about."""
 
 
-def test_each_transition_has_a_scenario() -> None:
+def test_each_transition_has_a_story() -> None:
     assert {pair for pairs in STORIES.values() for pair in pairs} == {
         (one.before, one.after) for one in TRANSITIONS
     }
@@ -446,7 +446,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("story", [*STORIES, *AGENT_STORIES])
-def test_a_runtime_makes_the_transitions_of_a_scenario(
+def test_a_runtime_makes_the_transitions_of_a_story(
     story: Callable[[Staged], object], seen: list[tuple[Any, Any]]
 ) -> None:
     world = Staged()
