@@ -10,7 +10,7 @@ import pytest
 from arcp_proto import Phase
 from arcp_proto.ids import SECOND
 from tests.unit.scripted_runtime import ScriptedRuntime
-from tests.unit.world import World
+from tests.unit.world import Peer, World
 
 HEARTBEAT = 30
 
@@ -22,9 +22,9 @@ def stop(world: World, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("seconds", [66, 90, 3_600])
-def test_a_runtime_that_stood_still_reads_before_it_gives_up_a_client(seconds: float) -> None:
-    world = World()
-    peer = world.client()
+def test_a_runtime_that_stood_still_reads_before_it_gives_up_a_client(
+    world: World, peer: Peer, seconds: float
+) -> None:
     world.advance(HEARTBEAT - 1)
     stop(world, seconds)
     assert peer.closing is None
@@ -35,9 +35,7 @@ def test_a_runtime_that_stood_still_reads_before_it_gives_up_a_client(seconds: f
     assert peer.codes() == ["HEARTBEAT_LOST"]
 
 
-def test_a_client_that_said_nothing_meanwhile_is_given_up_soon() -> None:
-    world = World()
-    peer = world.client()
+def test_a_client_that_said_nothing_meanwhile_is_given_up_soon(world: World, peer: Peer) -> None:
     stop(world, 90)
     assert peer.closing is None
     assert peer.frames[-1]["type"] == "session.ping"
@@ -47,25 +45,20 @@ def test_a_client_that_said_nothing_meanwhile_is_given_up_soon() -> None:
     assert peer.codes() == ["HEARTBEAT_LOST"]
 
 
-def test_a_process_that_stands_still_again_and_again_reads_each_time() -> None:
-    world = World()
-    peer = world.client()
+def test_a_process_that_stands_still_again_and_again_reads_each_time(world: World, peer: Peer) -> None:
     for _ in range(5):
         stop(world, 100)
         assert peer.closing is None
         peer.send("session.pong", {"ping_nonce": peer.frames[-1]["payload"]["nonce"]})
 
 
-def test_a_timer_that_comes_a_little_late_gives_up_a_silent_client() -> None:
-    world = World()
-    peer = world.client()
+def test_a_timer_that_comes_a_little_late_gives_up_a_silent_client(world: World, peer: Peer) -> None:
     world.advance(2 * HEARTBEAT)
     stop(world, HEARTBEAT / 10 + 1)
     assert peer.codes() == ["HEARTBEAT_LOST"]
 
 
-def test_a_hello_that_waits_in_the_transport_is_read_after_a_stop() -> None:
-    world = World()
+def test_a_hello_that_waits_in_the_transport_is_read_after_a_stop(world: World) -> None:
     peer = world.connect()
     stop(world, 60)
     assert peer.closing is None

@@ -50,8 +50,7 @@ def limited(**limits: int) -> World:
         b'{"type":"session.ping","payload":' + b"[" * 65 + b"]" * 65 + b"}",
     ],
 )
-def test_what_cannot_be_read(data: bytes) -> None:
-    world = World()
+def test_what_cannot_be_read(world: World, data: bytes) -> None:
     early = world.connect()
     [error] = early.feed(data)
     assert (error["type"], error["payload"]["code"]) == ("session.error", "INVALID_REQUEST")
@@ -64,9 +63,7 @@ def test_what_cannot_be_read(data: bytes) -> None:
     assert peer.send("session.ping", {"nonce": "n"})[0]["type"] == "session.pong"
 
 
-def test_more_than_ten_bad_messages_a_second() -> None:
-    world = World()
-    peer = world.client()
+def test_more_than_ten_bad_messages_a_second(world: World, peer: Peer) -> None:
     for _ in range(10):
         peer.feed(b"zork")
     world.now += SECOND
@@ -79,16 +76,14 @@ def test_more_than_ten_bad_messages_a_second() -> None:
     assert peer.closing is not None and peer.closing.code == 1008
 
 
-def test_refused_requests_are_not_bad_messages() -> None:
-    peer = World().client()
+def test_refused_requests_are_not_bad_messages(peer: Peer) -> None:
     for _ in range(30):
         peer.send("job.submit", {"agent": "zork"})
         peer.send("session.list_jobs")
     assert peer.connection.phase is Phase.OPEN
 
 
-def test_a_message_that_is_too_large() -> None:
-    world = World()
+def test_a_message_that_is_too_large(world: World) -> None:
     early = world.connect()
     assert early.connection.message_limit == 64 * KIB
     [error] = early.feed(b" " * (64 * KIB + 1))
@@ -103,16 +98,13 @@ def test_a_message_that_is_too_large() -> None:
     assert job in world.state.unfinished
 
 
-def test_a_message_of_exactly_the_limit() -> None:
-    peer = World().client()
+def test_a_message_of_exactly_the_limit(peer: Peer) -> None:
     ping = b'{"type":"session.ping","payload":{"nonce":"n"}}'
     peer.feed(ping.ljust(4 * 1024 * KIB))
     assert peer.frames[-1]["type"] == "session.pong"
 
 
-def test_too_large_by_its_header() -> None:
-    world = World()
-    peer = world.client()
+def test_too_large_by_its_header(world: World, peer: Peer) -> None:
     peer.send("session.error", {"code": "X"})  # No error answers it, but this is no answer to it.
     world.carry_out(peer.connection.too_large(now=world.now))
     assert peer.frames[-1]["payload"]["code"] == "INVALID_REQUEST"
@@ -137,8 +129,7 @@ def test_too_large_while_the_host_verifies() -> None:
 # Lines.
 
 
-def test_lines_cut_anywhere() -> None:
-    world = World()
+def test_lines_cut_anywhere(world: World) -> None:
     peer = world.client(framing=Framing.LINES)
     ping = b'{"type":"session.ping","payload":{"nonce":"n"}}'
     stream = ping + b"\r\n\n  \n" + ping + b"\n" + ping
@@ -224,9 +215,7 @@ def test_what_comes_after_the_end_is_dropped(framing: Framing) -> None:
 # Pulling.
 
 
-def test_answers_keep_their_place_among_events_and_urgent_ones_go_first() -> None:
-    world = World()
-    peer = world.client()
+def test_answers_keep_their_place_among_events_and_urgent_ones_go_first(world: World, peer: Peer) -> None:
     job = peer.submit()
     peer.slow = True
     world.emit(job)
@@ -251,9 +240,7 @@ def test_no_answer_overtakes_an_event_that_was_evicted() -> None:
     assert peer.connection.overrun
 
 
-def test_a_pull_has_limits() -> None:
-    world = World()
-    peer = world.client()
+def test_a_pull_has_limits(world: World, peer: Peer) -> None:
     job = peer.submit()
     peer.slow = True
     for _ in range(10):
@@ -272,8 +259,7 @@ def test_a_pull_has_limits() -> None:
     assert peer.pull() == []
 
 
-def test_answers_count_in_a_pull() -> None:
-    peer = World().client()
+def test_answers_count_in_a_pull(peer: Peer) -> None:
     peer.slow = True
     for number in range(5):
         peer.send("session.list_jobs", id=str(number))
@@ -283,9 +269,7 @@ def test_answers_count_in_a_pull() -> None:
     assert [frame["payload"]["request_id"] for frame in peer.pull(size=size + 1)] == ["3", "4"]
 
 
-def test_a_pull_takes_64_kib_unless_told() -> None:
-    world = World()
-    peer = world.client()
+def test_a_pull_takes_64_kib_unless_told(world: World, peer: Peer) -> None:
     job = peer.submit()
     peer.slow = True
     for _ in range(5):
@@ -324,9 +308,7 @@ def test_a_peer_that_was_never_welcomed_gets_nothing_but_the_error() -> None:
     assert len(peer.frames) == 1
 
 
-def test_an_ack_moves_the_cursor() -> None:
-    world = World()
-    peer = world.client()
+def test_an_ack_moves_the_cursor(world: World, peer: Peer) -> None:
     job = peer.submit()
     peer.slow = True
     for _ in range(4):
@@ -336,9 +318,7 @@ def test_an_ack_moves_the_cursor() -> None:
     assert not peer.connection.overrun
 
 
-def test_ids_are_never_used_twice() -> None:
-    world = World()
-    peer = world.client()
+def test_ids_are_never_used_twice(world: World, peer: Peer) -> None:
     job = peer.submit()
     for _ in range(30):
         world.emit(job)
@@ -412,9 +392,7 @@ def test_what_was_pulled_no_longer_counts() -> None:
 # The end.
 
 
-def test_a_fatal_error_drops_what_was_queued() -> None:
-    world = World()
-    peer = world.client()
+def test_a_fatal_error_drops_what_was_queued(world: World, peer: Peer) -> None:
     job = peer.submit()
     peer.slow = True
     world.emit(job)
@@ -455,8 +433,7 @@ def test_lost_is_told_once() -> None:
     assert not peer.connection.pending
 
 
-def test_closing_is_not_asked_for_a_transport_that_is_gone() -> None:
-    world = World()
+def test_closing_is_not_asked_for_a_transport_that_is_gone(world: World) -> None:
     peer = world.connect()
     other = world.connect()
     world.runtime.shut_down(0, now=world.now)
@@ -465,8 +442,7 @@ def test_closing_is_not_asked_for_a_transport_that_is_gone() -> None:
     assert output.writable == ()
 
 
-def test_entropy_of_a_connection_is_forgotten_with_it() -> None:
-    world = World()
+def test_entropy_of_a_connection_is_forgotten_with_it(world: World) -> None:
     for _ in range(5):
         world.connect().drop()
     assert world.state.entropy._scopes == {}
@@ -482,8 +458,7 @@ def begun(world: World) -> Any:
     return peer
 
 
-def test_the_rest_of_a_message_comes_within_a_minute() -> None:
-    world = World()
+def test_the_rest_of_a_message_comes_within_a_minute(world: World) -> None:
     peer = begun(world)
     world.advance(59.9)
     assert peer.closing is None
@@ -493,8 +468,7 @@ def test_the_rest_of_a_message_comes_within_a_minute() -> None:
     assert peer.closing is not None and peer.closing.code == 1008
 
 
-def test_a_message_that_is_whole_in_time_is_one() -> None:
-    world = World()
+def test_a_message_that_is_whole_in_time_is_one(world: World) -> None:
     peer = begun(world)
     world.advance(59)
     world.carry_out(peer.connection.message_begun(0, now=world.now))
@@ -503,8 +477,7 @@ def test_a_message_that_is_whole_in_time_is_one() -> None:
     assert world.state.timers.armed(TimerKind.REST, connection_state(peer.connection).number) is None
 
 
-def test_the_rest_is_not_overdue_while_nothing_is_read() -> None:
-    world = World()
+def test_the_rest_is_not_overdue_while_nothing_is_read(world: World) -> None:
     peer = begun(world)
     world.carry_out(peer.connection.stopped_reading(now=world.now))
     world.advance(300)
@@ -514,16 +487,14 @@ def test_the_rest_is_not_overdue_while_nothing_is_read() -> None:
     assert peer.closing is not None
 
 
-def test_the_rest_is_read_after_the_process_stood_still() -> None:
-    world = World()
+def test_the_rest_is_read_after_the_process_stood_still(world: World) -> None:
     peer = begun(world)
     world.now += 600 * SECOND
     world.carry_out(world.runtime.handle_timer(now=world.now))
     assert peer.closing is None
 
 
-def test_a_connection_that_ends_awaits_no_rest() -> None:
-    world = World()
+def test_a_connection_that_ends_awaits_no_rest(world: World) -> None:
     for end in ("drop", "close"):
         peer = begun(world)
         if end == "drop":
@@ -536,9 +507,8 @@ def test_a_connection_that_ends_awaits_no_rest() -> None:
 
 
 @pytest.mark.parametrize("framing", Framing)
-def test_a_peer_that_sends_without_a_pause_is_not_given_up(framing: Framing) -> None:
+def test_a_peer_that_sends_without_a_pause_is_not_given_up(world: World, framing: Framing) -> None:
     """Whenever something of it is read, it ends within a message, and messages become whole all the time."""
-    world = World()
     peer = world.client(features=("ack",), framing=framing)
     world.carry_out(peer.connection.message_begun(10, now=world.now))
     for _ in range(4):
@@ -564,8 +534,7 @@ def grows(peer: Peer, size: int) -> None:
 
 
 @pytest.mark.parametrize("end", ["message", "whole", "drop", "close"])
-def test_a_part_of_a_message_counts_until_the_message_is_whole(end: str) -> None:
-    world = World()
+def test_a_part_of_a_message_counts_until_the_message_is_whole(world: World, end: str) -> None:
     peer = world.client(features=("ack",))
     for size, counted in ((PARTIAL, 0), (PARTIAL + 1, PARTIAL + 1), (3 * PARTIAL, 3 * PARTIAL)):
         grows(peer, size)
@@ -610,8 +579,7 @@ def test_a_message_does_not_count_twice() -> None:
     assert 400 * KIB < pinned(world)[0] < 401 * KIB
 
 
-def test_before_the_welcome_parts_count_for_nobody() -> None:
-    world = World()
+def test_before_the_welcome_parts_count_for_nobody(world: World) -> None:
     peer = world.connect()
     grows(peer, 60 * KIB)
     assert pinned(world) == (0, 0)

@@ -36,6 +36,11 @@ def lost(peer: Peer) -> None:
 # Outputs.
 
 
+@pytest.fixture
+def world() -> World:
+    return World(FAST)
+
+
 def test_take_hands_out_everything_once() -> None:
     world = World()
     peer = world.connect()
@@ -128,9 +133,7 @@ def test_a_machine_has_no_timers_but_its_own() -> None:
 # Liveness.
 
 
-def test_a_quiet_peer_is_pinged_and_given_up() -> None:
-    world = World(FAST)
-    peer = world.client()
+def test_a_quiet_peer_is_pinged_and_given_up(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.advance(9.99)
     assert peer.of("session.ping") == []
@@ -149,9 +152,7 @@ def test_a_quiet_peer_is_pinged_and_given_up() -> None:
 
 
 @pytest.mark.parametrize("message", ["session.pong", "zork", "session.error", "garbage"])
-def test_whatever_is_heard_is_life(message: str) -> None:
-    world = World(FAST)
-    peer = world.client()
+def test_whatever_is_heard_is_life(world: World, peer: Peer, message: str) -> None:
     for _ in range(5):
         world.advance(20)
         peer.feed(b"!") if message == "garbage" else peer.send(message)
@@ -160,8 +161,7 @@ def test_whatever_is_heard_is_life(message: str) -> None:
     lost(peer)
 
 
-def test_a_part_of_a_line_is_life() -> None:
-    world = World(FAST)
+def test_a_part_of_a_line_is_life(world: World) -> None:
     peer = world.client(framing=Framing.LINES)
     for _ in range(5):
         world.advance(20)
@@ -169,18 +169,14 @@ def test_a_part_of_a_line_is_life() -> None:
     assert peer.connection.phase is Phase.OPEN
 
 
-def test_one_ping_an_interval_to_a_peer_that_only_talks() -> None:
-    world = World(FAST)
-    peer = world.client()
+def test_one_ping_an_interval_to_a_peer_that_only_talks(world: World, peer: Peer) -> None:
     for _ in range(60):
         world.advance(1)
         peer.send("session.pong")
     assert len(peer.of("session.ping")) == 6
 
 
-def test_a_peer_that_only_receives_is_pinged_and_given_up() -> None:
-    world = World(FAST)
-    peer = world.client()
+def test_a_peer_that_only_receives_is_pinged_and_given_up(world: World, peer: Peer) -> None:
     job = peer.submit()
     for _ in range(20):
         world.advance(1)
@@ -190,9 +186,7 @@ def test_a_peer_that_only_receives_is_pinged_and_given_up() -> None:
     lost(peer)
 
 
-def test_no_ping_where_both_sides_talk() -> None:
-    world = World(FAST)
-    peer = world.client()
+def test_no_ping_where_both_sides_talk(world: World, peer: Peer) -> None:
     job = peer.submit()
     for _ in range(60):
         world.advance(1)
@@ -201,8 +195,7 @@ def test_no_ping_where_both_sides_talk() -> None:
     assert peer.of("session.ping") == []
 
 
-def test_no_heartbeat_where_it_was_not_negotiated() -> None:
-    world = World(FAST)
+def test_no_heartbeat_where_it_was_not_negotiated(world: World) -> None:
     peer = world.client(features=("ack",))
     world.advance(3_600)
     assert [frame["type"] for frame in peer.frames] == ["session.welcome"]
@@ -229,9 +222,7 @@ def test_the_time_of_the_verifier_is_no_silence() -> None:
     assert [frame["type"] for frame in peer.frames] == ["session.welcome", "session.ping"]
 
 
-def test_silence_is_not_counted_while_the_driver_does_not_read() -> None:
-    world = World(FAST)
-    peer = world.client()
+def test_silence_is_not_counted_while_the_driver_does_not_read(world: World, peer: Peer) -> None:
     for _ in range(2):
         world.carry_out(peer.connection.stopped_reading(now=world.now))
     assert peer.connection.reading  # Receiving is not forbidden.
@@ -247,10 +238,8 @@ def test_silence_is_not_counted_while_the_driver_does_not_read() -> None:
     lost(peer)
 
 
-def test_a_loss_is_told_whatever_was_said_last() -> None:
+def test_a_loss_is_told_whatever_was_said_last(world: World, peer: Peer) -> None:
     """An error that answers nothing must not be taken for the answer to the last message."""
-    world = World(FAST)
-    peer = world.client()
     job = peer.submit()
     peer.cancel(job)
     peer.send("session.error", {"code": "X"})
@@ -258,10 +247,8 @@ def test_a_loss_is_told_whatever_was_said_last() -> None:
     lost(peer)
 
 
-def test_heartbeats_of_one_moment_survive_each_other() -> None:
+def test_heartbeats_of_one_moment_survive_each_other(world: World, peer: Peer) -> None:
     """The end of the last job closes a connection whose heartbeat is due in the same call."""
-    world = World(FAST)
-    peer = world.client()
     peer.submit()
     world.runtime.shut_down(0, now=world.now)
     world.take()

@@ -8,7 +8,7 @@ from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.ids import JobId
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.runtime import Runtime
-from tests.unit.world import World
+from tests.unit.world import Peer, World
 
 
 @pytest.fixture
@@ -28,9 +28,7 @@ def test_a_call_for_an_unknown_job_raises(runtime: Runtime) -> None:
         runtime.agents.fail(nobody, "INTERNAL_ERROR", "m", now=0)
 
 
-def test_a_delegate_event_of_an_agent_passes_the_gate() -> None:
-    world = World()
-    peer = world.client()
+def test_a_delegate_event_of_an_agent_passes_the_gate(world: World, peer: Peer) -> None:
     job = JobId(peer.submit(lease_request={"agent.delegate": ["helper"]}))
     body = {"child_job_id": "job_elsewhere", "agent": "helper@2"}
     world.runtime.agents.emit(job, "delegate", body, now=world.now)
@@ -41,9 +39,7 @@ def test_a_delegate_event_of_an_agent_passes_the_gate() -> None:
 
 
 @pytest.mark.parametrize("observed", [True, False])
-def test_emit_returns_the_bytes_of_a_body_above_a_kib(observed: bool) -> None:
-    world = World()
-    peer = world.client()
+def test_emit_returns_the_bytes_of_a_body_above_a_kib(world: World, peer: Peer, observed: bool) -> None:
     job = peer.submit()
     if observed:
         world.client().send("job.subscribe", {"job_id": job})

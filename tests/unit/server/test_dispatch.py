@@ -66,8 +66,7 @@ def test_a_hello_asks_the_host_and_is_welcomed() -> None:
     assert peer.connection.phase is Phase.OPEN
 
 
-def test_features_are_the_intersection() -> None:
-    world = World()
+def test_features_are_the_intersection(world: World) -> None:
     welcome = world.client(features=("progress", "subscribe", "zork", "ack")).frames[0]
     assert welcome["payload"]["capabilities"]["features"] == ["ack", "subscribe", "progress"]
     assert "heartbeat_interval_sec" not in welcome["payload"]
@@ -79,8 +78,7 @@ def test_a_runtime_without_heartbeats_offers_none() -> None:
     assert "heartbeat" not in world.client().frames[0]["payload"]["capabilities"]["features"]
 
 
-def test_a_hello_without_a_principal_is_unauthenticated() -> None:
-    world = World()
+def test_a_hello_without_a_principal_is_unauthenticated(world: World) -> None:
     peer = world.connect()
     peer.hello("wrong", hello_id="h")
     error = refused(peer, "UNAUTHENTICATED")
@@ -125,9 +123,7 @@ def test_an_answer_about_a_lost_connection_is_ignored() -> None:
     assert world.state.sessions == {}
 
 
-def test_a_second_answer_of_the_verifier_is_ignored() -> None:
-    world = World()
-    peer = world.client()
+def test_a_second_answer_of_the_verifier_is_ignored(world: World, peer: Peer) -> None:
     world.carry_out(
         world.runtime.authenticated(connection_state(peer.connection).number, None, now=world.now)
     )
@@ -139,8 +135,9 @@ def test_a_second_answer_of_the_verifier_is_ignored() -> None:
 @pytest.mark.parametrize(
     ("scheme", "token"), [("bearer", None), ("bearer", ""), ("basic", "tok-alice"), ("anonymous", None)]
 )
-def test_an_auth_without_a_bearer_token_is_unauthenticated(scheme: str, token: str | None) -> None:
-    world = World()
+def test_an_auth_without_a_bearer_token_is_unauthenticated(
+    world: World, scheme: str, token: str | None
+) -> None:
     peer = world.connect()
     peer.hello(token, scheme=scheme)
     refused(peer, "UNAUTHENTICATED")
@@ -159,8 +156,7 @@ def test_an_anonymous_hello_is_welcomed_where_it_is_allowed() -> None:
     assert world.requests == []
 
 
-def test_a_connection_without_a_hello_in_time_is_closed() -> None:
-    world = World()
+def test_a_connection_without_a_hello_in_time_is_closed(world: World) -> None:
     peer = world.connect()
     world.advance(9.9)
     assert peer.frames == []
@@ -231,9 +227,7 @@ def test_a_ping_is_answered_even_without_heartbeats() -> None:
     assert peer.send("session.pong", {"ping_nonce": "zork"}) == []
 
 
-def test_acks_free_the_log_and_never_go_back() -> None:
-    world = World()
-    peer = world.client()
+def test_acks_free_the_log_and_never_go_back(world: World, peer: Peer) -> None:
     job = peer.submit()
     for _ in range(5):
         world.emit(job)
@@ -247,9 +241,7 @@ def test_acks_free_the_log_and_never_go_back() -> None:
 
 
 @pytest.mark.parametrize("seq", [3, -1, 2**63, 1.5, True, "x", None])
-def test_an_ack_above_the_last_event_is_invalid(seq: Any) -> None:
-    world = World()
-    peer = world.client()
+def test_an_ack_above_the_last_event_is_invalid(world: World, peer: Peer, seq: Any) -> None:
     job = peer.submit()
     world.emit(job)
     world.emit(job)
@@ -270,9 +262,7 @@ def peer_session(peer: Peer) -> Any:
 # Submitting.
 
 
-def test_a_submit_is_accepted_and_its_agent_started() -> None:
-    world = World()
-    peer = world.client()
+def test_a_submit_is_accepted_and_its_agent_started(world: World, peer: Peer) -> None:
     lease = {"fs.read": ["/data/**"], "cost.budget": ["USD:5.00", "EUR:0.5", "USD:0.25"]}
     [accepted] = peer.send(
         "job.submit",
@@ -316,9 +306,7 @@ def test_a_submit_is_accepted_and_its_agent_started() -> None:
     assert world.state.timers.armed(TimerKind.MAX_RUNTIME, started.job_id) == START + 60 * SECOND
 
 
-def test_job_accepted_of_a_plain_submit_has_the_required_fields() -> None:
-    world = World()
-    peer = world.client()
+def test_job_accepted_of_a_plain_submit_has_the_required_fields(world: World, peer: Peer) -> None:
     [accepted] = peer.send("job.submit", {"agent": "plain"})
     payload = accepted["payload"]
     assert payload["agent"] == "plain"
@@ -330,17 +318,14 @@ def test_job_accepted_of_a_plain_submit_has_the_required_fields() -> None:
     assert "extensions" not in accepted
 
 
-def test_a_submit_without_an_id_gets_an_answer() -> None:
-    peer = World().client()
+def test_a_submit_without_an_id_gets_an_answer(peer: Peer) -> None:
     [accepted] = peer.send_bytes(b'{"type":"job.submit","payload":{"agent":"echo"}}')
     assert len(accepted["payload"]["request_id"]) == 26
     [error] = peer.send_bytes(b'{"type":"job.submit","payload":{"agent":"zork"}}')
     assert "request_id" not in error["payload"] and "details" not in error["payload"]
 
 
-def test_a_submit_gets_the_default_or_the_requested_version() -> None:
-    world = World()
-    peer = world.client()
+def test_a_submit_gets_the_default_or_the_requested_version(peer: Peer) -> None:
     peer.submit("echo")
     assert peer.frames[-1]["payload"]["agent"] == "echo@2.0.0"
     [error] = peer.send("job.submit", {"agent": "echo@3.0.0"})
@@ -377,9 +362,9 @@ BAD_SUBMITS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("payload", "code"), BAD_SUBMITS)
-def test_a_refused_submit_changes_nothing(payload: dict[str, Any], code: str) -> None:
-    world = World()
-    peer = world.client()
+def test_a_refused_submit_changes_nothing(
+    world: World, peer: Peer, payload: dict[str, Any], code: str
+) -> None:
     requests, timers = len(world.requests), world.state.timers.keys()
     [error] = peer.send("job.submit", payload, id="s9")
     assert error["type"] == "session.error"
@@ -444,9 +429,7 @@ def test_a_submit_above_the_limit_of_running_jobs_is_refused() -> None:
     peer.submit()
 
 
-def test_a_job_of_a_blocked_connection_starts_paused() -> None:
-    world = World()
-    peer = world.client()
+def test_a_job_of_a_blocked_connection_starts_paused(world: World, peer: Peer) -> None:
     world.carry_out(peer.connection.blocked(now=world.now))
     job = peer.submit()
     assert world.requests[-1] == PauseJob(job)
@@ -455,9 +438,7 @@ def test_a_job_of_a_blocked_connection_starts_paused() -> None:
 # Trace context.
 
 
-def test_a_traceparent_is_kept_and_its_extension_sent_back() -> None:
-    world = World()
-    peer = world.client()
+def test_a_traceparent_is_kept_and_its_extension_sent_back(world: World, peer: Peer) -> None:
     carried = {"traceparent": f"00-{TRACE}-{PARENT}-00", "tracestate": "v=1"}
     [accepted] = peer.send("job.submit", {"agent": "echo"}, extensions={EXTENSION: carried, "other": 1})
     started = world.last(StartJob)
@@ -474,9 +455,7 @@ def test_a_traceparent_is_kept_and_its_extension_sent_back() -> None:
 
 
 @pytest.mark.parametrize("trace_id", ["0" * 32, "xyz", 5, None])
-def test_a_submit_without_a_valid_trace_gets_a_new_one(trace_id: Any) -> None:
-    world = World()
-    peer = world.client()
+def test_a_submit_without_a_valid_trace_gets_a_new_one(peer: Peer, trace_id: Any) -> None:
     one = peer.send("job.submit", {"agent": "echo"}, trace_id=trace_id)[0]["trace_id"]
     two = peer.send("job.submit", {"agent": "echo"}, trace_id=trace_id)[0]["trace_id"]
     assert one != two
@@ -486,9 +465,7 @@ def test_a_submit_without_a_valid_trace_gets_a_new_one(trace_id: Any) -> None:
 # Cancelling.
 
 
-def test_cancel_is_answered_and_ends_the_job_when_its_agent_has_stopped() -> None:
-    world = World()
-    peer = world.client()
+def test_cancel_is_answered_and_ends_the_job_when_its_agent_has_stopped(world: World, peer: Peer) -> None:
     job = peer.submit()
     [answer] = peer.send("job.cancel", {"job_id": job, "reason": "enough"}, id="c1")
     assert answer["type"] == "job.cancelled"
@@ -510,9 +487,7 @@ def test_cancel_is_answered_and_ends_the_job_when_its_agent_has_stopped() -> Non
     }
 
 
-def test_a_job_ends_after_the_grace_of_an_agent_that_does_not_stop() -> None:
-    world = World()
-    peer = world.client()
+def test_a_job_ends_after_the_grace_of_an_agent_that_does_not_stop(world: World, peer: Peer) -> None:
     job = peer.submit()
     peer.cancel(job)
     world.advance(4.9)
@@ -527,9 +502,7 @@ def test_a_job_ends_after_the_grace_of_an_agent_that_does_not_stop() -> None:
 
 
 @pytest.mark.parametrize("how", ["finish", "fail", "stopped", "timeout", "cancel"])
-def test_the_first_outcome_of_a_job_counts(how: str) -> None:
-    world = World()
-    peer = world.client()
+def test_the_first_outcome_of_a_job_counts(world: World, peer: Peer, how: str) -> None:
     job = peer.submit(max_runtime_sec=3)
     peer.cancel(job, "first")
     match how:
@@ -552,9 +525,7 @@ def test_the_first_outcome_of_a_job_counts(how: str) -> None:
     assert len(world.stops()) == 1
 
 
-def test_a_cancel_after_the_end_is_answered_with_the_final_status() -> None:
-    world = World()
-    peer = world.client()
+def test_a_cancel_after_the_end_is_answered_with_the_final_status(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.finish(job)
     [answer] = peer.cancel(job)
@@ -565,8 +536,7 @@ def test_a_cancel_after_the_end_is_answered_with_the_final_status() -> None:
     assert world.stops() == []
 
 
-def test_only_the_submitting_session_may_cancel() -> None:
-    world = World()
+def test_only_the_submitting_session_may_cancel(world: World) -> None:
     alice, again, bob = world.client(), world.client(), world.client("tok-bob")
     job = alice.submit()
     [error] = again.cancel(job)
@@ -599,18 +569,14 @@ def test_a_detached_session_still_keeps_others_from_cancelling() -> None:
     assert later.cancel(job)[0]["type"] == "job.cancelled"
 
 
-def test_a_cancel_names_its_job_in_the_payload_or_the_envelope() -> None:
-    world = World()
-    peer = world.client()
+def test_a_cancel_names_its_job_in_the_payload_or_the_envelope(peer: Peer) -> None:
     job = peer.submit()
     assert peer.send("job.cancel", job_id=job)[0]["payload"]["job_id"] == job
     [error] = peer.send("job.cancel")
     assert error["payload"]["code"] == "INVALID_REQUEST"
 
 
-def test_a_long_reason_is_cut() -> None:
-    world = World()
-    peer = world.client()
+def test_a_long_reason_is_cut(world: World, peer: Peer) -> None:
     job = peer.submit()
     [answer] = peer.cancel(job, "x" * 5000)
     assert len(answer["payload"]["reason"]) == 1000
@@ -622,9 +588,7 @@ def test_a_long_reason_is_cut() -> None:
 
 
 @pytest.mark.parametrize("message_type", ["session.close", "session.bye"])
-def test_session_close_is_answered_and_jobs_continue(message_type: str) -> None:
-    world = World()
-    peer = world.client()
+def test_session_close_is_answered_and_jobs_continue(world: World, peer: Peer, message_type: str) -> None:
     job = peer.submit()
     world.emit(job)
     answers = peer.send(message_type, {"reason": "done"})
@@ -646,9 +610,7 @@ def test_session_close_is_answered_and_jobs_continue(message_type: str) -> None:
     assert world.state.connections == {}
 
 
-def test_a_close_follows_the_envelopes_queued_before() -> None:
-    world = World()
-    peer = world.client()
+def test_a_close_follows_the_envelopes_queued_before(world: World, peer: Peer) -> None:
     job = peer.submit()
     peer.slow = True
     for _ in range(3):
@@ -661,9 +623,7 @@ def test_a_close_follows_the_envelopes_queued_before() -> None:
 # Refusing.
 
 
-def test_an_illegal_or_unknown_message_in_an_open_session_is_invalid() -> None:
-    world = World()
-    peer = world.client()
+def test_an_illegal_or_unknown_message_in_an_open_session_is_invalid(world: World, peer: Peer) -> None:
     for message_type, payload in (
         ("session.hello", {"auth": {"token": "tok-alice"}}),
         ("session.resume", {"resume_token": "x"}),
@@ -684,8 +644,7 @@ def test_an_illegal_or_unknown_message_in_an_open_session_is_invalid() -> None:
 
 
 @pytest.mark.parametrize("version", ["2.0", "2", "0.9", "", "x", 2])
-def test_another_major_version_is_invalid(version: Any) -> None:
-    world = World()
+def test_another_major_version_is_invalid(world: World, version: Any) -> None:
     early = world.connect()
     early.send("session.hello", {"auth": {"token": "tok-alice"}}, arcp=version)
     message = refused(early, "INVALID_REQUEST")["payload"]["message"]
@@ -697,8 +656,7 @@ def test_another_major_version_is_invalid(version: Any) -> None:
 
 
 @pytest.mark.parametrize("version", ["1", "1.0", "1.1", "1.9", None, 1.1])
-def test_every_version_of_our_major_version_is_accepted(version: Any) -> None:
-    peer = World().client()
+def test_every_version_of_our_major_version_is_accepted(peer: Peer, version: Any) -> None:
     assert peer.send("session.ping", {"nonce": "n"}, arcp=version)[0]["type"] == "session.pong"
 
 

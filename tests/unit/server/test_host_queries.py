@@ -13,7 +13,7 @@ from arcp_proto.recording import record, replay
 from arcp_proto.server.host_queries import Counts, JobInfo
 from arcp_proto.server.jobs.job import Status
 from arcp_proto.server.journal.records import JobEndedRecord, OutcomeFixed
-from tests.unit.world import CONFIG, START, UNIX, World
+from tests.unit.world import CONFIG, START, UNIX, Peer, World
 
 JOURNAL = msgspec.structs.replace(CONFIG, journal=True)
 PARENT = {"agent.delegate": ["*"], "fs.read": ["/x/**"]}
@@ -50,17 +50,14 @@ def test_a_host_cancels_a_job_of_any_principal() -> None:
     )
 
 
-def test_a_cancel_by_the_host_is_an_audit_fact() -> None:
-    world = World()
+def test_a_cancel_by_the_host_is_an_audit_fact(world: World) -> None:
     job = world.client().submit()
     cancel(world, job, "why")
     facts = {"job_id": job, "owner": "alice", "reason": "why"}
     assert world.all(Audit) == [Audit("job_cancelled", "", facts)]
 
 
-def test_a_cancel_by_the_host_has_the_usual_grace() -> None:
-    world = World()
-    peer = world.client()
+def test_a_cancel_by_the_host_has_the_usual_grace(world: World, peer: Peer) -> None:
     job = peer.submit()
     cancel(world, job)
     world.advance(4.9)
@@ -71,9 +68,7 @@ def test_a_cancel_by_the_host_has_the_usual_grace() -> None:
     assert world.runtime.counts().running_agents == 1
 
 
-def test_a_cancel_by_the_host_does_not_change_a_fixed_outcome() -> None:
-    world = World()
-    peer = world.client()
+def test_a_cancel_by_the_host_does_not_change_a_fixed_outcome(world: World, peer: Peer) -> None:
     job = peer.submit(max_runtime_sec=1)
     world.advance(1)
     audited = len(world.all(Audit))
@@ -109,8 +104,7 @@ def test_a_cancel_by_the_host_ends_children_first() -> None:
     assert details == [{"parent_job_id": parent}, None]
 
 
-def test_a_host_can_cancel_a_child_alone() -> None:
-    world = World()
+def test_a_host_can_cancel_a_child_alone(world: World) -> None:
     parent = world.client().submit(lease_request=PARENT)
     child = delegated(world, parent)
     assert cancel(world, child) is True
@@ -118,8 +112,9 @@ def test_a_host_can_cancel_a_child_alone() -> None:
 
 
 @pytest.mark.parametrize(("job_id", "reason"), [("job_nobody", ""), ("", "\ud800")])
-def test_a_wrong_cancel_by_the_host_raises_before_anything_changes(job_id: str, reason: str) -> None:
-    world = World()
+def test_a_wrong_cancel_by_the_host_raises_before_anything_changes(
+    world: World, job_id: str, reason: str
+) -> None:
     lines: list[str] = []
     record(world.runtime, lines.append, salt=bytes(16))
     job = world.client().submit()
@@ -129,8 +124,7 @@ def test_a_wrong_cancel_by_the_host_raises_before_anything_changes(job_id: str, 
     assert len(lines) == recorded and world.stops() == []
 
 
-def test_a_long_reason_of_the_host_is_cut() -> None:
-    world = World()
+def test_a_long_reason_of_the_host_is_cut(world: World) -> None:
     cancel(world, world.client().submit(), "r" * 10_000)
     assert len(world.last(StopJob).reason) == len(world.last(Audit).facts["reason"]) == MAX_REASON_LENGTH
 
@@ -157,8 +151,7 @@ def test_a_cancel_by_the_host_survives_a_restart() -> None:
     assert [(fact.job_id, fact.status) for fact in ended] == [(job, Status.CANCELLED)]
 
 
-def test_job_infos_lists_unfinished_and_finished_jobs() -> None:
-    world = World()
+def test_job_infos_lists_unfinished_and_finished_jobs(world: World) -> None:
     alice, bob = world.client(), world.client("tok-bob")
     first = alice.submit(lease_request=PARENT, lease_constraints={"expires_at": "2030-01-01T00:00:00Z"})
     world.advance(2)
@@ -185,9 +178,7 @@ def test_job_infos_lists_unfinished_and_finished_jobs() -> None:
     assert (infos[1].agent, infos[1].principal, infos[2].parent_job_id) == ("plain", "bob", first)
 
 
-def test_job_infos_shows_a_stopping_and_an_ended_job() -> None:
-    world = World()
-    peer = world.client()
+def test_job_infos_shows_a_stopping_and_an_ended_job(world: World, peer: Peer) -> None:
     ended, stopping = peer.submit(), peer.submit()
     world.finish(ended)
     cancel(world, stopping)
@@ -199,8 +190,7 @@ def test_job_infos_shows_a_stopping_and_an_ended_job() -> None:
     ]
 
 
-def test_counts_of_connections_sessions_and_jobs() -> None:
-    world = World()
+def test_counts_of_connections_sessions_and_jobs(world: World) -> None:
     alice, bob = world.client(), world.client("tok-bob")
     world.connect()
     world.finish(alice.submit())

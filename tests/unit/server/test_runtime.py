@@ -28,7 +28,7 @@ from arcp_proto.server.journal.records import (
 )
 from arcp_proto.server.runtime import Runtime
 from arcp_proto.wire import event_bodies
-from tests.unit.world import CONFIG, START, UNIX, World
+from tests.unit.world import CONFIG, START, UNIX, Peer, World
 
 JOURNAL = msgspec.structs.replace(CONFIG, journal=True)
 NOBODY = JobId("job_nobody")
@@ -52,9 +52,7 @@ def test_the_largest_inventory_fits_a_welcome() -> None:
         World(msgspec.structs.replace(config, name="n" * (room + 1)))
 
 
-def test_queries_change_nothing() -> None:
-    world = World()
-    peer = world.client()
+def test_queries_change_nothing(world: World, peer: Peer) -> None:
     job = peer.submit()
     peer.slow = True
     world.runtime.agents.emit(job, "thought", {"text": "x"}, now=world.now)
@@ -86,9 +84,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("kind", "body"), KINDS)
-def test_every_kind_of_event_is_published(kind: str, body: dict[str, Any]) -> None:
-    world = World()
-    peer = world.client()
+def test_every_kind_of_event_is_published(world: World, peer: Peer, kind: str, body: dict[str, Any]) -> None:
     job = peer.submit(lease_request={"tool.call": ["t"], "agent.delegate": ["echo"]})
     world.emit(job, kind, body)
     shape = event_bodies.BODIES.get(kind)
@@ -142,9 +138,9 @@ BAD_EVENTS: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "body", "message"), BAD_EVENTS)
-def test_a_bad_event_raises_in_the_agent_and_changes_nothing(kind: str, body: Any, message: str) -> None:
-    world = World()
-    peer = world.client()
+def test_a_bad_event_raises_in_the_agent_and_changes_nothing(
+    world: World, peer: Peer, kind: str, body: Any, message: str
+) -> None:
     job = peer.submit()
     before = world.runtime.snapshot()
     with pytest.raises(LocalProtocolError, match=message):
@@ -155,9 +151,7 @@ def test_a_bad_event_raises_in_the_agent_and_changes_nothing(kind: str, body: An
     assert peer.numbers() == [1]
 
 
-def test_the_largest_event_that_fits_a_frame_is_not_cut() -> None:
-    world = World()
-    peer = world.client()
+def test_the_largest_event_that_fits_a_frame_is_not_cut(world: World, peer: Peer) -> None:
     job = peer.submit()
     limit = world.state.body_limit(world.state.jobs[job])
     text = "x" * (limit - len('{"text":""}'))
@@ -172,9 +166,7 @@ def test_the_largest_event_that_fits_a_frame_is_not_cut() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tool_call", "metric"])
-def test_events_that_pass_the_gate_or_spend_are_cut_too(kind: str) -> None:
-    world = World()
-    peer = world.client()
+def test_events_that_pass_the_gate_or_spend_are_cut_too(world: World, peer: Peer, kind: str) -> None:
     job = peer.submit(lease_request={"tool.call": ["t"]})
     large = {"x": "x" * 100_000}
     body = {
@@ -188,9 +180,7 @@ def test_events_that_pass_the_gate_or_spend_are_cut_too(kind: str) -> None:
     assert len(peer.raw[-1]) <= 60 * 1024
 
 
-def test_calls_of_agents_raise_for_unknown_and_ended_jobs() -> None:
-    world = World()
-    peer = world.client()
+def test_calls_of_agents_raise_for_unknown_and_ended_jobs(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.finish(job)
     body = {"level": "info", "message": ""}
@@ -208,8 +198,7 @@ def test_calls_of_agents_raise_for_unknown_and_ended_jobs() -> None:
     assert len(peer.about(job)) == 1
 
 
-def test_events_of_features_that_were_not_negotiated_take_no_number() -> None:
-    world = World()
+def test_events_of_features_that_were_not_negotiated_take_no_number(world: World) -> None:
     peer = world.client(features=("heartbeat", "ack"))
     job = peer.submit()
     sent_at = connection_state(peer.connection).sent_at
@@ -233,8 +222,7 @@ def test_a_job_continues_after_the_end_of_its_session() -> None:
     assert world.client().cancel(job)[0]["payload"]["final_status"] == "success"
 
 
-def test_each_session_numbers_its_own_events() -> None:
-    world = World()
+def test_each_session_numbers_its_own_events(world: World) -> None:
     alice, bob = world.client(), world.client("tok-bob")
     ours, theirs = alice.submit(), bob.submit()
     for job in (ours, theirs, theirs, ours, theirs):
@@ -244,9 +232,7 @@ def test_each_session_numbers_its_own_events() -> None:
     assert {frame["job_id"] for frame in alice.frames if "job_id" in frame} == {ours}
 
 
-def test_time_on_the_wire_never_goes_back() -> None:
-    world = World()
-    peer = world.client()
+def test_time_on_the_wire_never_goes_back(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.now += SECOND
     world.emit(job)
@@ -265,9 +251,7 @@ def test_time_on_the_wire_never_goes_back() -> None:
 # Agents: ending.
 
 
-def test_fail_sends_the_error_of_the_agent() -> None:
-    world = World()
-    peer = world.client()
+def test_fail_sends_the_error_of_the_agent(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.runtime.agents.fail(job, "X_MINE", "m" * 2000, True, {"a": 1}, now=world.now)
     world.take()
@@ -295,9 +279,8 @@ def test_fail_sends_the_error_of_the_agent() -> None:
     ],
 )
 def test_fail_raises_for_an_error_that_cannot_be_sent(
-    code: Any, message: Any, retryable: Any, details: Any
+    world: World, code: Any, message: Any, retryable: Any, details: Any
 ) -> None:
-    world = World()
     job = world.client().submit()
     with pytest.raises(LocalProtocolError):
         world.runtime.agents.fail(job, code, message, retryable, details, now=world.now)
@@ -316,8 +299,9 @@ def test_fail_raises_for_an_error_that_cannot_be_sent(
         (None, "\ud800"),
     ],
 )
-def test_finish_raises_for_a_result_that_cannot_be_sent(result: Any, summary: str | None) -> None:
-    world = World()
+def test_finish_raises_for_a_result_that_cannot_be_sent(
+    world: World, result: Any, summary: str | None
+) -> None:
     job = world.client().submit()
     with pytest.raises(LocalProtocolError):
         world.runtime.agents.finish(job, result, summary, now=world.now)
@@ -325,9 +309,7 @@ def test_finish_raises_for_a_result_that_cannot_be_sent(result: Any, summary: st
     world.finish(job)
 
 
-def test_a_job_whose_agent_is_gone_ends_with_an_internal_error() -> None:
-    world = World()
-    peer = world.client()
+def test_a_job_whose_agent_is_gone_ends_with_an_internal_error(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.stopped(job)
     payload = peer.frames[-1]["payload"]
@@ -335,8 +317,7 @@ def test_a_job_whose_agent_is_gone_ends_with_an_internal_error() -> None:
     assert payload["retryable"]
 
 
-def test_a_job_beyond_max_runtime_sec_times_out() -> None:
-    world = World()
+def test_a_job_beyond_max_runtime_sec_times_out(world: World) -> None:
     peer = world.client(features=())
     job = peer.submit(max_runtime_sec=2)
     world.advance(1.9)
@@ -372,8 +353,7 @@ def test_a_streamed_result_above_its_limit_ends_the_job() -> None:
 # The transport.
 
 
-def test_agents_wait_for_the_transport_of_their_session() -> None:
-    world = World()
+def test_agents_wait_for_the_transport_of_their_session(world: World) -> None:
     alice, bob = world.client(), world.client("tok-bob")
     first, second, other = alice.submit(), alice.submit(), bob.submit()
     world.carry_out(alice.connection.blocked(now=world.now))
@@ -386,8 +366,7 @@ def test_agents_wait_for_the_transport_of_their_session() -> None:
     assert other not in [pause.job_id for pause in world.all(PauseJob)]
 
 
-def test_a_connection_blocked_before_its_welcome_pauses_later_jobs() -> None:
-    world = World()
+def test_a_connection_blocked_before_its_welcome_pauses_later_jobs(world: World) -> None:
     peer = world.connect()
     world.carry_out(peer.connection.blocked(now=world.now))
     peer.hello()
@@ -396,9 +375,7 @@ def test_a_connection_blocked_before_its_welcome_pauses_later_jobs() -> None:
 
 
 @pytest.mark.parametrize("how", ["lost", "close", "heartbeat"])
-def test_a_detached_session_pauses_no_agent(how: str) -> None:
-    world = World()
-    peer = world.client()
+def test_a_detached_session_pauses_no_agent(world: World, peer: Peer, how: str) -> None:
     job = peer.submit()
     world.carry_out(peer.connection.blocked(now=world.now))
     match how:
@@ -472,9 +449,7 @@ def test_an_input_makes_records_of_its_changes() -> None:
     assert token not in repr(world.records)
 
 
-def test_without_a_journal_no_records_are_made() -> None:
-    world = World()
-    peer = world.client()
+def test_without_a_journal_no_records_are_made(world: World, peer: Peer) -> None:
     world.finish(peer.submit())
     peer.drop()
     assert world.records == []
@@ -560,9 +535,7 @@ def test_requests_that_wait_for_records_keep_their_order() -> None:
     assert kinds == [StartJob, PauseJob, StopJob, StopJob]
 
 
-def test_a_lost_connection_has_no_envelopes_to_pull() -> None:
-    world = World()
-    peer = world.client()
+def test_a_lost_connection_has_no_envelopes_to_pull(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.runtime.agents.emit(job, "log", {"level": "info", "message": ""}, now=world.now)
     assert peer.connection.lost(now=world.now).writable == ()
@@ -595,9 +568,9 @@ def test_persisted_raises_for_a_count_out_of_range(count: int) -> None:
 # Bugs of ours.
 
 
-def test_a_runtime_stopped_by_a_bug_stays_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
-    peer = world.client()
+def test_a_runtime_stopped_by_a_bug_stays_stopped(
+    world: World, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
 
     def bug(*_: Any) -> None:
         raise ZeroDivisionError
@@ -617,8 +590,7 @@ def test_a_runtime_stopped_by_a_bug_stays_stopped(monkeypatch: pytest.MonkeyPatc
             call()
 
 
-def test_a_bug_in_a_streamed_result_stops_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
+def test_a_bug_in_a_streamed_result_stops_the_runtime(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     job = world.client().submit()
 
     def bug(*_: Any) -> None:
@@ -631,8 +603,7 @@ def test_a_bug_in_a_streamed_result_stops_the_runtime(monkeypatch: pytest.Monkey
         world.write(job, "x")
 
 
-def test_framing_and_labels_of_a_connection() -> None:
-    world = World()
+def test_framing_and_labels_of_a_connection(world: World) -> None:
     connection = world.connect(Framing.LINES, secure=True, peer="label").connection
     assert (
         connection_state(connection).number,

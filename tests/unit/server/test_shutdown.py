@@ -11,7 +11,7 @@ from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.ids import SECOND
 from arcp_proto.server.jobs.inventory import AgentInfo
-from tests.unit.world import CONFIG, START, World
+from tests.unit.world import CONFIG, START, Peer, World
 
 AGAIN = msgspec.structs.replace(CONFIG, journal=True, agents=(AgentInfo("echo", restartable=True),))
 
@@ -35,16 +35,13 @@ def test_a_shutdown_without_jobs_closes_every_connection_at_once() -> None:
     assert world.state.timers.keys() == []
 
 
-def test_a_shutdown_without_connections_ends_at_once() -> None:
-    world = World()
+def test_a_shutdown_without_connections_ends_at_once(world: World) -> None:
     shut_down(world)
     shut_down(world)
     assert world.all(RuntimeEnded) == [RuntimeEnded(0)]
 
 
-def test_running_jobs_may_end_in_the_time_to_drain() -> None:
-    world = World()
-    peer = world.client()
+def test_running_jobs_may_end_in_the_time_to_drain(world: World, peer: Peer) -> None:
     job = peer.submit()
     shut_down(world)
     assert peer.closing is None and world.stops() == []
@@ -59,8 +56,7 @@ def test_running_jobs_may_end_in_the_time_to_drain() -> None:
     assert world.last(RuntimeEnded).unstopped == 0
 
 
-def test_jobs_that_run_after_the_time_to_drain_are_cancelled() -> None:
-    world = World()
+def test_jobs_that_run_after_the_time_to_drain_are_cancelled(world: World) -> None:
     peer = world.client(features=())
     good, bad = peer.submit(), peer.submit()
     shut_down(world, 2.5)
@@ -82,9 +78,7 @@ def test_jobs_that_run_after_the_time_to_drain_are_cancelled() -> None:
     assert world.state.running == {}
 
 
-def test_queued_envelopes_are_sent_before_the_end_of_a_shutdown() -> None:
-    world = World()
-    peer = world.client()
+def test_queued_envelopes_are_sent_before_the_end_of_a_shutdown(world: World, peer: Peer) -> None:
     job = peer.submit()
     peer.slow = True
     shut_down(world)
@@ -93,9 +87,7 @@ def test_queued_envelopes_are_sent_before_the_end_of_a_shutdown() -> None:
     assert [frame["type"] for frame in peer.pull()] == ["job.event", "job.result"]
 
 
-def test_a_shutdown_refuses_new_sessions_and_jobs() -> None:
-    world = World()
-    peer = world.client()
+def test_a_shutdown_refuses_new_sessions_and_jobs(world: World, peer: Peer) -> None:
     job = peer.submit()
     shut_down(world)
     [error] = peer.send("job.submit", {"agent": "echo"})
@@ -117,8 +109,7 @@ def test_a_shutdown_refuses_anonymous_sessions() -> None:
     assert late.codes() == ["INTERNAL_ERROR"]
 
 
-def test_a_shutdown_refuses_a_hello_that_is_being_verified() -> None:
-    world = World()
+def test_a_shutdown_refuses_a_hello_that_is_being_verified(world: World) -> None:
     world.client().submit()
     world.tokens = None
     peer = world.connect()
@@ -131,16 +122,14 @@ def test_a_shutdown_refuses_a_hello_that_is_being_verified() -> None:
 
 
 @pytest.mark.parametrize(("second", "at"), [(10, 10), (60, 30), (30, 30)])
-def test_a_second_shutdown_shortens_the_time_to_drain(second: float, at: int) -> None:
-    world = World()
+def test_a_second_shutdown_shortens_the_time_to_drain(world: World, second: float, at: int) -> None:
     world.client().submit()
     shut_down(world, 30)
     shut_down(world, second)
     assert world.state.timers.armed(TimerKind.DRAIN, 0) == START + at * SECOND
 
 
-def test_a_second_shutdown_with_no_time_cancels_at_once() -> None:
-    world = World()
+def test_a_second_shutdown_with_no_time_cancels_at_once(world: World) -> None:
     job = world.client().submit()
     shut_down(world)
     shut_down(world, 0)
@@ -151,17 +140,14 @@ def test_a_second_shutdown_with_no_time_cancels_at_once() -> None:
 
 
 @pytest.mark.parametrize("drain", [-1, float("nan"), float("inf"), -float("inf")])
-def test_a_time_to_drain_out_of_range_raises(drain: float) -> None:
-    world = World()
+def test_a_time_to_drain_out_of_range_raises(world: World, drain: float) -> None:
     with pytest.raises(LocalProtocolError):
         world.runtime.shut_down(drain, now=world.now)
     assert not world.state.draining
     world.client()
 
 
-def test_a_cancelled_job_keeps_its_outcome_in_a_shutdown() -> None:
-    world = World()
-    peer = world.client()
+def test_a_cancelled_job_keeps_its_outcome_in_a_shutdown(world: World, peer: Peer) -> None:
     job = peer.submit()
     peer.cancel(job)
     shut_down(world, 0)

@@ -41,6 +41,11 @@ def rotations(peer: Peer) -> list[dict[str, Any]]:
 # Who is offered it.
 
 
+@pytest.fixture
+def world() -> Provided:
+    return Provided()
+
+
 def test_credentials_are_offered_only_with_a_provisioner_and_a_journal() -> None:
     assert PROVISIONED_CREDENTIALS not in CONFIG.features
     assert PROVISIONED_CREDENTIALS not in msgspec.structs.replace(CONFIG, credentials=True).features
@@ -48,8 +53,7 @@ def test_credentials_are_offered_only_with_a_provisioner_and_a_journal() -> None
     assert PROVISIONED_CREDENTIALS in PROVIDED.features
 
 
-def test_credentials_are_not_offered_on_an_insecure_connection() -> None:
-    world = Provided()
+def test_credentials_are_not_offered_on_an_insecure_connection(world: Provided) -> None:
     peer = world.connect(secure=False)
     [welcome] = peer.hello(features=WITH)
     assert PROVISIONED_CREDENTIALS not in welcome["payload"]["capabilities"]["features"]
@@ -65,15 +69,14 @@ def test_credentials_are_not_offered_to_an_anonymous_client() -> None:
     assert PROVISIONED_CREDENTIALS not in welcome["payload"]["capabilities"]["features"]
 
 
-def test_a_session_without_the_feature_gets_no_credentials() -> None:
-    world = Provided()
+def test_a_session_without_the_feature_gets_no_credentials(world: Provided) -> None:
     submit(world.client(features=FEATURES))
     assert world.asked == []
 
 
-def test_a_session_with_credentials_is_resumed_over_a_secure_connection_only() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_session_with_credentials_is_resumed_over_a_secure_connection_only(
+    world: Provided, peer: Peer
+) -> None:
     resume = {"resume_token": peer.token, "last_event_seq": 0}
     plain = world.connect(secure=False)
     plain.hello(features=WITH, resume=resume)
@@ -86,8 +89,7 @@ def test_a_session_with_credentials_is_resumed_over_a_secure_connection_only() -
 # Before the job is there.
 
 
-def test_the_provisioner_gets_lease_budget_and_expiry() -> None:
-    world = Provided()
+def test_the_provisioner_gets_lease_budget_and_expiry(world: Provided) -> None:
     lease = {"cost.budget": ["USD:5.50"], "model.use": ["fast/*"]}
     submit(world.client(), lease_request=lease, lease_constraints={"expires_at": "2026-06-30T00:00:00Z"})
     [asked] = world.all(IssueCredentials)
@@ -118,9 +120,7 @@ def test_credentials_are_for_any_model_only_if_the_host_allows_it_and_the_lease_
     assert [request.any_model for request in asked] == [free and not required] * 3
 
 
-def test_a_submit_is_answered_once_its_credentials_are_issued() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_submit_is_answered_once_its_credentials_are_issued(world: Provided, peer: Peer) -> None:
     assert submit(peer) == []
     assert (world.state.jobs, world.all(StartJob)) == ({}, [])
     alias = world.issue("sk-virtual", constraints={"model.use": ["x"]}, profile="openai")
@@ -166,9 +166,7 @@ def test_a_provisioner_may_issue_no_credentials() -> None:
     assert world.revocations == []
 
 
-def test_several_credentials_of_one_alias_have_different_ids() -> None:
-    world = Provided()
-    peer = world.client()
+def test_several_credentials_of_one_alias_have_different_ids(world: Provided, peer: Peer) -> None:
     submit(peer)
     alias = world.issue("a", "b", handle="h")
     shown = peer.of("job.accepted")[0]["payload"]["credentials"]
@@ -176,9 +174,9 @@ def test_several_credentials_of_one_alias_have_different_ids() -> None:
 
 
 @pytest.mark.parametrize(("said", "code"), [("BUDGET_EXHAUSTED", "BUDGET_EXHAUSTED"), ("", "INTERNAL_ERROR")])
-def test_a_failed_request_refuses_the_submit_and_is_revoked(said: str, code: str) -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_failed_request_refuses_the_submit_and_is_revoked(
+    world: Provided, peer: Peer, said: str, code: str
+) -> None:
     submit(peer)
     world.refuse(said, "no money")
     assert peer.codes() == [code]
@@ -198,9 +196,7 @@ def test_a_failed_request_refuses_the_submit_and_is_revoked(said: str, code: str
         msgspec.structs.replace(made(), scheme=""),
     ],
 )
-def test_credentials_that_cannot_be_sent_are_revoked(bad: Any) -> None:
-    world = Provided()
-    peer = world.client()
+def test_credentials_that_cannot_be_sent_are_revoked(world: Provided, peer: Peer, bad: Any) -> None:
     submit(peer)
     alias = world.last(IssueCredentials).alias
     world.carry_out(world.runtime.credentials_issued(alias, [bad], now=world.now))
@@ -208,9 +204,7 @@ def test_credentials_that_cannot_be_sent_are_revoked(bad: Any) -> None:
     assert world.revocations == [alias]
 
 
-def test_credentials_that_come_late_are_revoked_after_the_refusal() -> None:
-    world = Provided()
-    peer = world.client()
+def test_credentials_that_come_late_are_revoked_after_the_refusal(world: Provided, peer: Peer) -> None:
     submit(peer)
     [alias] = world.asked
     world.advance(world.runtime.limits.issue_timeout_sec + 0.1)
@@ -224,9 +218,7 @@ def test_credentials_that_come_late_are_revoked_after_the_refusal() -> None:
     assert world.state.jobs == {}
 
 
-def test_the_credentials_of_a_submit_whose_session_has_ended_are_revoked() -> None:
-    world = Provided()
-    peer = world.client()
+def test_the_credentials_of_a_submit_whose_session_has_ended_are_revoked(world: Provided, peer: Peer) -> None:
     submit(peer)
     [alias] = world.asked
     peer.drop()
@@ -236,9 +228,7 @@ def test_the_credentials_of_a_submit_whose_session_has_ended_are_revoked() -> No
     assert (world.state.jobs, len(world.state.provisions)) == ({}, 0)
 
 
-def test_a_repeated_or_unknown_answer_of_the_provisioner_is_ignored() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_repeated_or_unknown_answer_of_the_provisioner_is_ignored(world: Provided, peer: Peer) -> None:
     world.job(peer)
     world.issue("again")
     world.issue(alias="cred_unknown")
@@ -268,8 +258,7 @@ def test_job_subscribed_and_listings_show_credentials_to_the_principal_only() ->
         assert "credentials" not in one.of("session.jobs")[0]["payload"]["jobs"][0]
 
 
-def test_no_answer_shows_credentials_once_the_job_has_ended() -> None:
-    world = Provided()
+def test_no_answer_shows_credentials_once_the_job_has_ended(world: Provided) -> None:
     peer, other = world.client(), world.client()
     job = world.job(peer, idempotency_key="k")
     world.finish(job)
@@ -280,8 +269,7 @@ def test_no_answer_shows_credentials_once_the_job_has_ended() -> None:
     assert b"sk-1" not in world.values(other.connection)
 
 
-def test_a_repeated_job_accepted_carries_the_current_credentials() -> None:
-    world = Provided()
+def test_a_repeated_job_accepted_carries_the_current_credentials(world: Provided) -> None:
     peer, other = world.client(), world.client()
     job = world.job(peer, idempotency_key="k")
     world.runtime.agents.rotate_credential(job, world.asked[0], now=world.now)
@@ -355,9 +343,7 @@ def test_a_history_keeps_phase_and_id_of_a_rotation_for_the_principal_only() -> 
     assert bob.numbers() == []
 
 
-def test_a_replayed_rotation_holds_no_revoked_value() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_replayed_rotation_holds_no_revoked_value(world: Provided, peer: Peer) -> None:
     job = world.job(peer)
     [old] = world.asked
     peer.drop()
@@ -372,9 +358,7 @@ def test_a_replayed_rotation_holds_no_revoked_value() -> None:
     assert [body.get("value") for body in rotations(last)] == [None, None]
 
 
-def test_a_failed_rotation_keeps_the_old_value() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_failed_rotation_keeps_the_old_value(world: Provided, peer: Peer) -> None:
     job = world.job(peer)
     [old] = world.asked
     world.runtime.agents.rotate_credential(job, old, now=world.now)
@@ -393,9 +377,7 @@ def test_a_failed_rotation_keeps_the_old_value() -> None:
     assert [one.value.reveal() for one in world.runtime.agents.credentials_of(job)] == ["sk-1"]
 
 
-def test_a_rotation_answered_after_the_end_of_its_job_is_revoked() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_rotation_answered_after_the_end_of_its_job_is_revoked(world: Provided, peer: Peer) -> None:
     job = world.job(peer)
     [old] = world.asked
     world.runtime.agents.rotate_credential(job, old, now=world.now)
@@ -410,9 +392,9 @@ def test_a_rotation_answered_after_the_end_of_its_job_is_revoked() -> None:
 
 @pytest.mark.parametrize("how", ["finish", "cancel", "expire"])
 @pytest.mark.parametrize("values", [("sk-late",), ()], ids=["one", "none"])
-def test_a_rotation_answered_while_its_job_ends_is_revoked(how: str, values: tuple[str, ...]) -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_rotation_answered_while_its_job_ends_is_revoked(
+    world: Provided, peer: Peer, how: str, values: tuple[str, ...]
+) -> None:
     expires_at = datetime.fromtimestamp(UNIX // SECOND + 5, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     job = world.job(peer, lease_constraints={"expires_at": expires_at})
     [old] = world.asked
@@ -437,16 +419,13 @@ def test_a_rotation_answered_while_its_job_ends_is_revoked(how: str, values: tup
     assert world.all(CredentialRotated) == [told]
 
 
-def test_an_agent_cannot_emit_credential_rotated() -> None:
-    world = Provided()
+def test_an_agent_cannot_emit_credential_rotated(world: Provided) -> None:
     job = world.job(world.client())
     with pytest.raises(LocalProtocolError, match="only the runtime"):
         world.emit(job, "status", {"phase": "credential_rotated", "id": "x", "value": "y"})
 
 
-def test_a_child_gets_credentials_of_its_own_before_it_starts() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_child_gets_credentials_of_its_own_before_it_starts(world: Provided, peer: Peer) -> None:
     lease = {"agent.delegate": ["echo"], "fs.read": ["/a/**"]}
     job = world.job(peer, lease_request=lease)
     child = world.runtime.agents.delegate(job, "echo", None, {"fs.read": ["/a/b"]}, now=world.now)
@@ -462,9 +441,7 @@ def test_a_child_gets_credentials_of_its_own_before_it_starts() -> None:
     assert [one["value"] for one in peer.frames[-1]["payload"]["credentials"]] == ["sk-child"]
 
 
-def test_a_child_without_credentials_ends_with_an_error() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_child_without_credentials_ends_with_an_error(world: Provided, peer: Peer) -> None:
     job = world.job(peer, lease_request={"agent.delegate": ["echo"], "fs.read": ["/a/**"]})
     child = world.runtime.agents.delegate(job, "echo", None, {"fs.read": ["/a/b"]}, now=world.now)
     world.take()
@@ -591,8 +568,9 @@ def test_a_cancel_while_a_job_waits_for_its_credentials_ends_it() -> None:
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_replay_repeats_issuing_and_a_recording_holds_no_value_by_default(keep: bool) -> None:
-    world = Provided()
+def test_a_replay_repeats_issuing_and_a_recording_holds_no_value_by_default(
+    world: Provided, keep: bool
+) -> None:
     lines: list[str] = []
     record(world.runtime, lines.append, salt=bytes(16), keep_secrets=keep)
     peer = world.client()
@@ -671,8 +649,9 @@ def test_a_resumed_session_gets_the_same_reason_for_withheld_credentials() -> No
     assert refused["payload"]["code"] == "PERMISSION_DENIED"
 
 
-def test_a_session_resumed_without_features_keeps_the_reason_for_withheld_credentials() -> None:
-    world = Provided()
+def test_a_session_resumed_without_features_keeps_the_reason_for_withheld_credentials(
+    world: Provided,
+) -> None:
     peer = world.connect(secure=False)
     peer.hello(features=WITH)
     peer.drop()

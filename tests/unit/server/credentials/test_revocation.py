@@ -19,9 +19,12 @@ def ends(peer: Peer) -> list[str]:
     return [frame["type"] for frame in peer.frames if frame["type"] in ("job.result", "job.error")]
 
 
-def test_the_terminal_waits_for_revocation() -> None:
-    world = Provided(JOURNALED)
-    peer = world.client()
+@pytest.fixture
+def world() -> Provided:
+    return Provided(JOURNALED)
+
+
+def test_the_terminal_waits_for_revocation(world: Provided, peer: Peer) -> None:
     job = world.job(peer)
     world.finish(job, {"x": 1})
     [alias] = world.asked
@@ -98,9 +101,7 @@ def test_credentials_of_an_agent_that_does_not_stop_are_revoked_after_its_grace(
     assert ends(peer) == ["job.error"]
 
 
-def test_a_failed_revocation_is_retried_with_backoff_and_audited() -> None:
-    world = Provided(JOURNALED)
-    peer = world.client()
+def test_a_failed_revocation_is_retried_with_backoff_and_audited(world: Provided, peer: Peer) -> None:
     world.finish(world.job(peer))
     [alias] = world.asked
     for pause in (1, 2, 4, 8, 16):
@@ -118,9 +119,7 @@ def test_a_failed_revocation_is_retried_with_backoff_and_audited() -> None:
     assert len(world.state.provisions) == 0
 
 
-def test_a_final_failure_is_outstanding_at_once_and_delays_no_terminal() -> None:
-    world = Provided(JOURNALED)
-    peer = world.client()
+def test_a_final_failure_is_outstanding_at_once_and_delays_no_terminal(world: Provided, peer: Peer) -> None:
     world.finish(world.job(peer))
     [alias] = world.asked
     world.revoke(alias, False, final=True, reason="unknown to the gateway")
@@ -151,9 +150,7 @@ def test_a_revocation_names_the_handles_of_the_provisioner() -> None:
     assert world.last(RevokeCredential) == RevokeCredential(alias, ("h", "h"))
 
 
-def test_a_restart_revokes_every_credential_by_its_alias() -> None:
-    world = Provided(JOURNALED)
-    peer = world.client()
+def test_a_restart_revokes_every_credential_by_its_alias(world: Provided, peer: Peer) -> None:
     world.job(peer)
     peer.send("job.submit", {"agent": "echo", "input": None})
     shown, asked = world.asked
@@ -165,9 +162,7 @@ def test_a_restart_revokes_every_credential_by_its_alias() -> None:
     assert ends(again) == ["job.error"]
 
 
-def test_an_answer_that_nothing_exists_is_trusted_only_after_a_minute() -> None:
-    world = Provided(JOURNALED)
-    peer = world.client()
+def test_an_answer_that_nothing_exists_is_trusted_only_after_a_minute(world: Provided, peer: Peer) -> None:
     peer.send("job.submit", {"agent": "echo", "input": None})
     [alias] = world.asked
     world.refuse()
@@ -179,8 +174,7 @@ def test_an_answer_that_nothing_exists_is_trusted_only_after_a_minute() -> None:
     assert CredentialRevoked(alias) in world.records
 
 
-def test_a_restart_after_a_request_revokes_until_it_is_certain() -> None:
-    world = Provided(JOURNALED)
+def test_a_restart_after_a_request_revokes_until_it_is_certain(world: Provided) -> None:
     world.client().send("job.submit", {"agent": "echo", "input": None})
     [alias] = world.asked
     for _ in range(2):
@@ -192,9 +186,7 @@ def test_a_restart_after_a_request_revokes_until_it_is_certain() -> None:
     assert len(world.state.provisions) == 0
 
 
-def test_a_restored_snapshot_revokes_the_same() -> None:
-    world = Provided(JOURNALED)
-    peer = world.client()
+def test_a_restored_snapshot_revokes_the_same(world: Provided, peer: Peer) -> None:
     world.job(peer)
     second = world.job(peer)
     world.finish(second)

@@ -52,10 +52,14 @@ def told(world: World, job: JobId) -> list[type]:
 # A journal that answers late.
 
 
+@pytest.fixture
+def world() -> World:
+    return World(QUIET)
+
+
 @pytest.mark.parametrize("late", [1, 5, 50])
-def test_a_reading_client_gets_every_event_even_if_the_journal_is_slow(late: int) -> None:
+def test_a_reading_client_gets_every_event_even_if_the_journal_is_slow(world: World, late: int) -> None:
     """An agent without pause, which publishes a few events more when it is told to wait."""
-    world = World(QUIET)
     peer, job = held(world)
     said = turns = 0
     answers: list[tuple[int, int]] = []
@@ -73,8 +77,7 @@ def test_a_reading_client_gets_every_event_even_if_the_journal_is_slow(late: int
     assert peer.numbers() == list(range(1, said + 1))
 
 
-def test_an_agent_pauses_at_a_quarter_of_the_log_and_resumes_at_an_eighth() -> None:
-    world = World(QUIET)
+def test_an_agent_pauses_at_a_quarter_of_the_log_and_resumes_at_an_eighth(world: World) -> None:
     _, job = held(world)
     before = world.runtime.record_count
     emits(world, job, QUARTER - 1)
@@ -159,8 +162,7 @@ def test_a_streamed_result_counts_for_back_pressure() -> None:
     assert not peer.connection.overrun
 
 
-def test_events_of_one_take_count_separately() -> None:
-    world = World(QUIET)
+def test_events_of_one_take_count_separately(world: World) -> None:
     _, job = held(world)
     for _ in range(QUARTER):
         world.runtime.agents.emit(job, "log", {"level": "info", "message": "x"}, now=world.now)
@@ -169,9 +171,7 @@ def test_events_of_one_take_count_separately() -> None:
     assert told(world, job) == [PauseJob]
 
 
-def test_a_fast_journal_pauses_no_agent() -> None:
-    world = World(QUIET)
-    peer = world.client()
+def test_a_fast_journal_pauses_no_agent(world: World, peer: Peer) -> None:
     job = peer.submit()
     emits(world, job, 10 * QUARTER)
     assert told(world, job) == []
@@ -186,8 +186,7 @@ def test_without_a_journal_there_is_no_back_pressure_by_it() -> None:
     assert told(world, job) == [] and world.state.unsaved == {}
 
 
-def test_only_the_agents_of_the_full_session_pause() -> None:
-    world = World(QUIET)
+def test_only_the_agents_of_the_full_session_pause(world: World) -> None:
     alice, bob = world.client(), world.client("tok-bob")
     first, second, other = alice.submit(), alice.submit(), bob.submit()
     world.durable = False
@@ -195,9 +194,7 @@ def test_only_the_agents_of_the_full_session_pause() -> None:
     assert (told(world, first), told(world, second), told(world, other)) == ([PauseJob], [PauseJob], [])
 
 
-def test_a_child_pauses_with_its_parent() -> None:
-    world = World(QUIET)
-    peer = world.client()
+def test_a_child_pauses_with_its_parent(world: World, peer: Peer) -> None:
     peer.send(
         "job.submit", {"agent": "plain", "lease_request": {"agent.delegate": ["*"], "tool.call": ["*"]}}
     )
@@ -248,8 +245,7 @@ def test_an_observer_waits_for_the_journal_and_pauses_no_job() -> None:
     assert len(observer.about(job)) == 10 * QUARTER + 1
 
 
-def test_an_observer_that_begins_while_the_journal_is_behind_misses_nothing() -> None:
-    world = World(QUIET)
+def test_an_observer_that_begins_while_the_journal_is_behind_misses_nothing(world: World) -> None:
     owner = world.client()
     job = owner.submit()
     emits(world, job, 2 * QUARTER)
@@ -285,8 +281,7 @@ def test_after_a_restart_everything_is_durable() -> None:
     assert not again.connection.overrun
 
 
-def test_a_snapshot_does_not_depend_on_back_pressure() -> None:
-    world = World(QUIET)
+def test_a_snapshot_does_not_depend_on_back_pressure(world: World) -> None:
     _, job = held(world)
     emits(world, job, QUARTER)
     waiting = world.runtime.snapshot()

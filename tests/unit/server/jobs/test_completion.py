@@ -13,7 +13,7 @@ from arcp_proto.ids import SECOND, Monotonic
 from arcp_proto.server.jobs.completion import outcome_of
 from arcp_proto.server.jobs.job import Status
 from arcp_proto.wire import codec
-from tests.unit.world import World
+from tests.unit.world import Peer, World
 
 
 @pytest.mark.parametrize("code", ErrorCode)
@@ -35,9 +35,9 @@ def test_an_unknown_error_code_keeps_its_retryable() -> None:
 
 @pytest.mark.parametrize("said", [True, False])
 @pytest.mark.parametrize("code", ErrorCode)
-def test_an_agent_does_not_change_the_retryable_of_a_code_of_the_draft(code: ErrorCode, said: bool) -> None:
-    world = World()
-    peer = world.client()
+def test_an_agent_does_not_change_the_retryable_of_a_code_of_the_draft(
+    world: World, peer: Peer, code: ErrorCode, said: bool
+) -> None:
     job = peer.submit()
     world.runtime.agents.fail(job, code.value, "m", said, now=world.now)
     world.take()
@@ -46,8 +46,7 @@ def test_an_agent_does_not_change_the_retryable_of_a_code_of_the_draft(code: Err
 
 @pytest.mark.parametrize("first", ["finish", "fail", "stopped", "cancel", "timeout"])
 @pytest.mark.parametrize("second", ["finish", "fail", "stopped", "cancel", "timeout"])
-def test_a_job_has_one_terminal_by_its_first_outcome(first: str, second: str) -> None:
-    world = World()
+def test_a_job_has_one_terminal_by_its_first_outcome(world: World, first: str, second: str) -> None:
     peer = world.client(features=("ack",))
     job = peer.submit(max_runtime_sec=2)
     for how in (first, second):
@@ -73,9 +72,7 @@ def test_a_job_has_one_terminal_by_its_first_outcome(first: str, second: str) ->
     assert [key.kind for key in armed] == [TimerKind.RETENTION]
 
 
-def test_a_job_asks_to_stop_its_agent_once_with_a_deadline() -> None:
-    world = World()
-    peer = world.client()
+def test_a_job_asks_to_stop_its_agent_once_with_a_deadline(world: World, peer: Peer) -> None:
     job = peer.submit(max_runtime_sec=60)
     peer.cancel(job)
     kill_at = Monotonic(world.now + 5 * SECOND)
@@ -84,17 +81,13 @@ def test_a_job_asks_to_stop_its_agent_once_with_a_deadline() -> None:
     assert world.state.timers.armed(TimerKind.GRACE, job) == world.now + 5 * SECOND
 
 
-def test_the_message_of_a_job_error_is_never_empty() -> None:
-    world = World()
-    peer = world.client()
+def test_the_message_of_a_job_error_is_never_empty(world: World, peer: Peer) -> None:
     world.fail(peer.submit(), "X_MINE", "")
     assert peer.frames[-1]["payload"]["message"] == "X_MINE"
 
 
 @pytest.mark.parametrize(("size", "kept"), [(10, True), (70_000, False)])
-def test_details_that_do_not_fit_a_frame_are_dropped(size: int, kept: bool) -> None:
-    world = World()
-    peer = world.client()
+def test_details_that_do_not_fit_a_frame_are_dropped(world: World, peer: Peer, size: int, kept: bool) -> None:
     job = peer.submit()
     details: dict[str, Any] = {"text": "x" * size}
     world.runtime.agents.fail(job, "X", "m", None, details, now=world.now)
@@ -121,17 +114,13 @@ def test_details_that_fit_a_frame_to_the_byte_are_kept() -> None:
     assert "details" not in sent(2 + left)[0]
 
 
-def test_the_longest_error_fits_a_frame() -> None:
-    world = World()
-    peer = world.client()
+def test_the_longest_error_fits_a_frame(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.fail(job, "\x01" * 256, "\x01" * 1000)
     assert len(peer.raw[-1]) <= 32 * 1024
 
 
-def test_a_paused_agent_resumes_when_its_job_has_ended() -> None:
-    world = World()
-    peer = world.client()
+def test_a_paused_agent_resumes_when_its_job_has_ended(world: World, peer: Peer) -> None:
     job = peer.submit(max_runtime_sec=1)
     world.carry_out(peer.connection.blocked(now=world.now))
     assert world.all(PauseJob) == [PauseJob(job)]

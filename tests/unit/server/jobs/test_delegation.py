@@ -113,8 +113,12 @@ def three(config: RuntimeConfig = CONFIG, **more: Any) -> tuple[Tree, JobId, Job
 # Beginning.
 
 
-def test_the_delegate_event_precedes_the_events_of_the_child() -> None:
-    world = Tree()
+@pytest.fixture
+def world() -> Tree:
+    return Tree()
+
+
+def test_the_delegate_event_precedes_the_events_of_the_child(world: Tree) -> None:
     child = world.delegate(agent="echo@1.0.0", lease=NARROW, input={"n": 1})
     world.emit(child)
     world.finish(child, {"ok": True})
@@ -128,8 +132,7 @@ def test_the_delegate_event_precedes_the_events_of_the_child() -> None:
     assert len(world.peer.of("job.accepted")) == 1
 
 
-def test_the_parent_is_told_how_its_child_ended() -> None:
-    world = Tree()
+def test_the_parent_is_told_how_its_child_ended(world: Tree) -> None:
     child, other, streamed = world.delegate(), world.delegate(), world.delegate()
     given = {"a": [1]}
     world.finish(child, given)
@@ -155,15 +158,13 @@ def test_the_parent_gets_only_the_id_of_a_result_too_large_to_keep() -> None:
     assert (ended.result, ended.result_size) == (None, 6) and ended.result_id is not None
 
 
-def test_the_parent_gets_a_value_that_was_sent_in_chunks() -> None:
-    world = Tree()
+def test_the_parent_gets_a_value_that_was_sent_in_chunks(world: Tree) -> None:
     child = world.delegate()
     world.finish(child, ["x" * 100_000])
     assert world.last(ChildEnded).result == ["x" * 100_000]
 
 
-def test_the_child_continues_the_trace() -> None:
-    world = Tree()
+def test_the_child_continues_the_trace(world: Tree) -> None:
     root, child = world.last(StartJob), world.delegate()
     started, terms = world.last(StartJob), world.state.jobs[child].terms
     assert started.trace_id == root.trace_id and started.trace_headers != root.trace_headers
@@ -177,8 +178,7 @@ def test_the_input_of_a_child_is_a_copy() -> None:
     assert world.last(StartJob).input == {"n": [1]}
 
 
-def test_a_child_of_a_paused_job_starts_paused() -> None:
-    world = Tree()
+def test_a_child_of_a_paused_job_starts_paused(world: Tree) -> None:
     world.carry_out(world.peer.connection.blocked(now=world.now))
     child = world.delegate()
     assert world.last(PauseJob) == PauseJob(child)
@@ -187,15 +187,13 @@ def test_a_child_of_a_paused_job_starts_paused() -> None:
 # Authority.
 
 
-def test_without_a_lease_the_child_inherits_all_but_agent_delegate() -> None:
-    world = Tree()
+def test_without_a_lease_the_child_inherits_all_but_agent_delegate(world: Tree) -> None:
     child = world.delegate()
     assert world.last(StartJob).lease == {"fs.read": ["/a/**"]}
     assert world.refused(child) == "PERMISSION_DENIED"
 
 
-def test_a_child_with_an_empty_lease_has_no_authority() -> None:
-    world = Tree()
+def test_a_child_with_an_empty_lease_has_no_authority(world: Tree) -> None:
     world.delegate(lease={})
     assert world.last(StartJob).lease == {}
 
@@ -220,8 +218,7 @@ def test_the_checks_of_a_delegation_come_in_order() -> None:
     assert denied.value.code == "LEASE_EXPIRED" and world.stops() == [world.root]
 
 
-def test_a_refused_delegation_is_an_audit_fact() -> None:
-    world = Tree()
+def test_a_refused_delegation_is_an_audit_fact(world: Tree) -> None:
     world.refused(lease={"fs.read": ["/b"]})
     fact = world.last(Audit)
     assert (fact.what, fact.principal) == ("lease_denied", "alice")
@@ -280,8 +277,7 @@ def test_the_lease_of_a_child_must_be_a_strict_subset(lease: Any) -> None:
         ({"cost.budget": ["USD:1"]}, {}),
     ],
 )
-def test_a_lease_narrower_in_one_respect_is_a_strict_subset(lease: Any, more: Any) -> None:
-    world = Tree()
+def test_a_lease_narrower_in_one_respect_is_a_strict_subset(world: Tree, lease: Any, more: Any) -> None:
     world.delegate(lease=lease, **more)
     assert world.last(StartJob).lease == lease
 
@@ -345,8 +341,7 @@ def test_a_ceiling_holds_for_children_too() -> None:
         {"agent": "\ud800"},
     ],
 )
-def test_delegate_raises_for_wrong_arguments(asked: Any) -> None:
-    world = Tree()
+def test_delegate_raises_for_wrong_arguments(world: Tree, asked: Any) -> None:
     before = kept(world)
     with pytest.raises(LocalProtocolError):
         world.delegate(**asked)
@@ -358,8 +353,7 @@ def test_delegate_refuses_a_max_runtime_sec_out_of_range(seconds: int) -> None:
     assert Tree().refused(max_runtime_sec=seconds) == "INVALID_REQUEST"
 
 
-def test_a_child_that_runs_too_long_times_out() -> None:
-    world = Tree()
+def test_a_child_that_runs_too_long_times_out(world: Tree) -> None:
     child = world.delegate(max_runtime_sec=3)
     world.advance(3)
     assert world.stops() == [child]
@@ -421,8 +415,7 @@ def test_an_observer_of_a_child_sees_the_currencies_that_its_own_lease_names() -
     assert budget(shared) is None
 
 
-def test_the_budget_of_a_child_leaves_its_parent_and_the_rest_returns() -> None:
-    world = Tree()
+def test_the_budget_of_a_child_leaves_its_parent_and_the_rest_returns(world: Tree) -> None:
     child = world.delegate(lease={**NARROW, "cost.budget": ["USD:0.6"]})
     assert (world.left(world.root), world.left(child)) == ("0.4", "0.6")
     assert world.refused(lease={"cost.budget": ["USD:0.41"]}) == "LEASE_SUBSET_VIOLATION"
@@ -435,8 +428,7 @@ def test_the_budget_of_a_child_leaves_its_parent_and_the_rest_returns() -> None:
     assert world.said(since=since) == [("2", "job.result"), ("1", "cost.budget.remaining")]
 
 
-def test_the_overspend_of_a_child_is_charged_to_its_parent() -> None:
-    world = Tree()
+def test_the_overspend_of_a_child_is_charged_to_its_parent(world: Tree) -> None:
     child = world.delegate(lease={"cost.budget": ["USD:0.5"]})
     world.spend(child, 2)
     world.finish(child)
@@ -444,8 +436,7 @@ def test_the_overspend_of_a_child_is_charged_to_its_parent() -> None:
     assert world.refused() == "BUDGET_EXHAUSTED"
 
 
-def test_an_unsettled_reservation_of_a_child_counts_as_spent() -> None:
-    world = Tree()
+def test_an_unsettled_reservation_of_a_child_counts_as_spent(world: Tree) -> None:
     own, shared = world.delegate(lease={"cost.budget": ["USD:0.5"]}), world.delegate(lease=NARROW)
     world.runtime.agents.reserve(own, "USD", "0.1", now=world.now)
     world.runtime.agents.reserve(shared, "USD", "0.2", now=world.now)
@@ -469,8 +460,7 @@ def test_an_unsettled_reservation_in_the_parents_budget_is_reported() -> None:
     assert told == [(1, "USD"), (3, "EUR")]
 
 
-def test_a_child_without_a_budget_spends_from_its_parents_counters() -> None:
-    world = Tree()
+def test_a_child_without_a_budget_spends_from_its_parents_counters(world: Tree) -> None:
     one, two = world.delegate(lease=NARROW), world.delegate(lease=NARROW)
     world.spend(one, 0.7)
     assert world.left(two) == world.left(world.root) == "0.3"
@@ -494,8 +484,7 @@ def test_a_currency_that_the_child_does_not_name_is_still_bound() -> None:
     assert world.state.jobs[world.root].budget.counters() == {"USD": Decimal(1), "credits": Decimal(6)}
 
 
-def test_a_grandchild_without_a_budget_spends_from_the_child() -> None:
-    world = Tree()
+def test_a_grandchild_without_a_budget_spends_from_the_child(world: Tree) -> None:
     child = world.delegate(lease={"agent.delegate": ["*"], "cost.budget": ["USD:0.5"]})
     deep = world.delegate(child)
     world.spend(deep, 0.2)
@@ -506,8 +495,7 @@ def test_a_grandchild_without_a_budget_spends_from_the_child() -> None:
     assert world.left(world.root) == "0.8"
 
 
-def test_a_parent_without_budget_is_refused_until_a_rest_returns() -> None:
-    world = Tree()
+def test_a_parent_without_budget_is_refused_until_a_rest_returns(world: Tree) -> None:
     child = world.delegate(lease={"cost.budget": ["USD:1"]})
     assert world.refused() == "BUDGET_EXHAUSTED"
     world.finish(child)
@@ -517,8 +505,7 @@ def test_a_parent_without_budget_is_refused_until_a_rest_returns() -> None:
 # Who sees it.
 
 
-def test_observers_of_the_parent_get_no_event_of_the_child() -> None:
-    world = Tree()
+def test_observers_of_the_parent_get_no_event_of_the_child(world: Tree) -> None:
     observer = world.client(features=(*ALL, POSITIONS))
     observer.send("job.subscribe", {"job_id": world.root})
     child = world.delegate()
@@ -531,8 +518,7 @@ def test_observers_of_the_parent_get_no_event_of_the_child() -> None:
     assert world.said(observer) == [("1", "delegate"), ("2", "log")]
 
 
-def test_the_submitting_session_may_ask_for_the_history_of_a_child() -> None:
-    world = Tree()
+def test_the_submitting_session_may_ask_for_the_history_of_a_child(world: Tree) -> None:
     child = world.delegate()
     world.emit(child)
     world.peer.send("job.subscribe", {"job_id": child, "history": True, "from_event_seq": 0})
@@ -583,8 +569,7 @@ def test_a_child_outlives_the_session_of_its_root() -> None:
     assert ended["subscribed_from"] == world.state.jobs[late].home_seq == 4
 
 
-def test_a_resumed_session_gets_the_events_of_children() -> None:
-    world = Tree()
+def test_a_resumed_session_gets_the_events_of_children(world: Tree) -> None:
     world.peer.drop()
     child = world.delegate()
     world.emit(child)
@@ -593,8 +578,7 @@ def test_a_resumed_session_gets_the_events_of_children() -> None:
     assert again.cancel(child)[0]["type"] == "job.cancelled"
 
 
-def test_the_submitting_session_of_the_root_may_cancel_a_child() -> None:
-    world = Tree()
+def test_the_submitting_session_of_the_root_may_cancel_a_child(world: Tree) -> None:
     child = world.delegate()
     assert world.client().cancel(child)[0]["payload"]["code"] == "PERMISSION_DENIED"
     assert world.client("tok-bob").cancel(child)[0]["payload"]["code"] == "JOB_NOT_FOUND"
@@ -657,8 +641,7 @@ def test_a_job_that_returns_ends_when_its_children_have_stopped() -> None:
 
 
 @pytest.mark.parametrize("how", ["fail", "stopped", "stream"])
-def test_every_end_of_a_job_waits_for_its_children(how: str) -> None:
-    world = Tree()
+def test_every_end_of_a_job_waits_for_its_children(world: Tree, how: str) -> None:
     child = world.delegate()
     if how == "fail":
         world.fail(world.root, "X_MINE", "no")
@@ -675,8 +658,7 @@ def test_every_end_of_a_job_waits_for_its_children(how: str) -> None:
     ]
 
 
-def test_a_returned_job_can_be_cancelled_until_its_terminal_is_sent() -> None:
-    world = Tree()
+def test_a_returned_job_can_be_cancelled_until_its_terminal_is_sent(world: Tree) -> None:
     child = world.delegate()
     world.finish(world.root, "done")
     assert world.peer.cancel(world.root)[0]["type"] == "job.cancelled"
@@ -704,8 +686,7 @@ def test_a_child_that_returns_in_its_grace_ends_as_cancelled() -> None:
     world.finish(world.root)
 
 
-def test_an_ending_child_keeps_its_outcome_and_grace() -> None:
-    world = Tree()
+def test_an_ending_child_keeps_its_outcome_and_grace(world: Tree) -> None:
     child = world.delegate()
     world.peer.cancel(child)
     world.advance(3)
@@ -718,8 +699,7 @@ def test_an_ending_child_keeps_its_outcome_and_grace() -> None:
     assert world.said()[-1] == ("1", "CANCELLED")
 
 
-def test_an_ending_job_cannot_delegate() -> None:
-    world = Tree()
+def test_an_ending_job_cannot_delegate(world: Tree) -> None:
     world.peer.cancel(world.root)
     assert world.refused() == "CANCELLED"
 

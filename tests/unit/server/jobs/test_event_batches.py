@@ -39,16 +39,19 @@ class Speaker(World):
         return session.log.last
 
 
-def test_the_first_event_is_numbered_at_once_and_the_next_ones_at_the_take() -> None:
-    world = Speaker()
+@pytest.fixture
+def world() -> Speaker:
+    return Speaker()
+
+
+def test_the_first_event_is_numbered_at_once_and_the_next_ones_at_the_take(world: Speaker) -> None:
     world.say(5)
     assert (world.numbered, len(world.state.said)) == (1, 4)
     world.take()
     assert (world.numbered, world.peer.numbers()) == (5, [1, 2, 3, 4, 5])
 
 
-def test_collected_events_have_the_time_of_the_last_one() -> None:
-    world = Speaker()
+def test_collected_events_have_the_time_of_the_last_one(world: Speaker) -> None:
     world.say()
     world.now += MILLISECOND // 2
     world.say()
@@ -69,8 +72,7 @@ def test_collected_events_are_kept_within_limits(limit: str) -> None:
     assert 0 < kept <= 32
 
 
-def test_no_more_events_are_collected_than_allowed() -> None:
-    world = Speaker()
+def test_no_more_events_are_collected_than_allowed(world: Speaker) -> None:
     world.say(MOST_TOGETHER + 1)
     assert (world.numbered, world.state.said) == (MOST_TOGETHER + 1, [])
     world.say(MOST_TOGETHER)
@@ -86,8 +88,9 @@ def test_no_more_events_are_collected_than_allowed() -> None:
     ],
     ids=["a kind that some do not get", "a long one", "one of another millisecond"],
 )
-def test_large_and_special_events_are_not_collected(alone: Callable[[Speaker], object]) -> None:
-    world = Speaker()
+def test_large_and_special_events_are_not_collected(
+    world: Speaker, alone: Callable[[Speaker], object]
+) -> None:
     world.say(3)
     alone(world)
     assert (world.numbered, world.state.said) == (4, [])
@@ -105,8 +108,9 @@ def test_large_and_special_events_are_not_collected(alone: Callable[[Speaker], o
     ],
     ids=["finish", "authorize", "receive", "handle_timer", "lost", "snapshot"],
 )
-def test_any_other_input_numbers_the_collected_events_first(input: Callable[[Speaker], object]) -> None:
-    world = Speaker()
+def test_any_other_input_numbers_the_collected_events_first(
+    world: Speaker, input: Callable[[Speaker], object]
+) -> None:
     world.say(3)
     try:
         input(world)
@@ -117,8 +121,7 @@ def test_any_other_input_numbers_the_collected_events_first(input: Callable[[Spe
     assert session.log.last >= 3
 
 
-def test_an_event_of_another_job_numbers_the_collected_events_first() -> None:
-    world = Speaker()
+def test_an_event_of_another_job_numbers_the_collected_events_first(world: Speaker) -> None:
     other = world.peer.submit()
     world.say(3)
     world.runtime.agents.emit(JobId(other), "status", {"phase": "x"}, now=world.now)
@@ -141,8 +144,7 @@ def test_events_are_not_collected_with_a_journal_recording_or_observer() -> None
         assert next(session.log.last for session in world.state.sessions.values()) == 2
 
 
-def test_events_are_not_collected_in_an_input_that_has_failed() -> None:
-    world = Speaker()
+def test_events_are_not_collected_in_an_input_that_has_failed(world: Speaker) -> None:
     world.say(2)
     world.state.enter(world.now, "something")
     with pytest.raises(InvariantViolated):

@@ -24,8 +24,7 @@ def subscribed_from(peer: Peer, job_id: str) -> int:
     return number
 
 
-def test_home_numbers_are_those_of_the_submitting_session() -> None:
-    world = World()
+def test_home_numbers_are_those_of_the_submitting_session(world: World) -> None:
     peer, other = world.client(), world.client()
     one, two = peer.submit(), peer.submit()
     for job in (one, one, two, one):
@@ -50,9 +49,7 @@ def test_each_job_continues_its_home_numbers_after_the_submitting_session() -> N
     assert subscribed_from(world.client(), two) == 5
 
 
-def test_job_cancelled_has_a_home_number() -> None:
-    world = World()
-    peer = world.client()
+def test_job_cancelled_has_a_home_number(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.emit(job)
     peer.cancel(job)
@@ -61,8 +58,7 @@ def test_job_cancelled_has_a_home_number() -> None:
     assert home_numbers(world, job) == [1, 3]
 
 
-def test_an_event_not_taken_at_home_has_the_home_number_of_the_event_before() -> None:
-    world = World()
+def test_an_event_not_taken_at_home_has_the_home_number_of_the_event_before(world: World) -> None:
     job = world.client(features=("subscribe",)).submit()
     for number in (1, 2):
         world.emit(job, "progress", {"current": number})

@@ -53,15 +53,12 @@ def refused(peer: Peer, **request: Any) -> str:
     return code
 
 
-def test_a_listing_without_jobs_is_empty() -> None:
-    peer = World().client()
+def test_a_listing_without_jobs_is_empty(peer: Peer) -> None:
     [frame] = peer.send("session.list_jobs", id="l1")
     assert frame["payload"] == {"request_id": "l1", "jobs": [], "next_cursor": None}
 
 
-def test_a_listing_entry_describes_its_job() -> None:
-    world = World()
-    peer = world.client()
+def test_a_listing_entry_describes_its_job(world: World, peer: Peer) -> None:
     lease = {"tool.call": ["x"]}
     job = peer.submit(lease_request=lease)
     world.emit(job)
@@ -79,9 +76,7 @@ def test_a_listing_entry_describes_its_job() -> None:
     }
 
 
-def test_jobs_are_listed_newest_first_even_if_the_clock_went_back() -> None:
-    world = World()
-    peer = world.client()
+def test_jobs_are_listed_newest_first_even_if_the_clock_went_back(world: World, peer: Peer) -> None:
     first = peer.submit()
     world.runtime.wall_clock_set(UNIX + 3_600 * SECOND, now=world.now)
     second = peer.submit()
@@ -90,8 +85,7 @@ def test_jobs_are_listed_newest_first_even_if_the_clock_went_back() -> None:
     assert ids(listed(peer)) == [third, second, first]
 
 
-def test_jobs_of_other_sessions_of_the_principal_are_listed() -> None:
-    world = World()
+def test_jobs_of_other_sessions_of_the_principal_are_listed(world: World) -> None:
     job = world.client().submit()
     assert ids(listed(world.client())) == [job]
     assert ids(listed(world.client("tok-bob"))) == []
@@ -135,8 +129,7 @@ def test_rights_change_what_is_listed() -> None:
 
 
 @pytest.mark.parametrize(("limit", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (9, [5])])
-def test_pages_are_whole_and_never_overlap(limit: int, sizes: list[int]) -> None:
-    peer = World().client()
+def test_pages_are_whole_and_never_overlap(peer: Peer, limit: int, sizes: list[int]) -> None:
     jobs = [peer.submit() for _ in range(5)]
     found = pages(peer, limit=limit)
     assert [len(page) for page in found] == sizes
@@ -155,8 +148,7 @@ def test_the_limit_of_a_page_is_clamped(limit: int | None, size: int) -> None:
     assert page["next_cursor"] is not None
 
 
-def test_new_jobs_do_not_appear_in_later_pages() -> None:
-    peer = World().client()
+def test_new_jobs_do_not_appear_in_later_pages(peer: Peer) -> None:
     jobs = [peer.submit() for _ in range(4)]
     page = listed(peer, limit=2)
     peer.submit()
@@ -174,17 +166,13 @@ def test_a_cursor_stays_valid_when_its_job_is_forgotten() -> None:
     assert ids(listed(peer, cursor=page["next_cursor"])) == [jobs[1], jobs[0]]
 
 
-def test_a_cursor_is_valid_in_another_session_and_with_another_limit() -> None:
-    world = World()
-    peer = world.client()
+def test_a_cursor_is_valid_in_another_session_and_with_another_limit(world: World, peer: Peer) -> None:
     jobs = [peer.submit() for _ in range(4)]
     cursor = listed(peer, limit=1)["next_cursor"]
     assert ids(listed(world.client(), cursor=cursor)) == jobs[2::-1]
 
 
-def test_a_cursor_is_bound_to_its_principal_and_filter() -> None:
-    world = World()
-    peer = world.client()
+def test_a_cursor_is_bound_to_its_principal_and_filter(world: World, peer: Peer) -> None:
     for _ in range(3):
         peer.submit()
     cursor = listed(peer, limit=1)["next_cursor"]
@@ -195,9 +183,7 @@ def test_a_cursor_is_bound_to_its_principal_and_filter() -> None:
     assert refused(peer, cursor="x" * 5_000) == "INVALID_REQUEST"
 
 
-def test_a_page_that_does_not_fit_a_frame_ends_early() -> None:
-    world = World()
-    peer = world.client()
+def test_a_page_that_does_not_fit_a_frame_ends_early(peer: Peer) -> None:
     lease = {"tool.call": [f"{number:03}" + "x" * 440 for number in range(32)]}
     jobs = [peer.submit(lease_request=lease) for _ in range(9)]
     found = pages(peer)
@@ -293,8 +279,7 @@ def test_a_filter_looks_at_no_more_words_than_there_are_statuses() -> None:
     )
 
 
-def test_jobs_are_filtered_by_agent_with_and_without_version() -> None:
-    peer = World().client()
+def test_jobs_are_filtered_by_agent_with_and_without_version(peer: Peer) -> None:
     one, two, plain = peer.submit("echo@1.0.0"), peer.submit("echo"), peer.submit("plain")
     assert ids(listed(peer, filter={"agent": "echo"})) == [two, one]
     assert ids(listed(peer, filter={"agent": "echo@1.0.0"})) == [one]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
+
 from arcp_proto.engine.output import PauseJob, ResumeJob, StartJob
 from arcp_proto.server.jobs.stage import AgentStage
 from tests.unit.server.jobs.test_back_pressure import QUARTER, QUIET, emits, held, told
-from tests.unit.world import World
+from tests.unit.world import Peer, World
 
 # When an agent is told.
 
 
-def test_an_agent_that_starts_later_starts_paused() -> None:
-    world = World(QUIET)
+@pytest.fixture
+def world() -> World:
+    return World(QUIET)
+
+
+def test_an_agent_that_starts_later_starts_paused(world: World) -> None:
     peer, job = held(world)
     peer.send("job.submit", {"agent": "echo"})
     start = world.runtime.record_count
@@ -23,8 +29,7 @@ def test_an_agent_that_starts_later_starts_paused() -> None:
     assert isinstance(asked, StartJob) and paused == PauseJob(asked.job_id)
 
 
-def test_an_agent_that_starts_after_the_pause_gets_no_request() -> None:
-    world = World(QUIET)
+def test_an_agent_that_starts_after_the_pause_gets_no_request(world: World) -> None:
     peer, job = held(world)
     emits(world, job, QUARTER)
     peer.send("job.submit", {"agent": "echo"})
@@ -34,8 +39,7 @@ def test_an_agent_that_starts_after_the_pause_gets_no_request() -> None:
     assert world.state.jobs[second].agent_stage is AgentStage.ASKED
 
 
-def test_a_job_that_ends_before_its_agent_starts_gets_no_pause() -> None:
-    world = World(QUIET)
+def test_a_job_that_ends_before_its_agent_starts_gets_no_pause(world: World) -> None:
     peer, job = held(world)
     emits(world, job, QUARTER)
     peer.send("job.submit", {"agent": "echo"}, id="second")
@@ -50,8 +54,7 @@ def test_a_job_that_ends_before_its_agent_starts_gets_no_pause() -> None:
 # Two reasons, one wait.
 
 
-def test_an_agent_resumes_when_neither_transport_nor_journal_is_full() -> None:
-    world = World(QUIET)
+def test_an_agent_resumes_when_neither_transport_nor_journal_is_full(world: World) -> None:
     peer, job = held(world)
     world.carry_out(peer.connection.blocked(now=world.now))
     emits(world, job, QUARTER)
@@ -68,16 +71,14 @@ def test_an_agent_resumes_when_neither_transport_nor_journal_is_full() -> None:
     assert told(world, job) == [PauseJob, ResumeJob, PauseJob, ResumeJob]
 
 
-def test_a_pause_waits_for_no_record() -> None:
-    world = World(QUIET)
+def test_a_pause_waits_for_no_record(world: World) -> None:
     peer, job = held(world)
     emits(world, job, 1)
     world.carry_out(peer.connection.blocked(now=world.now))
     assert told(world, job) == [PauseJob]
 
 
-def test_a_detached_session_pauses_no_agent_for_the_journal() -> None:
-    world = World(QUIET)
+def test_a_detached_session_pauses_no_agent_for_the_journal(world: World) -> None:
     peer, job = held(world)
     emits(world, job, QUARTER)
     peer.drop()
@@ -86,8 +87,7 @@ def test_a_detached_session_pauses_no_agent_for_the_journal() -> None:
     assert told(world, job) == [PauseJob, ResumeJob]
 
 
-def test_a_resumed_session_pauses_for_events_that_are_not_durable() -> None:
-    world = World(QUIET)
+def test_a_resumed_session_pauses_for_events_that_are_not_durable(world: World) -> None:
     peer, job = held(world)
     peer.drop()
     emits(world, job, QUARTER)
@@ -102,9 +102,7 @@ def test_a_resumed_session_pauses_for_events_that_are_not_durable() -> None:
     assert again.numbers() == list(range(1, 2 * QUARTER + 1))
 
 
-def test_a_pause_precedes_its_resume_even_if_records_are_durable_at_once() -> None:
-    world = World(QUIET)
-    peer = world.client()
+def test_a_pause_precedes_its_resume_even_if_records_are_durable_at_once(world: World, peer: Peer) -> None:
     first, second = peer.submit(), peer.submit()
     for _ in range(QUARTER):
         world.runtime.agents.emit(first, "log", {"level": "info", "message": "x"}, now=world.now)

@@ -65,8 +65,7 @@ def limited(**limits: int) -> RuntimeConfig:
 
 
 @pytest.mark.parametrize("history", [False, True])
-def test_submitter_and_observers_get_the_same_positions(history: bool) -> None:
-    world = World()
+def test_submitter_and_observers_get_the_same_positions(world: World, history: bool) -> None:
     home = world.client(features=TOLD)
     job = home.submit()
     early = observer(world, job)
@@ -78,8 +77,7 @@ def test_submitter_and_observers_get_the_same_positions(history: bool) -> None:
     assert told(late, job) == ([1, 2, 3, 4, 5, 6] if history else [4, 5, 6])
 
 
-def test_a_kind_not_taken_leaves_a_gap_in_positions() -> None:
-    world = World()
+def test_a_kind_not_taken_leaves_a_gap_in_positions(world: World) -> None:
     home = world.client(features=NARROW)
     job = home.submit()
     live = observer(world, job)
@@ -112,8 +110,7 @@ def test_a_session_that_has_not_negotiated_positions_sees_none() -> None:
 
 @pytest.mark.parametrize("end", ["finish", "fail", "cancel"])
 @pytest.mark.parametrize("events", [0, 2])
-def test_the_terminal_has_the_position_behind_the_last_event(end: str, events: int) -> None:
-    world = World()
+def test_the_terminal_has_the_position_behind_the_last_event(world: World, end: str, events: int) -> None:
     home = world.client(features=TOLD)
     job = home.submit()
     other = observer(world, job)
@@ -176,8 +173,7 @@ def test_a_long_inline_result_has_the_same_position_as_behind_chunks() -> None:
     assert told(late, job) == told(again, job) == [2, 3, 4, 5]
 
 
-def test_a_child_has_its_own_positions() -> None:
-    world = World()
+def test_a_child_has_its_own_positions(world: World) -> None:
     home = world.client(features=(*TOLD, "cost.budget"))
     root = home.submit(lease_request={"agent.delegate": ["*"], "fs.read": ["/a/**"]})
     speak(world, root, 2)
@@ -192,8 +188,7 @@ def test_a_child_has_its_own_positions() -> None:
     assert told(home, child) == told(other, child) == [1, 2, 3, 4]
 
 
-def test_collected_events_have_consecutive_positions() -> None:
-    world = World()
+def test_collected_events_have_consecutive_positions(world: World) -> None:
     home = world.client(features=TOLD)
     job = home.submit()
     home.slow = True
@@ -215,8 +210,7 @@ def test_collected_events_have_consecutive_positions() -> None:
 
 @pytest.mark.parametrize("ended", [False, True])
 @pytest.mark.parametrize("above", range(8))
-def test_a_history_begins_above_from_job_seq(above: int, ended: bool) -> None:
-    world = World()
+def test_a_history_begins_above_from_job_seq(world: World, above: int, ended: bool) -> None:
     job = world.client(features=TOLD).submit()
     speak(world, job, 2)
     world.emit(job, "progress", {"current": 1})
@@ -233,8 +227,7 @@ def test_a_history_begins_above_from_job_seq(above: int, ended: bool) -> None:
         assert told(peer, job)[-1] == 6
 
 
-def test_from_job_seq_without_history_is_ignored() -> None:
-    world = World()
+def test_from_job_seq_without_history_is_ignored(world: World) -> None:
     job = world.client(features=TOLD).submit()
     speak(world, job, 3)
     peer = world.client(features=TOLD)
@@ -244,8 +237,7 @@ def test_from_job_seq_without_history_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("nonsense", [-1, 2**63, "x", 1.5])
-def test_a_wrong_from_job_seq_is_refused(nonsense: Any) -> None:
-    world = World()
+def test_a_wrong_from_job_seq_is_refused(world: World, nonsense: Any) -> None:
     peer = world.client(features=TOLD)
     job = peer.submit()
     peer.send("job.subscribe", {"job_id": job, "history": True, "from_job_seq": nonsense})
@@ -271,8 +263,7 @@ def test_job_subscribed_tells_the_first_position_of_a_cut_history(
     assert told(peer, job) == positions
 
 
-def test_job_subscribed_tells_the_position_of_the_terminal_of_an_empty_history() -> None:
-    world = World()
+def test_job_subscribed_tells_the_position_of_the_terminal_of_an_empty_history(world: World) -> None:
     job = world.client(features=TOLD).submit()
     speak(world, job, 3)
     world.state.jobs[job].history.release(3)
@@ -304,8 +295,7 @@ def test_a_history_in_the_submitting_session_and_live_events_have_their_position
     assert told(home, job) == [1, 2, 3, 4, 5, 2, 3, 4, 5, 6, 7]
 
 
-def test_answers_tell_the_last_position_of_a_job() -> None:
-    world = World()
+def test_answers_tell_the_last_position_of_a_job(world: World) -> None:
     home, other = world.client(features=TOLD), world.client(features=TOLD)
     job = home.submit()
     assert home.of("job.accepted")[0]["payload"]["job_seq"] == 0
@@ -423,8 +413,7 @@ def test_a_journal_without_positions_is_restored_with_them(snapshot: bool) -> No
     assert told(late, over) == [3]
 
 
-def test_a_resume_repeats_positions_byte_for_byte() -> None:
-    world = World()
+def test_a_resume_repeats_positions_byte_for_byte(world: World) -> None:
     home = world.client(features=TOLD)
     job = home.submit()
     speak(world, job, 70)
@@ -435,8 +424,7 @@ def test_a_resume_repeats_positions_byte_for_byte() -> None:
     assert POSITIONS in again.frames[0]["payload"]["capabilities"]["features"]
 
 
-def test_the_largest_positions_fit_the_wire() -> None:
-    world = World()
+def test_the_largest_positions_fit_the_wire(world: World) -> None:
     home = world.client(features=TOLD)
     job = home.submit()
     history = world.state.jobs[JobId(job)].open_history()

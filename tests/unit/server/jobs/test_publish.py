@@ -38,6 +38,11 @@ def emits(world: World, job: str, count: int) -> None:
 # Numbers.
 
 
+@pytest.fixture
+def world() -> World:
+    return World(LAG)
+
+
 def test_only_events_terminals_and_job_cancelled_are_numbered() -> None:
     world = World()
     peer = world.client()
@@ -126,9 +131,7 @@ def test_an_ack_is_read_in_lenient_forms(seq: Any) -> None:
 # Lag.
 
 
-def test_a_lagging_session_is_told_once_per_crossing() -> None:
-    world = World(LAG)
-    peer = world.client()
+def test_a_lagging_session_is_told_once_per_crossing(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.emit(job)
     acked(peer, 1)
@@ -147,9 +150,7 @@ def test_a_lagging_session_is_told_once_per_crossing() -> None:
     assert len(notices(peer)) == 2
 
 
-def test_a_lagging_session_is_told_before_its_first_ack() -> None:
-    world = World(LAG)
-    peer = world.client()
+def test_a_lagging_session_is_told_before_its_first_ack(world: World, peer: Peer) -> None:
     job = peer.submit()
     emits(world, job, 5)
     assert notices(peer) == []
@@ -159,16 +160,13 @@ def test_a_lagging_session_is_told_before_its_first_ack() -> None:
     assert "6 events" in notice["payload"]["body"]["message"]
 
 
-def test_a_session_without_ack_is_not_told_of_its_lag() -> None:
-    world = World(LAG)
+def test_a_session_without_ack_is_not_told_of_its_lag(world: World) -> None:
     peer = world.client(features=("progress",))
     emits(world, peer.submit(), 30)
     assert notices(peer) == []
 
 
-def test_the_notice_of_a_lag_is_on_the_newest_unfinished_job() -> None:
-    world = World(LAG)
-    peer = world.client()
+def test_the_notice_of_a_lag_is_on_the_newest_unfinished_job(world: World, peer: Peer) -> None:
     one, two, three = (peer.submit() for _ in range(3))
     world.finish(three)
     acked(peer, 1)
@@ -176,9 +174,7 @@ def test_the_notice_of_a_lag_is_on_the_newest_unfinished_job() -> None:
     assert [notice["job_id"] for notice in notices(peer)] == [two]
 
 
-def test_a_session_without_unfinished_jobs_is_not_told_of_its_lag() -> None:
-    world = World(LAG)
-    peer = world.client()
+def test_a_session_without_unfinished_jobs_is_not_told_of_its_lag(world: World, peer: Peer) -> None:
     world.finish(peer.submit())
     acked(peer, 1)
     job = world.client().submit()
@@ -187,8 +183,7 @@ def test_a_session_without_unfinished_jobs_is_not_told_of_its_lag() -> None:
     assert notices(peer) == []
 
 
-def test_the_notice_of_a_lag_is_in_no_history_and_no_other_session() -> None:
-    world = World(LAG)
+def test_the_notice_of_a_lag_is_in_no_history_and_no_other_session(world: World) -> None:
     peer, live, late = (world.client(features=(*FEATURES, POSITIONS)) for _ in range(3))
     job = peer.submit()
     live.send("job.subscribe", {"job_id": job})
@@ -203,9 +198,7 @@ def test_the_notice_of_a_lag_is_in_no_history_and_no_other_session() -> None:
         assert [frame["payload"]["job_seq"] for frame in other.about(job)] == list(range(1, 10))
 
 
-def test_a_lag_pauses_no_agent() -> None:
-    world = World(LAG)
-    peer = world.client()
+def test_a_lag_pauses_no_agent(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.emit(job)
     acked(peer, 1)
@@ -213,9 +206,7 @@ def test_a_lag_pauses_no_agent() -> None:
     assert world.all(PauseJob) == []
 
 
-def test_a_detached_client_pauses_no_agent() -> None:
-    world = World(LAG)
-    peer = world.client()
+def test_a_detached_client_pauses_no_agent(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.carry_out(peer.connection.blocked(now=world.now))
     peer.drop()
@@ -368,9 +359,8 @@ def test_an_ack_that_frees_nothing_rearms_the_notice_of_a_lag() -> None:
     assert len(notices(peer)) == 2
 
 
-def test_a_lagging_session_is_told_once_it_submits_a_job() -> None:
+def test_a_lagging_session_is_told_once_it_submits_a_job(world: World) -> None:
     """Without a job there is nothing to tell it on."""
-    world = World(LAG)
     submitter, observer = world.client(), world.client()
     job = submitter.submit()
     observer.send("job.subscribe", {"job_id": job})

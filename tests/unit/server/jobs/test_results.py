@@ -55,9 +55,7 @@ def joined(bodies: list[Frame]) -> str:
     "result",
     [{"x": 1}, [1, 2.5, None], "text", 0, False, 1.5, {}, [], "", "\u0000\u2028é😀", -(2**63), 2**64 - 1],
 )
-def test_a_small_result_is_inline(result: Any) -> None:
-    world = World()
-    peer = world.client()
+def test_a_small_result_is_inline(world: World, peer: Peer, result: Any) -> None:
     job = peer.submit()
     world.finish(job, result, "done")
     [end] = peer.about(job)
@@ -70,9 +68,7 @@ def test_a_small_result_is_inline(result: Any) -> None:
     }
 
 
-def test_an_agent_that_returns_none_has_no_result() -> None:
-    world = World()
-    peer = world.client()
+def test_an_agent_that_returns_none_has_no_result(world: World, peer: Peer) -> None:
     world.finish(peer.submit())
     assert peer.frames[-1]["payload"] == {
         "final_status": "success",
@@ -80,9 +76,7 @@ def test_an_agent_that_returns_none_has_no_result() -> None:
     }
 
 
-def test_a_returned_tuple_is_a_list() -> None:
-    world = World()
-    peer = world.client()
+def test_a_returned_tuple_is_a_list(world: World, peer: Peer) -> None:
     world.finish(peer.submit(), (1, (2,)))
     assert peer.frames[-1]["payload"]["result"] == [1, [2]]
 
@@ -90,8 +84,7 @@ def test_a_returned_tuple_is_a_list() -> None:
 # Too large for a frame.
 
 
-def test_a_result_too_large_for_a_frame_comes_in_chunks() -> None:
-    world = World()
+def test_a_result_too_large_for_a_frame_comes_in_chunks(world: World) -> None:
     peer = narrow(world)
     result = {"text": "é" * 70_000, "n": list(range(100))}
     world.finish(peer.submit(), result, "big")
@@ -106,8 +99,7 @@ def test_a_result_too_large_for_a_frame_comes_in_chunks() -> None:
     assert longest(peer) <= FRAME
 
 
-def test_a_result_too_large_for_a_session_without_chunks_is_an_error() -> None:
-    world = World()
+def test_a_result_too_large_for_a_session_without_chunks_is_an_error(world: World) -> None:
     peer = narrow(world, features=NO_CHUNKS)
     job = peer.submit()
     world.finish(job, "x" * FRAME)
@@ -139,9 +131,8 @@ def test_a_returned_value_above_its_limit_is_an_error(limits: Limits, code: str,
 
 @pytest.mark.parametrize("size", [*range(58_500, 61_600, 61), 30_000])
 @pytest.mark.parametrize("hello_id", ["plain", GO_ID])
-def test_a_summary_counts_for_the_size_of_a_result(size: int, hello_id: str) -> None:
+def test_a_summary_counts_for_the_size_of_a_result(world: World, size: int, hello_id: str) -> None:
     """Around the limit, with the longest summary: inline or in chunks, but never too large and never lost."""
-    world = World()
     peer = narrow(world, hello_id=hello_id)
     job = peer.submit()
     world.finish(job, "x" * size, "\x01" * 1000)
@@ -155,9 +146,8 @@ def test_a_summary_counts_for_the_size_of_a_result(size: int, hello_id: str) -> 
 @pytest.mark.parametrize(("framing", "frame"), [(Framing.LINES, FRAME), (Framing.MESSAGES, LONG_FRAME)])
 @pytest.mark.parametrize("features", [FEATURES, NO_CHUNKS])
 def test_the_largest_inline_result_fits_a_frame(
-    framing: Framing, frame: int, features: tuple[str, ...]
+    world: World, framing: Framing, frame: int, features: tuple[str, ...]
 ) -> None:
-    world = World()
     peer = world.client(framing=framing, features=features)
     job = world.state.jobs[peer.submit()]
     room = world.state.result_limit(job, job.home)
@@ -177,8 +167,7 @@ def test_the_largest_inline_result_fits_a_frame(
 
 
 @pytest.mark.parametrize("framing", Framing)
-def test_a_peer_with_the_quirk_of_the_pypi_reader_gets_no_long_frame(framing: Framing) -> None:
-    world = World()
+def test_a_peer_with_the_quirk_of_the_pypi_reader_gets_no_long_frame(world: World, framing: Framing) -> None:
     peer = world.client(framing=framing, agents=[])
     world.finish(peer.submit(), "x" * 100_000)
     assert peer.frames[-1]["payload"]["result_size"] == 100_002
@@ -226,9 +215,7 @@ def test_a_result_is_inline_in_long_frames_and_in_chunks_elsewhere() -> None:
     assert world.resumed(small, 0).numbered[-4:] == small.numbered[-4:]
 
 
-def test_a_session_with_long_frames_is_resumed_over_websocket_only() -> None:
-    world = World()
-    peer = world.client()
+def test_a_session_with_long_frames_is_resumed_over_websocket_only(world: World, peer: Peer) -> None:
     job = peer.submit()
     peer.drop()
     lines = world.connect(Framing.LINES)
@@ -239,8 +226,7 @@ def test_a_session_with_long_frames_is_resumed_over_websocket_only() -> None:
     assert again.frames[-1]["payload"]["result"] == "x" * 100_000
 
 
-def test_a_session_opened_over_stdio_has_no_long_frames() -> None:
-    world = World()
+def test_a_session_opened_over_stdio_has_no_long_frames(world: World) -> None:
     peer = narrow(world)
     job = peer.submit()
     again = world.connect()
@@ -259,9 +245,7 @@ def test_a_long_result_takes_at_most_a_quarter_of_a_log_and_history() -> None:
         assert ("result" in peer.frames[-1]["payload"]) is inline
 
 
-def test_a_long_result_is_kept_and_counted_once() -> None:
-    world = World()
-    peer = world.client()
+def test_a_long_result_is_kept_and_counted_once(world: World, peer: Peer) -> None:
     job = peer.submit(idempotency_key="k")
     world.finish(job, "x" * 500_000)
     kept = world.state.jobs[job]
@@ -278,9 +262,7 @@ def test_a_long_result_is_kept_and_counted_once() -> None:
 # Streamed.
 
 
-def test_a_text_is_streamed_in_chunks() -> None:
-    world = World()
-    peer = world.client()
+def test_a_text_is_streamed_in_chunks(world: World, peer: Peer) -> None:
     job = peer.submit()
     for piece in ("one ", "", "two ", "😀"):
         world.write(job, piece)
@@ -292,9 +274,7 @@ def test_a_text_is_streamed_in_chunks() -> None:
     assert "content_type" not in end and "result" not in end
 
 
-def test_bytes_are_streamed_in_chunks() -> None:
-    world = World()
-    peer = world.client()
+def test_bytes_are_streamed_in_chunks(world: World, peer: Peer) -> None:
     job = peer.submit()
     data = bytes(range(256)) * 400
     world.write(job, data)
@@ -306,9 +286,7 @@ def test_bytes_are_streamed_in_chunks() -> None:
     assert all(len(raw) <= FRAME for raw in peer.raw)
 
 
-def test_an_empty_stream_has_one_empty_chunk() -> None:
-    world = World()
-    peer = world.client()
+def test_an_empty_stream_has_one_empty_chunk(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.write(job, b"")
     world.finish(job)
@@ -316,9 +294,7 @@ def test_an_empty_stream_has_one_empty_chunk() -> None:
     assert peer.frames[-1]["payload"]["result_size"] == 0
 
 
-def test_a_stream_has_one_type() -> None:
-    world = World()
-    peer = world.client()
+def test_a_stream_has_one_type(world: World, peer: Peer) -> None:
     text, data = peer.submit(), peer.submit()
     world.write(text, "x")
     world.write(data, b"x")
@@ -332,9 +308,7 @@ def test_a_stream_has_one_type() -> None:
     assert peer.frames[-1]["payload"]["result_size"] == 1
 
 
-def test_a_value_after_a_chunk_is_an_error() -> None:
-    world = World()
-    peer = world.client()
+def test_a_value_after_a_chunk_is_an_error(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.write(job, "x")
     world.finish(job, {"x": 1})
@@ -345,18 +319,14 @@ def test_a_value_after_a_chunk_is_an_error() -> None:
     assert [frame["payload"]["body"]["more"] for frame in peer.of("job.event")] == [True]
 
 
-def test_an_agent_that_fails_leaves_its_stream_open() -> None:
-    world = World()
-    peer = world.client()
+def test_an_agent_that_fails_leaves_its_stream_open(world: World, peer: Peer) -> None:
     job = peer.submit()
     world.write(job, "x")
     world.fail(job)
     assert [frame["payload"]["body"]["more"] for frame in peer.of("job.event")] == [True]
 
 
-def test_results_have_different_ids() -> None:
-    world = World()
-    peer = world.client()
+def test_results_have_different_ids(world: World, peer: Peer) -> None:
     for _ in range(2):
         job = peer.submit()
         world.write(job, "x")
@@ -369,8 +339,9 @@ def test_results_have_different_ids() -> None:
 
 
 @pytest.mark.parametrize(("piece", "value"), [("aé", "aéaé"), (b"\xff\x00", "/wD/AA==")])
-def test_a_stream_that_fits_is_inline_for_a_session_without_chunks(piece: str | bytes, value: str) -> None:
-    world = World()
+def test_a_stream_that_fits_is_inline_for_a_session_without_chunks(
+    world: World, piece: str | bytes, value: str
+) -> None:
     peer = world.client(features=NO_CHUNKS)
     job = peer.submit()
     world.write(job, piece)
@@ -385,8 +356,9 @@ def test_a_stream_that_fits_is_inline_for_a_session_without_chunks(piece: str | 
 
 @pytest.mark.parametrize("hello_id", ["plain", GO_ID])
 @pytest.mark.parametrize("size", [20_000, 40_000, 59_000, 60_500, 61_440, 70_000])
-def test_a_stream_too_large_for_a_session_without_chunks_is_an_error(size: int, hello_id: str) -> None:
-    world = World()
+def test_a_stream_too_large_for_a_session_without_chunks_is_an_error(
+    world: World, size: int, hello_id: str
+) -> None:
     peer = narrow(world, features=NO_CHUNKS, hello_id=hello_id)
     job = peer.submit()
     for _ in range(10):

@@ -40,9 +40,7 @@ def jobs_of(world: World) -> list[str]:
 # The same key and the same submit.
 
 
-def test_a_repeated_key_gets_the_first_payload_and_starts_nothing() -> None:
-    world = World()
-    peer = world.client()
+def test_a_repeated_key_gets_the_first_payload_and_starts_nothing(world: World, peer: Peer) -> None:
     [first] = keyed(peer, lease_request={"cost.budget": ["USD:5"]}, input={"a": 1})
     world.advance(1)
     [again] = keyed(peer, lease_request={"cost.budget": ["USD:5"]}, input={"a": 1})
@@ -51,9 +49,7 @@ def test_a_repeated_key_gets_the_first_payload_and_starts_nothing() -> None:
     assert len(world.all(StartJob)) == 1
 
 
-def test_a_repeated_key_in_the_submitting_session_gets_only_the_answer() -> None:
-    world = World()
-    peer = world.client()
+def test_a_repeated_key_in_the_submitting_session_gets_only_the_answer(world: World, peer: Peer) -> None:
     keyed(peer)
     [job] = jobs_of(world)
     world.emit(job)
@@ -63,8 +59,7 @@ def test_a_repeated_key_in_the_submitting_session_gets_only_the_answer() -> None
     assert peer.numbers() == [1, 2]
 
 
-def test_a_repeated_key_in_another_session_observes_the_job() -> None:
-    world = World()
+def test_a_repeated_key_in_another_session_observes_the_job(world: World) -> None:
     first, second = world.client(), world.client(features=("result_chunk", POSITIONS))
     keyed(first)
     [job] = jobs_of(world)
@@ -80,8 +75,7 @@ def test_a_repeated_key_in_another_session_observes_the_job() -> None:
     assert [frame["payload"]["job_seq"] for frame in second.about(job)] == [1, 2, 3]
 
 
-def test_a_repeated_key_in_an_observing_session_doubles_no_event() -> None:
-    world = World()
+def test_a_repeated_key_in_an_observing_session_doubles_no_event(world: World) -> None:
     first, second = world.client(), world.client()
     keyed(first)
     [job] = jobs_of(world)
@@ -124,9 +118,9 @@ def test_the_repeated_end_of_a_job_counts_against_the_limit_of_subscriptions() -
     assert [frame["type"] for frame in settled(world, again)] == ["job.result"]
 
 
-def test_a_repeated_key_of_an_ended_job_gets_history_and_end_with_new_numbers() -> None:
-    world = World()
-    peer = world.client()
+def test_a_repeated_key_of_an_ended_job_gets_history_and_end_with_new_numbers(
+    world: World, peer: Peer
+) -> None:
     keyed(peer)
     [job] = jobs_of(world)
     world.emit(job)
@@ -138,8 +132,7 @@ def test_a_repeated_key_of_an_ended_job_gets_history_and_end_with_new_numbers() 
     assert [event["payload"], end["payload"]] == first
 
 
-def test_a_repeated_key_in_another_session_gets_the_history_of_an_ended_job() -> None:
-    world = World()
+def test_a_repeated_key_in_another_session_gets_the_history_of_an_ended_job(world: World) -> None:
     first, second = world.client(), world.client(features=(*FEATURES, POSITIONS))
     keyed(first)
     [job] = jobs_of(world)
@@ -151,8 +144,7 @@ def test_a_repeated_key_in_another_session_gets_the_history_of_an_ended_job() ->
     assert (end["type"], end["payload"]["code"], end["payload"]["job_seq"]) == ("job.error", "X", 2)
 
 
-def test_every_repeated_key_of_an_ended_job_gets_its_end() -> None:
-    world = World()
+def test_every_repeated_key_of_an_ended_job_gets_its_end(world: World) -> None:
     first, second = world.client(), world.client()
     keyed(first)
     world.finish(jobs_of(world)[0], 1)
@@ -251,10 +243,8 @@ def test_the_budget_of_a_forgotten_job_is_written_as_numbers() -> None:
     ],
 )
 def test_a_repeated_key_accepts_the_same_submit_in_another_spelling(
-    one: dict[str, Any], other: dict[str, Any]
+    world: World, peer: Peer, one: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    world = World()
-    peer = world.client()
     keyed(peer, **one)
     assert keyed(peer, **other)[0]["type"] == "job.accepted"
     assert len(world.all(StartJob)) == 1
@@ -274,9 +264,9 @@ def test_a_repeated_key_accepts_the_same_submit_in_another_spelling(
         {"max_runtime_sec": 5},
     ],
 )
-def test_a_different_submit_with_a_used_key_is_refused(other: dict[str, Any]) -> None:
-    world = World()
-    peer = world.client()
+def test_a_different_submit_with_a_used_key_is_refused(
+    world: World, peer: Peer, other: dict[str, Any]
+) -> None:
     [first] = keyed(peer)
     before = world.runtime.snapshot()
     [error] = keyed(peer, **other)
@@ -286,24 +276,19 @@ def test_a_different_submit_with_a_used_key_is_refused(other: dict[str, Any]) ->
     assert world.runtime.snapshot() == before
 
 
-def test_a_used_key_is_checked_before_the_agent() -> None:
-    world = World()
-    peer = world.client()
+def test_a_used_key_is_checked_before_the_agent(peer: Peer) -> None:
     keyed(peer)
     [error] = keyed(peer, agent="zork")
     assert error["payload"]["code"] == "DUPLICATE_KEY"
 
 
-def test_each_principal_has_its_own_keys() -> None:
-    world = World()
+def test_each_principal_has_its_own_keys(world: World) -> None:
     for token in ("tok-alice", "tok-bob"):
         assert keyed(world.client(token), input=token)[0]["type"] == "job.accepted"
     assert len(world.all(StartJob)) == 2
 
 
-def test_a_repeated_key_may_have_another_trace() -> None:
-    world = World()
-    peer = world.client()
+def test_a_repeated_key_may_have_another_trace(peer: Peer) -> None:
     payload = {"agent": "echo", "idempotency_key": "k"}
     [first] = peer.send("job.submit", payload, trace_id="a" * 32)
     [again] = peer.send("job.submit", payload, trace_id="b" * 32)
@@ -327,9 +312,7 @@ def test_a_key_is_kept_for_a_day_after_the_end_of_its_job() -> None:
     assert len(world.all(StartJob)) == 2
 
 
-def test_a_refused_submit_leaves_its_key_free() -> None:
-    world = World()
-    peer = world.client()
+def test_a_refused_submit_leaves_its_key_free(peer: Peer) -> None:
     assert keyed(peer, agent="zork")[0]["payload"]["code"] == "AGENT_NOT_AVAILABLE"
     assert keyed(peer)[0]["type"] == "job.accepted"
 
@@ -395,9 +378,7 @@ def test_a_key_expires_across_a_restart() -> None:
     assert len(world.all(StartJob)) == 2
 
 
-def test_a_resumed_session_can_repeat_a_key() -> None:
-    world = World()
-    peer = world.client()
+def test_a_resumed_session_can_repeat_a_key(world: World, peer: Peer) -> None:
     keyed(peer)
     again = world.resumed(peer)
     assert [frame["type"] for frame in keyed(again)] == ["job.accepted"]
@@ -408,8 +389,7 @@ def test_a_resumed_session_can_repeat_a_key() -> None:
 # Cancelling.
 
 
-def test_a_session_that_repeated_a_key_may_cancel() -> None:
-    world = World()
+def test_a_session_that_repeated_a_key_may_cancel(world: World) -> None:
     first, second, third = (world.client() for _ in range(3))
     keyed(first)
     keyed(second)
@@ -419,8 +399,7 @@ def test_a_session_that_repeated_a_key_may_cancel() -> None:
     assert world.stops() == [job]
 
 
-def test_a_resumed_session_may_cancel() -> None:
-    world = World()
+def test_a_resumed_session_may_cancel(world: World) -> None:
     first = world.client()
     job = first.submit()
     first.drop()
@@ -462,8 +441,7 @@ def test_a_visible_job_of_another_principal_cannot_be_cancelled(right: str) -> N
     assert world.stops() == []
 
 
-def test_an_unknown_job_and_an_invisible_one_are_the_same_to_cancel() -> None:
-    world = World()
+def test_an_unknown_job_and_an_invisible_one_are_the_same_to_cancel(world: World) -> None:
     job = world.client().submit()
     bob = world.client("tok-bob")
     for job_id in (job, "job_" + "x" * 26):
@@ -475,8 +453,7 @@ def test_an_unknown_job_and_an_invisible_one_are_the_same_to_cancel() -> None:
     assert one == other and b"JOB_NOT_FOUND" in one
 
 
-def test_job_cancelled_is_sent_to_the_cancelling_session_only() -> None:
-    world = World()
+def test_job_cancelled_is_sent_to_the_cancelling_session_only(world: World) -> None:
     first, second, watching = (world.client() for _ in range(3))
     keyed(first)
     keyed(second)
@@ -490,8 +467,7 @@ def test_job_cancelled_is_sent_to_the_cancelling_session_only() -> None:
         assert [frame["payload"]["final_status"] for frame in peer.about(job)] == ["cancelled"]
 
 
-def test_job_cancelled_is_in_no_history() -> None:
-    world = World()
+def test_job_cancelled_is_in_no_history(world: World) -> None:
     first, second = world.client(), world.client(features=(*FEATURES, POSITIONS))
     job = first.submit()
     world.emit(job)
@@ -521,9 +497,7 @@ def test_an_input_is_kept_while_its_job_may_start_again(restartable: bool) -> No
     assert world.state.jobs[job].input is None
 
 
-def test_a_runtime_that_shuts_down_still_answers_under_a_key() -> None:
-    world = World()
-    peer = world.client()
+def test_a_runtime_that_shuts_down_still_answers_under_a_key(world: World, peer: Peer) -> None:
     keyed(peer)
     world.runtime.shut_down(30, now=world.now)
     world.take()

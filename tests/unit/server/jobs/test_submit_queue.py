@@ -39,9 +39,12 @@ def assert_nobody_waits(world: Provided) -> None:
     assert not (issuing.keys or issuing.wanted or issuing.submits)
 
 
-def test_answers_keep_the_order_of_submits() -> None:
-    world = Provided()
-    peer = world.client()
+@pytest.fixture
+def world() -> Provided:
+    return Provided()
+
+
+def test_answers_keep_the_order_of_submits(world: Provided, peer: Peer) -> None:
     for _ in range(3):
         submit(peer)
     first, second, third = world.asked
@@ -52,9 +55,7 @@ def test_answers_keep_the_order_of_submits() -> None:
     assert answers(peer) == [("job.accepted", name) for name in ("req1", "req2", "req3")]
 
 
-def test_only_submits_wait_in_the_queue() -> None:
-    world = Provided()
-    peer = world.client()
+def test_only_submits_wait_in_the_queue(world: Provided, peer: Peer) -> None:
     job = world.job(peer)
     submit(peer)
     [pong] = peer.send("session.ping", {"nonce": "n", "sent_at": ""})
@@ -69,9 +70,7 @@ def test_only_submits_wait_in_the_queue() -> None:
     assert peer.cancel(job)[0]["type"] == "job.cancelled"
 
 
-def test_refusals_of_submits_keep_their_place() -> None:
-    world = Provided()
-    peer = world.client()
+def test_refusals_of_submits_keep_their_place(world: Provided, peer: Peer) -> None:
     submit(peer)
     assert submit(peer, agent="nobody") == []
     assert peer.send("job.submit", {"agent": 5}) == []
@@ -88,8 +87,7 @@ def test_refusals_of_submits_keep_their_place() -> None:
     assert peer.codes() == ["INTERNAL_ERROR", "AGENT_NOT_AVAILABLE", "INVALID_REQUEST"]
 
 
-def test_a_duplicate_waits_for_the_first_submit_and_joins_its_job() -> None:
-    world = Provided()
+def test_a_duplicate_waits_for_the_first_submit_and_joins_its_job(world: Provided) -> None:
     peer, other = world.client(), world.client()
     submit(peer, idempotency_key="k")
     submit(peer, idempotency_key="k")
@@ -104,8 +102,7 @@ def test_a_duplicate_waits_for_the_first_submit_and_joins_its_job() -> None:
     assert len(world.all(StartJob)) == 1
 
 
-def test_a_duplicate_is_judged_anew_when_the_first_submit_is_refused() -> None:
-    world = Provided()
+def test_a_duplicate_is_judged_anew_when_the_first_submit_is_refused(world: Provided) -> None:
     peer, other = world.client(), world.client(features=FEATURES)
     submit(peer, idempotency_key="k")
     submit(peer, idempotency_key="k")
@@ -121,9 +118,7 @@ def test_a_duplicate_is_judged_anew_when_the_first_submit_is_refused() -> None:
     assert [kind for kind, _ in answers(other)] == ["job.accepted", "job.accepted"]
 
 
-def test_a_later_duplicate_waits_behind_one_that_is_judged_anew() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_later_duplicate_waits_behind_one_that_is_judged_anew(world: Provided, peer: Peer) -> None:
     submit(peer, idempotency_key="k")
     submit(peer)
     submit(peer, idempotency_key="k")
@@ -156,8 +151,7 @@ def test_a_duplicate_waits_behind_a_submit_whose_key_was_forgotten() -> None:
     assert_nobody_waits(world)
 
 
-def test_two_sessions_do_not_deadlock_on_their_keys() -> None:
-    world = Provided()
+def test_two_sessions_do_not_deadlock_on_their_keys(world: Provided) -> None:
     first, one, two = world.client(), world.client(), world.client()
     submit(first, idempotency_key="k")
     submit(first, idempotency_key="l")
@@ -179,9 +173,7 @@ def test_two_sessions_do_not_deadlock_on_their_keys() -> None:
     assert_nobody_waits(world)
 
 
-def test_a_submit_refused_before_its_turn_leaves_its_key_free() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_submit_refused_before_its_turn_leaves_its_key_free(world: Provided, peer: Peer) -> None:
     submit(peer)
     submit(peer, agent="nobody", idempotency_key="k")
     submit(peer, idempotency_key="k")
@@ -193,9 +185,7 @@ def test_a_submit_refused_before_its_turn_leaves_its_key_free() -> None:
     assert_nobody_waits(world)
 
 
-def test_a_submit_repeated_after_a_resume_is_refused_once() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_submit_repeated_after_a_resume_is_refused_once(world: Provided, peer: Peer) -> None:
     submit(peer)
     again = world.resumed(peer, 0, features=WITH, replies=True)
     world.refuse()  # To nobody: the client asks again on this connection.
@@ -206,9 +196,7 @@ def test_a_submit_repeated_after_a_resume_is_refused_once() -> None:
     assert [frame["payload"]["request_id"] for frame in again.of("job.accepted")] == ["req2"]
 
 
-def test_a_repeated_submit_is_refused_on_its_last_connection() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_repeated_submit_is_refused_on_its_last_connection(world: Provided, peer: Peer) -> None:
     submit(peer)
     again = world.resumed(peer, 0, features=WITH, replies=True)
     again.send("job.submit", {"agent": "echo", "input": None}, id="req2")
@@ -216,9 +204,7 @@ def test_a_repeated_submit_is_refused_on_its_last_connection() -> None:
     assert [frame["payload"]["request_id"] for frame in again.of("session.error")] == ["req2"]
 
 
-def test_a_different_submit_with_a_waiting_key_is_refused_in_its_turn() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_different_submit_with_a_waiting_key_is_refused_in_its_turn(world: Provided, peer: Peer) -> None:
     submit(peer, idempotency_key="k")
     submit(peer, idempotency_key="k", agent="plain")
     assert answers(peer) == []
@@ -227,9 +213,7 @@ def test_a_different_submit_with_a_waiting_key_is_refused_in_its_turn() -> None:
     assert peer.codes() == ["DUPLICATE_KEY"]
 
 
-def test_answers_of_waiting_submits_go_to_the_present_connection() -> None:
-    world = Provided()
-    peer = world.client()
+def test_answers_of_waiting_submits_go_to_the_present_connection(world: Provided, peer: Peer) -> None:
     submit(peer)
     submit(peer, agent="nobody")
     again = world.resumed(peer, 0, features=WITH)
@@ -237,9 +221,7 @@ def test_answers_of_waiting_submits_go_to_the_present_connection() -> None:
     assert answers(again) == [("job.accepted", "req1"), ("session.error", "req2")]
 
 
-def test_a_resumed_session_gets_the_answer_of_a_waiting_submit() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_resumed_session_gets_the_answer_of_a_waiting_submit(world: Provided, peer: Peer) -> None:
     submit(peer)
     submit(peer, agent="nobody")
     submit(peer, idempotency_key="k")
@@ -250,9 +232,7 @@ def test_a_resumed_session_gets_the_answer_of_a_waiting_submit() -> None:
     assert answers(again) == [("job.accepted", "req1"), ("job.accepted", "req3")]
 
 
-def test_a_submit_repeated_after_a_resume_is_carried_out_once() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_submit_repeated_after_a_resume_is_carried_out_once(world: Provided, peer: Peer) -> None:
     submit(peer)
     again = world.resumed(peer, 0, features=WITH, replies=True)
     again.send("job.submit", {"agent": "echo", "input": None}, id="req2")
@@ -390,9 +370,7 @@ def test_the_end_of_a_session_frees_the_keys_of_its_waiting_submits() -> None:
     assert answers(other) == [("job.accepted", "req1")]
 
 
-def test_a_shutdown_refuses_waiting_submits() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_shutdown_refuses_waiting_submits(world: Provided, peer: Peer) -> None:
     submit(peer)
     submit(peer)
     world.issue(alias=world.asked[1])
@@ -404,9 +382,7 @@ def test_a_shutdown_refuses_waiting_submits() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_accepted_at_is_the_time_of_the_answer(count: int) -> None:
-    world = Provided()
-    peer = world.client()
+def test_accepted_at_is_the_time_of_the_answer(world: Provided, peer: Peer, count: int) -> None:
     submit(peer)
     world.advance(count)
     world.issue()
@@ -424,9 +400,7 @@ def until(seconds: int) -> dict[str, str]:
     return {"expires_at": format_time(UnixTime(UNIX + seconds * SECOND))}
 
 
-def test_a_submit_whose_lease_ends_before_its_credentials_is_refused() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_submit_whose_lease_ends_before_its_credentials_is_refused(world: Provided, peer: Peer) -> None:
     submit(peer, lease_constraints=until(10))
     world.advance(9.999)
     assert answers(peer) == []
@@ -446,9 +420,9 @@ def test_a_submit_whose_lease_ends_before_its_credentials_is_refused() -> None:
     )
 
 
-def test_a_submit_whose_lease_ends_just_after_its_credentials_is_accepted() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_submit_whose_lease_ends_just_after_its_credentials_is_accepted(
+    world: Provided, peer: Peer
+) -> None:
     submit(peer, lease_constraints=until(10))
     world.advance(9.999)
     world.issue()
@@ -456,9 +430,7 @@ def test_a_submit_whose_lease_ends_just_after_its_credentials_is_accepted() -> N
     assert (world.revocations, len(world.all(StartJob))) == ([], 1)
 
 
-def test_an_empty_answer_of_the_provisioner_leaves_nothing_to_revoke() -> None:
-    world = Provided()
-    peer = world.client()
+def test_an_empty_answer_of_the_provisioner_leaves_nothing_to_revoke(world: Provided, peer: Peer) -> None:
     submit(peer, lease_constraints=until(10))
     world.advance(11)
     world.carry_out(world.runtime.credentials_issued(world.asked[0], [], now=world.now))
@@ -467,9 +439,9 @@ def test_an_empty_answer_of_the_provisioner_leaves_nothing_to_revoke() -> None:
     assert len(world.state.provisions) == 0
 
 
-def test_the_refusal_of_an_ended_lease_keeps_its_place_and_revokes_at_once() -> None:
-    world = Provided()
-    peer = world.client()
+def test_the_refusal_of_an_ended_lease_keeps_its_place_and_revokes_at_once(
+    world: Provided, peer: Peer
+) -> None:
     submit(peer)
     submit(peer, lease_constraints=until(10))
     submit(peer)
@@ -483,9 +455,7 @@ def test_the_refusal_of_an_ended_lease_keeps_its_place_and_revokes_at_once() -> 
     assert peer.codes() == ["LEASE_EXPIRED"]
 
 
-def test_a_submit_whose_lease_ends_behind_others_is_refused_in_its_turn() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_submit_whose_lease_ends_behind_others_is_refused_in_its_turn(world: Provided, peer: Peer) -> None:
     submit(peer)
     submit(peer, lease_constraints=until(10))
     first, second = world.asked
@@ -497,8 +467,7 @@ def test_a_submit_whose_lease_ends_behind_others_is_refused_in_its_turn() -> Non
     assert (peer.codes(), world.revocations) == (["LEASE_EXPIRED"], [second])
 
 
-def test_the_key_of_a_submit_whose_lease_has_ended_is_free() -> None:
-    world = Provided()
+def test_the_key_of_a_submit_whose_lease_has_ended_is_free(world: Provided) -> None:
     peer, other = world.client(), world.client()
     submit(peer, idempotency_key="k", lease_constraints=until(10))
     submit(other, idempotency_key="k", lease_constraints=until(20))
@@ -509,9 +478,9 @@ def test_the_key_of_a_submit_whose_lease_has_ended_is_free() -> None:
     assert [request.job_id for request in world.all(StartJob)] == list(world.state.jobs)
 
 
-def test_an_ended_lease_of_a_waiting_submit_stays_ended_when_the_wall_clock_is_set_back() -> None:
-    world = Provided()
-    peer = world.client()
+def test_an_ended_lease_of_a_waiting_submit_stays_ended_when_the_wall_clock_is_set_back(
+    world: Provided, peer: Peer
+) -> None:
     submit(peer, lease_constraints=until(10))
     submit(peer, lease_constraints=until(20))
     submit(peer)
@@ -525,17 +494,14 @@ def test_an_ended_lease_of_a_waiting_submit_stays_ended_when_the_wall_clock_is_s
     assert peer.codes() == ["LEASE_EXPIRED"]
 
 
-def test_the_wall_clock_is_checked_while_a_submit_with_an_expiry_waits() -> None:
-    world = Provided()
+def test_the_wall_clock_is_checked_while_a_submit_with_an_expiry_waits(world: Provided) -> None:
     submit(world.client(), lease_constraints=until(3_600))
     world.advance(25)
     at = world.state.timers.armed(TimerKind.WALL_CLOCK, 0)
     assert at is not None and at <= world.now + LOOK_SEC * SECOND
 
 
-def test_a_wall_clock_set_ahead_refuses_a_waiting_submit() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_wall_clock_set_ahead_refuses_a_waiting_submit(world: Provided, peer: Peer) -> None:
     submit(peer, lease_constraints=until(3_600))
     world.runtime.wall_clock_set(UNIX + 7_200 * SECOND, now=world.now)
     world.take()
@@ -543,9 +509,7 @@ def test_a_wall_clock_set_ahead_refuses_a_waiting_submit() -> None:
     assert (peer.codes(), world.revocations) == (["LEASE_EXPIRED"], world.asked)
 
 
-def test_a_wall_clock_set_back_lets_a_submit_wait_longer() -> None:
-    world = Provided()
-    peer = world.client()
+def test_a_wall_clock_set_back_lets_a_submit_wait_longer(world: Provided, peer: Peer) -> None:
     submit(peer, lease_constraints=until(10))
     world.advance(9)
     world.runtime.wall_clock_set(UNIX, now=world.now)

@@ -40,9 +40,13 @@ def started(world: World, events: int = 0, **submit: Any) -> tuple[Peer, str]:
 # Sessions.
 
 
+@pytest.fixture
+def world() -> World:
+    return World(JOURNAL)
+
+
 @pytest.mark.parametrize("last", [0, 1, 3])
-def test_a_session_is_resumed_with_the_same_bytes(last: int) -> None:
-    world = World(JOURNAL)
+def test_a_session_is_resumed_with_the_same_bytes(world: World, last: int) -> None:
     peer, job = started(world, 2)
     world.finish(job, {"x": 1})
     world.restart()
@@ -51,8 +55,7 @@ def test_a_session_is_resumed_with_the_same_bytes(last: int) -> None:
     assert again.numbered == peer.numbered[last:]
 
 
-def test_a_session_keeps_features_acks_and_tokens() -> None:
-    world = World(JOURNAL)
+def test_a_session_keeps_features_acks_and_tokens(world: World) -> None:
     peer, _ = started(world, 3)
     peer.send("session.ack", {"last_processed_seq": 2})
     second = world.resumed(peer)
@@ -76,8 +79,7 @@ def test_event_numbers_continue_without_a_gap_after_a_restart() -> None:
     assert again.numbers() == [4, 5, 6]
 
 
-def test_a_restart_begins_every_resume_window_anew() -> None:
-    world = World(JOURNAL)
+def test_a_restart_begins_every_resume_window_anew(world: World) -> None:
     peer, _ = started(world)
     peer.drop()
     world.advance(599)
@@ -98,8 +100,7 @@ def test_a_resume_window_of_zero_ends_every_session_in_a_restart() -> None:
     assert world.client().cancel(job)[0]["payload"]["final_status"] == "error"
 
 
-def test_a_restarted_process_makes_new_ids_and_tokens() -> None:
-    world = World(JOURNAL)
+def test_a_restarted_process_makes_new_ids_and_tokens(world: World) -> None:
     peer, job = started(world)
     world.restart()
     again = world.resumed(peer, 0)
@@ -111,8 +112,7 @@ def test_a_restarted_process_makes_new_ids_and_tokens() -> None:
     assert len(dict.fromkeys(ids)) == len(ids)
 
 
-def test_a_superseded_token_is_invalid_after_a_restart() -> None:
-    world = World(JOURNAL)
+def test_a_superseded_token_is_invalid_after_a_restart(world: World) -> None:
     peer, _ = started(world)
     second = world.resumed(peer)
     third = world.resumed(second)
@@ -121,8 +121,7 @@ def test_a_superseded_token_is_invalid_after_a_restart() -> None:
     assert world.resumed(third).session_id == peer.session_id
 
 
-def test_an_ended_session_is_not_restored() -> None:
-    world = World(JOURNAL)
+def test_an_ended_session_is_not_restored(world: World) -> None:
     peer, job = started(world, 2)
     peer.drop()
     world.advance(601)
@@ -202,8 +201,7 @@ def test_a_lag_is_reported_once_across_a_restart() -> None:
 # Jobs.
 
 
-def test_jobs_whose_agents_died_end_with_a_retryable_error() -> None:
-    world = World(JOURNAL)
+def test_jobs_whose_agents_died_end_with_a_retryable_error(world: World) -> None:
     peer, job = started(world, 1)
     world.restart()
     [end] = world.resumed(peer, 1).about(job)
@@ -315,8 +313,7 @@ def test_a_job_whose_max_runtime_sec_ended_meanwhile_is_stopped_at_once() -> Non
     assert world.stops() == [job]
 
 
-def test_a_finished_job_is_kept_for_the_rest_of_its_time() -> None:
-    world = World(JOURNAL)
+def test_a_finished_job_is_kept_for_the_rest_of_its_time(world: World) -> None:
     _, job = started(world)
     world.finish(job)
     world.advance(500)
@@ -327,9 +324,7 @@ def test_a_finished_job_is_kept_for_the_rest_of_its_time() -> None:
     assert world.state.jobs == {}
 
 
-def test_a_wall_clock_that_was_ahead_does_not_extend_the_retention_of_jobs() -> None:
-    world = World(JOURNAL)
-    peer = world.client()
+def test_a_wall_clock_that_was_ahead_does_not_extend_the_retention_of_jobs(world: World, peer: Peer) -> None:
     first, second = peer.submit(), peer.submit()
     world.runtime.wall_clock_set(UNIX + 3_600 * SECOND, now=world.now)
     world.finish(first)
@@ -341,9 +336,7 @@ def test_a_wall_clock_that_was_ahead_does_not_extend_the_retention_of_jobs() -> 
     assert world.state.jobs == {}
 
 
-def test_finished_jobs_are_forgotten_in_the_order_of_their_ends() -> None:
-    world = World(JOURNAL)
-    peer = world.client()
+def test_finished_jobs_are_forgotten_in_the_order_of_their_ends(world: World, peer: Peer) -> None:
     first, second = peer.submit(), peer.submit()
     world.finish(second)
     world.advance(60)
@@ -353,8 +346,7 @@ def test_finished_jobs_are_forgotten_in_the_order_of_their_ends() -> None:
     assert list(world.state.jobs) == [first]
 
 
-def test_the_retention_of_a_long_job_begins_at_its_end() -> None:
-    world = World(JOURNAL)
+def test_the_retention_of_a_long_job_begins_at_its_end(world: World) -> None:
     _, job = started(world)
     world.advance(5_000)
     world.restart()
@@ -365,8 +357,7 @@ def test_the_retention_of_a_long_job_begins_at_its_end() -> None:
 # What recovery decides.
 
 
-def test_what_recovery_decides_is_handed_out_by_the_first_take() -> None:
-    world = World(JOURNAL)
+def test_what_recovery_decides_is_handed_out_by_the_first_take(world: World) -> None:
     peer, _ = started(world, 1)
     peer.submit()
     runtime = Runtime.restore(JOURNAL, world.records, seed=b"t" * 32, now=START + 9, unix=UNIX)
@@ -377,8 +368,7 @@ def test_what_recovery_decides_is_handed_out_by_the_first_take() -> None:
     assert output.events == ()
 
 
-def test_decisions_of_recovery_are_sent_once_they_are_durable() -> None:
-    world = World(JOURNAL)
+def test_decisions_of_recovery_are_sent_once_they_are_durable(world: World) -> None:
     peer, job = started(world, 1)
     world.durable = False
     world.restart()
@@ -400,8 +390,7 @@ def test_a_restarted_agent_waits_until_its_start_is_durable() -> None:
     assert len(world.all(StartJob)) == 2
 
 
-def test_a_second_restart_decides_nothing_new() -> None:
-    world = World(JOURNAL)
+def test_a_second_restart_decides_nothing_new(world: World) -> None:
     started(world, 2)
     world.restart()
     count = len(world.records)
@@ -411,8 +400,7 @@ def test_a_second_restart_decides_nothing_new() -> None:
     assert world.runtime.snapshot() == snapshot
 
 
-def test_changes_that_were_not_durable_are_lost_without_a_trace() -> None:
-    world = World(JOURNAL)
+def test_changes_that_were_not_durable_are_lost_without_a_trace(world: World) -> None:
     peer, job = started(world, 2)
     world.durable = False
     count = len(world.records)
@@ -455,16 +443,14 @@ def test_a_crash_between_an_event_and_the_cut_of_its_history_restores_within_lim
     assert world.state.jobs[job].history.events <= 16
 
 
-def test_lowered_limits_hold_after_a_restart() -> None:
-    world = World(JOURNAL)
+def test_lowered_limits_hold_after_a_restart(world: World) -> None:
     started(world, 50)
     world.config = msgspec.structs.replace(JOURNAL, limits=Limits(max_principal_events=20))
     world.restart()
     assert world.state.holdings.events <= 20
 
 
-def test_lowered_limits_hold_for_finished_jobs_after_a_restart() -> None:
-    world = World(JOURNAL)
+def test_lowered_limits_hold_for_finished_jobs_after_a_restart(world: World) -> None:
     _, job = started(world, 50)
     world.finish(job)
     world.config = msgspec.structs.replace(JOURNAL, limits=Limits(max_principal_events=20))
@@ -472,9 +458,7 @@ def test_lowered_limits_hold_for_finished_jobs_after_a_restart() -> None:
     assert world.state.holdings.events <= 20
 
 
-def test_fewer_finished_jobs_are_kept_when_the_limit_was_lowered() -> None:
-    world = World(JOURNAL)
-    peer = world.client()
+def test_fewer_finished_jobs_are_kept_when_the_limit_was_lowered(world: World, peer: Peer) -> None:
     jobs = [peer.submit() for _ in range(4)]
     for job in jobs:
         world.finish(job)
@@ -483,8 +467,7 @@ def test_fewer_finished_jobs_are_kept_when_the_limit_was_lowered() -> None:
     assert list(world.state.jobs) == jobs[2:]
 
 
-def test_a_restart_arms_the_timers_of_its_sessions_and_jobs() -> None:
-    world = World(JOURNAL)
+def test_a_restart_arms_the_timers_of_its_sessions_and_jobs(world: World) -> None:
     _, job = started(world, idempotency_key="k")
     world.finish(job)
     world.restart()

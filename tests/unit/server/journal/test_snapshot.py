@@ -39,14 +39,17 @@ def kinds(world: World) -> list[type]:
     return [type(record) for record in world.runtime.snapshot()]
 
 
-def test_a_snapshot_of_an_empty_runtime() -> None:
-    world = World(JOURNAL)
+@pytest.fixture
+def world() -> World:
+    return World(JOURNAL)
+
+
+def test_a_snapshot_of_an_empty_runtime(world: World) -> None:
     assert world.runtime.snapshot() == [RuntimeKept(0)]
     law(world)
 
 
-def test_a_snapshot_orders_sessions_jobs_backlogs_and_keys() -> None:
-    world = World(JOURNAL)
+def test_a_snapshot_orders_sessions_jobs_backlogs_and_keys(world: World) -> None:
     peer, other = world.client(), world.client()
     job = peer.submit(idempotency_key="k")
     world.emit(job)
@@ -55,9 +58,7 @@ def test_a_snapshot_orders_sessions_jobs_backlogs_and_keys() -> None:
     law(world)
 
 
-def test_a_snapshot_of_a_job_in_every_status() -> None:
-    world = World(JOURNAL)
-    peer = world.client()
+def test_a_snapshot_of_a_job_in_every_status(world: World, peer: Peer) -> None:
     jobs = [peer.submit(max_runtime_sec=100) for _ in range(6)]
     world.finish(jobs[0], {"x": 1}, "done")
     world.fail(jobs[1])
@@ -151,8 +152,7 @@ def test_a_snapshot_of_keys_of_running_ended_and_forgotten_jobs() -> None:
     assert list(state_of(runtime).jobs) == jobs[1:]
 
 
-def test_a_snapshot_of_a_session_with_a_quirk() -> None:
-    world = World(JOURNAL)
+def test_a_snapshot_of_a_session_with_a_quirk(world: World) -> None:
     peer = world.connect()
     peer.hello(features=(), agents=[])
     job = peer.submit(lease_request={"cost.budget": ["USD:1.50"]})
@@ -209,9 +209,7 @@ def test_a_runtime_continues_equally_from_snapshot_and_records(first: str) -> No
     assert frames(chosen, world, peer) == frames(other, world, peer)
 
 
-def test_a_snapshot_changes_nothing() -> None:
-    world = World(JOURNAL)
-    peer = world.client()
+def test_a_snapshot_changes_nothing(world: World, peer: Peer) -> None:
     world.emit(peer.submit())
     assert world.runtime.snapshot() == world.runtime.snapshot()
     assert world.runtime.take().records == ()

@@ -70,8 +70,7 @@ def welcomed(peer: Peer) -> dict[str, Any]:
 # What a resume gets.
 
 
-def test_a_resumed_session_has_its_id_and_another_token() -> None:
-    world = World()
+def test_a_resumed_session_has_its_id_and_another_token(world: World) -> None:
     first, _ = started(world)
     first.drop()
     again = world.resumed(first)
@@ -82,8 +81,9 @@ def test_a_resumed_session_has_its_id_and_another_token() -> None:
 
 
 @pytest.mark.parametrize("last", [0, 1, 2, 3])
-def test_a_resume_replays_frames_above_the_cursor_byte_for_byte_then_live_events(last: int) -> None:
-    world = World()
+def test_a_resume_replays_frames_above_the_cursor_byte_for_byte_then_live_events(
+    world: World, last: int
+) -> None:
     first, job = started(world)
     first.drop()
     again = world.resumed(first, last)
@@ -92,8 +92,7 @@ def test_a_resume_replays_frames_above_the_cursor_byte_for_byte_then_live_events
     assert again.numbers() == list(range(last + 1, 5))
 
 
-def test_events_missed_while_detached_follow_the_welcome() -> None:
-    world = World()
+def test_events_missed_while_detached_follow_the_welcome(world: World) -> None:
     first, job = started(world)
     first.drop()
     world.emit(job)
@@ -103,8 +102,7 @@ def test_events_missed_while_detached_follow_the_welcome() -> None:
     assert again.numbers() == [4, 5]
 
 
-def test_an_absent_cursor_means_zero() -> None:
-    world = World()
+def test_an_absent_cursor_means_zero(world: World) -> None:
     first, _ = started(world)
     first.drop()
     again = world.connect()
@@ -112,8 +110,7 @@ def test_an_absent_cursor_means_zero() -> None:
     assert again.numbers() == [1, 2, 3]
 
 
-def test_a_hello_may_hold_the_fields_of_a_resume_flat() -> None:
-    world = World()
+def test_a_hello_may_hold_the_fields_of_a_resume_flat(world: World) -> None:
     first, _ = started(world)
     first.drop()
     again = world.connect()
@@ -123,16 +120,14 @@ def test_a_hello_may_hold_the_fields_of_a_resume_flat() -> None:
     assert again.numbers() == [2, 3]
 
 
-def test_a_session_over_lines_is_resumed_over_messages() -> None:
-    world = World()
+def test_a_session_over_lines_is_resumed_over_messages(world: World) -> None:
     first = world.client(framing=Framing.LINES)
     world.emit(first.submit())
     first.drop()
     assert attempt(world, first.token).numbers() == [1]
 
 
-def test_a_resumed_session_keeps_the_features_of_its_first_welcome() -> None:
-    world = World()
+def test_a_resumed_session_keeps_the_features_of_its_first_welcome(world: World) -> None:
     first, job = started(world, features=("ack",))
     first.drop()
     again = world.connect()
@@ -143,8 +138,7 @@ def test_a_resumed_session_keeps_the_features_of_its_first_welcome() -> None:
     assert again.numbers() == []
 
 
-def test_a_resumed_connection_sends_heartbeats() -> None:
-    world = World()
+def test_a_resumed_connection_sends_heartbeats(world: World) -> None:
     first, _ = started(world)
     first.drop()
     again = world.resumed(first)
@@ -153,8 +147,7 @@ def test_a_resumed_connection_sends_heartbeats() -> None:
     assert len(again.of("session.ping")) == 1
 
 
-def test_envelope_ids_differ_on_all_connections_of_a_session() -> None:
-    world = World()
+def test_envelope_ids_differ_on_all_connections_of_a_session(world: World) -> None:
     peers = [world.client()]
     for _ in range(4):
         peers[-1].send("session.ping", {"nonce": "n"})
@@ -163,8 +156,7 @@ def test_envelope_ids_differ_on_all_connections_of_a_session() -> None:
     assert len(dict.fromkeys(ids)) == len(ids)
 
 
-def test_a_resume_at_the_acked_event_is_served() -> None:
-    world = World()
+def test_a_resume_at_the_acked_event_is_served(world: World) -> None:
     first, _ = started(world)
     first.send("session.ack", {"last_processed_seq": 2})
     first.drop()
@@ -172,8 +164,7 @@ def test_a_resume_at_the_acked_event_is_served() -> None:
 
 
 @pytest.mark.parametrize("how", ["drop", "close", "silence"])
-def test_a_session_can_be_resumed_after_every_kind_of_close(how: str) -> None:
-    world = World()
+def test_a_session_can_be_resumed_after_every_kind_of_close(world: World, how: str) -> None:
     first, job = started(world)
     match how:
         case "drop":
@@ -190,8 +181,7 @@ def test_a_session_can_be_resumed_after_every_kind_of_close(how: str) -> None:
 # The window.
 
 
-def test_a_session_ends_after_its_resume_window() -> None:
-    world = World()
+def test_a_session_ends_after_its_resume_window(world: World) -> None:
     first, _ = started(world)
     first.drop()
     world.advance(600)
@@ -222,8 +212,7 @@ def test_a_resume_window_of_zero_ends_the_session_with_its_connection() -> None:
 # Cursors that cannot be served.
 
 
-def test_a_cursor_above_the_last_number_is_invalid_and_changes_nothing() -> None:
-    world = World()
+def test_a_cursor_above_the_last_number_is_invalid_and_changes_nothing(world: World) -> None:
     first, _ = started(world)
     first.drop()
     before = world.runtime.snapshot()
@@ -269,8 +258,7 @@ def test_a_resume_by_an_older_token_for_evicted_events_does_not_end_the_session(
     welcomed(attempt(world, second.token, 17))
 
 
-def test_a_resume_below_acked_events_is_refused() -> None:
-    world = World()
+def test_a_resume_below_acked_events_is_refused(world: World) -> None:
     first, _ = started(world)
     first.send("session.ack", {"last_processed_seq": 2})
     first.drop()
@@ -280,8 +268,7 @@ def test_a_resume_below_acked_events_is_refused() -> None:
 # Tokens.
 
 
-def test_at_most_four_tokens_are_valid() -> None:
-    world = World()
+def test_at_most_four_tokens_are_valid(world: World) -> None:
     peers = [world.client()]
     for _ in range(4):
         peers.append(attempt(world, peers[0].token))
@@ -290,15 +277,13 @@ def test_at_most_four_tokens_are_valid() -> None:
     welcomed(attempt(world, peers[2].token))
 
 
-def test_the_last_proven_token_stays_among_the_four() -> None:
-    world = World()
+def test_the_last_proven_token_stays_among_the_four(world: World) -> None:
     first = world.client()
     for _ in range(10):
         welcomed(attempt(world, first.token))
 
 
-def test_a_token_is_proven_when_it_is_presented() -> None:
-    world = World()
+def test_a_token_is_proven_when_it_is_presented(world: World) -> None:
     first = world.client()
     second = world.resumed(first)
     third = attempt(world, second.token)
@@ -308,8 +293,7 @@ def test_a_token_is_proven_when_it_is_presented() -> None:
 
 
 @pytest.mark.parametrize("pings", [1, 2])
-def test_a_token_is_proven_by_the_answer_to_a_ping_after_its_welcome(pings: int) -> None:
-    world = World()
+def test_a_token_is_proven_by_the_answer_to_a_ping_after_its_welcome(world: World, pings: int) -> None:
     first = world.client()
     second = world.resumed(first)
     for _ in range(pings):
@@ -321,8 +305,7 @@ def test_a_token_is_proven_by_the_answer_to_a_ping_after_its_welcome(pings: int)
 
 
 @pytest.mark.parametrize("nonce", ["", "p_", "p_zork", "of the connection before"])
-def test_a_pong_that_answers_no_ping_of_ours_proves_nothing(nonce: str) -> None:
-    world = World()
+def test_a_pong_that_answers_no_ping_of_ours_proves_nothing(world: World, nonce: str) -> None:
     first = world.client()
     world.advance(30)
     if nonce == "of the connection before":
@@ -334,8 +317,7 @@ def test_a_pong_that_answers_no_ping_of_ours_proves_nothing(nonce: str) -> None:
     welcomed(attempt(world, first.token))
 
 
-def test_a_token_is_proven_by_an_ack_above_the_cursor_of_its_resume() -> None:
-    world = World()
+def test_a_token_is_proven_by_an_ack_above_the_cursor_of_its_resume(world: World) -> None:
     first, _ = started(world)
     second = world.resumed(first, 1)
     second.send("session.ack", {"last_processed_seq": 1})
@@ -345,8 +327,7 @@ def test_a_token_is_proven_by_an_ack_above_the_cursor_of_its_resume() -> None:
     refused(attempt(world, first.token, 2))
 
 
-def test_a_frame_that_may_precede_the_welcome_does_not_prove_its_token() -> None:
-    world = World()
+def test_a_frame_that_may_precede_the_welcome_does_not_prove_its_token(world: World) -> None:
     first, job = started(world)
     second = world.resumed(first)
     second.submit()
@@ -356,8 +337,7 @@ def test_a_frame_that_may_precede_the_welcome_does_not_prove_its_token() -> None
     welcomed(attempt(world, first.token))
 
 
-def test_a_welcome_that_never_arrived_leaves_older_tokens_valid() -> None:
-    world = World()
+def test_a_welcome_that_never_arrived_leaves_older_tokens_valid(world: World) -> None:
     first, _ = started(world)
     for _ in range(3):
         lost = world.connect()
@@ -459,8 +439,7 @@ def bytes_of(peer: Peer) -> bytes:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=[way.__name__ for way in WAYS])
-def test_every_failed_resume_gets_the_same_answer(way: Refuse) -> None:
-    world = World()
+def test_every_failed_resume_gets_the_same_answer(world: World, way: Refuse) -> None:
     owner, _ = started(world)
     peer = way(world, owner)
     assert refused(peer) == {
@@ -476,8 +455,7 @@ def test_every_failed_resume_gets_the_same_answer(way: Refuse) -> None:
 
 
 @pytest.mark.parametrize("way", [unknown, foreign, by_token_unknown, by_token_with_foreign_auth])
-def test_a_failed_resume_changes_nothing_for_the_owner(way: Refuse) -> None:
-    world = World()
+def test_a_failed_resume_changes_nothing_for_the_owner(world: World, way: Refuse) -> None:
     owner, job = started(world)
     before, armed = world.runtime.snapshot(), world.state.timers.armed(TimerKind.HEARTBEAT, 1)
     peer = way(world, owner)
@@ -489,24 +467,21 @@ def test_a_failed_resume_changes_nothing_for_the_owner(way: Refuse) -> None:
     assert owner.closing is None and owner.numbers() == [1, 2, 3, 4]
 
 
-def test_a_resume_token_with_another_session_id_is_refused() -> None:
-    world = World()
+def test_a_resume_token_with_another_session_id_is_refused(world: World) -> None:
     one, other = world.client(), world.client()
     refused(attempt(world, one.token, session_id=other.session_id))
     welcomed(attempt(world, one.token, session_id=one.session_id))
     assert other.closing is None
 
 
-def test_an_invalid_bearer_is_unauthenticated_before_the_resume_is_looked_at() -> None:
-    world = World()
+def test_an_invalid_bearer_is_unauthenticated_before_the_resume_is_looked_at(world: World) -> None:
     owner = world.client()
     payload = refused(attempt(world, owner.token, bearer="tok-nobody"), "UNAUTHENTICATED")
     assert "final" not in payload["details"]
     assert owner.closing is None
 
 
-def test_a_connection_has_one_attempt_to_resume() -> None:
-    world = World()
+def test_a_connection_has_one_attempt_to_resume(world: World) -> None:
     owner = world.client()
     peer = attempt(world, "rt_x")
     refused(peer)
@@ -514,8 +489,7 @@ def test_a_connection_has_one_attempt_to_resume() -> None:
     assert owner.closing is None
 
 
-def test_a_verifier_that_fails_during_a_resume_changes_nothing_for_the_owner() -> None:
-    world = World()
+def test_a_verifier_that_fails_during_a_resume_changes_nothing_for_the_owner(world: World) -> None:
     owner = world.client()
     world.tokens = None
     late = attempt(world, owner.token)
@@ -527,8 +501,7 @@ def test_a_verifier_that_fails_during_a_resume_changes_nothing_for_the_owner() -
     assert owner.closing is None
 
 
-def test_a_session_resumed_during_a_shutdown_gets_the_ends_of_its_jobs() -> None:
-    world = World()
+def test_a_session_resumed_during_a_shutdown_gets_the_ends_of_its_jobs(world: World) -> None:
     first, job = started(world)
     first.drop()
     world.runtime.shut_down(30, now=world.now)
@@ -545,8 +518,7 @@ def test_a_session_resumed_during_a_shutdown_gets_the_ends_of_its_jobs() -> None
 # session.resume.
 
 
-def test_a_session_is_resumed_by_session_resume_with_auth() -> None:
-    world = World()
+def test_a_session_is_resumed_by_session_resume_with_auth(world: World) -> None:
     first, _ = started(world)
     first.drop()
     auth = {"scheme": "bearer", "token": "tok-alice"}
@@ -556,8 +528,7 @@ def test_a_session_is_resumed_by_session_resume_with_auth() -> None:
     assert world.last(Authenticate).principal is None
 
 
-def test_without_auth_the_host_is_asked_whether_the_principal_still_holds() -> None:
-    world = World()
+def test_without_auth_the_host_is_asked_whether_the_principal_still_holds(world: World) -> None:
     first, _ = started(world)
     first.drop()
     world.tokens = None
@@ -570,14 +541,12 @@ def test_without_auth_the_host_is_asked_whether_the_principal_still_holds() -> N
     assert again.numbers() == [2, 3]
 
 
-def test_the_host_is_not_asked_about_an_unknown_resume_token() -> None:
-    world = World()
+def test_the_host_is_not_asked_about_an_unknown_resume_token(world: World) -> None:
     refused(asked_by_token(world, "rt_x"))
     assert world.all(Authenticate) == []
 
 
-def test_the_session_may_end_while_the_host_is_asked() -> None:
-    world = World()
+def test_the_session_may_end_while_the_host_is_asked(world: World) -> None:
     first = world.client()
     first.drop()
     world.advance(595)
@@ -588,8 +557,7 @@ def test_the_session_may_end_while_the_host_is_asked() -> None:
     refused(again)
 
 
-def test_session_resume_with_auth_of_another_scheme_is_unauthenticated() -> None:
-    world = World()
+def test_session_resume_with_auth_of_another_scheme_is_unauthenticated(world: World) -> None:
     first = world.client()
     auth = {"scheme": "basic", "token": "x"}
     refused(asked_by_token(world, first.token, auth=auth), "UNAUTHENTICATED")
@@ -675,8 +643,7 @@ def test_a_resumed_anonymous_session_keeps_its_principal() -> None:
 # Takeover.
 
 
-def test_the_newest_resume_takes_the_session_over() -> None:
-    world = World()
+def test_the_newest_resume_takes_the_session_over(world: World) -> None:
     old, job = started(world)
     new = world.resumed(old)
     error = old.frames[-1]
@@ -694,8 +661,7 @@ def test_the_newest_resume_takes_the_session_over() -> None:
     assert new.numbers() == [4]
 
 
-def test_the_end_of_a_superseded_connection_does_not_touch_the_session() -> None:
-    world = World()
+def test_the_end_of_a_superseded_connection_does_not_touch_the_session(world: World) -> None:
     old, job = started(world)
     new = world.resumed(old)
     assert old.send("session.ping", {"nonce": "n"}) == []
@@ -705,8 +671,7 @@ def test_the_end_of_a_superseded_connection_does_not_touch_the_session() -> None
     assert world.state.timers.armed(TimerKind.RESUME_WINDOW, new.session_id) is None
 
 
-def test_a_request_read_before_a_takeover_is_answered_on_the_new_connection() -> None:
-    world = World()
+def test_a_request_read_before_a_takeover_is_answered_on_the_new_connection(world: World) -> None:
     old = world.client()
     old.slow = True
     old.send("job.submit", {"agent": "echo"}, id="before")
@@ -718,8 +683,7 @@ def test_a_request_read_before_a_takeover_is_answered_on_the_new_connection() ->
     assert [frame["type"] for frame in old.pull()] == ["session.error"]
 
 
-def test_agents_that_waited_for_the_old_connection_go_on() -> None:
-    world = World()
+def test_agents_that_waited_for_the_old_connection_go_on(world: World) -> None:
     old, job = started(world)
     world.carry_out(old.connection.blocked(now=world.now))
     assert world.all(PauseJob) == [PauseJob(job)]
@@ -730,8 +694,7 @@ def test_agents_that_waited_for_the_old_connection_go_on() -> None:
     assert len(world.all(PauseJob)) == 1
 
 
-def test_a_session_that_is_resumed_on_a_blocked_transport_makes_its_agents_wait() -> None:
-    world = World()
+def test_a_session_that_is_resumed_on_a_blocked_transport_makes_its_agents_wait(world: World) -> None:
     first, job = started(world)
     first.drop()
     again = world.connect()
@@ -742,8 +705,7 @@ def test_a_session_that_is_resumed_on_a_blocked_transport_makes_its_agents_wait(
     assert world.all(ResumeJob) == [ResumeJob(job)]
 
 
-def test_a_second_takeover_supersedes_the_first() -> None:
-    world = World()
+def test_a_second_takeover_supersedes_the_first(world: World) -> None:
     peers = [world.client()]
     job = peers[0].submit()
     for number in range(1, 6):

@@ -57,10 +57,15 @@ def limit_of(frame: Frame) -> Any:
 # Finished jobs.
 
 
+@pytest.fixture
+def world() -> World:
+    return world_of()
+
+
 @pytest.mark.parametrize("lease", [{}, {"cost.budget": ["USD:5", "EUR:7"], "fs.read": ["/a/**"]}, WIDE])
-def test_the_lease_of_a_finished_job_is_listed_unchanged(lease: dict[str, list[str]]) -> None:
-    world = world_of()
-    peer = world.client()
+def test_the_lease_of_a_finished_job_is_listed_unchanged(
+    world: World, peer: Peer, lease: dict[str, list[str]]
+) -> None:
     job = finished(world, peer, lease_request=lease, idempotency_key="k")
     other = world.client()
     for again in range(2):
@@ -80,9 +85,7 @@ def test_the_lease_of_a_finished_job_is_listed_unchanged(lease: dict[str, list[s
             other = world.client()
 
 
-def test_a_finished_job_with_a_large_lease_takes_little_more_than_its_json() -> None:
-    world = world_of()
-    peer = world.client()
+def test_a_finished_job_with_a_large_lease_takes_little_more_than_its_json(world: World, peer: Peer) -> None:
     finished(world, peer, lease_request=WIDE)
     jobs = [JobId(peer.submit(lease_request=WIDE)) for _ in range(20)]
     peer.frames.clear()
@@ -102,9 +105,9 @@ def test_a_finished_job_with_a_large_lease_takes_little_more_than_its_json() -> 
 
 
 @pytest.mark.parametrize(("more", "counts"), [(0, False), (1, True)])
-def test_only_a_large_finished_job_counts_against_its_principal(more: int, counts: bool) -> None:
-    world = world_of()
-    peer = world.client()
+def test_only_a_large_finished_job_counts_against_its_principal(
+    world: World, peer: Peer, more: int, counts: bool
+) -> None:
     end = world.state.jobs[JobId(finished(world, peer, ""))].end
     assert end is not None
     size = len(end.payload)
@@ -182,9 +185,7 @@ def test_a_result_above_all_limits_is_sent_and_its_job_forgotten() -> None:
     assert world.state.timers.armed(TimerKind.RETENTION, 0) is None
 
 
-def test_a_restart_counts_the_kept_finished_jobs() -> None:
-    world = world_of()
-    peer = world.client()
+def test_a_restart_counts_the_kept_finished_jobs(world: World, peer: Peer) -> None:
     for number in range(3):
         finished(world, peer, "x" * 20_000, lease_request=WIDE, idempotency_key=f"k{number}")
     before = held(world)
@@ -198,9 +199,7 @@ def test_a_restart_counts_the_kept_finished_jobs() -> None:
     assert held(world) == 0
 
 
-def test_a_restart_with_less_room_forgets_the_oldest() -> None:
-    world = world_of()
-    peer = world.client()
+def test_a_restart_with_less_room_forgets_the_oldest(world: World, peer: Peer) -> None:
     jobs = [finished(world, peer, "x" * 20_000) for _ in range(4)]
     world.config = msgspec.structs.replace(QUIET, limits=Limits(max_principal_bytes=45_000))
     world.restart()
@@ -220,9 +219,7 @@ def forget_jobs(world: World) -> None:
     assert not world.state.jobs
 
 
-def test_keys_of_ended_jobs_are_pinned_until_they_are_forgotten() -> None:
-    world = world_of()
-    peer = world.client()
+def test_keys_of_ended_jobs_are_pinned_until_they_are_forgotten(world: World, peer: Peer) -> None:
     job = peer.submit(idempotency_key="k")
     assert world.state.holdings.pinned_by(ALICE) == 0  # The key of a running job is a part of it.
     world.finish(job, "x" * 1_000)

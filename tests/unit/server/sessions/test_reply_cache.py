@@ -133,9 +133,7 @@ def deaf(world: World) -> Peer:
     return peer
 
 
-def test_a_resume_replays_replies_at_their_places_among_the_events() -> None:
-    world = World()
-    peer = world.client()
+def test_a_resume_replays_replies_at_their_places_among_the_events(world: World, peer: Peer) -> None:
     one = peer.submit()
     world.emit(one)
     two = peer.submit()
@@ -149,18 +147,14 @@ def test_a_resume_replays_replies_at_their_places_among_the_events() -> None:
 
 
 @pytest.mark.parametrize(("last", "answers"), [(0, 2), (1, 1), (2, 0)])
-def test_replies_below_the_cursor_are_not_replayed(last: int, answers: int) -> None:
-    world = World()
-    peer = world.client()
+def test_replies_below_the_cursor_are_not_replayed(world: World, peer: Peer, last: int, answers: int) -> None:
     for _ in range(2):
         world.emit(peer.submit())
     again = world.resumed(peer, last, replies=True)
     assert len(again.of("job.accepted")) == answers
 
 
-def test_replies_are_replayed_only_to_a_client_that_asks() -> None:
-    world = World()
-    peer = world.client()
+def test_replies_are_replayed_only_to_a_client_that_asks(world: World, peer: Peer) -> None:
     world.emit(peer.submit())
     again = world.resumed(peer, 0)
     assert types(again) == ["session.welcome", "job.event"]
@@ -174,17 +168,14 @@ def test_the_first_welcome_does_not_mention_replies() -> None:
     assert "replies" not in World().client().frames[0]["payload"]
 
 
-def test_session_resume_may_ask_for_replies() -> None:
-    world = World()
-    peer = world.client()
+def test_session_resume_may_ask_for_replies(world: World, peer: Peer) -> None:
     peer.submit()
     again = world.connect()
     again.send("session.resume", {"resume_token": peer.token, "last_event_seq": 0, "replies": True})
     assert types(again) == ["session.welcome", "job.accepted"]
 
 
-def test_the_reply_to_a_subscribe_is_replayed() -> None:
-    world = World()
+def test_the_reply_to_a_subscribe_is_replayed(world: World) -> None:
     job = world.client().submit()
     peer = world.client()
     peer.send("job.subscribe", {"job_id": job}, id="s7")
@@ -194,9 +185,7 @@ def test_the_reply_to_a_subscribe_is_replayed() -> None:
     assert again.frames[1]["payload"] == peer.of("job.subscribed")[0]["payload"]
 
 
-def test_an_ack_above_a_reply_drops_it() -> None:
-    world = World()
-    peer = world.client()
+def test_an_ack_above_a_reply_drops_it(world: World, peer: Peer) -> None:
     world.emit(peer.submit())
     peer.send("session.ack", {"last_processed_seq": 1})
     [session] = world.state.sessions.values()
@@ -204,9 +193,7 @@ def test_an_ack_above_a_reply_drops_it() -> None:
     assert types(world.resumed(peer, 1, replies=True)) == ["session.welcome"]
 
 
-def test_refusals_are_not_replayed() -> None:
-    world = World()
-    peer = world.client()
+def test_refusals_are_not_replayed(world: World, peer: Peer) -> None:
     peer.send("job.submit", {"agent": "zork"})
     assert types(world.resumed(peer, 0, replies=True)) == ["session.welcome"]
 
@@ -222,8 +209,7 @@ def test_the_number_of_replayed_replies_is_limited() -> None:
 # A submit that is sent again.
 
 
-def test_a_repeated_submit_that_was_answered_is_not_carried_out_again() -> None:
-    world = World()
+def test_a_repeated_submit_that_was_answered_is_not_carried_out_again(world: World) -> None:
     peer = deaf(world)
     peer.send("job.submit", {"agent": "echo"}, id="s1")
     again = world.resumed(peer, 0, replies=True)
@@ -233,8 +219,7 @@ def test_a_repeated_submit_that_was_answered_is_not_carried_out_again() -> None:
     assert answer["payload"]["request_id"] == "s1"
 
 
-def test_the_end_of_a_job_does_not_come_again_behind_an_answer_that_is_kept() -> None:
-    world = World()
+def test_the_end_of_a_job_does_not_come_again_behind_an_answer_that_is_kept(world: World) -> None:
     peer = deaf(world)
     submit = {"agent": "echo", "idempotency_key": "k"}
     peer.send("job.submit", submit, id="s1")
@@ -260,9 +245,7 @@ def test_the_end_of_a_job_joined_by_key_is_sent_for_each_submit() -> None:
     assert types(again)[3:] == ["job.accepted", "job.result"]
 
 
-def test_a_repeated_submit_that_was_not_answered_is_carried_out() -> None:
-    world = World()
-    peer = world.client()
+def test_a_repeated_submit_that_was_not_answered_is_carried_out(world: World, peer: Peer) -> None:
     peer.send("job.submit", {"agent": "echo"}, id="s1")
     again = world.resumed(peer, 0, replies=True)
     again.send("job.submit", {"agent": "echo"}, id="s2")
@@ -279,18 +262,14 @@ def test_a_repeated_submit_that_was_refused_is_judged_again() -> None:
     assert again.send("job.submit", {"agent": "echo"}, id="s2")[0]["type"] == "job.accepted"
 
 
-def test_without_replies_a_repeated_request_id_is_a_new_submit() -> None:
-    world = World()
-    peer = world.client()
+def test_without_replies_a_repeated_request_id_is_a_new_submit(world: World, peer: Peer) -> None:
     peer.send("job.submit", {"agent": "echo"}, id="s1")
     again = world.resumed(peer, 0)
     again.send("job.submit", {"agent": "echo"}, id="s1")
     assert len(world.all(StartJob)) == 2
 
 
-def test_a_request_id_whose_reply_has_arrived_is_a_new_submit() -> None:
-    world = World()
-    peer = world.client()
+def test_a_request_id_whose_reply_has_arrived_is_a_new_submit(world: World, peer: Peer) -> None:
     peer.send("job.submit", {"agent": "echo"}, id="s1")
     world.emit(world.last(StartJob).job_id)
     again = world.resumed(peer, 1, replies=True)
@@ -333,9 +312,7 @@ def test_the_reply_about_a_forgotten_job_is_replayed() -> None:
     assert again.frames[1]["payload"]["trace_id"] == again.frames[2]["trace_id"]
 
 
-def test_a_repeated_submit_with_a_key_is_answered_again() -> None:
-    world = World()
-    peer = world.client()
+def test_a_repeated_submit_with_a_key_is_answered_again(world: World, peer: Peer) -> None:
     submit = {"agent": "echo", "idempotency_key": "k"}
     peer.send("job.submit", submit, id="s1")
     again = world.resumed(peer, 0, replies=True)

@@ -21,8 +21,9 @@ def asked(peer: Peer, job: str, after: int) -> None:
 
 @pytest.mark.parametrize(("earlier", "later"), [(0, 2), (2, 0)])
 @pytest.mark.parametrize("home", [True, False])
-def test_a_second_subscribe_while_behind_leaves_no_event_out(home: bool, earlier: int, later: int) -> None:
-    world = World()
+def test_a_second_subscribe_while_behind_leaves_no_event_out(
+    world: World, home: bool, earlier: int, later: int
+) -> None:
     peer, job = started(world, 3, features=TOLD)
     if not home:
         peer = world.client(features=TOLD)
@@ -34,8 +35,7 @@ def test_a_second_subscribe_while_behind_leaves_no_event_out(home: bool, earlier
     assert positions(peer, job)[had:] == [1, 2, 3, 4]
 
 
-def test_an_unsubscribe_keeps_the_events_due_to_the_submitting_session() -> None:
-    world = World()
+def test_an_unsubscribe_keeps_the_events_due_to_the_submitting_session(world: World) -> None:
     peer, job = started(world, 2, features=TOLD)
     asked(peer, job, 0)
     say(world, job, 3)
@@ -47,8 +47,7 @@ def test_an_unsubscribe_keeps_the_events_due_to_the_submitting_session() -> None
     assert texts(peer, job)[-1] == "success"
 
 
-def test_an_unsubscribe_ends_the_history_of_a_job_that_had_ended() -> None:
-    world = World()
+def test_an_unsubscribe_ends_the_history_of_a_job_that_had_ended(world: World) -> None:
     peer, job = started(world, 2, features=TOLD)
     world.finish(job)
     asked(peer, job, 0)
@@ -58,9 +57,8 @@ def test_an_unsubscribe_ends_the_history_of_a_job_that_had_ended() -> None:
 
 
 @pytest.mark.parametrize("asks_again", [False, True])
-def test_a_second_history_of_an_ended_job_keeps_the_events_that_wait(asks_again: bool) -> None:
+def test_a_second_history_of_an_ended_job_keeps_the_events_that_wait(world: World, asks_again: bool) -> None:
     """It is owed all the same: an unsubscribe takes back the second request, and not the job."""
-    world = World()
     peer, job = started(world, 2, features=TOLD)
     asked(peer, job, 1)
     world.finish(job)

@@ -7,7 +7,7 @@ from arcp_proto.server.sessions.session import Session
 from arcp_proto.wire.codec import decode_envelope, event_head
 from arcp_proto.wire.envelopes import Entry
 from arcp_proto.wire.peer_quirks import QUIRKS
-from tests.unit.world import World
+from tests.unit.world import Peer, World
 
 
 def test_a_session_starts_with_its_negotiated_features_and_an_empty_log() -> None:
@@ -25,9 +25,7 @@ def test_event_ids_differ_between_sessions() -> None:
     assert one[0] == two[0] == "0" and one[16:] == two[16:] == "0000000007"
 
 
-def test_an_ack_moves_the_cursor_of_the_connection() -> None:
-    world = World()
-    peer = world.client()
+def test_an_ack_moves_the_cursor_of_the_connection(world: World, peer: Peer) -> None:
     job = peer.submit()
     peer.slow = True
     for _ in range(3):
@@ -54,9 +52,7 @@ def test_a_proven_token_ends_those_before_it() -> None:
     assert session.tokens == [b"\2", b"\3"]
 
 
-def test_a_session_reads_while_its_transport_is_not_full() -> None:
-    world = World()
-    peer = world.client()
+def test_a_session_reads_while_its_transport_is_not_full(world: World, peer: Peer) -> None:
     [session] = world.state.sessions.values()
     assert session.reading
     world.carry_out(peer.connection.blocked(now=world.now))
@@ -67,9 +63,7 @@ def test_a_session_reads_while_its_transport_is_not_full() -> None:
     assert not session.reading
 
 
-def test_a_session_keeps_only_its_unfinished_jobs() -> None:
-    world = World()
-    peer = world.client()
+def test_a_session_keeps_only_its_unfinished_jobs(world: World, peer: Peer) -> None:
     [session] = world.state.sessions.values()
     first, second = peer.submit(), peer.submit()
     assert list(session.jobs) == [first, second]

@@ -63,9 +63,7 @@ def positions(peer: Peer, job: str) -> list[int]:
 # The answer.
 
 
-def test_job_subscribed_describes_the_job() -> None:
-    world = World()
-    peer = world.client()
+def test_job_subscribed_describes_the_job(world: World, peer: Peer) -> None:
     lease = {"cost.budget": ["USD:5"]}
     constraints = {"expires_at": "2030-01-01T00:00:00Z"}
     job = peer.submit(lease_request=lease, lease_constraints=constraints)
@@ -89,16 +87,14 @@ def test_job_subscribed_describes_the_job() -> None:
     }
 
 
-def test_job_subscribed_of_a_job_without_events_starts_at_zero() -> None:
-    world = World()
+def test_job_subscribed_of_a_job_without_events_starts_at_zero(world: World) -> None:
     _, job = started(world)
     answer = subscribed(world.client(), job, history=True)
     assert (answer["subscribed_from"], answer["replayed"], answer["lease"]) == (0, True, {})
     assert "history_from" not in answer and "budget" not in answer
 
 
-def test_job_subscribed_precedes_the_events() -> None:
-    world = World()
+def test_job_subscribed_precedes_the_events(world: World) -> None:
     _, job = started(world, 2)
     other = world.client()
     subscribed(other, job, history=True)
@@ -109,8 +105,7 @@ def test_job_subscribed_precedes_the_events() -> None:
 # Live, and history.
 
 
-def test_a_subscribe_without_history_gets_only_new_events() -> None:
-    world = World()
+def test_a_subscribe_without_history_gets_only_new_events(world: World) -> None:
     _, job = started(world, 2)
     other = world.client()
     subscribed(other, job, from_event_seq=0)
@@ -121,8 +116,7 @@ def test_a_subscribe_without_history_gets_only_new_events() -> None:
 
 
 @pytest.mark.parametrize(("after", "first"), [(None, 1), (0, 1), (1, 2), (3, 4), (99, 4)])
-def test_a_history_begins_above_the_requested_number(after: int | None, first: int) -> None:
-    world = World()
+def test_a_history_begins_above_the_requested_number(world: World, after: int | None, first: int) -> None:
     _, job = started(world, 3)
     other = world.client()
     asked = {} if after is None else {"from_event_seq": after}
@@ -132,8 +126,7 @@ def test_a_history_begins_above_the_requested_number(after: int | None, first: i
     assert other.numbers() == list(range(1, len(texts(other, job)) + 1))
 
 
-def test_a_history_differs_from_the_first_events_only_in_its_numbers() -> None:
-    world = World()
+def test_a_history_differs_from_the_first_events_only_in_its_numbers(world: World) -> None:
     peer, job = started(world, 1)
     world.advance(5)
     other = world.client()
@@ -144,8 +137,7 @@ def test_a_history_differs_from_the_first_events_only_in_its_numbers() -> None:
     assert there["trace_id"] == here["trace_id"]
 
 
-def test_live_events_wait_behind_the_history() -> None:
-    world = World()
+def test_live_events_wait_behind_the_history(world: World) -> None:
     _, job = started(world, 2)
     other = world.client()
     other.send("job.subscribe", {"job_id": job, "history": True})
@@ -156,8 +148,7 @@ def test_live_events_wait_behind_the_history() -> None:
     assert texts(other, job) == ["1", "2", "3", "4"]
 
 
-def test_the_terminal_of_a_job_that_ends_meanwhile_follows_the_history() -> None:
-    world = World()
+def test_the_terminal_of_a_job_that_ends_meanwhile_follows_the_history(world: World) -> None:
     _, job = started(world, 2)
     other = world.client()
     other.send("job.subscribe", {"job_id": job, "history": True})
@@ -166,8 +157,7 @@ def test_the_terminal_of_a_job_that_ends_meanwhile_follows_the_history() -> None
     assert texts(other, job) == ["1", "2", "success"]
 
 
-def test_the_history_of_a_finished_job_ends_with_its_terminal() -> None:
-    world = World()
+def test_the_history_of_a_finished_job_ends_with_its_terminal(world: World) -> None:
     _, job = started(world, 2)
     world.finish(job, {"x": 1})
     other = world.client()
@@ -181,8 +171,7 @@ def test_the_history_of_a_finished_job_ends_with_its_terminal() -> None:
     assert session.observed == session.backlogs == {}
 
 
-def test_a_subscribe_from_the_last_event_gets_only_the_terminal() -> None:
-    world = World()
+def test_a_subscribe_from_the_last_event_gets_only_the_terminal(world: World) -> None:
     _, job = started(world, 2)
     world.finish(job)
     other = world.client()
@@ -190,8 +179,7 @@ def test_a_subscribe_from_the_last_event_gets_only_the_terminal() -> None:
     assert texts(other, job) == ["success"]
 
 
-def test_a_subscribe_from_the_terminal_gets_nothing() -> None:
-    world = World()
+def test_a_subscribe_from_the_terminal_gets_nothing(world: World) -> None:
     _, job = started(world, 2)
     world.finish(job)
     other = world.client()
@@ -199,8 +187,7 @@ def test_a_subscribe_from_the_terminal_gets_nothing() -> None:
     assert texts(other, job) == []
 
 
-def test_a_subscribe_to_a_finished_job_without_history_gets_only_its_status() -> None:
-    world = World()
+def test_a_subscribe_to_a_finished_job_without_history_gets_only_its_status(world: World) -> None:
     _, job = started(world, 2)
     world.fail(job)
     other = world.client()
@@ -208,8 +195,7 @@ def test_a_subscribe_to_a_finished_job_without_history_gets_only_its_status() ->
     assert texts(other, job) == []
 
 
-def test_an_observer_subscribes_again_exactly_where_it_stopped() -> None:
-    world = World()
+def test_an_observer_subscribes_again_exactly_where_it_stopped(world: World) -> None:
     _, job = started(world, 3)
     one = world.client()
     subscribed(one, job, history=True)
@@ -221,8 +207,7 @@ def test_an_observer_subscribes_again_exactly_where_it_stopped() -> None:
     assert texts(two, job) == ["4", "5"]
 
 
-def test_an_observer_gets_only_the_kinds_that_it_negotiated() -> None:
-    world = World()
+def test_an_observer_gets_only_the_kinds_that_it_negotiated(world: World) -> None:
     _, job = started(world, 1)
     world.emit(job, "progress", {"current": 7})
     plain = world.client(features=("subscribe",))
@@ -235,8 +220,7 @@ def test_an_observer_gets_only_the_kinds_that_it_negotiated() -> None:
     assert texts(full, job) == ["1", "7", "8", "9"]
 
 
-def test_an_observer_without_result_chunk_gets_an_inline_result() -> None:
-    world = World()
+def test_an_observer_without_result_chunk_gets_an_inline_result(world: World) -> None:
     peer, job = started(world, features=())
     with_chunks, without = world.client(), world.client(features=("subscribe",))
     subscribed(with_chunks, job)
@@ -318,8 +302,7 @@ def test_two_histories_are_replayed_one_after_the_other() -> None:
 # Again, at home, and no longer.
 
 
-def test_a_second_subscribe_is_answered_and_doubles_no_event() -> None:
-    world = World()
+def test_a_second_subscribe_is_answered_and_doubles_no_event(world: World) -> None:
     _, job = started(world, 1)
     other = world.client()
     for _ in range(3):
@@ -328,8 +311,7 @@ def test_a_second_subscribe_is_answered_and_doubles_no_event() -> None:
     assert texts(other, job) == ["2"]
 
 
-def test_a_second_subscribe_with_history_replays_again() -> None:
-    world = World()
+def test_a_second_subscribe_with_history_replays_again(world: World) -> None:
     _, job = started(world, 2)
     other = world.client()
     subscribed(other, job, history=True)
@@ -340,8 +322,7 @@ def test_a_second_subscribe_with_history_replays_again() -> None:
     assert other.numbers() == [1, 2, 3, 4, 5, 6]
 
 
-def test_live_events_wait_behind_a_second_history() -> None:
-    world = World()
+def test_live_events_wait_behind_a_second_history(world: World) -> None:
     _, job = started(world, 1)
     other = world.client()
     subscribed(other, job, history=True)
@@ -352,8 +333,7 @@ def test_live_events_wait_behind_a_second_history() -> None:
     assert texts(other, job) == ["1", "1", "2", "3"]
 
 
-def test_a_second_subscribe_without_history_keeps_the_first_history() -> None:
-    world = World()
+def test_a_second_subscribe_without_history_keeps_the_first_history(world: World) -> None:
     _, job = started(world, 1)
     other = world.client()
     for history in (True, False):
@@ -378,8 +358,7 @@ def test_a_session_that_ends_before_its_history_observes_nothing() -> None:
     assert texts(other, job) == []
 
 
-def test_a_second_subscribe_while_behind_begins_where_it_asks() -> None:
-    world = World()
+def test_a_second_subscribe_while_behind_begins_where_it_asks(world: World) -> None:
     _, job = started(world, 3)
     other = world.client()
     other.send("job.subscribe", {"job_id": job, "history": True})
@@ -388,8 +367,7 @@ def test_a_second_subscribe_while_behind_begins_where_it_asks() -> None:
     assert texts(other, job) == ["3", "4"]
 
 
-def test_a_subscribe_in_the_submitting_session_changes_nothing() -> None:
-    world = World()
+def test_a_subscribe_in_the_submitting_session_changes_nothing(world: World) -> None:
     peer, job = started(world, 1)
     assert subscribed(peer, job)["subscribed_from"] == 1
     say(world, job, 2)
@@ -397,8 +375,7 @@ def test_a_subscribe_in_the_submitting_session_changes_nothing() -> None:
     assert texts(peer, job) == ["1", "2", "success"]
 
 
-def test_the_submitting_session_can_replay_its_history() -> None:
-    world = World()
+def test_the_submitting_session_can_replay_its_history(world: World) -> None:
     peer, job = started(world, 2, features=(*FEATURES, POSITIONS))
     peer.send("job.subscribe", {"job_id": job, "history": True})
     say(world, job, 3)
@@ -410,24 +387,21 @@ def test_the_submitting_session_can_replay_its_history() -> None:
     assert peer.numbers() == list(range(1, 7))
 
 
-def test_the_submitting_session_with_every_event_gets_no_replay() -> None:
-    world = World()
+def test_the_submitting_session_with_every_event_gets_no_replay(world: World) -> None:
     peer, job = started(world, 2)
     assert subscribed(peer, job, history=True, from_event_seq=2)["replayed"]
     say(world, job, 3)
     assert texts(peer, job) == ["1", "2", "3"]
 
 
-def test_the_submitting_session_can_replay_a_finished_job() -> None:
-    world = World()
+def test_the_submitting_session_can_replay_a_finished_job(world: World) -> None:
     peer, job = started(world, 1)
     world.finish(job)
     subscribed(peer, job, history=True)
     assert texts(peer, job) == ["1", "success", "1", "success"]
 
 
-def test_unsubscribe_ends_observing_and_has_no_answer() -> None:
-    world = World()
+def test_unsubscribe_ends_observing_and_has_no_answer(world: World) -> None:
     _, job = started(world, 1)
     other = world.client()
     subscribed(other, job)
@@ -439,8 +413,7 @@ def test_unsubscribe_ends_observing_and_has_no_answer() -> None:
     assert other.send("job.unsubscribe", {"job_id": job}) == []
 
 
-def test_unsubscribe_ends_a_history_too() -> None:
-    world = World()
+def test_unsubscribe_ends_a_history_too(world: World) -> None:
     _, job = started(world, 3)
     other = world.client()
     other.send("job.subscribe", {"job_id": job, "history": True})
@@ -450,8 +423,7 @@ def test_unsubscribe_ends_a_history_too() -> None:
     assert world.state.jobs[job].behind == world.state.jobs[job].observers == {}
 
 
-def test_unsubscribe_leaves_the_submitting_session_its_job() -> None:
-    world = World()
+def test_unsubscribe_leaves_the_submitting_session_its_job(world: World) -> None:
     peer, job = started(world)
     subscribed(peer, job)
     peer.send("job.unsubscribe", {"job_id": job})
@@ -487,8 +459,7 @@ def test_a_job_counts_once_while_its_history_comes() -> None:
 # Who may.
 
 
-def test_an_unknown_job_and_an_invisible_one_are_the_same() -> None:
-    world = World()
+def test_an_unknown_job_and_an_invisible_one_are_the_same(world: World) -> None:
     _, job = started(world)
     bob = world.client("tok-bob")
     for job_id in (job, "job_" + "x" * 26):
@@ -562,8 +533,7 @@ def test_a_right_that_stays_keeps_the_observation() -> None:
 # What an observer may cost.
 
 
-def test_an_observer_never_makes_a_job_wait() -> None:
-    world = World()
+def test_an_observer_never_makes_a_job_wait(world: World) -> None:
     _, job = started(world)
     other = world.client()
     subscribed(other, job)
@@ -705,8 +675,7 @@ def test_an_observer_of_a_forgotten_job_gets_its_terminal() -> None:
     world.advance(1)
 
 
-def test_acks_do_not_touch_a_history() -> None:
-    world = World()
+def test_acks_do_not_touch_a_history(world: World) -> None:
     peer, job = started(world, 3)
     peer.send("session.ack", {"last_processed_seq": 3})
     other = world.client()
