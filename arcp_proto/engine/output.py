@@ -160,7 +160,8 @@ Request = (
 class Closing(NamedTuple):
     """Close a transport after its last envelope; at once, without it, when `abort` is set.
 
-    `code` is a WebSocket close code; stdio just ends.
+    `code` is a WebSocket close code; stdio just ends. With a journal the last envelope may wait until every
+    record before this is persisted.
     """
 
     connection: Connection
