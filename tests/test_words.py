@@ -18,6 +18,7 @@ CHECKED: Final = (
     "arcp_proto/*.py",
     "arcp_proto/wire/*.py",
     "arcp_proto/leases/*.py",
+    "arcp_proto/client/*.py",
     "arcp_proto/server/**/*.py",
 )
 """The files whose words are checked; the other folders follow when they are rewritten."""

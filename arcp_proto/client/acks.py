@@ -1,4 +1,4 @@
-"""Which events the user was handed and has not processed, and up to which number all are processed (§6.5)."""
+"""The events that the user was handed and has not processed, and the number up to which all are (§6.5)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Acks:
         self._session = 1
         """The first receipt of the session."""
         self._order: deque[_Batch] = deque()
-        """What the session has numbered and is not processed, and what waits for an answer."""
+        """Batches with numbers of the session that are not processed, and those that wait for an answer."""
         self._by_job: dict[JobId, deque[_Batch]] = {}
         self._waiting: dict[tuple[int, JobId], _Batch] = {}
 

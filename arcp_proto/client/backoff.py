@@ -1,4 +1,4 @@
-"""When to connect again, and when not to any more (§6.3): decisions, without a session or a transport."""
+"""Decisions when to connect again, and when to stop (§6.3), without a session or a transport."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from arcp_proto.errors import RETRYABLE, ErrorCode
 from arcp_proto.ids import MILLISECOND, SECOND, Monotonic
 
 HEARTBEAT_SEC: Final = 30
-"""What stands for the heartbeat interval of a runtime that has told none; the draft's example."""
+"""The heartbeat interval assumed of a runtime that has told none; the draft's example."""
 REFUSAL_INTERVALS: Final = 3
 """Heartbeat intervals in which some runtimes refuse a resume: until they notice the old transport's end."""
 CLOSING_SEC: Final = 15
-"""And seconds more, in which they wait for its closing handshake; websockets waits 10."""
+"""Further seconds in which such runtimes wait for its closing handshake; websockets waits 10."""
 MOST_REFUSALS: Final = 3
-"""Hellos that may be refused in a row, for what trying again does not help, before it is given up."""
+"""Hellos in a row that may be refused for a lasting reason before the client gives up."""
 SUPERSEDED_FIRST: Final = SECOND
 SUPERSEDED_SPAN: Final = 4 * SECOND
-"""A session that somebody else has taken over is taken back after 1 to 5 seconds."""
+"""A session that another connection has taken over is taken back after 1 to 5 seconds."""
 SUPERSEDED_AGAIN: Final = 60 * SECOND
-"""Taken over again within this time, it is left to the other."""
+"""A session that is taken over again within this time is left to the other connection."""
 LOST_AGAIN: Final = 60 * SECOND
 """A session that is lost within this time of the last is not replaced at once."""
 OF_USE: Final = SECOND
-"""A connection that has lasted this long was of use, whatever came."""
+"""A connection that has lasted this long was of use, even without messages."""
 
 
 Draw: TypeAlias = Callable[[], float]
@@ -34,14 +34,14 @@ Draw: TypeAlias = Callable[[], float]
 
 
 class Fate(StrEnum):
-    """What becomes of a session whose connection has ended."""
+    """The next step for a session whose connection has ended."""
 
     AGAIN = "again"
-    """It is resumed, or a new one opened in its place: connect again."""
+    """Connect again, to resume the session or to open a new one in its place."""
     LOST = "lost"
-    """It cannot be resumed any more: open a new one."""
+    """Open a new session, since this one cannot be resumed."""
     OVER = "over"
-    """Nothing is tried any more."""
+    """Stop."""
 
 
 class Reconnecting:
@@ -55,16 +55,16 @@ class Reconnecting:
     def __init__(self, first: int, most: int) -> None:
         self.fate = Fate.AGAIN
         self.attempt = 0
-        """Of the last Dial."""
+        """The attempt of the last Dial."""
         self.earlier = False
         """Whether the next resume asks for the last event once more, which is then dropped as a copy.
 
         Some runtimes refuse the cursor of a client that has everything, so refused resumes alternate.
         """
         self.code = self.reason = ""
-        """Why the fate is what it is."""
+        """The reason for the fate: an error code, and words."""
         self.heard = True
-        """Something has come after the welcome."""
+        """Whether a message has come after the welcome."""
         self._first = first
         self._most = most
         self._not_before = Monotonic(0)
@@ -76,17 +76,17 @@ class Reconnecting:
         self._lost_at = Monotonic(-LOST_AGAIN)
 
     def welcomed(self, now: Monotonic) -> None:
-        """A hello was answered with a welcome."""
+        """Note that a hello was answered with a welcome."""
         self.fate, self.earlier, self.heard = Fate.AGAIN, False, False
         self._welcomed_at, self._refused_at, self._refusals = now, None, 0
 
     def detached(self, now: Monotonic) -> None:
-        """The connection of a session has ended."""
+        """Note that the connection of a session has ended."""
         if self.heard or now - self._welcomed_at >= OF_USE:
             self.attempt = 0
 
     def lost(self, now: Monotonic, draw: Draw) -> None:
-        """Another session is opened in its place: at once, unless one is lost after the other."""
+        """Note that another session takes its place: at once, unless one after the other is lost."""
         self.fate, self.attempt, self.earlier = Fate.AGAIN, 0, False
         self._refused_at, self._refusals = None, 0
         self._losses = self._losses + 1 if now - self._lost_at < LOST_AGAIN else 0
@@ -96,7 +96,7 @@ class Reconnecting:
             self._not_before = Monotonic(max(self._not_before, now + wait))
 
     def dial(self, now: Monotonic, draw: Draw) -> Dial:
-        """The next attempt."""
+        """Return the request for the next attempt."""
         self.attempt += 1
         wait = 0
         if self.attempt > 1:
@@ -106,7 +106,7 @@ class Reconnecting:
         return Dial(at, self.attempt)
 
     def superseded(self, now: Monotonic, draw: Draw) -> None:
-        """Another connection has taken the session over (§6.3)."""
+        """Note that another connection has taken the session over (§6.3)."""
         if self._superseded_at is not None and now - self._superseded_at < SUPERSEDED_AGAIN:
             self._end(Fate.OVER, ErrorCode.UNAUTHENTICATED, "the session was taken over twice in a minute")
         self._superseded_at = now
@@ -124,7 +124,7 @@ class Reconnecting:
         heartbeat_sec: int | None,
         now: Monotonic,
     ) -> None:
-        """A hello was refused, which asked to resume after `cursor`, or for a new session."""
+        """Note the refusal of a hello that asked to resume after `cursor`, or for a new session."""
         if resuming and code in (ErrorCode.RESUME_WINDOW_EXPIRED, ErrorCode.PERMISSION_DENIED):
             self._resume_refused(code, message, details, cursor, heartbeat_sec or HEARTBEAT_SEC, now)
         elif resuming and code == ErrorCode.INVALID_REQUEST:
@@ -139,15 +139,15 @@ class Reconnecting:
                 self._end(Fate.OVER, code, message)
 
     def give_up(self, code: str, reason: str) -> None:
-        """Nothing more is tried."""
+        """Stop after an error."""
         self._end(Fate.OVER, code, reason)
 
     def lose(self, code: str, reason: str) -> None:
-        """Resuming the session does not help."""
+        """Open a new session after an error that resuming this one does not help."""
         self._end(Fate.LOST, code, reason)
 
     def _most_after(self, failures: int) -> int:
-        """Nanoseconds to wait at most after so many of them in a row, 1 or more."""
+        """Return the longest wait, in nanoseconds, after a number of failures in a row, 1 or more."""
         return min(self._most, self._first << min(failures - 1, 40))
 
     def _resume_refused(

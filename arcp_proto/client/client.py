@@ -50,9 +50,9 @@ class Client(Endpoint[ClientState]):
         unix: int,
         resumption: Resumption | None = None,
     ) -> None:
-        """`seed` is 32 random bytes, `now` monotonic and `unix` wall-clock nanoseconds.
+        """Create a client; `seed` is 32 random bytes, `now` monotonic and `unix` wall-clock nanoseconds.
 
-        The first `connect` goes on with the session of a `resumption`, and what is asked for before it waits.
+        The first `connect` goes on with the session of a `resumption`; requests made before it wait.
         Raises LocalProtocolError for a wrong seed, an unknown feature, a name or version that is too long.
         """
         check_config(config)
@@ -75,12 +75,12 @@ class Client(Endpoint[ClientState]):
 
     @property
     def agents(self) -> list[messages.AgentEntry]:
-        """The runtime's inventory, as the welcome told it (§7.5)."""
+        """The runtime's agents, as the last welcome listed them (§7.5)."""
         return [] if self._state.session is None else self._state.session.agents
 
     @property
     def cursor(self) -> int:
-        """The highest number of the session up to which everything is processed (§6.5)."""
+        """The highest number of the session up to which all events are processed (§6.5)."""
         return 0 if self._state.session is None else self._state.session.cursor
 
     def resumption(self) -> Resumption | None:
@@ -91,7 +91,7 @@ class Client(Endpoint[ClientState]):
         """
         return None if self._state.session is None else self._state.session.resumption()
 
-    # What the user calls.
+    # Commands of the user.
 
     def connect(
         self,
@@ -102,7 +102,7 @@ class Client(Endpoint[ClientState]):
         peer: str = "",
         now: int,
     ) -> Connection:
-        """A transport to a runtime is open: say hello with a bearer token, or anonymously without one.
+        """Say hello on an open transport to a runtime, with a bearer token, or anonymously without one.
 
         `Welcomed` follows, or `ConnectionEnded`; a session that was detached is resumed. Raises
         LocalProtocolError while one is in use.
@@ -167,7 +167,7 @@ class Client(Endpoint[ClientState]):
 
         `expires_at` bounds the lease. Raises LocalProtocolError without a session, for what JSON cannot say
         or a frame cannot hold, when too much is unanswered or unfinished, and for a budget, an expiry, models
-        or a version of the agent whose feature the runtime did not negotiate (§6.2): nobody would enforce it.
+        or a version of the agent whose feature the runtime did not negotiate (§6.2) and would not enforce.
         While the session is detached the submit waits; if the runtime that is found then did not negotiate
         such a feature, it is refused as NOT_NEGOTIATED and not sent. One without a key whose answer was lost
         with its connection is refused as CONNECTION_LOST, unless the runtime repeats its answers.
@@ -286,11 +286,11 @@ class Client(Endpoint[ClientState]):
         state.done()
 
     def stream_result(self, job_id: JobId, *, now: int) -> tuple[ChunkReader, str | bytes]:
-        """Leave the chunks of a job's result (§8.4) to the user, who reads them from its events.
+        """Leave the chunks of a job's result (§8.4) to the user, which reads them from its events.
 
         From now on the client joins and holds none of them, so that a result of any size takes no memory
         here, and `JobEnded.result` is None unless the result came inline. Returns the reader of the chunks
-        that follow and what came before them; the events of those have a `chunk_seq` below `reader.due`.
+        that follow and the data of earlier ones, whose events have a `chunk_seq` below `reader.due`.
         """
         state = self._state
         state.enter(now, "stream_result", job_id)
@@ -331,7 +331,7 @@ class Client(Endpoint[ClientState]):
     def detach(self, *, now: int) -> None:
         """Drop the connection, and make no other: the session is detached, its jobs go on (§6.3).
 
-        `resumption` stays what another process needs; what was asked for is not answered any more.
+        `resumption` still returns the data for another process; open requests are not answered.
         """
         state = self._state
         state.enter(now, "detach")
@@ -346,7 +346,10 @@ class Client(Endpoint[ClientState]):
     # Below: steps of the above.
 
     def _asking(self, following: int = 0) -> ClientSession:
-        """The session in which something can be asked for, that makes it follow so many more jobs."""
+        """Return the session for a request that makes it follow a number of further jobs.
+
+        Raises LocalProtocolError without a session, and when too much is unanswered or followed.
+        """
         state = self._state
         session = state.session
         if session is None or state.left:
@@ -362,12 +365,12 @@ class Client(Endpoint[ClientState]):
     def _about(
         self, kind: RequestKind, job_id: JobId | None, message: msgspec.Struct, size: int
     ) -> Outstanding:
-        """A request that is no submit, with an id of its own."""
+        """Return a request of another kind than submit, with an id of its own."""
         state = self._state
         return Outstanding(state.fresh_request_id(), kind, job_id, message, size=size)
 
     def _ask(self, request: Outstanding) -> RequestId:
-        """The end of a command: what is asked for has been checked."""
+        """Send a checked request, and end the command."""
         self._state.ask(request)
         self._state.done()
         return request.id

@@ -1,4 +1,4 @@
-"""What a client asks for, as messages: checked, so that nothing has changed when one of these raises."""
+"""The requests of a client as messages; each function raises before anything has changed."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ NEEDS: Final[Mapping[type[msgspec.Struct], str]] = {
     messages.Subscribe: "subscribe",
     messages.ListJobs: "list_jobs",
 }
-"""The feature that a request needs as such (§6.2); what a submit needs depends on what it asks for."""
+"""The feature that a request needs as such (§6.2); those of a submit depend on its terms."""
 
 
 def hello(
     peer: messages.Peer, features: Sequence[str], token: Secret | None, resume: messages.Resume | None
 ) -> messages.Hello:
-    """`session.hello` (§6.2), with what it resumes in both forms that peers read (§6.3)."""
+    """Return a `session.hello` (§6.2), with the session to resume in both forms that peers read (§6.3)."""
     auth = messages.Auth("anonymous")
     if token is not None:
         auth = messages.Auth("bearer", token.reveal())
@@ -59,8 +59,8 @@ def submit(
     idempotency_key: str | None,
     max_runtime_sec: int | None,
 ) -> messages.Submit:
-    """`job.submit` (§7.1)."""
-    # The list is what the payload will be.
+    """Return a `job.submit` (§7.1)."""
+    # The list stands for the payload.
     codec.check_value([agent, input, lease_request, expires_at, idempotency_key, max_runtime_sec], around=1)
     return messages.Submit(
         agent=agent,
@@ -73,7 +73,7 @@ def submit(
 
 
 def cancel(job_id: JobId, reason: str) -> messages.Cancel:
-    """`job.cancel` (§7.4)."""
+    """Return a `job.cancel` (§7.4)."""
     return messages.Cancel(job_id, cut(reason))
 
 
@@ -101,7 +101,7 @@ def list_jobs(
     limit: int | None,
     cursor: str | None,
 ) -> messages.ListJobs:
-    """`session.list_jobs` (§6.6)."""
+    """Return a `session.list_jobs` (§6.6)."""
     if isinstance(status, str):
         raise LocalProtocolError("status is a list of words")
     if limit is not None and limit < 1:
@@ -112,7 +112,10 @@ def list_jobs(
 
 
 def trace(traceparent: str | None, tracestate: str | None) -> tuple[str | None, bytes | None]:
-    """The `trace_id` and `extensions` of an envelope (§11); raises LocalProtocolError for no traceparent."""
+    """Return the `trace_id` and `extensions` of an envelope (§11).
+
+    Raises LocalProtocolError for a text that is not a traceparent.
+    """
     if traceparent is None:
         return None, None
     carrier = {"traceparent": traceparent}
@@ -127,7 +130,7 @@ def trace(traceparent: str | None, tracestate: str | None) -> tuple[str | None, 
 def check_negotiated(session: ClientSession, message: msgspec.Struct) -> None:
     """Raise LocalProtocolError for a request that the runtime of a session did not negotiate (§6.2).
 
-    Before the first welcome nothing is known; such a request waits, and is looked at before it is sent.
+    Before the first welcome no feature is known; such a request waits, and is checked before it is sent.
     """
     if session.features is not None and (reason := not_negotiated(message, session.features)):
         raise LocalProtocolError(reason)
@@ -151,7 +154,7 @@ def not_negotiated(message: msgspec.Struct, negotiated: frozenset[str]) -> str |
 
 
 def _bounds(submit: messages.Submit) -> Iterator[tuple[str, str]]:
-    """The features that a submit uses, each with what would not be held to without it."""
+    """Yield the features that a submit uses, each with the bound that is not enforced without it."""
     agent, at, version = submit.agent.partition("@")
     if at:
         yield "agent_versions", f"another version of {agent} than {version} may run"
@@ -172,7 +175,7 @@ def check_size(
     job_id: JobId | None = None,
     extensions: bytes | None = None,
 ) -> int:
-    """The size of an envelope; raises LocalProtocolError if it fits no frame, or finds no room."""
+    """Return the size of an envelope; raises LocalProtocolError if it fits no frame, or finds no room."""
     limit = client.frame_limit(session.framing)
     ids = len(codec.encode_checked([session.id, job_id]))
     payload = codec.encode_checked(message)
@@ -191,7 +194,7 @@ def check_size(
 
 
 def _lease(lease_request: Mapping[str, Sequence[str]] | None) -> messages.Lease | None:
-    """A lease as it is sent; raises LocalProtocolError for one that maps names to anything but lists."""
+    """Return a lease as it is sent; raises LocalProtocolError unless it maps names to lists."""
     if lease_request is None:
         return None
     if not isinstance(lease_request, Mapping) or any(

@@ -1,4 +1,4 @@
-"""What a host decides about its client."""
+"""The configuration of a client."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ CLIENT_FEATURES: Final = FEATURES
 
 
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host decides."""
+    """The decisions of a host about its client."""
 
     name: str = "arcp-io"
     version: str = "0.2.0"
     features: tuple[str, ...] = CLIENT_FEATURES
     close_wait_sec: int = 1
-    """How long a close waits for its answer (§6.7)."""
+    """Seconds for which a close waits for its answer (§6.7)."""
     resume: bool = True
-    """Whether a session whose connection was cut is resumed; else it ends with it (§6.3)."""
+    """Whether a session whose connection was cut is resumed; otherwise it ends (§6.3)."""
     give_up_sec: int = 600
-    """How long, since it was attached last."""
+    """Seconds for which a session is resumed since it was attached last, or a first one is opened."""
     reconnect_first_ms: int = 100
-    """What the second attempt to connect waits at most; each later one at most twice as long."""
+    """The longest wait before the second attempt to connect; before each later one it is twice as long."""
     reconnect_most_sec: int = 30
-    """What any attempt waits at most."""
+    """The longest wait before any attempt."""
     limits: Limits = Limits()
 
 

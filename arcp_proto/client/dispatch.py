@@ -1,6 +1,6 @@
-"""What a runtime may say, when, and what the client makes of it: the protocol as a table.
+"""The messages that a runtime may send in each phase, and their handlers: the protocol as a table.
 
-What is said of jobs is in `job_messages`.
+The handlers of messages about jobs are in `job_messages`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SUPERSEDED: Final = "superseded"
 
 
 FATAL: Final = "fatal"
-"""True in the details of an error by which a runtime ends a connection, whatever was asked for there."""
+"""A detail of an error that is true if the runtime ends the connection, and answers no request by it."""
 _OPEN: Final = Phase.OPEN
 
 
 def handle(client: ClientState, connection: ConnectionState, data: bytes) -> None:
-    """Read one message and carry out what can be by now: it, those that waited for it, or none."""
+    """Read one message, and carry out those whose turn it is: it, those that waited for it, or none."""
     envelope = codec.decode_envelope(data)
     session = client.session
     if session is None or connection.phase is not _OPEN:
@@ -57,7 +57,7 @@ def handle(client: ClientState, connection: ConnectionState, data: bytes) -> Non
 
 
 def carry_out(client: ClientState, connection: ConnectionState, envelopes: Iterable[codec.Envelope]) -> None:
-    """Numbered envelopes whose turn it is, until one ends the connection."""
+    """Carry out numbered envelopes whose turn it is, until one ends the connection."""
     for envelope in envelopes:
         if connection.phase is _OPEN:
             _carry_out(client, connection, envelope)
@@ -70,7 +70,7 @@ def carry_out(client: ClientState, connection: ConnectionState, envelopes: Itera
 def watch_gap(
     client: ClientState, connection: ConnectionState, session: ClientSession, *, moved: bool
 ) -> None:
-    """Events are held back for missing ones, or no longer; `moved` says that the stream went on."""
+    """Arm or disarm the timer for missing events; `moved` says that the stream went on."""
     numbers, limits = session.numbers, client.limits
     if numbers.held_count == 0:
         client.timers.disarm(TimerKind.GAP, connection.number)
@@ -81,9 +81,9 @@ def watch_gap(
 
 
 def give_up_gap(client: ClientState, connection: ConnectionState, session: ClientSession) -> None:
-    """The session is broken: it is resumed behind its last number, once for each gap.
+    """Resume a session with a gap behind its last number, once for each gap.
 
-    What does not come then is given up, and said; a runtime that leaves out numbers is taken as it is.
+    Events that do not come then are given up and reported, since some runtimes leave out numbers.
     """
     first, last = session.numbers.missing() or (0, 0)
     message = f"events {first}..{last} are missing"
@@ -107,7 +107,7 @@ def give_up_gap(client: ClientState, connection: ConnectionState, session: Clien
 def on_welcome(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, welcome: messages.Welcome
 ) -> None:
-    """`session.welcome` (§6.2)."""
+    """Handle `session.welcome` (§6.2)."""
     resuming.welcomed(client, connection, welcome)
 
 
@@ -117,7 +117,7 @@ def on_early_error(
     envelope: codec.Envelope,
     error: messages.SessionError | messages.JobError,
 ) -> None:
-    """`session.error`, or from some peers `job.error`, before the welcome: there will be none (§6.1)."""
+    """Handle a refusal of the hello: `session.error`, or from some peers `job.error` (§6.1)."""
     jobs.fail(client, error)
     if client.session is not None:
         resuming.refused(client, client.session, error)
@@ -134,7 +134,10 @@ def on_early_error(
 def on_early_event(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, message: msgspec.Struct
 ) -> None:
-    """Of a job before the welcome: some peers send what comes again behind it, when a session is resumed."""
+    """Handle a message of a job before the welcome.
+
+    Some peers send events there when a session is resumed, and again behind the welcome.
+    """
     if isinstance(message, messages.JobError) and envelope.event_seq is None:
         on_early_error(client, connection, envelope, message)
     elif client.session is None or envelope.event_seq is None:
@@ -147,20 +150,20 @@ def on_early_event(
 def on_ping(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, ping: messages.Ping
 ) -> None:
-    """`session.ping` is answered at once, negotiated or not (§6.4)."""
+    """Answer `session.ping` at once, negotiated or not (§6.4)."""
     connection.send(messages.Pong(ping.nonce, client.time_text()), urgent=True)
 
 
 def on_pong(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, pong: messages.Pong
 ) -> None:
-    """`session.pong`: that something was heard is all it says (§6.4)."""
+    """Handle `session.pong`, which only shows that the peer lives (§6.4)."""
 
 
 def on_closed(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, closed: messages.Closed
 ) -> None:
-    """`session.closed` and `session.bye` (§6.7): an answer to our close, or the runtime's own."""
+    """Handle `session.closed` and `session.bye` (§6.7): an answer to our close, or the runtime's own."""
     asked = client.session is not None and client.session.closing
     client.happened(SessionClosed(closed.reason))
     client.close_connection(
@@ -171,7 +174,7 @@ def on_closed(
 def on_session_error(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, error: messages.SessionError
 ) -> None:
-    """`session.error`: the refusal of a request, or of our close by some peers, or the connection's."""
+    """Handle `session.error`: of a request, of the connection, or from some peers of our close."""
     session = jobs.session_of(client)
     requests = session.requests
     request = requests.take(error.request_id or envelope.id)
@@ -180,7 +183,7 @@ def on_session_error(
         client.close_connection(connection, CloseCode.NORMAL_CLOSURE, "session closed", flush=False)
         return
     if request is None and error.request_id:
-        return  # Something that has no answer was refused, or what is no longer waited for.
+        return  # A message without an answer was refused, or a request that does not wait any longer.
     if request is None and error.code not in jobs.OF_THE_CONNECTION:
         closes = (error.details or {}).get(FATAL) is True
         if closes or (session.names and error.code == ErrorCode.INTERNAL_ERROR):
@@ -203,7 +206,7 @@ def on_session_error(
 def on_accepted(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, accepted: messages.Accepted
 ) -> None:
-    """`job.accepted` (§7.1), and what came of the job before it."""
+    """Handle `job.accepted` (§7.1), and the events of the job that came before it."""
     jobs.on_accepted(client, connection, envelope, accepted)
     if accepted.parent_job_id:
         _let_children_go_on(client, connection)
@@ -214,7 +217,7 @@ def on_accepted(
 def on_subscribed(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, answer: messages.Subscribed
 ) -> None:
-    """`job.subscribed` (§7.6), and what some peers replay before it."""
+    """Handle `job.subscribed` (§7.6), and the events that some peers replay before it."""
     jobs.on_subscribed(client, connection, envelope, answer)
     _go_on(client, connection, JobId(answer.job_id))
 
@@ -222,7 +225,7 @@ def on_subscribed(
 def on_jobs(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, page: messages.Jobs
 ) -> None:
-    """`session.jobs` (§6.6): by `request_id`, or without one for the oldest list."""
+    """Handle `session.jobs` (§6.6): by `request_id`, or without one for the oldest list."""
     requests = jobs.session_of(client).requests
     if page.request_id:
         request = requests.take(page.request_id, RequestKind.LIST)
@@ -261,21 +264,21 @@ HANDLERS: Final[Mapping[Phase, Mapping[str, Handler]]] = {
     Phase.CLOSING: {},
     Phase.CLOSED: {},
 }
-"""Which message is legal in which phase; any other is ignored."""
+"""The messages that are legal in each phase; any other is ignored."""
 
 
 def _go_on(client: ClientState, connection: ConnectionState, job_id: JobId) -> None:
-    """What waited for an answer about a job."""
+    """Carry out the events that waited for an answer about a job."""
     session = jobs.session_of(client)
     if job_id in session.early and job_id in session.jobs:
         carry_out(client, connection, session.early.take(job_id))
 
 
 def _let_go(client: ClientState, connection: ConnectionState, session: ClientSession) -> None:
-    """Every submit is answered, and what still waits is of none of them.
+    """Carry out or drop the events that still wait when every submit is answered.
 
-    It is of a job of the process that has begun the session, or of a child of a job that a key has brought.
-    Runtimes without positions send more, which nobody has asked for.
+    They are of a job of the process that has begun the session, or of a child of a job that a key has
+    brought. Runtimes without positions send others, which were not asked for.
     """
     for job_id in list(session.early):
         if session.requests.wants_history(job_id):
@@ -287,7 +290,10 @@ def _let_go(client: ClientState, connection: ConnectionState, session: ClientSes
 
 
 def _let_children_go_on(client: ClientState, connection: ConnectionState) -> None:
-    """What children did has waited with what announces them, for an answer about the job that delegated."""
+    """Carry out the events of children that have been announced.
+
+    They waited, as the announcement did, for an answer about the job that delegated.
+    """
     session = client.session
     if session is None or not session.early.count:
         return
@@ -304,7 +310,7 @@ def _in_order(
     envelope: codec.Envelope,
     size: int,
 ) -> Sequence[codec.Envelope]:
-    """The numbered envelopes whose turn it is."""
+    """Return the numbered envelopes whose turn it is."""
     numbers = session.numbers
     waited, last = numbers.held_count > 0, numbers.last
     ready = numbers.offer(envelope.event_seq or 0, envelope, size)
@@ -314,7 +320,7 @@ def _in_order(
 
 
 def _carry_out(client: ClientState, connection: ConnectionState, envelope: codec.Envelope) -> None:
-    """One message in its turn. A bad one is ignored and keeps back none behind it; too many close (§1)."""
+    """Carry out one message in its turn; a bad one is ignored, and too many of them close (§1)."""
     try:
         if not envelope.supported:
             raise Refusal(
@@ -328,6 +334,6 @@ def _carry_out(client: ClientState, connection: ConnectionState, envelope: codec
         handler(client, connection, envelope, read_message(envelope))
     except Refusal as refusal:
         if envelope.type == "session.welcome" and connection.phase is Phase.AWAITING_WELCOME:
-            refusal.fatal = True  # There will be no other.
+            refusal.fatal = True  # No other welcome will come.
         connection.count_bad(refusal)
         client.refuse(connection, refusal)

@@ -1,7 +1,7 @@
-"""Runs of events: what nearly every message of a busy session is, the next event of a job that is followed.
+"""Runs of events: nearly every message of a busy session is the next event of a job that is followed.
 
-`dispatch` says what a message means, and when. Here the events that mean nothing but themselves are
-carried out together, as many as have come one after the other; for each of them the same comes out.
+`dispatch` carries out one message at a time. Here plain events that have come one after the other are
+carried out together, with the same output for each of them.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ _DECODERS: Final[Decoders[_WholeEvent[Any]]] = Decoders(
     _WholeEvent[_Nested4], without_floats=_WholeEvent[_Text]
 )
 _MARK: Final = b'"job.event"'
-"""Nearly no other message has it, and is not looked at here."""
+"""A text in each event, and in nearly no other message."""
 _TOLD: Final = frozenset({"status", "delegate"})
-"""Kinds that may tell the client something."""
+"""Kinds with which a runtime may tell the client something."""
 
 
 def receive_all(
@@ -94,7 +94,7 @@ def receive_all(
 
 
 def _flows(connection: ConnectionState, session: ClientSession) -> bool:
-    """Whether nothing is held back, and nothing is in the way of what comes next."""
+    """Return whether no event is held back, and the next one can be carried out."""
     held_back = session.numbers.held_count or session.early.count
     return connection.phase is Phase.OPEN and not held_back and not connection.congested()
 
@@ -124,7 +124,7 @@ def _receive_run(
         try:
             event = decode(message)
         except (ValueError, RecursionError):
-            break  # Whatever it is, it is read again.
+            break  # It is read again in full.
         seq += 1
         payload = event.payload
         kind, body, position = payload.kind, payload.body, payload.job_seq

@@ -54,7 +54,7 @@ def forget_stopped(client: ClientState, session: ClientSession) -> None:
 
 
 def ack_soon(client: ClientState, connection: ConnectionState, session: ClientSession) -> None:
-    """Something may have been processed: ack it now or when its time has come (§6.5)."""
+    """Ack the processed events now, or when the time for it has come (§6.5)."""
     acks = session.acks
     if session.closing or not session.acking:
         return
@@ -67,7 +67,7 @@ def ack_soon(client: ClientState, connection: ConnectionState, session: ClientSe
 
 
 def ack(client: ClientState, connection: ConnectionState, session: ClientSession) -> None:
-    """Say what is processed, or wait for a transport that takes nothing."""
+    """Send an ack, or wait while the transport is blocked."""
     ensure(session.acking, "an ack that was not negotiated")
     client.timers.disarm(TimerKind.ACK, connection.number)
     seq = session.cursor

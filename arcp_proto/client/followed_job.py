@@ -52,7 +52,7 @@ class FollowedJob:
         self.restored = False
         """Whether an earlier process has followed it, and taken chunks of its result perhaps."""
         self.mending: JobEnded | None = None
-        """Its end, while the chunks of its result that are missing are asked for again (§8.4)."""
+        """The end of the job, while missing chunks of its result are asked for again (§8.4)."""
         self.own = False
         """Whether this client has submitted it, so that an unsubscribe does not end it."""
         self.keyed = False
@@ -70,7 +70,7 @@ class FollowedJob:
         self.cursor = self.stored = cursor
         """The positions up to which its events were handed out, and are processed."""
         self.home = self.stored_home = self._before = home
-        """The same as numbers of the submitting session, for a runtime that tells no positions."""
+        """Numbers of the submitting session in place of positions, for a runtime that tells none."""
         self.recent: dict[str, None] = {}
         """The last envelope ids of events without positions."""
 

@@ -1,4 +1,4 @@
-"""What a runtime may say of jobs: answers, events and ends (§7, §8)."""
+"""The handlers of messages about jobs: answers, events and ends (§7, §8)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MADE_BEFORE: Final = 5 * SECOND
 """A job that was accepted longer ago, by two clocks that differ by less, was made by an earlier submit."""
 
 EVENT_BYTES: Final = 200
-"""What an event takes beside its payload."""
+"""Bytes that an event takes beside its payload."""
 
 
 # Answers.
@@ -51,7 +51,7 @@ EVENT_BYTES: Final = 200
 def on_accepted(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, accepted: messages.Accepted
 ) -> None:
-    """`job.accepted` (§7.1), the answer to a submit; with a `parent_job_id` it announces a child (§10)."""
+    """Handle `job.accepted`, the answer to a submit (§7.1), or with a `parent_job_id` a child (§10)."""
     session, job_id = session_of(client), JobId(accepted.job_id)
     if accepted.parent_job_id:
         session.announced(job_id)
@@ -93,7 +93,7 @@ def on_accepted(
 def on_subscribed(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, answer: messages.Subscribed
 ) -> None:
-    """`job.subscribed` (§7.6): by `request_id`, or without one for the oldest subscribe of the job."""
+    """Handle `job.subscribed` (§7.6): by `request_id`, or without one for the oldest subscribe of the job."""
     session, job_id = session_of(client), JobId(answer.job_id)
     if answer.request_id:
         request = session.requests.take(answer.request_id, RequestKind.SUBSCRIBE)
@@ -137,7 +137,7 @@ def on_subscribed(
 def on_cancelled(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, cancelled: messages.Cancelled
 ) -> None:
-    """`job.cancelled` (§7.4): by `request_id`, or without one for the oldest cancel of the job."""
+    """Handle `job.cancelled` (§7.4): by `request_id`, or without one for the oldest cancel of the job."""
     session, job_id = session_of(client), JobId(cancelled.job_id)
     requests = session.requests
     if cancelled.request_id:
@@ -158,7 +158,7 @@ def on_cancelled(
 def on_event(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, event: messages.JobEvent
 ) -> None:
-    """`job.event` (§8.1); chunks of a result are kept for its end as well (§8.4)."""
+    """Handle `job.event` (§8.1); chunks of a result are kept for its end as well (§8.4)."""
     session, job_id, position = session_of(client), _job_id(envelope), event.job_seq
     if (mended := _mended(session, job_id)) is not None:
         if _ends_subscription(event):
@@ -186,7 +186,7 @@ def on_event(
 def on_result(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, result: messages.Result
 ) -> None:
-    """`job.result` (§8.4): success, or from some peers the end of a job that was cancelled or timed out."""
+    """Handle `job.result` (§8.4); from some peers it also ends jobs that were cancelled or timed out."""
     session, job_id = session_of(client), _job_id(envelope)
     if (mended := _mended(session, job_id)) is not None:
         resubscribe.mended(client, session, mended, result)
@@ -219,13 +219,13 @@ def on_result(
 def on_job_error(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, error: messages.JobError
 ) -> None:
-    """`job.error`: the end of a job (§7.3), or from some peers the refusal of a request."""
+    """Handle `job.error`: the end of a job (§7.3), or from some peers the refusal of a request."""
     session, job_id = session_of(client), name(envelope.job_id)
     request = _refused_by(session, envelope, error, job_id)
     if request is not None:
         refused(client, request, error)
     elif error.request_id and not session.knows(job_id):
-        return  # The refusal of what is no longer waited for.
+        return  # The refusal of a request that does not wait any longer.
     elif job_id is None or (error.code in OF_THE_CONNECTION and not session.knows(job_id)):
         fail(client, error)
     elif (mended := _mended(session, job_id)) is not None:
@@ -241,7 +241,7 @@ def on_job_error(
 def refused(
     client: ClientState, request: Outstanding, error: messages.SessionError | messages.JobError
 ) -> None:
-    """A request was refused, of the user or of our own."""
+    """Handle the refusal of a request, of the user or of the client's own."""
     message = error.message or error.code
     session = session_of(client)
     if request.history and request.job_id is not None and not session.requests.wants_history(request.job_id):
@@ -258,24 +258,24 @@ def refused(
 
 
 def fail(client: ClientState, error: messages.SessionError | messages.JobError) -> None:
-    """An error is the connection's, and the reason of its end if that follows soon."""
+    """Report an error of the connection, which is the reason of its end if that follows soon."""
     message = error.message or error.code
     client.failure = Failure(error.code, message, client.now)
     client.happened(SessionFailed(error.code, message, error.retryable, error.details or {}))
 
 
 def name(job_id: Any) -> JobId | None:
-    """What can name a job."""
+    """Return the id of a job, or None for a value that cannot be one."""
     return JobId(job_id) if isinstance(job_id, str) and 0 < len(job_id) <= MAX_ID_LENGTH else None
 
 
 def trace_ids_of(envelope: codec.Envelope) -> Sequence[str]:
-    """The trace id of an envelope that has one (§11)."""
+    """Return the trace id of an envelope, if any (§11)."""
     return _trace_ids(envelope.trace_id)
 
 
 def session_of(client: ClientState) -> ClientSession:
-    """The session of an open connection."""
+    """Return the session of an open connection."""
     return found(client.session, "only an open connection gets here")
 
 
@@ -291,7 +291,7 @@ def _mended(session: ClientSession, job_id: JobId) -> FollowedJob | None:
 def _is_made_by(
     client: ClientState, request: Outstanding, accepted: messages.Accepted, trace_ids: Sequence[str]
 ) -> bool:
-    """Whether a job was made by this submit with a key, and by no earlier one (§7.2).
+    """Return whether this submit with a key, and not an earlier one, has made a job (§7.2).
 
     Its events then come by themselves. Such an acceptance repeats a trace id that only this submit has, and
     was not given before; some runtimes repeat it also for an earlier job, which was accepted earlier.
@@ -305,7 +305,7 @@ def _is_made_by(
 def _observe(
     session: ClientSession, job_id: JobId, request: Outstanding, answer: messages.Subscribed
 ) -> bool:
-    """Follow a job as the user has asked: from where its history was asked for, or from now on.
+    """Follow a job as the user has asked: after the position that the user named, or from now on.
 
     Return False if nothing of it is to come, since it is over.
     """
@@ -391,7 +391,7 @@ def _end_subscription(
     envelope: codec.Envelope,
     event: messages.JobEvent,
 ) -> None:
-    """The runtime observes a job for us no longer: it is asked again if sessions are resumed."""
+    """Report that a runtime has ended a subscription, and ask for it again if sessions are resumed."""
     message = event.body.get("message")
     client.happened(
         SubscriptionEnded(job.id, envelope.event_seq or 0, message if isinstance(message, str) else "")
@@ -405,11 +405,11 @@ def _end_subscription(
 def _refused_by(
     session: ClientSession, envelope: codec.Envelope, error: messages.JobError, job_id: JobId | None
 ) -> Outstanding | None:
-    """The request that a `job.error` answers; None when it is the end of its job, or nobody's.
+    """Return the request that a `job.error` answers; None when it is the end of its job, or answers none.
 
-    A request that it names is what it answers. Otherwise a job that the client knows, its own or a child,
-    ends, unless the code is one by which peers refuse requests in its name; they do not say when it was
-    completed, as ends do. The error of a job that nobody has told of refuses what is outstanding.
+    It answers the request that it names. Otherwise it ends a job that the client knows, its own or a child,
+    unless peers refuse requests in the name of a job by this code; unlike ends, such errors do not say when
+    the job was completed. The error of an unknown job refuses an outstanding request.
     """
     requests = session.requests
     request = requests.take(error.request_id or envelope.id)
@@ -422,7 +422,7 @@ def _refused_by(
     if job_id in session.early or (error.completed_at and job_id and requests.wants_history(job_id)):
         return None  # The end of a history that came before its answer.
     if error.completed_at and envelope.event_seq is not None and (requests.unsure or session.restored):
-        return None  # The end of a job whose acceptance was lost, or of a child that nobody knows any more.
+        return None  # The end of a job whose acceptance was lost, or of a child that was forgotten.
     if requests.repeated(envelope.id, job_id):
         return None
     return requests.take_refused(error.code, job_id, trace_ids_of(envelope))
@@ -443,14 +443,14 @@ def _end_of(envelope: codec.Envelope, error: messages.JobError, job_id: JobId) -
 
 
 def _set_fault(end: JobEnded, final_status: str, message: str | None) -> None:
-    """Make a `job.result` the end of a job that has none."""
+    """Give the end of a job the error that its final status stands for."""
     code, meaning = FAILURES.get(final_status, FAILURES["error"])
     end.final_status = final_status if final_status in FAILURES else "error"
     end.code, end.message, end.retryable = code.value, message or meaning, RETRYABLE[code]
 
 
 def _end(client: ClientState, session: ClientSession, envelope: codec.Envelope, end: JobEnded) -> None:
-    """A job is over: report its end, unless chunks of its result are missing that can be asked for again."""
+    """Report the end of a job, unless chunks of its result are missing that can be asked for again."""
     job = session.jobs.get(end.job_id)
     end.receipt = _hand_out(session, envelope, end.job_id, job, end.job_seq)
     if job is not None and end.code and end.result_id is not None and resubscribe.mends(session, job):
@@ -496,7 +496,7 @@ def _hand_out(
 
 
 def _trace_ids(*texts: str | None) -> Sequence[str]:
-    """The trace ids that a frame carries, each once; those that cannot be read are as if absent."""
+    """Return the readable trace ids among some texts, each once."""
     if not any(texts):
         return ()
     contexts = [read_trace(text, None) for text in texts]
@@ -512,7 +512,10 @@ def _expiry(answer: messages.Accepted | messages.Subscribed) -> str | None:
 
 
 def _job_id(envelope: codec.Envelope) -> JobId:
-    """The job of a message, which some peers name in the payload alone; raises Unreadable without one."""
+    """Return the job of a message, which some peers name in the payload alone.
+
+    Raises Unreadable without one.
+    """
     job_id = name(envelope.job_id)
     if job_id is None:
         payload = codec.decode_value(envelope.payload)

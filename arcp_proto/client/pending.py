@@ -1,4 +1,4 @@
-"""What the client has asked and was not answered yet, and which of it an answer is for (§12)."""
+"""The requests of a client that are not answered yet, and the search for the one an answer is for (§12)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class RequestKind(StrEnum):
 
 
 class Outstanding(msgspec.Struct):
-    """One request without an answer; `job_id` is what it is about, None for a submit or a list.
+    """One request without an answer; `job_id` is None for a submit or a list.
 
     `message`, with `trace_id` and `extensions`, is kept to send it again; None when it is not. `ours` says
-    that the client asked by itself, and tells nobody of the answer.
+    that the client asked by itself, and does not report the answer.
     """
 
     id: RequestId
@@ -46,7 +46,7 @@ class Outstanding(msgspec.Struct):
     size: int = 0
     """Bytes of its envelope."""
     sent: bool = True
-    """Whether it was sent before, on a connection that may have carried it or not."""
+    """Whether it was sent, on a connection that may not have carried it."""
     ours: bool = False
     dropped: bool = False
     """A subscribe that was taken back before its answer."""
@@ -57,11 +57,11 @@ class Outstanding(msgspec.Struct):
     unsure: bool = False
     """A submit that was sent again, and may have been carried out and answered before."""
     number: int = 0
-    """Its place among all that were asked, from 1."""
+    """The place of the request among all of the client, from 1."""
 
     @property
     def repeatable(self) -> bool:
-        """Whether it does the same once or twice, whoever receives it: a submit only with a key (§7.2)."""
+        """Whether any runtime does the same for it once or twice: for a submit only with a key (§7.2)."""
         return self.kind is not RequestKind.SUBMIT or self.key is not None
 
 
@@ -107,7 +107,7 @@ class Requests:
 
     def __init__(self, window: int = 500) -> None:
         self.asked = 0
-        """How many there were."""
+        """The count of requests so far."""
         self.kept = 0
         """Bytes of the messages that are kept to be sent again."""
         self.unsure = 0
@@ -127,11 +127,11 @@ class Requests:
         return len(self._open)
 
     def __iter__(self) -> Iterator[Outstanding]:
-        """A copy, so that they can be taken meanwhile."""
+        """Iterate over a copy, so that requests can be taken meanwhile."""
         return iter(list(self._open.values()))
 
     def add(self, request: Outstanding) -> None:
-        """A request was sent, or is to be."""
+        """Add a request that was sent, or waits to be."""
         self.asked += 1
         request.number = self.asked
         self._open[request.id] = request
@@ -142,7 +142,7 @@ class Requests:
             self._histories[request.job_id] = self._histories.get(request.job_id, 0) + 1
 
     def wants_history(self, job_id: JobId) -> bool:
-        """Whether a subscribe that asks for the history of a job is not answered."""
+        """Return whether a subscribe that asks for the history of a job is not answered."""
         return job_id in self._histories
 
     def observes(self, job_id: JobId, *, resent: bool = False) -> bool:
@@ -156,21 +156,21 @@ class Requests:
         )
 
     def doubt(self, request: Outstanding) -> None:
-        """It is sent again: its answer may have come and gone."""
+        """Note that a request is sent again, whose answer may have been lost."""
         request.resent = True
         if request.kind is RequestKind.SUBMIT and not request.unsure:
             request.unsure = True
             self.unsure += 1
 
     def take(self, request_id: str, kind: RequestKind | None = None) -> Outstanding | None:
-        """The request that an answer names, if it is of the kind that such an answer is for."""
+        """Take the request that an answer names, if it is of the kind that such an answer is for."""
         request = self._open.get(RequestId(request_id))
         if request is None or kind not in (None, request.kind):
             return None
         return self._remove(request)
 
     def repeated(self, envelope_id: str, job_id: str | None) -> bool:
-        """Whether an answer that names no request has come before, as one that is replayed does."""
+        """Return whether an answer that names no request has come before; a replayed one has."""
         if not envelope_id:
             return False
         key = (envelope_id, job_id)
@@ -180,28 +180,28 @@ class Requests:
         return False
 
     def take_submit(self) -> Outstanding | None:
-        """The oldest submit."""
+        """Take the oldest submit."""
         return self._take_oldest((RequestKind.SUBMIT,))
 
     def take_list(self) -> Outstanding | None:
-        """The oldest list."""
+        """Take the oldest list."""
         return self._take_oldest((RequestKind.LIST,))
 
     def take_cancel(self, job_id: JobId) -> Outstanding | None:
-        """The oldest cancel of a job."""
+        """Take the oldest cancel of a job."""
         return self._take_oldest((RequestKind.CANCEL,), job_id)
 
     def take_subscribe(self, job_id: JobId) -> Outstanding | None:
-        """The oldest subscribe of a job."""
+        """Take the oldest subscribe of a job."""
         return self._take_oldest((RequestKind.SUBSCRIBE,), job_id)
 
     def take_accepted(self, job_id: JobId, trace_ids: Sequence[str]) -> Outstanding | None:
-        """The submit that an acceptance of `job_id`, which names no request, answers.
+        """Take the submit that an acceptance of a job answers, which names no request.
 
         A job that was accepted before is accepted again for its key alone. `trace_ids` are those that the
         acceptance carries: the trace id of an open submit names it, that of an answered one belongs to a
-        child of its job, which answers nothing. Without either it is for the oldest submit; with the trace
-        id of somebody else, from a runtime that repeats ours, for the oldest with a key (§7.2).
+        child of its job, which answers nothing. Without either it is for the oldest submit; with another
+        trace id, from a runtime that repeats ours, for the oldest submit with a key (§7.2).
         """
         if job_id in self._accepted:
             key = self._accepted[job_id]
@@ -221,12 +221,12 @@ class Requests:
     def take_refused(
         self, code: str, job_id: JobId | None, trace_ids: Sequence[str] = ()
     ) -> Outstanding | None:
-        """The request that an error without a request's id refuses.
+        """Take the request that an error without a request's id refuses.
 
-        An error that names a job is for a request about that job; if there is none, the name is one that
-        the peer made up for a refused submit. One that names nothing is for the oldest request that is
-        answered in order, and for a cancel only if there is no other: peers refuse a cancel by its job or
-        its code, and some answer none before its job has stopped.
+        An error that names a job is for a request about that job; without one, the peer made the name up
+        for a refused submit. An error that names nothing is for the oldest request that is answered in
+        order, and for a cancel only if there is no other: peers refuse a cancel by its job or its code, and
+        some do not answer a cancel before its job has stopped.
         """
         kinds = ONLY_ANSWERS.get(code)
         if kinds is not None and RequestKind.SUBMIT not in kinds:
@@ -247,17 +247,17 @@ class Requests:
         return self._take_oldest(IN_ORDER) or self._take_oldest(None)
 
     def take_about(self, code: str, job_id: JobId) -> Outstanding | None:
-        """The request that a `job.error` of a known job answers; None when it is the job's own end."""
+        """Take the request that a `job.error` of a known job answers; None when it is the job's own end."""
         if code == ErrorCode.DUPLICATE_KEY:
             return self._take_keyed(self._accepted.get(job_id))
         return self._take_oldest(OF_A_JOB, job_id) if code in ABOUT_A_JOB else None
 
     def _is_of_another(self, trace_ids: Sequence[str]) -> bool:
-        """Whether trace ids, none of which an open submit has, say that none of those is meant."""
+        """Return whether trace ids that no open submit has belong to another job."""
         return any(trace_id in self._traced for trace_id in trace_ids) or (len(trace_ids) > 0 and self.echoes)
 
     def _take_traced(self, trace_ids: Sequence[str]) -> Outstanding | None:
-        """The oldest submit that has the first of these trace ids which any has."""
+        """Take the oldest submit that has one of these trace ids, the first of them first."""
         for trace_id in trace_ids:
             for request in self._open.values():
                 if request.trace_id == trace_id:
@@ -265,7 +265,7 @@ class Requests:
         return None
 
     def _take_keyed(self, key: str | None = None) -> Outstanding | None:
-        """The oldest submit with this key, or with any."""
+        """Take the oldest submit with this key, or with any."""
         for request in self._open.values():
             if request.key is not None and key in (None, request.key):
                 return self._remove(request)

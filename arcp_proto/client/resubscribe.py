@@ -33,7 +33,7 @@ SILENCE: Final = SECOND
 
 
 class Recovery:
-    """Whose turn it is: `waiting` jobs are asked for when fewer than WINDOW are `open`."""
+    """The jobs to subscribe to: the `waiting` ones are asked for while fewer than WINDOW are `open`."""
 
     __slots__ = ("open", "waiting")
 
@@ -43,7 +43,7 @@ class Recovery:
 
 
 def begin(client: ClientState) -> None:
-    """The session is attached: ask for every job that is awaited and was not asked for."""
+    """Ask, in a session that is attached, for every awaited job that was not asked for."""
     session = _session(client)
     recovery = session.recovery
     for job in session.jobs.values():
@@ -65,7 +65,7 @@ def begin(client: ClientState) -> None:
 
 
 def subscribed(client: ClientState, job_id: JobId, answer: messages.Subscribed) -> bool:
-    """A subscribe of our own was answered; returns whether the job's events follow."""
+    """Handle the answer to a subscribe of the client's own; return whether events follow for the user."""
     session = _session(client)
     session.recovery.open -= 1
     job = session.jobs.get(job_id)
@@ -90,7 +90,7 @@ def subscribed(client: ClientState, job_id: JobId, answer: messages.Subscribed) 
 
 
 def refused(client: ClientState, job_id: JobId, code: str, message: str, *, retryable: bool) -> None:
-    """A subscribe of our own was refused: it is tried again if that can help."""
+    """Handle the refusal of a subscribe of the client's own, and try again if that can help."""
     session = _session(client)
     session.recovery.open -= 1
     job = session.jobs.get(job_id)
@@ -109,17 +109,17 @@ def refused(client: ClientState, job_id: JobId, code: str, message: str, *, retr
 
 
 def subscribe_later(client: ClientState, job: FollowedJob) -> None:
-    """What a job brings is lost for now; it is asked for again from where it stopped."""
+    """Ask for a job again, after a pause, from its last event on."""
     job.awaited = True
     client.timers.arm(TimerKind.RESUBSCRIBE, job.id, Monotonic(client.now + PAUSE))
 
 
 def look_for(client: ClientState, session: ClientSession, job: FollowedJob, *, over: bool) -> None:
-    """A submit with a key was answered by a job that an earlier one has made, as far as anybody knows (§7.2).
+    """Follow a job that a submit with a key has brought, and an earlier submit may have made (§7.2).
 
     Some runtimes send nothing behind such an answer. So the job is observed with its history: at once if its
-    status says that it is `over`, else when nothing has come of it for a second. A runtime that does not
-    offer to subscribe cannot be asked: then the job waits for what comes.
+    status says that it is `over`, else when nothing has come of it for a second. If the runtime does not
+    offer to subscribe, the client only waits.
     """
     job.heard = False
     if over and "subscribe" in (session.features or ()):
@@ -129,7 +129,10 @@ def look_for(client: ClientState, session: ClientSession, job: FollowedJob, *, o
 
 
 def on_silence(client: ClientState, job_id: JobId) -> None:
-    """Nothing has come of a job for a second; a session that is detached waits again when it is attached."""
+    """Ask for a job of which nothing has come for a second.
+
+    A session that is detached waits again when it is attached.
+    """
     session = client.session
     job = None if session is None else session.jobs.get(job_id)
     if session is None or job is None or job.heard or job.awaited:
@@ -192,7 +195,7 @@ def _await_sign(client: ClientState, session: ClientSession, job: FollowedJob) -
 
 
 def _ask_for(client: ClientState, session: ClientSession, job: FollowedJob) -> None:
-    """Observe a job of which nothing has come. It stays what it is: it may be ours, and come by itself."""
+    """Observe a job of which nothing has come; it may still come by itself."""
     if session.requests.wants_history(job.id):
         return
     session.recovery.open += 1
@@ -204,7 +207,10 @@ def _ask_for(client: ClientState, session: ClientSession, job: FollowedJob) -> N
 def _not_found(
     client: ClientState, session: ClientSession, job: FollowedJob, code: str, message: str, *, retryable: bool
 ) -> None:
-    """A job of which nothing has come is gone, or cannot be observed: then it is waited for."""
+    """Handle the refusal of a subscribe to a job of which nothing has come.
+
+    The job is gone, or the client tries again, or it only waits.
+    """
     job.refusals += 1
     if code == ErrorCode.JOB_NOT_FOUND:
         session.forget_job(job.id)
@@ -217,7 +223,7 @@ def _not_found(
 
 
 def answered(client: ClientState, job_id: JobId) -> None:
-    """A subscribe of the user's was answered or refused: if it brings no job that we await, we ask."""
+    """Ask for an awaited job that an answered or refused subscribe of the user does not bring."""
     session = _session(client)
     job = session.jobs.get(job_id)
     if job is not None and job.awaited and not session.requests.wants_history(job_id):
@@ -225,7 +231,7 @@ def answered(client: ClientState, job_id: JobId) -> None:
 
 
 def on_timer(client: ClientState, job_id: JobId) -> None:
-    """It is time to ask for a job again; a session that is detached asks when it is attached."""
+    """Ask for a job again, now or when the session is attached."""
     session = client.session
     if session is not None and session.attached and not session.closing:
         session.recovery.waiting.append(job_id)
@@ -233,7 +239,7 @@ def on_timer(client: ClientState, job_id: JobId) -> None:
 
 
 def forget(client: ClientState, session: ClientSession) -> None:
-    """The session is lost or over: nothing that was asked for in it by ourselves is answered any more."""
+    """Forget the client's own requests in a session that is lost or over."""
     for request in session.requests:
         if request.ours:
             session.requests.take(request.id)
@@ -254,7 +260,7 @@ def _proceed(client: ClientState, session: ClientSession) -> None:
 
 
 def _is_asked_for(session: ClientSession, job: FollowedJob) -> bool:
-    """Whether a subscribe that is not answered brings what we would ask for (`answered` is called then)."""
+    """Return whether an unanswered subscribe of the user brings the job (`answered` follows it)."""
     return session.requests.wants_history(job.id) and any(
         request.history
         and request.job_id == job.id

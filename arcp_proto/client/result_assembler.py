@@ -22,7 +22,7 @@ from arcp_proto.wire.result_chunks import (
 
 
 class _Stream:
-    """The chunks of one job so far, or what was wrong with one of them; then they are dropped."""
+    """The chunks of one job so far, or the fault of one of them, for which all are dropped."""
 
     __slots__ = ("assembler", "due", "fault", "released")
 
@@ -32,11 +32,11 @@ class _Stream:
         """Number of the chunk that comes next."""
         self.fault = ""
         self.released = assembler is None
-        """Somebody reads the chunks from the events of the job, and nothing is joined here."""
+        """Whether the user reads the chunks from the events of the job, and none are joined here."""
 
 
 class Assembly:
-    """The results that are being streamed, whatever sessions bring their parts.
+    """The results that are being streamed, over any number of sessions.
 
     Holds at most `limit` decoded bytes of a result and `total` of all, and one chunk beyond it.
     """
@@ -51,7 +51,7 @@ class Assembly:
         self._streams: dict[JobId, _Stream] = {}
 
     def add(self, job_id: JobId, body: Mapping[str, Any]) -> None:
-        """Take the body of a `result_chunk`. What is wrong with it is said at the end of the job.
+        """Take the body of a `result_chunk`; a fault is reported at the end of the job.
 
         A chunk may come again, and the first of them mends what was broken.
         """
@@ -80,10 +80,9 @@ class Assembly:
             stream.assembler, stream.fault = None, str(error)
 
     def finish(self, job_id: JobId, result: Result) -> Any:
-        """What a job returned: the value in `result`, or what its chunks make; raises ChunkError.
+        """Return the result of a job: the value in `result`, or its joined chunks; raises ChunkError.
 
-        Ours and peers' runtimes alike may leave out `result_id` when nothing was returned; some do after
-        chunks too.
+        A runtime may leave out `result_id` when nothing was returned; some do after chunks too.
         """
         if result.result is not msgspec.UNSET and result.result is not None:
             return result.result
@@ -102,7 +101,7 @@ class Assembly:
     def release(self, job_id: JobId) -> tuple[ChunkReader, str | bytes]:
         """Join no more of the result of a job: its chunks are read from its events from now on.
 
-        Returns the reader of the chunks that follow, and what came before them. When that is lost, the
+        Returns the reader of the chunks that follow, and the data of earlier ones. If these are lost, the
         reader is at the first chunk.
         """
         stream = self._streams.get(job_id)
@@ -115,14 +114,14 @@ class Assembly:
         return assembler.reader, assembler.joined
 
     def drop(self, job_id: JobId) -> None:
-        """The job is over."""
+        """Forget the chunks of a job."""
         stream = self._streams.pop(job_id, None)
         if stream is not None and stream.assembler is not None:
             self.size -= stream.assembler.size
 
 
 def _parse(joined: str | bytes) -> Any:
-    """The value that a runtime streamed because it was too large for one frame."""
+    """Return the value that a runtime streamed because it was too large for one frame."""
     data = joined.encode() if isinstance(joined, str) else joined
     if not codec.check_depth(data):
         raise ChunkError("the result nests too deeply")

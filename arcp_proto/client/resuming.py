@@ -31,7 +31,7 @@ NOT_NEGOTIATED = "NOT_NEGOTIATED"
 
 
 def resume_of(client: ClientState, session: ClientSession | None) -> messages.Resume | None:
-    """What the next hello asks to continue; None for a new session."""
+    """Return the part of the next hello that resumes the session; None for a new session."""
     if session is None or session.lost or session.token is None:
         return None
     earlier = 1 if client.reconnecting.earlier else 0
@@ -40,7 +40,7 @@ def resume_of(client: ClientState, session: ClientSession | None) -> messages.Re
 
 
 def welcomed(client: ClientState, connection: ConnectionState, welcome: messages.Welcome) -> None:
-    """The handshake is over: the session is open, or open again, or another one in its place."""
+    """Handle a welcome: the session is open, or open again, or another one in its place."""
     offered = frozenset(welcome.capabilities.features)
     features = frozenset(name for name in client.config.features if name in offered)
     session_id = SessionId(welcome.session_id)
@@ -80,7 +80,7 @@ def welcomed(client: ClientState, connection: ConnectionState, welcome: messages
 def refused(
     client: ClientState, session: ClientSession, error: messages.SessionError | messages.JobError
 ) -> None:
-    """A hello that was to go on with the session was refused."""
+    """Handle the refusal of a hello that asked to resume the session."""
     client.reconnecting.refused(
         error.code,
         error.message or error.code,
@@ -94,7 +94,7 @@ def refused(
 
 
 def ended(client: ClientState, session: ClientSession, end: ConnectionEnded) -> None:
-    """The connection of a session, or one that was to become it, is over."""
+    """Handle the end of a connection that carried a session, or was to carry it."""
     reconnecting = client.reconnecting
     if session.closing or (session.attached and not client.config.resume and not client.left):
         forget(client, session)
@@ -140,9 +140,9 @@ def watch(client: ClientState) -> None:
 
 
 def too_large(client: ClientState, reason: str) -> None:
-    """The connection ends by a message that is larger than the limit, and that a resume would bring again.
+    """Handle a message that is larger than the limit, which ends its connection, and comes again on resume.
 
-    The second time at one place the session is lost, and its jobs with it: it may be of any.
+    The second time at one place the session is lost with all its jobs, as the message may be of any.
     """
     session = client.session
     if session is not None and session.attached and client.config.resume and not session.closing:
@@ -153,7 +153,7 @@ def too_large(client: ClientState, reason: str) -> None:
 
 
 def on_give_up(client: ClientState) -> None:
-    """It was not reached."""
+    """Give up a session that was not reached in time."""
     session, connection = client.session, client.connection
     client.opening = False
     reason = f"the runtime was not reached for {client.config.give_up_sec} s"
@@ -166,7 +166,7 @@ def on_give_up(client: ClientState) -> None:
 
 
 def lose(client: ClientState, session: ClientSession, code: str, reason: str) -> None:
-    """It cannot be resumed any more: another is opened, and its unfinished jobs are looked for there."""
+    """Give up a session that cannot be resumed; another one is opened, and follows its unfinished jobs."""
     client.happened(SessionLost(session.id, code, reason, final=False))
     resubscribe.forget(client, session)
     session.lose()
@@ -174,7 +174,7 @@ def lose(client: ClientState, session: ClientSession, code: str, reason: str) ->
 
 
 def give_up(client: ClientState, session: ClientSession, code: str, reason: str) -> None:
-    """It is lost, and no other is opened."""
+    """Report that a session and its jobs are lost, and open no other."""
     client.happened(SessionLost(session.id, code, reason, final=True))
     forget(client, session)
     _refuse_all(client, session, reason)
@@ -182,7 +182,7 @@ def give_up(client: ClientState, session: ClientSession, code: str, reason: str)
 
 
 def forget(client: ClientState, session: ClientSession) -> None:
-    """It is over for us."""
+    """Forget a session that is over."""
     resubscribe.forget(client, session)
     flow.forget_stopped(client, session)
     client.timers.disarm(TimerKind.GIVE_UP, 0)
@@ -190,7 +190,7 @@ def forget(client: ClientState, session: ClientSession) -> None:
 
 
 def close(client: ClientState, session: ClientSession, reason: str) -> None:
-    """The user closes it while it is detached: nothing is sent, and what was asked for is not answered."""
+    """Close a detached session for the user: nothing is sent, and open requests are refused."""
     forget(client, session)
     _refuse_all(client, session, reason)
 
@@ -222,11 +222,11 @@ def transmit(connection: ConnectionState, session: ClientSession, request: Outst
 
 
 def unsubscribe(client: ClientState, session: ClientSession, message: messages.Unsubscribe) -> None:
-    """A job is observed no longer; there is no answer, so that it is said again on the next connection."""
+    """Observe a job no longer; as there is no answer, the message is sent again on the next connection."""
     job_id = JobId(message.job_id)
     job = session.jobs.get(job_id)
     if job is not None and (job.own or (session.is_placed and not job.may_be_observed)):
-        return  # It comes all the same, to its end.
+        return  # The runtime sends its events all the same.
     if job is None or job.may_be_observed:
         session.leave(job_id, session.requests.asked)
         for request in session.requests:
@@ -256,7 +256,7 @@ def _ask_again(
 
 
 def _unsubscribe_again(connection: ConnectionState, session: ClientSession, number: int) -> None:
-    """Say which jobs are observed no longer since before this request was asked."""
+    """Send the unsubscribes that came before a request once more."""
     for job_id, asked in session.unwanted.items():
         if asked is not None and asked < number:
             session.unwanted[job_id] = None

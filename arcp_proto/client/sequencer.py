@@ -1,4 +1,4 @@
-"""The numbered envelopes of one session as they arrive: in order, each once (§8.3); and those that wait."""
+"""The sequencer: hands on the numbered envelopes of one session in order, each once (§8.3)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from arcp_proto.ids import JobId
 from arcp_proto.wire.codec import Envelope
 
 Key = tuple[int, str | None, str]
-"""What two copies of one envelope have in common: number, job and envelope id."""
+"""The number, job and envelope id, which two copies of one envelope have in common."""
 
 
 class Numbering:
-    """Hands on what follows, holds back what came too early, drops what came twice.
+    """Hands on the next envelopes, holds back early ones, and drops copies.
 
     Only the last `window` envelopes are known as copies. A number that was handed on before, under another
     id, is taken as it comes: such a peer numbers each job by itself. After a resume it is a copy all the same
@@ -38,14 +38,14 @@ class Numbering:
 
     def __init__(self, window: int, last: int = 0, jobs: int = 1000) -> None:
         self.last = last
-        """Everything numbered up to here has been handed on; before it began, if that is not 0."""
+        """The number up to which all envelopes have been handed on, by an earlier process perhaps."""
         self.held_count = 0
         self.held_bytes = 0
         self._window = window
         self._seen: set[Key] = set()
         self._order: deque[Key] = deque()
         self._followed: deque[tuple[int, str, Sequence[str]]] = deque()
-        """What `follow` has noted, and `offer` has not needed so far: first number, job, envelope ids."""
+        """Runs that `follow` has noted and `offer` has not needed so far: first number, job, envelope ids."""
         self._followed_count = 0
         self._held: dict[int, list[tuple[Envelope, int]]] = {}
         self._jobs: dict[str | None, int] = {}
@@ -54,7 +54,7 @@ class Numbering:
         self._resumed_at = last
 
     def offer(self, seq: int, envelope: Envelope, size: int) -> Sequence[Envelope]:
-        """What may be handled now that this envelope of `size` bytes has come, in order."""
+        """Return, in order, the envelopes to handle now that this one of `size` bytes has come."""
         if self._followed:
             self._remember_followed()
         key = (seq, envelope.job_id, envelope.id)
@@ -76,9 +76,9 @@ class Numbering:
         return (envelope, *self._release()) if self._held else (envelope,)
 
     def follow(self, job_id: str, ids: Sequence[str]) -> None:
-        """Envelopes of one job have the numbers behind `last`, by their ids, and nothing is held.
+        """Note envelopes of one job with the numbers behind `last`, by their ids, while none are held.
 
-        They are no copies: whatever is known has no later number than `last`.
+        They are not copies, since no known envelope has a number behind `last`.
         """
         self._followed.append((self.last + 1, job_id, ids))
         self._followed_count += len(ids)
@@ -88,7 +88,7 @@ class Numbering:
         self._reached(self.last, job_id)
 
     def resume(self) -> None:
-        """The session goes on behind `last`: what is held comes again, and is no copy then."""
+        """Go on behind `last`: envelopes that are held come again, and are not copies then."""
         for seq, found in self._held.items():
             for envelope, _ in found:
                 self._seen.discard((seq, envelope.job_id, envelope.id))
@@ -98,14 +98,14 @@ class Numbering:
         self._resumed_at = self.last
 
     def skip(self) -> Sequence[Envelope]:
-        """Give up the first missing numbers; returns what waited for them."""
+        """Give up the first missing numbers; return the envelopes that waited for them."""
         missing = self.missing()
         if missing is not None:
             self.last = missing[1]
         return self._release()
 
     def missing(self) -> tuple[int, int] | None:
-        """The first and the last number that the held envelopes wait for; None when nothing is held."""
+        """Return the first and the last number that the held envelopes wait for; None when none are held."""
         return (self.last + 1, min(self._held) - 1) if self._held else None
 
     def _release(self) -> list[Envelope]:
@@ -140,7 +140,7 @@ class Numbering:
 
 
 class Early:
-    """The events that wait, by job.
+    """The events that wait for an answer, by job.
 
     Some runtimes replay a history before they answer the subscribe. A session may be resumed without the
     acceptance that was lost with its connection. At most `limit` events of `size` bytes of payload wait.
@@ -151,7 +151,7 @@ class Early:
     def __init__(self, limit: int, size: int) -> None:
         self._held: dict[JobId, list[Envelope]] = {}
         self.count = 0
-        """How many events wait."""
+        """The count of events that wait."""
         self._size = 0
         self._limit = limit
         self._size_limit = size

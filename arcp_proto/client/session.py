@@ -1,4 +1,4 @@
-"""What the client knows of its session: what was negotiated, asked for, received (§6)."""
+"""The session of a client: negotiated features, requests, numbers, and followed jobs (§6)."""
 
 from __future__ import annotations
 
@@ -76,34 +76,34 @@ class ClientSession:
     def __init__(self, session_id: SessionId, limits: Limits, now: Monotonic) -> None:
         self.id = session_id
         self.token: Secret | None = None
-        """What resumes it; some runtimes give none."""
+        """The token that resumes the session; some runtimes give none."""
         self.attached = False
         """Whether its connection is open."""
         self.resume_window_sec = RESUME_WINDOW_SEC
-        """As the last welcome said (§6.3)."""
+        """Seconds for which the runtime keeps a detached session, by the last welcome (§6.3)."""
         self.lost = False
-        """The next hello opens a session in its place."""
+        """Whether the next hello opens a session in its place."""
         self.names = False
-        """The runtime names the request that it refuses: what is internal and names none answers none."""
+        """Whether the runtime names the request that it refuses; other INTERNAL_ERRORs answer none then."""
         self.closing = False
-        """`session.close` was sent."""
+        """Whether `session.close` was sent."""
         self.features: frozenset[str] | None = None
-        """None until a welcome has told."""
+        """The negotiated features; None until the first welcome."""
         self.acking = False
         """Whether acks were negotiated."""
         self.agents: list[AgentEntry] = []
         self.heartbeat_sec: int | None = None
         self.framing = Framing.MESSAGES
-        """Of its last connection."""
+        """The framing of the last connection."""
         self.numbers = Numbering(limits.max_gap_events)
         self.skipped = 0
         """The number behind which a resume has found nothing."""
         self.large_at: int | None = None
         """The number behind which a message was larger than the limit."""
         self.stuck = False
-        """It came again, and nothing else will."""
+        """Whether that message came again, so that nothing behind it can come."""
         self.restored = False
-        """Another process began it: jobs may have been accepted there that this one knows nothing of."""
+        """Whether another process began it, in which unknown jobs may have been accepted."""
         self.acks = Acks(now)
         self.stopped: dict[JobId, int] = {}
         """Receipts of the last events of iterations that have ended, until these count as processed."""
@@ -112,11 +112,11 @@ class ClientSession:
         self.recovery = Recovery()
         self.jobs: dict[JobId, FollowedJob] = {}
         self.ended: dict[JobId, None] = {}
-        """The last jobs that have ended, oldest first: what still comes of them is not theirs."""
+        """The last jobs that have ended, oldest first, of which no more events are handed out."""
         self.children: dict[JobId, None] = {}
-        """The last jobs that were announced as children of a job: what they do comes without an answer."""
+        """The last jobs that were announced as children of a job, whose events come by themselves."""
         self.unwanted: dict[JobId, int | None] = {}
-        """Jobs that are observed no longer: how much had been asked for then; None: the runtime was told."""
+        """Jobs that are observed no longer -> the count of requests then; None: the runtime was told."""
         self.early = Early(limits.max_history_events, limits.max_gap_bytes)
         self._ending: deque[tuple[FollowedJob, int]] = deque()
         """Jobs that have ended, each with the number of its end, until the cursor has passed that."""
@@ -125,7 +125,7 @@ class ClientSession:
 
     @classmethod
     def of_resumption(cls, resumption: Resumption, limits: Limits, now: Monotonic) -> ClientSession:
-        """The session that another process has left."""
+        """Return the session that another process has left."""
         session = cls(resumption.session_id, limits, now)
         session.token, session.restored = resumption.token, True
         session.resume_window_sec = resumption.resume_window_sec
@@ -139,16 +139,16 @@ class ClientSession:
         for job_id, seq in resumption.ended:
             session.ended[job_id] = None
             session._ending.append((FollowedJob(job_id, observed=False), seq))
-        session.unwanted.update(dict.fromkeys(resumption.left, 0))  # The runtime may not know it any more.
+        session.unwanted.update(dict.fromkeys(resumption.left, 0))  # The runtime may not know it.
         return session
 
     @property
     def cursor(self) -> int:
-        """The highest number up to which everything is processed."""
+        """The highest number up to which all events are processed."""
         return self.acks.cursor(self.numbers.last)
 
     def resumption(self) -> Resumption | None:
-        """What another process needs to go on; None for a session that nothing resumes."""
+        """Return the data for another process to go on; None for a session without a token."""
         if self.token is None:
             return None
         self._forget_processed()
@@ -208,13 +208,13 @@ class ClientSession:
             del self.ended[next(iter(self.ended))]
 
     def knows(self, job_id: JobId | None) -> bool:
-        """Whether the client was told of a job: its own, one that it observes or observed, or a child."""
+        """Return whether the client knows a job: its own, one that it observes or observed, or a child."""
         return (
             job_id in self.jobs or job_id in self.ended or job_id in self.children or job_id in self.unwanted
         )
 
     def announced(self, job_id: JobId | None) -> None:
-        """A `job.accepted`, or a `delegate` event of a job of this session, names a child (§10)."""
+        """Note a child that a `job.accepted`, or a `delegate` event of a job of this session, names (§10)."""
         if job_id is not None:
             self.children[job_id] = None
         if len(self.children) > self._ended_limit:
@@ -229,7 +229,7 @@ class ClientSession:
             del self.unwanted[next(iter(self.unwanted))]
 
     def forget_job(self, job_id: JobId) -> None:
-        """Nothing more of a job is waited for."""
+        """Follow a job no longer."""
         self.assembly.drop(job_id)
         job = self.jobs.pop(job_id, None)
         if job is not None and job.mending is not None:
@@ -253,24 +253,24 @@ class ClientSession:
         return self.features is not None and POSITIONS in self.features
 
     def lose(self) -> None:
-        """It cannot be resumed: its jobs are observed in another."""
+        """Note that the session cannot be resumed, so that its jobs are observed in another."""
         self.lost = True
         self.drop_early(list(self.early))
         for job in (*self.jobs.values(), *(job for job, _ in self._ending)):
             job.lose()
 
     def drop_early(self, job_ids: Iterable[JobId]) -> None:
-        """What waited for an answer of these jobs is of no use: it comes again, or to nobody."""
+        """Drop the events that waited for answers about these jobs; they come again, or are not wanted."""
         for job_id in job_ids:
             self.drop(job_id, self.early.take(job_id))
 
     def drop(self, job_id: JobId, envelopes: Iterable[Envelope]) -> None:
-        """Nobody gets these events of a job."""
+        """Drop events of a job."""
         for envelope in envelopes:
             self.acks.drop(envelope.event_seq or 0, job_id)
 
     def renew(self, session_id: SessionId, now: Monotonic) -> None:
-        """Another session begins in its place."""
+        """Begin another session in its place."""
         self.id, self.lost, self.token, self.skipped = session_id, False, None, 0
         self.large_at, self.stuck, self.restored = None, False, False
         self.acks.begin_session(now)

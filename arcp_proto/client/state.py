@@ -1,6 +1,6 @@
-"""What a client keeps between its inputs: its session, its connection, and what it has asked for.
+"""The state of a client between its inputs: its session, its connection, and its requests.
 
-`Client` is what a host calls; the handlers of messages and timers take this.
+A host calls `Client`; the handlers of messages and timers take this.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .session import ClientSession, Failure
 
 
 class ClientState(Machine):
-    """The state of a client, and what its handlers do to it."""
+    """The state of a client, and its changes by handlers."""
 
     def __init__(
         self,
@@ -37,19 +37,19 @@ class ClientState(Machine):
         unix: int,
         session: ClientSession | None = None,
     ) -> None:
-        """`session` is one that another process has left; raises LocalProtocolError for a wrong seed."""
+        """Create the state; `session` is of another process. Raises LocalProtocolError for a wrong seed."""
         super().__init__(config.limits, Entropy(seed), now=now, unix=unix)
         self.config = config
         self.connection: ConnectionState | None = None
-        """The connection that is in use; one that is only being closed is not."""
+        """The connection in use, until it begins to close."""
         self.session = session
         self.reconnecting = Reconnecting(
             config.reconnect_first_ms * MILLISECOND, config.reconnect_most_sec * SECOND
         )
         self.failure: Failure | None = None
-        """The last error that answered no request, on the connection of the moment."""
+        """The last error of the present connection that answered no request."""
         self.left = False
-        """The user has left: the session stays as it is until the next `connect`."""
+        """Whether the user has left, so that the session waits for the next `connect`."""
         self.opening = False
         """Whether a Dial follows each attempt that fails, as there is no session yet (`Client.dial`)."""
         self._id_prefix = ""
@@ -57,7 +57,7 @@ class ClientState(Machine):
 
     @property
     def features(self) -> frozenset[str]:
-        """Return what was negotiated for the session (§6.2)."""
+        """The features that were negotiated for the session (§6.2)."""
         return (None if self.session is None else self.session.features) or frozenset()
 
     def receive_all(self, connection: ConnectionState, messages: Sequence[bytes], *, now: int) -> int:
@@ -68,7 +68,7 @@ class ClientState(Machine):
     # For handlers.
 
     def attach(self, connection: ConnectionState, session: ClientSession) -> None:
-        """The welcome has come."""
+        """Open the session on a connection, after its welcome."""
         self.timers.disarm(TimerKind.HELLO, connection.number)
         self.timers.disarm(TimerKind.GIVE_UP, 0)
         self.failure, self.opening = None, False
@@ -79,7 +79,7 @@ class ClientState(Machine):
             self.start_heartbeat(connection, session.heartbeat_sec)
 
     def fresh_request_id(self) -> RequestId:
-        """An envelope id that no connection of this client gives."""
+        """Return an envelope id that no connection of this client gives."""
         if not self._id_prefix:
             self._id_prefix = control_id_prefix(self.entropy.bits("client", "request"))
         self._id_count += 1
@@ -90,7 +90,7 @@ class ClientState(Machine):
         return self.entropy.fraction("client", "dial")
 
     def ask(self, request: Outstanding) -> None:
-        """Send a request, or keep it until the session is attached; it is checked."""
+        """Send a checked request, or keep it until the session is attached."""
         session, connection = found(self.session, "a session is asked"), self.connection
         kept = session.requests.kept + request.size <= self.limits.max_control_bytes
         request.sent = False
@@ -110,7 +110,7 @@ class ClientState(Machine):
         self.happened(end)
 
     def say_close(self, connection: ConnectionState, session: ClientSession, message: messages.Close) -> None:
-        """Say `session.close` once, and wait a while for its answer (§6.7)."""
+        """Send `session.close` once, and wait a while for its answer (§6.7)."""
         if not session.closing:
             session.closing = True
             self.timers.disarm(TimerKind.ACK, connection.number)
@@ -118,7 +118,7 @@ class ClientState(Machine):
             self.arm_after(TimerKind.CLOSE, connection.number, self.config.close_wait_sec)
 
     def frame_limit(self, framing: Framing) -> int:
-        """Bytes of the largest envelope of ours."""
+        """Return the bytes of the largest envelope that the client sends."""
         return (
             self.limits.max_envelope_bytes
             if framing is Framing.LINES
@@ -129,7 +129,7 @@ class ClientState(Machine):
 
     @property
     def wants_input(self) -> bool:
-        """Whether it is read from: not while the user holds too much that is not processed (§6.5)."""
+        """Whether the connection is read: not while the user holds too many unprocessed events (§6.5)."""
         session = self.session
         if session is None:
             return True
@@ -142,7 +142,7 @@ class ClientState(Machine):
     def refuse(
         self, connection: ConnectionState, refusal: Refusal, code: CloseCode = CloseCode.POLICY_VIOLATION
     ) -> None:
-        """What a runtime sends is never answered with an error; what is fatal closes."""
+        """Close after a fatal refusal; messages of a runtime are never answered with an error."""
         if refusal.fatal:
             if code == CloseCode.MESSAGE_TOO_BIG:
                 resuming.too_large(self, refusal.message)
@@ -174,7 +174,7 @@ class ClientState(Machine):
         pass
 
     def count_control_frames(self, connection: ConnectionState, count: int) -> None:
-        pass  # A runtime was chosen, and is trusted with their number.
+        pass  # The user has chosen the runtime, which is trusted with their number.
 
     def _on_own_timer(self, key: TimerKey) -> None:
         match key:

@@ -1,4 +1,4 @@
-"""What outlives a client's process: enough to go on where it stopped (§6.3)."""
+"""A session as it is stored, so that another process of the client goes on with it (§6.3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arcp_proto.wire.codec import Count
 from arcp_proto.wire.messages import Id
 
 RESUME_WINDOW_SEC: Final = 600
-"""What is assumed of a runtime that has not told."""
+"""The window that is assumed of a runtime that has told none."""
 
 
 _JobId = Annotated[JobId, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -27,9 +27,9 @@ class ResumedJob(msgspec.Struct, frozen=True, omit_defaults=True):
     job_id: _JobId
     cursor: Count = 0
     seen: Count = 0
-    """The same as a number of the submitting session, for a runtime that tells no positions.
+    """A number of the submitting session in place of the position, for a runtime that tells none.
 
-    It is all that stores have from before this client asked for positions.
+    Stores from before this client asked for positions have nothing else.
     """
     observed: bool = False
     """Whether its events come by a subscription alone."""
@@ -44,10 +44,10 @@ class ResumedJob(msgspec.Struct, frozen=True, omit_defaults=True):
 class Resumption(msgspec.Struct, frozen=True):
     """A session as a SessionStore keeps it; its repr hides the token.
 
-    `cursor` is the highest number up to which everything is processed: what lies behind it comes again.
-    `jobs` are those whose end is not processed, to find them again when the session is lost. `ended` are
-    those whose end is, each with its number in the session, which is above the cursor: nothing that comes
-    of them again is handed out. `left` are those that are observed no longer, which holds for them as well.
+    `cursor` is the highest number up to which all events are processed; later ones come again. `jobs` are
+    those whose end is not processed, to find them again when the session is lost. `ended` are those whose
+    end is, each with its number in the session, which is above the cursor, and `left` those that are
+    observed no longer: events of both that come again are not handed out.
     """
 
     session_id: SessionId
@@ -60,7 +60,7 @@ class Resumption(msgspec.Struct, frozen=True):
     left: tuple[JobId, ...] = ()
 
     def to_json(self) -> bytes:
-        """One object of JSON with the token in it: for a file that nobody else can read."""
+        """Return one object of JSON with the token in it, for a file that only its owner can read."""
         return codec.encode_checked(
             _Stored(
                 self.session_id,
@@ -75,7 +75,7 @@ class Resumption(msgspec.Struct, frozen=True):
 
     @classmethod
     def of_json(cls, data: bytes) -> Self:
-        """What `to_json` wrote; raises ValueError for anything else."""
+        """Return the session that `to_json` wrote; raises ValueError for other data."""
         try:
             stored = msgspec.convert(codec.decode_value(data), _Read)
         except (Refusal, msgspec.ValidationError):
