@@ -79,7 +79,7 @@ def runtime() -> ScriptedRuntime:
     return begin()
 
 
-def test_missing_chunks_are_asked_for_again(runtime: ScriptedRuntime) -> None:
+def test_missing_chunks_make_the_client_subscribe_again(runtime: ScriptedRuntime) -> None:
     assert end(runtime) == []
     assert asked(runtime) == [{"job_id": JOB, "from_job_seq": 0}]
     assert answer(runtime, current_status="success") == []
@@ -88,7 +88,7 @@ def test_missing_chunks_are_asked_for_again(runtime: ScriptedRuntime) -> None:
     assert (ended.seq, ended.final_status, ended.result, ended.code) == (3, "success", "abcd", "")
 
 
-def test_the_number_of_the_end_is_acked_when_the_user_has_processed_it(runtime: ScriptedRuntime) -> None:
+def test_the_end_of_a_mended_job_is_acked_once_it_is_processed(runtime: ScriptedRuntime) -> None:
     end(runtime)
     process_all(runtime)
     assert runtime.client.cursor == 2
@@ -102,7 +102,7 @@ def test_the_number_of_the_end_is_acked_when_the_user_has_processed_it(runtime: 
     assert resumption.jobs == ()
 
 
-def test_the_history_counts_from_the_answer_on(runtime: ScriptedRuntime) -> None:
+def test_a_history_for_mending_counts_from_its_answer(runtime: ScriptedRuntime) -> None:
     """An earlier process may have asked for it from further on."""
     end(runtime)
     assert at(runtime, 4, 2) == []
@@ -111,7 +111,7 @@ def test_the_history_counts_from_the_answer_on(runtime: ScriptedRuntime) -> None
     assert [type(event) for event in history(runtime, 6)] == [JobEnded]
 
 
-def test_without_positions_the_history_may_come_before_the_answer() -> None:
+def test_without_positions_a_history_for_mending_may_precede_its_answer() -> None:
     runtime = begin(*NUMBERED)
     end(runtime)
     assert asked(runtime) == [{"job_id": JOB, "from_event_seq": 0}]
@@ -121,7 +121,7 @@ def test_without_positions_the_history_may_come_before_the_answer() -> None:
     assert answer(runtime) == []
 
 
-def test_without_positions_a_later_part_is_not_the_history() -> None:
+def test_without_positions_live_events_are_not_taken_for_the_history() -> None:
     runtime = begin(*NUMBERED)
     end(runtime)
     assert runtime.say("job.result", WHOLE, job_id=JOB, event_seq=4) == []
@@ -129,7 +129,7 @@ def test_without_positions_a_later_part_is_not_the_history() -> None:
     assert [type(event) for event in history(runtime, 5)] == [JobEnded]
 
 
-def test_chunks_that_are_gone_leave_the_end_as_it_is(runtime: ScriptedRuntime) -> None:
+def test_missing_chunks_that_are_gone_keep_the_end_unmended(runtime: ScriptedRuntime) -> None:
     end(runtime)
     answer(runtime, history_from_job_seq=3)
     (ended,) = runtime.say("job.result", {**WHOLE, "job_seq": 3}, job_id=JOB, event_seq=4)
@@ -139,7 +139,7 @@ def test_chunks_that_are_gone_leave_the_end_as_it_is(runtime: ScriptedRuntime) -
 
 
 @pytest.mark.parametrize("fields", [{"current_status": "success", "replayed": False}])
-def test_a_history_that_is_gone_leaves_the_end_as_it_is(
+def test_a_history_that_is_gone_keeps_the_end_unmended(
     runtime: ScriptedRuntime, fields: dict[str, Any]
 ) -> None:
     end(runtime)
@@ -148,14 +148,14 @@ def test_a_history_that_is_gone_leaves_the_end_as_it_is(
     assert ended.code == "INTERNAL_ERROR"
 
 
-def test_a_refusal_leaves_the_end_as_it_is(runtime: ScriptedRuntime) -> None:
+def test_a_refused_history_keeps_the_end_unmended(runtime: ScriptedRuntime) -> None:
     end(runtime)
     (ended,) = refuse(runtime, "JOB_NOT_FOUND")
     assert isinstance(ended, JobEnded)
     assert ended.code == "INTERNAL_ERROR"
 
 
-def test_a_refusal_that_passes_with_time_is_tried_again(runtime: ScriptedRuntime) -> None:
+def test_a_retryable_refusal_of_a_history_is_tried_again(runtime: ScriptedRuntime) -> None:
     end(runtime)
     assert refuse(runtime, "INTERNAL_ERROR", retryable=True) == []
     runtime.advance(1)
@@ -164,7 +164,7 @@ def test_a_refusal_that_passes_with_time_is_tried_again(runtime: ScriptedRuntime
     assert [type(event) for event in history(runtime)] == [JobEnded]
 
 
-def test_a_subscription_that_ends_is_asked_for_again(runtime: ScriptedRuntime) -> None:
+def test_a_subscription_for_mending_that_ends_is_renewed(runtime: ScriptedRuntime) -> None:
     end(runtime)
     answer(runtime)
     runtime.say("job.event", {**chunk(0, "ab"), "job_seq": 1}, job_id=JOB, event_seq=4)
@@ -176,7 +176,7 @@ def test_a_subscription_that_ends_is_asked_for_again(runtime: ScriptedRuntime) -
     assert ended.result == "abcd"
 
 
-def test_another_session_mends_it_as_well(runtime: ScriptedRuntime) -> None:
+def test_a_new_session_mends_a_result_as_well(runtime: ScriptedRuntime) -> None:
     end(runtime)
     assert [type(event) for event in lose(runtime) if isinstance(event, JobEnded | SessionLost)] == [
         SessionLost
@@ -190,7 +190,7 @@ def test_another_session_mends_it_as_well(runtime: ScriptedRuntime) -> None:
     assert runtime.client.cursor == 3
 
 
-def test_a_session_without_subscriptions_leaves_the_end_as_it_is(runtime: ScriptedRuntime) -> None:
+def test_a_session_without_subscribe_keeps_the_end_unmended(runtime: ScriptedRuntime) -> None:
     end(runtime)
     *_, ended = lose(runtime, "ack")
     assert isinstance(ended, JobEnded)
@@ -201,7 +201,7 @@ def test_a_session_without_subscriptions_leaves_the_end_as_it_is(runtime: Script
     assert isinstance(ended, JobEnded)
 
 
-def test_the_end_comes_when_the_session_is_given_up(runtime: ScriptedRuntime) -> None:
+def test_giving_up_the_session_hands_out_the_unmended_end(runtime: ScriptedRuntime) -> None:
     end(runtime)
     runtime.drop()
     *_, lost, ended = runtime.advance(600)
@@ -209,7 +209,7 @@ def test_the_end_comes_when_the_session_is_given_up(runtime: ScriptedRuntime) ->
     assert isinstance(ended, JobEnded)
 
 
-def test_only_an_earlier_process_has_taken_chunks() -> None:
+def test_only_chunks_of_an_earlier_process_are_mended() -> None:
     runtime = ScriptedRuntime(ClientConfig())
     runtime.welcome()
     runtime.accept()
@@ -219,7 +219,7 @@ def test_only_an_earlier_process_has_taken_chunks() -> None:
     assert (ended.code, subscribes(runtime)) == ("INTERNAL_ERROR", [])
 
 
-def test_a_user_that_subscribes_meanwhile_gets_the_end_and_the_history(runtime: ScriptedRuntime) -> None:
+def test_a_user_that_subscribes_while_mending_gets_the_end_and_the_history(runtime: ScriptedRuntime) -> None:
     end(runtime)
     runtime.client.subscribe(JOB, 0, True, now=runtime.now)
     runtime.take()
@@ -229,7 +229,7 @@ def test_a_user_that_subscribes_meanwhile_gets_the_end_and_the_history(runtime: 
     assert [type(event) for event in history(runtime)] == [JobEvent, JobEvent, JobEnded]
 
 
-def test_a_cancel_is_answered_with_the_end(runtime: ScriptedRuntime) -> None:
+def test_a_cancel_while_mending_is_answered_with_the_end(runtime: ScriptedRuntime) -> None:
     end(runtime)
     request_id = runtime.cancel()
     answer(runtime)
@@ -238,7 +238,7 @@ def test_a_cancel_is_answered_with_the_end(runtime: ScriptedRuntime) -> None:
     assert isinstance(ended, JobEnded)
 
 
-def test_nothing_is_left_of_a_job_that_is_observed_no_longer(runtime: ScriptedRuntime) -> None:
+def test_an_unsubscribe_while_mending_releases_the_cursor(runtime: ScriptedRuntime) -> None:
     other = JobId("job_2")
     runtime.client.subscribe(other, 0, True, now=runtime.now)
     runtime.take()
@@ -253,7 +253,7 @@ def test_nothing_is_left_of_a_job_that_is_observed_no_longer(runtime: ScriptedRu
     assert runtime.client.cursor == 2
 
 
-def test_an_error_in_place_of_the_result_leaves_the_end_as_it_is(runtime: ScriptedRuntime) -> None:
+def test_a_job_error_in_the_history_keeps_the_end_unmended(runtime: ScriptedRuntime) -> None:
     end(runtime)
     error = {"final_status": "error", "completed_at": "t", "code": "X", "message": "m", "job_seq": 3}
     assert runtime.say("job.error", error, job_id=JOB, event_seq=4) == []

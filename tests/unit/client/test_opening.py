@@ -73,7 +73,7 @@ def test_a_transport_that_ends_before_the_welcome_is_another_attempt() -> None:
     assert [type(event) for event in output.events] == [ConnectionEnded]
 
 
-def test_a_refusal_is_not_tried_again() -> None:
+def test_a_refused_first_session_is_not_tried_again() -> None:
     client, _ = opening()
     connection = client.connect(None, now=NOW)
     client.take()
@@ -86,7 +86,7 @@ def test_a_refusal_is_not_tried_again() -> None:
     assert state_of(client).timers.armed(TimerKind.GIVE_UP, 0) is None
 
 
-def test_a_first_session_is_given_up() -> None:
+def test_a_first_session_is_given_up_after_its_time() -> None:
     client, _ = opening(give_up_sec=60)
     client.dial_failed(now=NOW + 59 * SECOND)
     assert len(dials_of(client.take())) == 1
@@ -95,7 +95,7 @@ def test_a_first_session_is_given_up() -> None:
     assert dials_of(client.take()) == []
 
 
-def test_a_connection_that_is_still_not_welcome_is_given_up() -> None:
+def test_a_first_connection_without_a_welcome_is_given_up() -> None:
     client, _ = opening(give_up_sec=5)
     client.connect(None, now=NOW)
     client.take()
@@ -107,7 +107,7 @@ def test_a_connection_that_is_still_not_welcome_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("leave", [Client.detach, Client.close])
-def test_a_user_that_leaves_before_the_welcome_is_asked_for_nothing(leave: Callable[..., None]) -> None:
+def test_a_user_that_leaves_before_the_welcome_gets_no_dial(leave: Callable[..., None]) -> None:
     client, _ = opening()
     connection = client.connect(None, now=NOW)
     client.take()

@@ -37,24 +37,24 @@ def taken(request: Outstanding | None) -> str | None:
     return None if request is None else request.id
 
 
-def test_by_its_id_once(requests: Requests) -> None:
+def test_an_answer_takes_a_request_by_its_id_once(requests: Requests) -> None:
     assert taken(requests.take("s2")) == "s2"
     assert requests.take("s2") is None
     assert len(requests) == 4
 
 
-def test_an_id_that_nobody_asked_with_takes_nothing(requests: Requests) -> None:
+def test_an_unknown_request_id_takes_no_request(requests: Requests) -> None:
     assert requests.take("s9") is None
     assert requests.take("") is None
     assert len(requests) == 5
 
 
-def test_an_answer_of_the_wrong_kind_takes_nothing(requests: Requests) -> None:
+def test_an_answer_of_another_kind_takes_no_request(requests: Requests) -> None:
     assert requests.take("s1", RequestKind.CANCEL) is None
     assert taken(requests.take("s1", RequestKind.SUBMIT)) == "s1"
 
 
-def test_the_oldest_of_a_kind(requests: Requests) -> None:
+def test_an_answer_without_an_id_takes_the_oldest_of_its_kind(requests: Requests) -> None:
     assert taken(requests.take_submit()) == "s1"
     assert taken(requests.take_submit()) == "s2"
     assert requests.take_submit() is None
@@ -81,14 +81,14 @@ def test_the_oldest_of_a_kind(requests: Requests) -> None:
         ("JOB_NOT_FOUND", JobId("job_made_up"), None),
     ],
 )
-def test_an_error_without_an_id(
+def test_an_error_without_an_id_takes_the_oldest_request_that_it_fits(
     requests: Requests, code: str, job_id: JobId | None, expected: str | None
 ) -> None:
     assert taken(requests.take_refused(code, job_id)) == expected
     assert len(requests) == (5 if expected is None else 4)
 
 
-def test_an_error_that_only_a_kind_gets_takes_no_other() -> None:
+def test_an_error_code_of_one_kind_takes_no_request_of_another() -> None:
     requests = Requests()
     requests.add(submit("s1"))
     assert requests.take_refused("JOB_NOT_FOUND", None) is None
@@ -99,7 +99,9 @@ def test_an_error_that_only_a_kind_gets_takes_no_other() -> None:
 
 
 @pytest.mark.parametrize("code", list(ErrorCode))
-def test_the_error_of_a_running_job(requests: Requests, code: ErrorCode) -> None:
+def test_an_error_of_a_running_job_takes_the_request_that_its_code_fits(
+    requests: Requests, code: ErrorCode
+) -> None:
     expected = {
         ErrorCode.DUPLICATE_KEY: "s2",
         ErrorCode.JOB_NOT_FOUND: "c2",
@@ -126,7 +128,7 @@ def test_an_error_of_a_job_may_be_for_a_subscribe() -> None:
     assert taken(requests.take_subscribe(A)) == "o3"
 
 
-def test_an_error_without_a_name_may_be_for_a_list() -> None:
+def test_an_error_without_an_id_may_take_a_list() -> None:
     requests = Requests()
     requests.add(Outstanding(RequestId("l1"), RequestKind.LIST))
     assert requests.take_submit() is None
@@ -135,7 +137,7 @@ def test_an_error_without_a_name_may_be_for_a_list() -> None:
     assert taken(requests.take_list()) == "l2"
 
 
-def test_bytes_of_what_is_kept() -> None:
+def test_the_bytes_of_kept_requests_are_counted() -> None:
     requests = Requests()
     requests.add(Outstanding(RequestId("s1"), RequestKind.SUBMIT, None, Submit("a", None), size=10))
     requests.add(Outstanding(RequestId("s2"), RequestKind.SUBMIT, size=10))
@@ -145,7 +147,7 @@ def test_bytes_of_what_is_kept() -> None:
     assert requests.kept == 0
 
 
-def test_what_can_be_sent_twice() -> None:
+def test_only_repeatable_requests_are_sent_twice() -> None:
     assert not submit("s1").repeatable
     assert submit("s2", "k").repeatable
     assert cancel("c1", A).repeatable
@@ -171,7 +173,7 @@ def accept(requests: Requests, job_id: str, *trace_ids: str) -> str | None:
     return taken(request)
 
 
-def test_an_acceptance_is_for_the_submit_with_its_trace_id() -> None:
+def test_job_accepted_takes_the_submit_with_its_trace_id() -> None:
     requests = traced()
     assert accept(requests, "job_2", "minted_2") == "s2"
     assert accept(requests, "job_3", "of a user") == "s3"
@@ -182,12 +184,12 @@ def test_an_acceptance_is_for_the_submit_with_its_trace_id() -> None:
     assert accept(requests, "job_1") == "s1"
 
 
-def test_trace_ids_of_a_runtime_that_draws_its_own_say_nothing() -> None:
+def test_trace_ids_made_by_the_runtime_are_ignored() -> None:
     requests = traced()
     assert [accept(requests, f"job_{n}", f"unknown_{n}") for n in range(3)] == ["s1", "s2", "s3"]
 
 
-def test_a_job_that_is_accepted_again_answers_a_submit_with_its_key_alone() -> None:
+def test_a_repeated_job_accepted_takes_only_a_submit_with_a_key() -> None:
     requests = traced()
     assert accept(requests, "job_1", "minted_1") == "s1"
     assert accept(requests, "job_2", "minted_2") == "s2"
@@ -197,7 +199,7 @@ def test_a_job_that_is_accepted_again_answers_a_submit_with_its_key_alone() -> N
     assert accept(requests, "job_2") is None
 
 
-def test_a_refusal_is_for_the_submit_with_its_trace_id() -> None:
+def test_an_error_takes_the_submit_with_its_trace_id() -> None:
     requests = traced()
     assert taken(requests.take_refused("INTERNAL_ERROR", None, ["minted_5"])) == "s5"
     assert taken(requests.take_refused("INTERNAL_ERROR", JobId("job_made_up"), ["minted_2"])) == "s2"
@@ -205,7 +207,7 @@ def test_a_refusal_is_for_the_submit_with_its_trace_id() -> None:
     assert taken(requests.take_refused("INTERNAL_ERROR", JobId("job_made_up"), ["unknown"])) == "s1"
 
 
-def test_an_error_without_a_name_is_for_what_is_answered_in_order() -> None:
+def test_an_error_without_an_id_takes_requests_answered_in_order() -> None:
     requests = Requests()
     for request in (
         cancel("c1", A),
@@ -218,7 +220,7 @@ def test_an_error_without_a_name_is_for_what_is_answered_in_order() -> None:
     assert order == ["l1", "s1", "o1", "c1", None]
 
 
-def test_only_the_last_answered_submits_are_remembered() -> None:
+def test_a_limited_number_of_answered_submits_is_remembered() -> None:
     requests = Requests(window=1)
     for number in (1, 2, 3):
         requests.add(submit(f"s{number}", trace_id=f"minted_{number}"))
@@ -239,7 +241,7 @@ def test_submits_in_doubt_are_counted_once() -> None:
     assert requests.unsure == 0
 
 
-def test_an_answer_without_a_name_is_known_again() -> None:
+def test_a_repeated_answer_without_an_id_is_recognised() -> None:
     requests = Requests(window=2)
     assert not requests.repeated("e1", "job_1")
     assert requests.repeated("e1", "job_1")
@@ -250,7 +252,7 @@ def test_an_answer_without_a_name_is_known_again() -> None:
     assert not requests.repeated("e1", "job_1"), "only the last are remembered"
 
 
-def test_they_can_be_taken_while_they_are_looked_at(requests: Requests) -> None:
+def test_requests_can_be_taken_during_an_iteration(requests: Requests) -> None:
     for request in requests:
         requests.take(request.id)
     assert len(requests) == 0

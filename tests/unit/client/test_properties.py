@@ -148,7 +148,9 @@ CONFIG = ClientConfig(
 
 @settings(max_examples=300, deadline=None)
 @given(STEPS, st.sampled_from([FEATURES, FEATURES, NUMBERED, None]))
-def test_whatever_a_runtime_says(steps: list[tuple[str, Any]], features: list[str] | None) -> None:
+def test_no_message_of_a_runtime_makes_the_client_raise(
+    steps: list[tuple[str, Any]], features: list[str] | None
+) -> None:
     runtime = ScriptedRuntime(CONFIG)
     if features is not None:
         runtime.welcome(*features, heartbeat_interval_sec=30)

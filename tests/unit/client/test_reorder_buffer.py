@@ -15,7 +15,7 @@ def event(seq: int) -> Envelope:
     return Envelope(type="job.event", event_seq=seq)
 
 
-def test_each_job_has_its_own_in_order() -> None:
+def test_the_buffer_keeps_the_messages_of_each_job_in_order() -> None:
     early = Early(10, 1000)
     assert early.count == 0
     assert all(early.hold(job, event(seq)) for seq, job in enumerate([A, B, A]))
@@ -28,14 +28,14 @@ def test_each_job_has_its_own_in_order() -> None:
     assert early.count == 0
 
 
-def test_no_more_than_the_limit() -> None:
+def test_the_buffer_holds_no_more_messages_than_its_limit() -> None:
     early = Early(2, 1000)
     assert [early.hold(A, event(seq)) for seq in range(3)] == [True, True, False]
     early.take(A)
     assert early.hold(B, event(4))
 
 
-def test_no_more_bytes_than_the_limit() -> None:
+def test_the_buffer_holds_no_more_bytes_than_its_limit() -> None:
     early = Early(10, 25)
     big = Envelope(type="job.event", event_seq=1, payload=msgspec.Raw(b"0123456789"))
     assert [early.hold(A, big) for _ in range(3)] == [True, True, False]

@@ -49,7 +49,7 @@ def said(runtime: ScriptedRuntime, seq: int, text: str, **payload: Any) -> list[
 WITH_HISTORY = {"job_id": JOB, "from_job_seq": 0, "history": True}
 
 
-def test_a_job_of_which_nothing_comes_is_observed_after_a_second(runtime: ScriptedRuntime) -> None:
+def test_a_silent_job_of_a_key_is_observed_after_a_second(runtime: ScriptedRuntime) -> None:
     repeat(runtime)
     runtime.advance(0.9)
     assert asked(runtime) == []
@@ -59,14 +59,14 @@ def test_a_job_of_which_nothing_comes_is_observed_after_a_second(runtime: Script
     assert len(asked(runtime)) == 1
 
 
-def test_a_job_of_which_something_comes_is_not(runtime: ScriptedRuntime) -> None:
+def test_a_job_of_a_key_that_sends_events_is_not_observed(runtime: ScriptedRuntime) -> None:
     repeat(runtime)
     assert said(runtime, 1, "a") == ["a"]
     runtime.advance(60)
     assert asked(runtime) == []
 
 
-def test_a_job_that_ends_is_not(runtime: ScriptedRuntime) -> None:
+def test_a_job_of_a_key_that_ends_is_not_observed(runtime: ScriptedRuntime) -> None:
     repeat(runtime)
     (event,) = runtime.say("job.result", {"result": 1}, job_id=JOB, event_seq=1)
     assert isinstance(event, JobEnded)
@@ -74,7 +74,7 @@ def test_a_job_that_ends_is_not(runtime: ScriptedRuntime) -> None:
     assert asked(runtime) == []
 
 
-def test_a_history_that_comes_before_its_answer(runtime: ScriptedRuntime) -> None:
+def test_the_history_of_a_key_may_precede_its_answer(runtime: ScriptedRuntime) -> None:
     """TypeScript and PyPI replay first, with numbers of this session."""
     runtime.reconnect(*NUMBERED)
     repeat(runtime)
@@ -86,7 +86,7 @@ def test_a_history_that_comes_before_its_answer(runtime: ScriptedRuntime) -> Non
     assert isinstance(end, JobEnded) and end.result == 1
 
 
-def test_a_history_that_comes_behind_its_answer(runtime: ScriptedRuntime) -> None:
+def test_the_history_of_a_key_may_follow_its_answer(runtime: ScriptedRuntime) -> None:
     repeat(runtime)
     runtime.advance(1)
     answer(runtime)
@@ -94,7 +94,7 @@ def test_a_history_that_comes_behind_its_answer(runtime: ScriptedRuntime) -> Non
     assert said(runtime, 3, "a", job_seq=7) == [], "a copy"
 
 
-def test_what_comes_by_itself_while_it_is_asked_for_comes_once(runtime: ScriptedRuntime) -> None:
+def test_events_that_come_during_the_subscribe_are_handed_out_once(runtime: ScriptedRuntime) -> None:
     """It was silent, and speaks just then; so it comes live, and again with the history."""
     repeat(runtime)
     runtime.advance(1)
@@ -106,7 +106,7 @@ def test_what_comes_by_itself_while_it_is_asked_for_comes_once(runtime: Scripted
 
 
 @pytest.mark.parametrize("message_type", ["job.error", "session.error"])
-def test_a_job_that_is_gone_is_lost(runtime: ScriptedRuntime, message_type: str) -> None:
+def test_a_job_of_a_key_that_is_forgotten_is_lost(runtime: ScriptedRuntime, message_type: str) -> None:
     repeat(runtime)
     runtime.advance(1)
     error = {"final_status": "error", "code": "JOB_NOT_FOUND", "message": "no such job", "retryable": False}
@@ -117,7 +117,7 @@ def test_a_job_that_is_gone_is_lost(runtime: ScriptedRuntime, message_type: str)
     assert runtime.state.session is not None and JOB not in runtime.state.session.jobs
 
 
-def test_a_job_that_has_ended_and_has_no_history_is_lost(runtime: ScriptedRuntime) -> None:
+def test_an_ended_job_of_a_key_without_history_is_lost(runtime: ScriptedRuntime) -> None:
     repeat(runtime)
     runtime.advance(1)
     (lost,) = answer(runtime, current_status="success", replayed=False)
@@ -125,7 +125,7 @@ def test_a_job_that_has_ended_and_has_no_history_is_lost(runtime: ScriptedRuntim
 
 
 @pytest.mark.parametrize(("code", "retryable"), [("INVALID_REQUEST", False), ("INTERNAL_ERROR", True)])
-def test_a_job_that_cannot_be_observed_is_waited_for(
+def test_a_job_of_a_key_that_cannot_be_observed_is_awaited(
     runtime: ScriptedRuntime, code: str, retryable: bool
 ) -> None:
     repeat(runtime)
@@ -139,7 +139,7 @@ def test_a_job_that_cannot_be_observed_is_waited_for(
     assert said(runtime, 1, "a") == ["a"]
 
 
-def test_a_job_that_this_submit_has_made_is_not_observed(runtime: ScriptedRuntime) -> None:
+def test_a_job_that_the_submit_itself_has_started_is_not_observed(runtime: ScriptedRuntime) -> None:
     runtime.submit(idempotency_key="k")
     (submit,) = runtime.sent("job.submit")
     now = format_time(runtime.state.unix)
@@ -149,7 +149,7 @@ def test_a_job_that_this_submit_has_made_is_not_observed(runtime: ScriptedRuntim
 
 
 @pytest.mark.parametrize("age", [4, 6])
-def test_a_trace_id_that_is_repeated_for_an_earlier_job(runtime: ScriptedRuntime, age: int) -> None:
+def test_a_trace_id_of_an_earlier_job_makes_the_client_observe_it(runtime: ScriptedRuntime, age: int) -> None:
     """Java repeats it for a job that was accepted before."""
     runtime.submit(idempotency_key="k")
     (submit,) = runtime.sent("job.submit")
@@ -160,7 +160,7 @@ def test_a_trace_id_that_is_repeated_for_an_earlier_job(runtime: ScriptedRuntime
     assert len(asked(runtime)) == (age > 5)
 
 
-def test_a_trace_id_of_the_user_tells_nothing(runtime: ScriptedRuntime) -> None:
+def test_a_trace_id_of_the_user_does_not_show_a_new_job(runtime: ScriptedRuntime) -> None:
     runtime.submit(idempotency_key="k", traceparent=f"00-{FIRST_TRACE}-{'12' * 8}-01")
     now = format_time(runtime.state.unix)
     runtime.say("job.accepted", accepted(accepted_at=now), job_id=JOB, trace_id=FIRST_TRACE)
@@ -168,7 +168,7 @@ def test_a_trace_id_of_the_user_tells_nothing(runtime: ScriptedRuntime) -> None:
     assert asked(runtime) == [WITH_HISTORY]
 
 
-def test_a_submit_that_was_sent_again_may_be_answered_by_the_job_that_it_has_made(
+def test_a_repeated_submit_may_be_answered_by_its_own_job(
     runtime: ScriptedRuntime,
 ) -> None:
     """Its first answer was lost with the session, in which its events come."""
@@ -182,12 +182,12 @@ def test_a_submit_that_was_sent_again_may_be_answered_by_the_job_that_it_has_mad
 
 
 @pytest.mark.parametrize("status", ["success", "completed", "failed", "cancelled"])
-def test_a_job_that_is_over_by_its_status_is_observed_at_once(runtime: ScriptedRuntime, status: str) -> None:
+def test_an_ended_job_of_a_key_is_observed_at_once(runtime: ScriptedRuntime, status: str) -> None:
     repeat(runtime, status=status)
     assert asked(runtime) == [WITH_HISTORY]
 
 
-def test_without_a_subscription_it_is_waited_for() -> None:
+def test_without_subscribe_a_job_of_a_key_is_awaited() -> None:
     runtime = ScriptedRuntime(ClientConfig())
     runtime.welcome("list_jobs")
     repeat(runtime, status="success")
@@ -196,7 +196,7 @@ def test_without_a_subscription_it_is_waited_for() -> None:
     assert said(runtime, 1, "a") == ["a"]
 
 
-def test_a_session_that_is_detached_asks_a_second_after_it_is_attached(runtime: ScriptedRuntime) -> None:
+def test_a_resumed_session_subscribes_a_second_after_its_welcome(runtime: ScriptedRuntime) -> None:
     repeat(runtime)
     runtime.drop()
     runtime.advance(2)
@@ -207,7 +207,7 @@ def test_a_session_that_is_detached_asks_a_second_after_it_is_attached(runtime: 
     assert asked(runtime) == [WITH_HISTORY]
 
 
-def test_a_session_that_is_lost_asks_as_for_any_job(runtime: ScriptedRuntime) -> None:
+def test_a_new_session_subscribes_to_a_job_of_a_key_like_any_other(runtime: ScriptedRuntime) -> None:
     repeat(runtime)
     runtime.reconnect(session_id="sess_2")
     assert asked(runtime) == [WITH_HISTORY]
@@ -215,7 +215,7 @@ def test_a_session_that_is_lost_asks_as_for_any_job(runtime: ScriptedRuntime) ->
     assert len(asked(runtime)) == 1
 
 
-def test_an_unsubscribe_leaves_a_job_that_may_be_ours(runtime: ScriptedRuntime) -> None:
+def test_an_unsubscribe_keeps_a_job_that_the_session_may_have_submitted(runtime: ScriptedRuntime) -> None:
     """As without the subscription of our own: nobody knows whether it comes by itself."""
     repeat(runtime)
     runtime.advance(1)
@@ -237,7 +237,7 @@ def test_a_job_that_cannot_be_observed_in_another_session_is_lost(runtime: Scrip
     assert (lost.job_id, lost.message) == (JOB, "too many")
 
 
-def test_a_job_that_is_followed_already_is_not_asked_for(runtime: ScriptedRuntime) -> None:
+def test_a_followed_job_of_a_key_is_not_subscribed_again(runtime: ScriptedRuntime) -> None:
     request_id = runtime.submit(idempotency_key="k")
     runtime.say("job.accepted", accepted(request_id=request_id), job_id=JOB)
     assert said(runtime, 1, "a") == ["a"]
@@ -246,7 +246,7 @@ def test_a_job_that_is_followed_already_is_not_asked_for(runtime: ScriptedRuntim
     assert asked(runtime) == []
 
 
-def test_a_subscription_that_ends_is_asked_for_again(runtime: ScriptedRuntime) -> None:
+def test_a_subscription_of_a_job_of_a_key_that_ends_is_renewed(runtime: ScriptedRuntime) -> None:
     repeat(runtime)
     runtime.advance(1)
     answer(runtime)
@@ -263,7 +263,7 @@ def test_a_subscription_that_ends_is_asked_for_again(runtime: ScriptedRuntime) -
     assert asked(runtime)[-1]["from_job_seq"] == 7
 
 
-def test_the_end_of_a_history_brings_no_event_twice(runtime: ScriptedRuntime) -> None:
+def test_a_cut_history_of_a_key_doubles_no_event(runtime: ScriptedRuntime) -> None:
     repeat(runtime)
     assert said(runtime, 1, "a") + said(runtime, 2, "b") == ["a", "b"]
     runtime.client.subscribe(JOB, 0, True, now=runtime.now)
@@ -277,7 +277,7 @@ def test_the_end_of_a_history_brings_no_event_twice(runtime: ScriptedRuntime) ->
     assert asked(runtime)[-1]["from_job_seq"] == 3
 
 
-def test_a_process_that_goes_on_asks_for_a_job_of_which_nothing_has_come(runtime: ScriptedRuntime) -> None:
+def test_a_restarted_client_subscribes_to_a_silent_job_of_a_key(runtime: ScriptedRuntime) -> None:
     repeat(runtime)
     again = ScriptedRuntime(ClientConfig(), resumption=runtime.client.resumption())
     again.welcome()
@@ -285,7 +285,7 @@ def test_a_process_that_goes_on_asks_for_a_job_of_which_nothing_has_come(runtime
     assert asked(again) == [WITH_HISTORY]
 
 
-def test_a_key_that_is_repeated_without_resuming_sessions() -> None:
+def test_a_repeated_key_works_without_resuming_sessions() -> None:
     runtime = ScriptedRuntime()
     runtime.welcome()
     repeat(runtime)

@@ -44,7 +44,7 @@ def runtime() -> ScriptedRuntime:
 # A lost session.
 
 
-def test_a_job_goes_on_behind_what_was_handed_out(runtime: ScriptedRuntime) -> None:
+def test_a_recovered_job_continues_behind_the_events_handed_out(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     for seq in (1, 2):
         runtime.say("job.event", log(), job_id=JOB, event_seq=seq)
@@ -61,7 +61,7 @@ def test_a_job_goes_on_behind_what_was_handed_out(runtime: ScriptedRuntime) -> N
     assert runtime.client.resumption() is not None
 
 
-def test_a_second_loss_goes_on_where_the_first_recovery_stopped(runtime: ScriptedRuntime) -> None:
+def test_a_second_loss_continues_where_the_first_recovery_stopped(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     lose(runtime)
     answer(runtime)
@@ -71,7 +71,7 @@ def test_a_second_loss_goes_on_where_the_first_recovery_stopped(runtime: Scripte
     assert subscribes(runtime) == [(JOB, 0), (JOB, 4), (JOB, 4)]
 
 
-def test_a_result_is_joined_over_the_loss(runtime: ScriptedRuntime) -> None:
+def test_a_streamed_result_is_joined_across_a_lost_session(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.say("job.event", chunk(0, "ab"), job_id=JOB, event_seq=1)
     lose(runtime)
@@ -82,7 +82,7 @@ def test_a_result_is_joined_over_the_loss(runtime: ScriptedRuntime) -> None:
     assert (end.result, end.code) == ("abc", "")
 
 
-def test_a_result_that_is_no_longer_whole_is_an_error(runtime: ScriptedRuntime) -> None:
+def test_a_streamed_result_with_lost_chunks_is_an_error(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.say("job.event", chunk(0, "ab"), job_id=JOB, event_seq=1)
     lose(runtime)
@@ -95,7 +95,7 @@ def test_a_result_that_is_no_longer_whole_is_an_error(runtime: ScriptedRuntime) 
     assert "chunks 1 to 2 are gone" in end.message
 
 
-def test_a_job_that_is_not_known_any_more_is_lost(runtime: ScriptedRuntime) -> None:
+def test_a_job_that_is_unknown_to_the_runtime_is_lost(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     lose(runtime)
     assert refuse(runtime, "JOB_NOT_FOUND", message="no job") == [JobLost(JOB, "JOB_NOT_FOUND", "no job")]
@@ -104,14 +104,14 @@ def test_a_job_that_is_not_known_any_more_is_lost(runtime: ScriptedRuntime) -> N
     assert runtime.advance(100) == []
 
 
-def test_a_job_that_has_ended_unseen_is_lost(runtime: ScriptedRuntime) -> None:
+def test_an_ended_job_without_history_is_lost(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     lose(runtime)
     lost = runtime.only(JobLost, answer(runtime, current_status="completed", replayed=False))
     assert lost.job_id == JOB
 
 
-def test_a_runtime_that_offers_no_subscription_loses_all(runtime: ScriptedRuntime) -> None:
+def test_a_runtime_without_subscribe_loses_every_job(runtime: ScriptedRuntime) -> None:
     runtime.accept("job_1")
     runtime.accept("job_2")
     lost = [event for event in lose(runtime, "ack") if isinstance(event, JobLost)]
@@ -119,7 +119,7 @@ def test_a_runtime_that_offers_no_subscription_loses_all(runtime: ScriptedRuntim
     assert runtime.sent("job.subscribe") == []
 
 
-def test_what_passes_with_time_is_asked_again_a_second_later(runtime: ScriptedRuntime) -> None:
+def test_a_retryable_refusal_of_a_subscribe_is_repeated_after_a_second(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     lose(runtime)
     for count in range(1, MOST_REFUSALS):
@@ -131,7 +131,7 @@ def test_what_passes_with_time_is_asked_again_a_second_later(runtime: ScriptedRu
     runtime.only(JobLost, refuse(runtime, "INTERNAL_ERROR"))
 
 
-def test_not_all_are_asked_for_at_once(runtime: ScriptedRuntime) -> None:
+def test_a_limited_number_of_jobs_is_recovered_at_a_time(runtime: ScriptedRuntime) -> None:
     for number in range(WINDOW + 5):
         runtime.accept(f"job_{number}")
     lose(runtime)
@@ -141,7 +141,7 @@ def test_not_all_are_asked_for_at_once(runtime: ScriptedRuntime) -> None:
     assert len(subscribes(runtime)) == WINDOW + 2
 
 
-def test_a_drop_during_the_recovery_does_not_stop_it(runtime: ScriptedRuntime) -> None:
+def test_a_drop_during_the_recovery_does_not_end_the_recovery(runtime: ScriptedRuntime) -> None:
     for number in range(WINDOW + 5):
         runtime.accept(f"job_{number}")
     lose(runtime)
@@ -155,7 +155,7 @@ def test_a_drop_during_the_recovery_does_not_stop_it(runtime: ScriptedRuntime) -
 
 
 @pytest.mark.parametrize("features", [("ack",), ("ack", "subscribe")])
-def test_a_job_that_comes_by_itself_is_not_lost_when_its_session_is_resumed(
+def test_a_submitted_job_is_not_lost_when_its_session_is_resumed(
     runtime: ScriptedRuntime, features: tuple[str, ...]
 ) -> None:
     lose(runtime, *features)
@@ -167,7 +167,7 @@ def test_a_job_that_comes_by_itself_is_not_lost_when_its_session_is_resumed(
     assert numbers(own(runtime, 1)) == [1]
 
 
-def test_nothing_is_asked_for_twice_and_nothing_that_comes_by_itself(runtime: ScriptedRuntime) -> None:
+def test_only_lost_jobs_are_subscribed_and_each_once(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     lose(runtime)
     runtime.accept("job_2")
@@ -181,7 +181,7 @@ def test_nothing_is_asked_for_twice_and_nothing_that_comes_by_itself(runtime: Sc
     assert len(runtime.sent("job.subscribe")) == 3
 
 
-def test_an_answer_that_comes_twice_replays_nothing_twice(runtime: ScriptedRuntime) -> None:
+def test_a_repeated_job_subscribed_doubles_no_event(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     lose(runtime)
     answer(runtime)
@@ -191,7 +191,7 @@ def test_an_answer_that_comes_twice_replays_nothing_twice(runtime: ScriptedRunti
     assert len(at(runtime, 3, 6)) == 1
 
 
-def test_an_event_of_a_lost_session_that_is_processed_late_is_none_of_the_next(
+def test_a_late_processed_event_of_a_lost_session_does_not_move_the_next_cursor(
     runtime: ScriptedRuntime,
 ) -> None:
     runtime.accept()
@@ -205,7 +205,7 @@ def test_an_event_of_a_lost_session_that_is_processed_late_is_none_of_the_next(
     assert runtime.client.cursor == 1
 
 
-def test_a_cancel_of_a_recovered_job(runtime: ScriptedRuntime) -> None:
+def test_a_recovered_job_can_be_cancelled(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     lose(runtime)
     answer(runtime)
@@ -217,7 +217,7 @@ def test_a_cancel_of_a_recovered_job(runtime: ScriptedRuntime) -> None:
     assert refused.request_id == request_id
 
 
-def test_a_lost_session_that_is_given_up_asks_for_nothing() -> None:
+def test_a_lost_session_that_is_given_up_subscribes_to_nothing() -> None:
     runtime = ScriptedRuntime(ClientConfig(give_up_sec=30))
     runtime.welcome()
     runtime.accept()
@@ -232,7 +232,7 @@ def test_a_lost_session_that_is_given_up_asks_for_nothing() -> None:
 # A subscription that has ended.
 
 
-def test_an_ended_subscription_is_asked_for_again_a_second_later(runtime: ScriptedRuntime) -> None:
+def test_an_ended_subscription_is_renewed_after_a_second(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     event = runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=2))
     assert event == SubscriptionEnded(JOB, 2, "too slow")
@@ -246,7 +246,7 @@ def test_an_ended_subscription_is_asked_for_again_a_second_later(runtime: Script
     assert runtime.client.cursor == 3, "nobody has to process the notice"
 
 
-def test_while_it_is_detached_it_waits(runtime: ScriptedRuntime) -> None:
+def test_the_renewal_of_a_subscription_waits_while_detached(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=2)
     runtime.drop()
@@ -257,12 +257,12 @@ def test_while_it_is_detached_it_waits(runtime: ScriptedRuntime) -> None:
     assert len(subscribes(runtime)) == 2
 
 
-def test_an_event_of_an_observed_agent_ends_no_subscription(runtime: ScriptedRuntime) -> None:
+def test_a_status_event_of_an_agent_does_not_end_a_subscription(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     runtime.only(JobEvent, at(runtime, 2, 4, kind="status", body=UNSUBSCRIBED["body"]))
 
 
-def test_a_notice_to_this_session_has_no_place_in_its_job(runtime: ScriptedRuntime) -> None:
+def test_a_notice_to_one_session_has_no_position(runtime: ScriptedRuntime) -> None:
     notice = {**UNSUBSCRIBED, "body": {"phase": "back_pressure", "message": "too slow"}}
     runtime.accept()
     (told,) = runtime.say("job.event", notice, job_id=JOB, event_seq=1)
@@ -276,9 +276,7 @@ def test_a_notice_to_this_session_has_no_place_in_its_job(runtime: ScriptedRunti
 
 
 @pytest.mark.parametrize("position", [None, 1])
-def test_a_job_that_was_submitted_here_has_no_subscription_to_end(
-    runtime: ScriptedRuntime, position: int | None
-) -> None:
+def test_a_submitted_job_has_no_subscription_to_end(runtime: ScriptedRuntime, position: int | None) -> None:
     runtime.accept()
     notice = {**UNSUBSCRIBED, "job_seq": position}
     runtime.only(JobEvent, runtime.say("job.event", notice, job_id=JOB, event_seq=1))
@@ -286,7 +284,7 @@ def test_a_job_that_was_submitted_here_has_no_subscription_to_end(
     assert subscribes(runtime) == []
 
 
-def test_a_job_that_a_key_has_brought_may_end_so_too(runtime: ScriptedRuntime) -> None:
+def test_a_subscription_to_a_job_of_a_key_is_renewed(runtime: ScriptedRuntime) -> None:
     request_id = runtime.submit(idempotency_key="k")
     runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
     runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=1))
@@ -294,7 +292,7 @@ def test_a_job_that_a_key_has_brought_may_end_so_too(runtime: ScriptedRuntime) -
     assert subscribes(runtime) == [(JOB, 0)]
 
 
-def test_another_process_knows_that_a_key_has_brought_it() -> None:
+def test_a_restarted_client_renews_the_subscription_to_a_job_of_a_key() -> None:
     job = ResumedJob(JOB, 3, keyed=True)
     resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 4, (job,))
     runtime = ScriptedRuntime(ClientConfig(), resumption=resumption)
@@ -307,7 +305,7 @@ def test_another_process_knows_that_a_key_has_brought_it() -> None:
     assert subscribes(runtime) == [(JOB, 3)]
 
 
-def test_without_resuming_it_is_only_told() -> None:
+def test_without_resuming_an_ended_subscription_is_only_reported() -> None:
     runtime = ScriptedRuntime(ClientConfig(resume=False))
     runtime.welcome()
     subscribe(runtime)
@@ -318,7 +316,7 @@ def test_without_resuming_it_is_only_told() -> None:
     assert len(subscribes(runtime)) == 1
 
 
-def test_who_unsubscribes_meanwhile_is_asked_for_no_more(runtime: ScriptedRuntime) -> None:
+def test_an_unsubscribe_stops_the_renewal_of_a_subscription(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=2)
     runtime.client.unsubscribe(JOB, now=runtime.now)
@@ -326,7 +324,7 @@ def test_who_unsubscribes_meanwhile_is_asked_for_no_more(runtime: ScriptedRuntim
     assert len(subscribes(runtime)) == 1
 
 
-def test_a_job_that_was_submitted_is_gone_on_with_whatever_is_unsubscribed(runtime: ScriptedRuntime) -> None:
+def test_a_submitted_job_is_recovered_even_after_an_unsubscribe(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.client.unsubscribe(JOB, now=runtime.now)
     assert positions(own(runtime, 1)) == [1]
@@ -343,7 +341,7 @@ def test_a_job_that_was_submitted_is_gone_on_with_whatever_is_unsubscribed(runti
     assert (list(other.state.session.jobs), other.sent("job.unsubscribe")) == ([JOB], [])
 
 
-def test_a_job_is_left_while_its_subscription_is_asked_for(runtime: ScriptedRuntime) -> None:
+def test_an_unsubscribe_during_the_subscribe_leaves_the_job(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     lose(runtime)
     runtime.client.unsubscribe(JOB, now=runtime.now)
@@ -358,7 +356,7 @@ def test_a_job_is_left_while_its_subscription_is_asked_for(runtime: ScriptedRunt
 # A subscription of a job that this session has submitted.
 
 
-def test_the_end_of_a_history_beside_a_job_that_a_key_has_made_stops_nothing(
+def test_a_cut_history_beside_a_job_of_a_key_does_not_stop_its_events(
     runtime: ScriptedRuntime,
 ) -> None:
     """The answer repeats a trace id that only this submit has: the job comes by itself."""
@@ -370,7 +368,7 @@ def test_the_end_of_a_history_beside_a_job_that_a_key_has_made_stops_nothing(
     assert positions(own(runtime, 2)) == [1]
 
 
-def test_a_child_of_a_job_that_was_accepted_by_a_key_comes_by_itself(runtime: ScriptedRuntime) -> None:
+def test_a_child_of_a_job_of_a_key_needs_no_subscription(runtime: ScriptedRuntime) -> None:
     accept_by_key(runtime)
     body = {"child_job_id": "job_2", "agent": "a", "lease": {}}
     runtime.say("job.event", {"kind": "delegate", "ts": "", "body": body}, job_id=JOB, event_seq=1)
@@ -381,7 +379,7 @@ def test_a_child_of_a_job_that_was_accepted_by_a_key_comes_by_itself(runtime: Sc
     assert positions(runtime.say("job.accepted", accepted, job_id="job_3")) == [1]
 
 
-def test_a_history_of_a_job_that_was_submitted_here_goes_before_what_is_new(runtime: ScriptedRuntime) -> None:
+def test_a_history_of_a_submitted_job_precedes_its_new_events(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     own(runtime, 1, 2)
     runtime.client.subscribe(JOB, 0, True, now=runtime.now)
@@ -391,7 +389,7 @@ def test_a_history_of_a_job_that_was_submitted_here_goes_before_what_is_new(runt
     assert positions(events) == [1, 2, 3]
 
 
-def test_a_job_of_a_key_is_observed_on_from_its_last_event(runtime: ScriptedRuntime) -> None:
+def test_a_job_of_a_key_is_observed_from_its_last_event_on(runtime: ScriptedRuntime) -> None:
     accept_by_key(runtime)
     own(runtime, 1, 2)
     runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=3))
@@ -419,7 +417,7 @@ def test_a_history_that_comes_twice_is_handed_out_once(runtime: ScriptedRuntime)
     assert positions(at(runtime, 6, 1) + at(runtime, 7, 2) + at(runtime, 8, 3)) == [2, 3], "asked for again"
 
 
-def test_what_is_observed_no_longer_is_said_before_what_was_asked_later(runtime: ScriptedRuntime) -> None:
+def test_unsubscribes_are_repeated_before_later_requests(runtime: ScriptedRuntime) -> None:
     runtime.client.subscribe(JOB, None, False, now=runtime.now)
     runtime.take()
     answer(runtime)
@@ -447,7 +445,7 @@ def test_a_history_whose_answer_was_lost_is_handed_out_once(runtime: ScriptedRun
     assert positions(at(runtime, 4, 3) + at(runtime, 5, 4) + at(runtime, 6, 5)) == [3, 4, 5]
 
 
-def test_a_subscribe_of_the_user_that_leaves_out_events_does_not_lose_them(runtime: ScriptedRuntime) -> None:
+def test_a_subscribe_of_the_user_from_a_later_position_loses_no_event(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     for seq in (1, 2):
         runtime.say("job.event", log(), job_id=JOB, event_seq=seq)

@@ -23,7 +23,7 @@ def runtime() -> ScriptedRuntime:
 # Jobs that are not observed, and children.
 
 
-def test_what_still_comes_of_a_job_that_is_not_observed_is_nobodys(runtime: ScriptedRuntime) -> None:
+def test_late_events_of_an_unsubscribed_job_are_dropped(runtime: ScriptedRuntime) -> None:
     runtime.client.subscribe(JOB, 0, True, now=runtime.now)
     runtime.take()
     answer(runtime)
@@ -33,7 +33,7 @@ def test_what_still_comes_of_a_job_that_is_not_observed_is_nobodys(runtime: Scri
     assert runtime.client.cursor == 1
 
 
-def test_another_process_does_not_show_copies() -> None:
+def test_a_restarted_client_hands_out_no_copies_of_a_child() -> None:
     resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 4, (ResumedJob(JOB, 5, observed=True),))
     runtime = ScriptedRuntime(ClientConfig(), resumption=resumption)
     runtime.welcome()
@@ -41,7 +41,7 @@ def test_another_process_does_not_show_copies() -> None:
     assert positions(at(runtime, 7, 6)) == [6]
 
 
-def test_what_a_child_does_waits_for_no_answer(runtime: ScriptedRuntime) -> None:
+def test_events_of_a_child_do_not_wait_for_job_accepted(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
     runtime.say("job.event", said, job_id=JOB, event_seq=1)
@@ -53,7 +53,7 @@ def test_what_a_child_does_waits_for_no_answer(runtime: ScriptedRuntime) -> None
     runtime.only(JobEnded, runtime.say("job.error", end, job_id="job_2", event_seq=3))
 
 
-def test_a_child_goes_on_when_a_subscription_of_it_ends(runtime: ScriptedRuntime) -> None:
+def test_a_child_continues_when_its_subscription_ends(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
     runtime.say("job.event", said, job_id=JOB, event_seq=1)
@@ -64,7 +64,7 @@ def test_a_child_goes_on_when_a_subscription_of_it_ends(runtime: ScriptedRuntime
     assert numbers(runtime.say("job.event", log(), job_id="job_2", event_seq=3)) == [3]
 
 
-def test_a_child_of_a_job_whose_session_is_lost_is_asked_for_again(runtime: ScriptedRuntime) -> None:
+def test_a_child_of_a_lost_session_is_subscribed_again(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     lose(runtime)
     answer(runtime)
@@ -77,7 +77,7 @@ def test_a_child_of_a_job_whose_session_is_lost_is_asked_for_again(runtime: Scri
     assert subscribes(runtime) == [(JOB, 0), ("job_2", 0), ("job_2", 0)], "it does not come by itself"
 
 
-def test_a_child_of_a_lost_session_does_not_come_by_itself_in_the_next(runtime: ScriptedRuntime) -> None:
+def test_a_child_of_a_lost_session_needs_a_subscription_in_the_next(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
     runtime.say("job.event", said, job_id=JOB, event_seq=1)
@@ -90,7 +90,7 @@ def test_a_child_of_a_lost_session_does_not_come_by_itself_in_the_next(runtime: 
     runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=1))
 
 
-def test_so_is_a_child_of_a_job_that_a_key_has_brought(runtime: ScriptedRuntime) -> None:
+def test_a_child_of_a_job_of_a_key_loses_its_subscription(runtime: ScriptedRuntime) -> None:
     request_id = runtime.submit(idempotency_key="k")
     runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
     at(runtime, 1, 1, kind="delegate", body={"child_job_id": "job_2", "agent": "a"})
@@ -103,7 +103,7 @@ def test_so_is_a_child_of_a_job_that_a_key_has_brought(runtime: ScriptedRuntime)
 # Children.
 
 
-def test_a_child_goes_on_when_it_is_unsubscribed(runtime: ScriptedRuntime) -> None:
+def test_a_child_continues_after_an_unsubscribe(runtime: ScriptedRuntime) -> None:
     child = JobId("job_2")
     runtime.accept()
     runtime.client.unsubscribe(child, now=runtime.now)
@@ -117,7 +117,7 @@ def test_a_child_goes_on_when_it_is_unsubscribed(runtime: ScriptedRuntime) -> No
     assert numbers(runtime.say("job.event", log(), job_id=child, event_seq=4)) == [4]
 
 
-def test_another_process_learns_of_a_child_by_the_history(runtime: ScriptedRuntime) -> None:
+def test_a_restarted_client_learns_of_a_child_by_the_history(runtime: ScriptedRuntime) -> None:
     child = JobId("job_2")
     runtime.accept()
     said = {"kind": "delegate", "body": {"child_job_id": child, "agent": "a"}}

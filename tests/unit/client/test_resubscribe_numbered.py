@@ -18,7 +18,7 @@ def numbered() -> ScriptedRuntime:
     return runtime
 
 
-def test_a_history_is_asked_from_a_number(numbered: ScriptedRuntime) -> None:
+def test_without_positions_a_history_is_asked_from_a_home_number(numbered: ScriptedRuntime) -> None:
     numbered.accept()
     own(numbered, 1, 2)
     lose(numbered, *NUMBERED)
@@ -29,7 +29,7 @@ def test_a_history_is_asked_from_a_number(numbered: ScriptedRuntime) -> None:
     assert asked(numbered)[-1] == {"job_id": JOB, "from_event_seq": 2}
 
 
-def test_copies_are_told_by_their_envelope_ids(numbered: ScriptedRuntime) -> None:
+def test_without_positions_copies_are_recognised_by_envelope_ids(numbered: ScriptedRuntime) -> None:
     numbered.accept()
     assert numbers(numbered.say("job.event", log(), job_id=JOB, event_seq=1, id="a")) == [1]
     lose(numbered, *NUMBERED)
@@ -48,7 +48,7 @@ def test_a_history_that_the_user_asks_for_again_may_have_the_same_ids(numbered: 
         assert numbers(numbered.say("job.event", log(), job_id=JOB, event_seq=seq, id="a")) == [seq]
 
 
-def test_an_ended_subscription_goes_on_from_what_the_user_has_asked_for(numbered: ScriptedRuntime) -> None:
+def test_an_ended_subscription_is_renewed_from_the_number_of_the_user(numbered: ScriptedRuntime) -> None:
     numbered.client.subscribe(JOB, 4, True, now=numbered.now)
     numbered.take()
     answer(numbered)
@@ -60,7 +60,7 @@ def test_an_ended_subscription_goes_on_from_what_the_user_has_asked_for(numbered
     assert numbers(own(numbered, 3)) == [3]
 
 
-def test_another_process_asks_from_the_number_that_is_processed(numbered: ScriptedRuntime) -> None:
+def test_a_restarted_client_asks_from_the_processed_number(numbered: ScriptedRuntime) -> None:
     numbered.accept()
     own(numbered, 1, 2, 3)
     numbered.client.mark_processed(JOB, 2, now=numbered.now)

@@ -28,7 +28,9 @@ def runtime() -> ScriptedRuntime:
     return runtime
 
 
-def test_another_process_asks_for_nothing_that_the_session_brings_again(runtime: ScriptedRuntime) -> None:
+def test_a_restarted_client_does_not_subscribe_to_jobs_that_the_session_replays(
+    runtime: ScriptedRuntime,
+) -> None:
     subscribe(runtime)
     process_all(runtime)
     lose(runtime)
@@ -40,7 +42,7 @@ def test_another_process_asks_for_nothing_that_the_session_brings_again(runtime:
     assert positions(at(other, 1, 5, "job_2") + at(other, 2, 4) + at(other, 3, 5)) == [5, 4, 5]
 
 
-def test_another_process_asks_for_a_job_that_is_followed_again(runtime: ScriptedRuntime) -> None:
+def test_a_restarted_client_subscribes_to_a_job_that_is_followed_again(runtime: ScriptedRuntime) -> None:
     """The user has not processed what came when it was followed first."""
     subscribe(runtime)
     runtime.client.unsubscribe(JOB, now=runtime.now)
@@ -55,7 +57,7 @@ def test_another_process_asks_for_a_job_that_is_followed_again(runtime: Scripted
     assert positions(at(other, 3, 2) + at(other, 4, 3)) == [2, 3]
 
 
-def test_another_process_takes_nothing_of_a_job_that_was_observed_no_longer(runtime: ScriptedRuntime) -> None:
+def test_a_restarted_client_drops_events_of_an_unsubscribed_job(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     runtime.client.unsubscribe(JOB, now=runtime.now)
     runtime.take()
@@ -65,7 +67,7 @@ def test_another_process_takes_nothing_of_a_job_that_was_observed_no_longer(runt
 
 
 @pytest.mark.parametrize("answered", [False, True])
-def test_another_process_takes_nothing_of_a_job_that_was_left_before_a_subscribe_that_brings_nothing(
+def test_a_restarted_client_drops_events_of_a_job_left_before_an_empty_subscribe(
     runtime: ScriptedRuntime, answered: bool
 ) -> None:
     subscribe(runtime)
@@ -80,7 +82,7 @@ def test_another_process_takes_nothing_of_a_job_that_was_left_before_a_subscribe
     assert other.client.resumption() is not None
 
 
-def test_another_process_leaves_a_job_of_which_it_was_not_told(runtime: ScriptedRuntime) -> None:
+def test_a_restarted_client_leaves_an_unknown_job(runtime: ScriptedRuntime) -> None:
     """An earlier process may have submitted it, or observes it: the unsubscribe is sent, and kept."""
     other = another_process(runtime)
     assert positions(at(other, 1, 1)) == [1]
@@ -92,7 +94,7 @@ def test_another_process_leaves_a_job_of_which_it_was_not_told(runtime: Scripted
     assert positions(at(third, 1, 1) + at(third, 2, 2)) == []
 
 
-def test_another_process_takes_nothing_of_a_job_that_was_lost(runtime: ScriptedRuntime) -> None:
+def test_a_restarted_client_drops_events_of_a_lost_job(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     lose(runtime)
     refuse(runtime, "JOB_NOT_FOUND")
@@ -100,7 +102,7 @@ def test_another_process_takes_nothing_of_a_job_that_was_lost(runtime: ScriptedR
     assert at(another_process(runtime), 1, 4) == []
 
 
-def test_events_before_the_answer_to_a_subscribe_that_is_sent_again_come_again(
+def test_events_before_the_answer_to_a_repeated_subscribe_are_replayed(
     runtime: ScriptedRuntime,
 ) -> None:
     runtime.client.subscribe(JOB, 0, True, now=runtime.now)
@@ -111,7 +113,7 @@ def test_events_before_the_answer_to_a_subscribe_that_is_sent_again_come_again(
     assert positions(at(runtime, 2, 1)) == [1]
 
 
-def test_another_process_asks_for_what_a_lost_session_has_brought(runtime: ScriptedRuntime) -> None:
+def test_a_restarted_client_subscribes_to_jobs_of_a_lost_session(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     lose(runtime)
     answer(runtime)
@@ -122,7 +124,7 @@ def test_another_process_asks_for_what_a_lost_session_has_brought(runtime: Scrip
     assert positions(at(other, 2, 3) + at(other, 3, 4)) == [3, 4]
 
 
-def test_another_process_asks_again_when_it_resumes_from_before_the_answer(runtime: ScriptedRuntime) -> None:
+def test_a_restarted_client_that_resumes_before_the_answer_subscribes_again(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     own(runtime, 1, 2)
     process_all(runtime)
@@ -139,7 +141,7 @@ def test_another_process_asks_again_when_it_resumes_from_before_the_answer(runti
     assert subscribes(another_process(runtime)) == []
 
 
-def test_another_process_goes_on_with_a_history_that_the_user_has_asked_for(runtime: ScriptedRuntime) -> None:
+def test_a_restarted_client_continues_a_history_that_the_user_asked_for(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     own(runtime, 1, 2, 3, 4)
     process_all(runtime)
@@ -156,7 +158,7 @@ def test_another_process_goes_on_with_a_history_that_the_user_has_asked_for(runt
     assert subscribes(another_process(other)) == []
 
 
-def test_another_process_has_what_was_not_processed_when_a_subscription_went_on(
+def test_a_restarted_client_gets_events_unprocessed_when_a_subscription_was_renewed(
     runtime: ScriptedRuntime,
 ) -> None:
     accept_by_key(runtime)
@@ -169,7 +171,7 @@ def test_another_process_has_what_was_not_processed_when_a_subscription_went_on(
     assert positions(events) == [1, 2, 3, 4]
 
 
-def test_an_event_of_a_kind_that_the_session_does_not_take_is_not_missed(runtime: ScriptedRuntime) -> None:
+def test_a_position_of_a_kind_not_taken_is_not_missed(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     assert positions(at(runtime, 2, 7)) == [7]
     lose(runtime, *[name for name in FEATURES if name != "progress"])

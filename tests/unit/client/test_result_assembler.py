@@ -29,18 +29,18 @@ def assembly() -> Assembly:
     return Assembly(limit=20, total=50)
 
 
-def test_text(assembly: Assembly) -> None:
+def test_text_chunks_are_joined(assembly: Assembly) -> None:
     assembly.add(A, body(0, "grü"))
     assembly.add(A, body(1, "ße", more=False))
     assert assembly.finish(A, ended(size=7)) == "grüße"
 
 
-def test_bytes(assembly: Assembly) -> None:
+def test_base64_chunks_are_joined(assembly: Assembly) -> None:
     assembly.add(A, body(0, "AAH/", more=False, encoding="base64"))
     assert assembly.finish(A, ended(size=3)) == b"\x00\x01\xff"
 
 
-def test_jobs_are_joined_apart(assembly: Assembly) -> None:
+def test_chunks_of_two_jobs_are_joined_separately(assembly: Assembly) -> None:
     assembly.add(A, body(0, "a"))
     assembly.add(B, body(0, "b", result_id="res_2"))
     assembly.add(A, body(1, "a", more=False))
@@ -56,21 +56,21 @@ def test_an_inline_value_wins_over_chunks(assembly: Assembly) -> None:
 
 
 @pytest.mark.parametrize("value", [UNSET, None])
-def test_nothing_was_returned(assembly: Assembly, value: Any) -> None:
+def test_a_job_without_chunks_and_value_returns_none(assembly: Assembly, value: Any) -> None:
     assert assembly.finish(A, ended(None, result=value)) is None
 
 
-def test_chunks_whose_result_leaves_out_their_name(assembly: Assembly) -> None:
+def test_a_result_without_result_id_takes_the_chunks(assembly: Assembly) -> None:
     assembly.add(A, body(0, "x", more=False))
     assert assembly.finish(A, ended(None)) == "x"
 
 
-def test_chunks_whose_result_has_a_value_of_null(assembly: Assembly) -> None:
+def test_a_result_with_null_takes_the_chunks(assembly: Assembly) -> None:
     assembly.add(A, body(0, "x", more=False))
     assert assembly.finish(A, ended(None, result=None)) == "x"
 
 
-def test_a_value_that_was_too_large_for_a_frame(assembly: Assembly) -> None:
+def test_a_json_value_sent_in_chunks_is_decoded(assembly: Assembly) -> None:
     assembly.add(A, body(0, '{"a":'))
     assembly.add(A, body(1, "[1,2]}", more=False))
     assert assembly.finish(A, ended(size=11, content_type="application/json")) == {"a": [1, 2]}
@@ -79,14 +79,14 @@ def test_a_value_that_was_too_large_for_a_frame(assembly: Assembly) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"a":', "[" * 100 + "]" * 100, "NaN", '"\\ud800"', ""])
-def test_a_value_that_is_no_json(text: str) -> None:
+def test_chunks_that_are_not_json_are_an_error(text: str) -> None:
     assembly = Assembly(1000, 1000)
     assembly.add(A, body(0, text, more=False))
     with pytest.raises(ChunkError, match=r"not JSON|nests too deeply"):
         assembly.finish(A, ended(content_type="application/json"))
 
 
-def test_bytes_that_are_no_text_are_no_json(assembly: Assembly) -> None:
+def test_chunks_of_json_that_are_not_utf8_are_an_error(assembly: Assembly) -> None:
     assembly.add(A, body(0, "/w==", more=False, encoding="base64"))
     with pytest.raises(ChunkError, match="not JSON"):
         assembly.finish(A, ended(content_type="application/json"))
@@ -108,7 +108,7 @@ def test_bytes_that_are_no_text_are_no_json(assembly: Assembly) -> None:
         ([{"data": "a"}], ended(), "cannot be read"),
     ],
 )
-def test_what_is_wrong_with_the_chunks(chunks: list[dict[str, Any]], end: Result, message: str) -> None:
+def test_wrong_chunks_raise_with_their_fault(chunks: list[dict[str, Any]], end: Result, message: str) -> None:
     assembly = Assembly(limit=20, total=50)
     for one in chunks:
         assembly.add(A, one)
@@ -116,7 +116,7 @@ def test_what_is_wrong_with_the_chunks(chunks: list[dict[str, Any]], end: Result
         assembly.finish(A, end)
 
 
-def test_a_fault_frees_what_was_there_and_keeps_its_first_reason(assembly: Assembly) -> None:
+def test_a_fault_frees_the_chunks_and_keeps_its_first_reason(assembly: Assembly) -> None:
     assembly.add(A, body(0, "aaaa"))
     assert assembly.size == 4
     assembly.add(A, body(5, "b"))
@@ -127,7 +127,7 @@ def test_a_fault_frees_what_was_there_and_keeps_its_first_reason(assembly: Assem
         assembly.finish(A, ended())
 
 
-def test_what_all_streams_hold_together_is_bounded(assembly: Assembly) -> None:
+def test_the_bytes_of_all_streams_together_are_limited(assembly: Assembly) -> None:
     for job_id in (A, B):
         assembly.add(job_id, body(0, "x" * 20))
     assembly.add(C, body(0, "x" * 11))
@@ -140,7 +140,7 @@ def test_what_all_streams_hold_together_is_bounded(assembly: Assembly) -> None:
     assert assembly.finish(B, ended(size=20)) == "x" * 20
 
 
-def test_a_dropped_job_begins_again(assembly: Assembly) -> None:
+def test_the_chunks_of_a_dropped_job_begin_again(assembly: Assembly) -> None:
     assembly.add(A, body(3, "a"))
     assembly.drop(A)
     assembly.drop(A)
@@ -148,21 +148,21 @@ def test_a_dropped_job_begins_again(assembly: Assembly) -> None:
     assert assembly.finish(A, ended()) == "a"
 
 
-def test_what_is_gone_is_said(assembly: Assembly) -> None:
+def test_a_gap_in_the_chunks_names_the_missing_ones(assembly: Assembly) -> None:
     assembly.add(A, body(0, "a"))
     assembly.add(A, body(3, "b", more=False))
     with pytest.raises(ChunkError, match="chunks 1 to 2 are gone"):
         assembly.finish(A, ended())
 
 
-def test_chunks_may_come_again(assembly: Assembly) -> None:
+def test_repeated_chunks_are_ignored(assembly: Assembly) -> None:
     assembly.add(A, body(0, "a"))
     for seq, data, more in ((0, "a", True), (1, "b", True), (1, "b", True), (2, "c", False)):
         assembly.add(A, body(seq, data, more))
     assert assembly.finish(A, ended(size=3)) == "abc"
 
 
-def test_a_replay_from_the_first_chunk_mends_what_was_broken(assembly: Assembly) -> None:
+def test_a_replay_from_the_first_chunk_mends_a_broken_stream(assembly: Assembly) -> None:
     assembly.add(A, body(2, "c"))
     assembly.add(A, body(1, "b"))
     assembly.add(A, body(0, "a"))
@@ -172,7 +172,7 @@ def test_a_replay_from_the_first_chunk_mends_what_was_broken(assembly: Assembly)
 
 
 @pytest.mark.parametrize("field", ["encoding", "result_id", "chunk_seq", "data", "more"])
-def test_null_is_absent(assembly: Assembly, field: str) -> None:
+def test_null_in_a_chunk_counts_as_absent(assembly: Assembly, field: str) -> None:
     assembly.add(A, {**body(0, "a", more=False), field: None})
     if field == "encoding":
         assert assembly.finish(A, ended()) == "a"
@@ -187,7 +187,7 @@ def test_null_is_absent(assembly: Assembly, field: str) -> None:
         max_size=40,
     )
 )
-def test_never_more_than_the_limits_hold(chunks: list[tuple[JobId, int, str, bool]]) -> None:
+def test_the_assembler_never_exceeds_its_limits(chunks: list[tuple[JobId, int, str, bool]]) -> None:
     assembly = Assembly(limit=20, total=50)
     for job_id, seq, data, more in chunks:
         assembly.add(job_id, body(seq, data, more))
@@ -197,7 +197,7 @@ def test_never_more_than_the_limits_hold(chunks: list[tuple[JobId, int, str, boo
     assert assembly.size == 0
 
 
-def test_what_came_is_released_and_the_rest_is_not_kept(assembly: Assembly) -> None:
+def test_release_returns_the_chunks_and_keeps_no_later_ones(assembly: Assembly) -> None:
     assembly.add(A, body(0, "grü"))
     reader, early = assembly.release(A)
     assert (early, reader.due, reader.size, reader.limit, assembly.size) == ("grü", 1, 4, None, 0)
@@ -210,13 +210,13 @@ def test_what_came_is_released_and_the_rest_is_not_kept(assembly: Assembly) -> N
     assert assembly.finish(A, ended(None, result=0)) == 0
 
 
-def test_bytes_are_released_as_bytes(assembly: Assembly) -> None:
+def test_release_returns_base64_chunks_as_bytes(assembly: Assembly) -> None:
     assembly.add(A, body(0, "AAH/", encoding="base64"))
     assert assembly.release(A)[1] == b"\x00\x01\xff"
 
 
 @pytest.mark.parametrize("before", [[], [body(0, "x" * 21)], [body(1, "x")]])
-def test_a_result_of_which_nothing_is_held_is_released_from_its_first_chunk(
+def test_a_result_without_held_chunks_is_released_from_its_first_chunk(
     assembly: Assembly, before: list[dict[str, Any]]
 ) -> None:
     for one in before:

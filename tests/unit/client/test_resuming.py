@@ -75,7 +75,7 @@ def resumption(cursor: int = 4, *jobs: ResumedJob) -> Resumption:
 # Detached and attached again.
 
 
-def test_a_drop_is_told_and_another_transport_asked_for_at_once(runtime: ScriptedRuntime) -> None:
+def test_a_drop_is_reported_and_a_dial_requested_at_once(runtime: ScriptedRuntime) -> None:
     ended, detached = runtime.drop()
     assert isinstance(ended, ConnectionEnded)
     assert detached == Detached(SessionId("sess_1"), "", "the transport ended")
@@ -83,20 +83,20 @@ def test_a_drop_is_told_and_another_transport_asked_for_at_once(runtime: Scripte
     assert runtime.client.session_id == "sess_1"
 
 
-def test_an_error_before_the_end_says_why_the_connection_ended(runtime: ScriptedRuntime) -> None:
+def test_an_error_before_the_end_gives_the_reason_of_a_drop(runtime: ScriptedRuntime) -> None:
     runtime.say("session.error", {"code": "INTERNAL_ERROR", "message": "events were evicted"})
     _, detached = runtime.drop()
     assert detached == Detached(SessionId("sess_1"), "INTERNAL_ERROR", "events were evicted")
 
 
-def test_an_old_error_says_nothing_of_the_end(runtime: ScriptedRuntime) -> None:
+def test_an_old_error_is_not_the_reason_of_a_drop(runtime: ScriptedRuntime) -> None:
     runtime.say("session.error", {"code": "INTERNAL_ERROR", "message": "too many requests"})
     runtime.advance(6)
     _, detached = runtime.drop()
     assert detached == Detached(SessionId("sess_1"), "", "the transport ended")
 
 
-def test_an_error_says_nothing_of_the_next_connection(runtime: ScriptedRuntime) -> None:
+def test_an_error_is_not_the_reason_of_a_later_drop(runtime: ScriptedRuntime) -> None:
     runtime.say("session.error", {"code": "INTERNAL_ERROR", "message": "events were evicted"})
     runtime.drop()
     runtime.connect()
@@ -105,7 +105,7 @@ def test_an_error_says_nothing_of_the_next_connection(runtime: ScriptedRuntime) 
     assert detached == Detached(SessionId("sess_1"), "", "the transport ended")
 
 
-def test_the_hello_asks_to_resume_in_both_forms(runtime: ScriptedRuntime) -> None:
+def test_the_hello_holds_the_resume_in_both_forms(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     emit(runtime, 1, 3)
     runtime.say("job.event", log(), job_id=JOB, event_seq=5)
@@ -120,13 +120,13 @@ def test_the_hello_asks_to_resume_in_both_forms(runtime: ScriptedRuntime) -> Non
     assert (hello["resume_token"], hello["last_event_seq"]) == ("rt_1", 3)
 
 
-def test_a_cursor_of_0_is_written_too(runtime: ScriptedRuntime) -> None:
+def test_a_cursor_of_zero_is_sent(runtime: ScriptedRuntime) -> None:
     runtime.drop()
     hello = runtime.connect()
     assert (hello["resume"]["last_event_seq"], hello["last_event_seq"]) == (0, 0)
 
 
-def test_the_stream_goes_on_without_a_hole_or_a_copy(runtime: ScriptedRuntime) -> None:
+def test_events_continue_after_a_resume_without_gap_or_copy(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     emit(runtime, 1, 3)
     runtime.say("job.event", log("5"), job_id=JOB, event_seq=5, id="e5")
@@ -143,7 +143,7 @@ def test_a_welcome_without_a_token_keeps_the_last(runtime: ScriptedRuntime) -> N
     assert runtime.connect()["resume"]["resume_token"] == "rt_1"
 
 
-def test_what_is_processed_while_it_is_detached_is_acked_afterwards(runtime: ScriptedRuntime) -> None:
+def test_events_processed_while_detached_are_acked_after_the_resume(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     emit(runtime, 1, 2)
     runtime.drop()
@@ -156,7 +156,7 @@ def test_what_is_processed_while_it_is_detached_is_acked_afterwards(runtime: Scr
     assert [ack["payload"]["last_processed_seq"] for ack in runtime.sent("session.ack")] == [2]
 
 
-def test_a_result_is_joined_over_a_drop(runtime: ScriptedRuntime) -> None:
+def test_a_streamed_result_is_joined_across_a_resume(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.say("job.event", chunk(0, "ab"), job_id=JOB, event_seq=1)
     runtime.reconnect()
@@ -165,7 +165,7 @@ def test_a_result_is_joined_over_a_drop(runtime: ScriptedRuntime) -> None:
     assert end.result == "abc"
 
 
-def test_no_welcome_in_time_is_another_attempt(runtime: ScriptedRuntime) -> None:
+def test_a_resume_without_a_welcome_in_time_is_tried_again(runtime: ScriptedRuntime) -> None:
     runtime.drop()
     runtime.connect()
     ended = runtime.only(ConnectionEnded, runtime.advance(10.1))
@@ -173,7 +173,7 @@ def test_no_welcome_in_time_is_another_attempt(runtime: ScriptedRuntime) -> None
     assert [dial.attempt for dial in runtime.dials] == [1, 2]
 
 
-def test_a_transport_that_cannot_be_opened_is_another_attempt(runtime: ScriptedRuntime) -> None:
+def test_a_failed_dial_is_tried_again(runtime: ScriptedRuntime) -> None:
     runtime.drop()
     for _ in range(5):
         runtime.client.dial_failed("refused", now=runtime.now)
@@ -185,14 +185,14 @@ def test_a_transport_that_cannot_be_opened_is_another_attempt(runtime: ScriptedR
     assert len({dial.at for dial in runtime.dials}) > 3
 
 
-def test_that_it_could_not_be_opened_is_nothing_when_none_was_asked_for(runtime: ScriptedRuntime) -> None:
+def test_a_failed_dial_that_was_not_requested_is_ignored(runtime: ScriptedRuntime) -> None:
     runtime.client.dial_failed(now=runtime.now)
     ScriptedRuntime(ClientConfig()).client.dial_failed(now=runtime.now)
     assert runtime.take() == []
     assert runtime.dials == []
 
 
-def test_a_goodbye_of_the_runtime_is_a_drop(runtime: ScriptedRuntime) -> None:
+def test_session_bye_of_the_runtime_is_a_drop(runtime: ScriptedRuntime) -> None:
     kinds = [type(event) for event in runtime.say("session.bye", {"reason": "restart"})]
     assert kinds == [SessionClosed, ConnectionEnded, Detached]
     assert len(runtime.dials) == 1
@@ -206,7 +206,7 @@ def test_a_silent_runtime_is_a_drop() -> None:
     assert detached.code == "HEARTBEAT_LOST"
 
 
-def test_the_first_connection_that_is_refused_is_the_end() -> None:
+def test_a_refused_first_connection_ends_the_client() -> None:
     runtime = ScriptedRuntime(ClientConfig())
     assert len(runtime.say("session.error", {"code": "UNAUTHENTICATED"})) == 2
     assert runtime.dials == []
@@ -216,7 +216,7 @@ def test_the_first_connection_that_is_refused_is_the_end() -> None:
 # Requests.
 
 
-def test_what_is_asked_for_meanwhile_waits(runtime: ScriptedRuntime) -> None:
+def test_requests_made_while_detached_wait_for_the_resume(runtime: ScriptedRuntime) -> None:
     runtime.drop()
     first, second = runtime.submit(), runtime.cancel()
     runtime.client.list_jobs(now=runtime.now)
@@ -240,7 +240,7 @@ def test_a_runtime_that_repeats_its_answers_gets_every_request_again(runtime: Sc
     assert [frame["id"] for frame in runtime.received[-2:]] == asked[1:]
 
 
-def test_another_gets_what_can_be_done_twice(runtime: ScriptedRuntime) -> None:
+def test_a_runtime_without_replies_gets_only_repeatable_requests_again(runtime: ScriptedRuntime) -> None:
     lost, cancel, keyed = runtime.submit(), runtime.cancel("job_9"), runtime.submit(idempotency_key="k")
     _, refused = runtime.reconnect()
     assert refused == RequestRefused(
@@ -249,7 +249,7 @@ def test_another_gets_what_can_be_done_twice(runtime: ScriptedRuntime) -> None:
     assert [frame["id"] for frame in runtime.received[-2:]] == [cancel, keyed]
 
 
-def test_a_traced_submit_is_traced_again(runtime: ScriptedRuntime) -> None:
+def test_a_repeated_submit_keeps_its_trace(runtime: ScriptedRuntime) -> None:
     traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     runtime.submit(traceparent=traceparent)
     runtime.reconnect(replies=True)
@@ -257,7 +257,7 @@ def test_a_traced_submit_is_traced_again(runtime: ScriptedRuntime) -> None:
     assert first == again
 
 
-def test_events_of_a_job_whose_acceptance_was_lost_wait_for_it(numbered: ScriptedRuntime) -> None:
+def test_events_of_a_job_wait_for_a_lost_job_accepted(numbered: ScriptedRuntime) -> None:
     request_id = numbered.submit(idempotency_key="k")
     numbered.reconnect(*NUMBERED)
     assert emit(numbered, 1, 2) == []
@@ -269,7 +269,7 @@ def test_events_of_a_job_whose_acceptance_was_lost_wait_for_it(numbered: Scripte
     assert isinstance(rest[2], JobEnded)
 
 
-def test_events_with_positions_wait_for_a_lost_acceptance_as_well(runtime: ScriptedRuntime) -> None:
+def test_events_with_positions_wait_for_a_lost_job_accepted(runtime: ScriptedRuntime) -> None:
     request_id = runtime.submit(idempotency_key="k")
     runtime.reconnect()
     assert runtime.say("job.event", log(), job_id=JOB, event_seq=1) == []
@@ -280,7 +280,9 @@ def test_events_with_positions_wait_for_a_lost_acceptance_as_well(runtime: Scrip
 
 
 @pytest.mark.parametrize("ending", ["job.result", "job.error"])
-def test_they_are_nobodys_when_no_acceptance_comes(numbered: ScriptedRuntime, ending: str) -> None:
+def test_events_that_wait_are_dropped_when_the_submit_is_refused(
+    numbered: ScriptedRuntime, ending: str
+) -> None:
     request_id = numbered.submit(idempotency_key="k")
     numbered.reconnect(*NUMBERED)
     emit(numbered, 1, 1)
@@ -294,7 +296,7 @@ def test_they_are_nobodys_when_no_acceptance_comes(numbered: ScriptedRuntime, en
     assert isinstance(numbered.say("job.accepted", accepted(request_id=other))[0], JobAccepted)
 
 
-def test_a_request_too_large_for_another_framing_is_refused(runtime: ScriptedRuntime) -> None:
+def test_a_waiting_request_too_large_for_a_new_framing_is_refused(runtime: ScriptedRuntime) -> None:
     runtime.drop()
     request_id = runtime.submit(input="x" * 100_000)
     runtime.connect(Framing.LINES)
@@ -304,7 +306,7 @@ def test_a_request_too_large_for_another_framing_is_refused(runtime: ScriptedRun
     assert (refused.request_id, refused.code) == (request_id, "CONNECTION_LOST")
 
 
-def test_what_waits_is_bounded_in_number_and_bytes() -> None:
+def test_waiting_requests_are_limited_in_number_and_bytes() -> None:
     runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_pending_requests=6, max_control_bytes=3_000)))
     runtime.welcome()
     runtime.drop()
@@ -321,7 +323,7 @@ def test_what_waits_is_bounded_in_number_and_bytes() -> None:
         small.submit()
 
 
-def test_more_than_can_be_kept_is_sent_once() -> None:
+def test_a_request_too_large_to_keep_is_sent_once() -> None:
     runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_control_bytes=3_000)))
     runtime.welcome()
     asked = [runtime.submit(input="x" * 1_000, idempotency_key=f"{number}") for number in range(3)]
@@ -330,7 +332,7 @@ def test_more_than_can_be_kept_is_sent_once() -> None:
     assert (refused.request_id, refused.code) == (asked[2], "CONNECTION_LOST")
 
 
-def test_what_the_runtime_does_not_offer_is_refused_when_it_is_known() -> None:
+def test_a_waiting_request_of_a_missing_feature_is_refused_at_the_welcome() -> None:
     runtime = ScriptedRuntime(ClientConfig(), resumption=resumption())
     request_id = runtime.client.list_jobs(now=runtime.now)
     _, refused = runtime.welcome("ack")
@@ -340,7 +342,7 @@ def test_what_the_runtime_does_not_offer_is_refused_when_it_is_known() -> None:
         runtime.client.subscribe(JOB, now=runtime.now)
 
 
-def test_an_unsubscribe_is_said_again(runtime: ScriptedRuntime) -> None:
+def test_an_unsubscribe_is_repeated_after_a_resume(runtime: ScriptedRuntime) -> None:
     runtime.client.unsubscribe(JobId("job_5"), now=runtime.now)
     runtime.take()
     runtime.drop()
@@ -355,7 +357,7 @@ def test_an_unsubscribe_is_said_again(runtime: ScriptedRuntime) -> None:
 # Refused.
 
 
-def test_a_session_that_is_gone_is_lost_and_another_opened(runtime: ScriptedRuntime) -> None:
+def test_a_session_that_cannot_be_resumed_is_lost_and_another_opened(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     emit(runtime, 1, 2)
     runtime.drop()
@@ -372,7 +374,7 @@ def test_a_session_that_is_gone_is_lost_and_another_opened(runtime: ScriptedRunt
     assert subscribe["payload"] == {"job_id": JOB, "from_job_seq": 2, "history": True}
 
 
-def test_another_session_in_the_welcome_is_a_lost_one(runtime: ScriptedRuntime) -> None:
+def test_a_welcome_with_another_session_id_loses_the_session(runtime: ScriptedRuntime) -> None:
     runtime.drop()
     runtime.connect()
     lost, welcomed = runtime.welcome(session_id="sess_2")
@@ -391,7 +393,7 @@ def test_a_session_without_a_token_is_lost_with_its_connection() -> None:
     assert "resume" not in runtime.connect()
 
 
-def test_of_a_new_session_an_unsure_submit_is_refused_and_the_rest_asked_again(
+def test_a_new_session_refuses_submits_in_doubt_and_repeats_other_requests(
     runtime: ScriptedRuntime,
 ) -> None:
     lost, keyed, cancel = runtime.submit(), runtime.submit(idempotency_key="k"), runtime.cancel("job_5")
@@ -418,7 +420,7 @@ def child(job_id: str) -> dict[str, Any]:
     return {"kind": "delegate", "ts": "", "body": {"child_job_id": job_id, "agent": "a", "lease": {}}}
 
 
-def test_what_a_child_does_waits_for_no_answer(runtime: ScriptedRuntime) -> None:
+def test_events_of_a_known_child_do_not_wait_for_job_accepted(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.say("job.event", child("job_2"), job_id=JOB, event_seq=1)
     runtime.submit()
@@ -427,7 +429,7 @@ def test_what_a_child_does_waits_for_no_answer(runtime: ScriptedRuntime) -> None
     assert isinstance(event, JobEvent) and event.job_id == "job_2"
 
 
-def test_what_a_child_does_waits_with_what_announces_it(numbered: ScriptedRuntime) -> None:
+def test_events_of_a_child_wait_with_its_delegate_event(numbered: ScriptedRuntime) -> None:
     request_id = numbered.submit()
     numbered.reconnect(*NUMBERED, replies=True)
     waiting = [
@@ -441,7 +443,7 @@ def test_what_a_child_does_waits_with_what_announces_it(numbered: ScriptedRuntim
     assert [event.seq for event in events if isinstance(event, JobEvent)] == [1, 2, 3, 4]
 
 
-def test_events_wait_for_an_acceptance_that_the_runtime_keeps_no_longer(runtime: ScriptedRuntime) -> None:
+def test_events_wait_for_a_job_accepted_that_is_no_longer_replayed(runtime: ScriptedRuntime) -> None:
     request_id = runtime.submit()
     runtime.reconnect(replies=True)
     assert runtime.say("job.event", log(), job_id=JOB, event_seq=1) == []
@@ -462,7 +464,7 @@ def test_events_of_jobs_of_an_earlier_process_wait_until_every_submit_is_answere
     assert (answer.job_id, event.job_id) == (JOB, "job_9")
 
 
-def test_the_end_of_a_child_that_a_restarted_client_does_not_know_refuses_nothing() -> None:
+def test_the_end_of_an_unknown_child_refuses_no_request_of_a_restarted_client() -> None:
     runtime = ScriptedRuntime(ClientConfig(), resumption=resumption())
     runtime.welcome()
     runtime.submit()
@@ -472,7 +474,7 @@ def test_the_end_of_a_child_that_a_restarted_client_does_not_know_refuses_nothin
     assert isinstance(event, JobEnded) and event.job_id == "job_2"
 
 
-def test_foreign_refusals_are_final_after_three_intervals(runtime: ScriptedRuntime) -> None:
+def test_refusals_of_other_runtimes_are_final_after_three_intervals(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     emit(runtime, 1, 3)
     asked = []
@@ -485,7 +487,7 @@ def test_foreign_refusals_are_final_after_three_intervals(runtime: ScriptedRunti
     assert asked == [(3, 2)[number % 2] for number in range(len(asked))]
 
 
-def test_a_bearer_that_is_refused_three_times_is_the_end(runtime: ScriptedRuntime) -> None:
+def test_a_bearer_refused_three_times_ends_the_client(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     pending = runtime.submit()
     runtime.drop()
@@ -551,7 +553,7 @@ def test_a_message_that_is_always_too_large_loses_the_session_and_its_jobs(runti
 # Giving up.
 
 
-def test_it_is_given_up_when_nothing_is_reached(runtime: ScriptedRuntime) -> None:
+def test_a_detached_session_is_given_up_after_its_resume_window(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.drop()
     assert runtime.advance(599.9) == []
@@ -562,7 +564,7 @@ def test_it_is_given_up_when_nothing_is_reached(runtime: ScriptedRuntime) -> Non
     assert runtime.state.timers.keys() == []
 
 
-def test_a_connection_without_a_welcome_is_given_up_with_it() -> None:
+def test_giving_up_ends_a_connection_without_a_welcome() -> None:
     runtime = ScriptedRuntime(ClientConfig(give_up_sec=20))
     runtime.welcome()
     runtime.drop()
@@ -575,7 +577,7 @@ def test_a_connection_without_a_welcome_is_given_up_with_it() -> None:
     assert len(runtime.dials) == 1
 
 
-def test_time_counts_from_the_last_welcome(runtime: ScriptedRuntime) -> None:
+def test_the_time_to_give_up_counts_from_the_last_drop(runtime: ScriptedRuntime) -> None:
     runtime.drop()
     runtime.advance(500)
     runtime.connect()
@@ -588,7 +590,7 @@ def test_time_counts_from_the_last_welcome(runtime: ScriptedRuntime) -> None:
 # Closing and leaving.
 
 
-def test_a_close_while_detached_is_local(runtime: ScriptedRuntime) -> None:
+def test_a_close_while_detached_needs_no_connection(runtime: ScriptedRuntime) -> None:
     runtime.drop()
     request_id = runtime.submit()
     runtime.client.close("done", now=runtime.now)
@@ -602,7 +604,7 @@ def test_a_close_while_detached_is_local(runtime: ScriptedRuntime) -> None:
     assert len(runtime.dials) == 1
 
 
-def test_a_close_before_the_welcome_of_a_resume_is_local(runtime: ScriptedRuntime) -> None:
+def test_a_close_before_the_welcome_of_a_resume_ends_at_once(runtime: ScriptedRuntime) -> None:
     runtime.drop()
     runtime.connect()
     runtime.client.close(now=runtime.now)
@@ -610,7 +612,7 @@ def test_a_close_before_the_welcome_of_a_resume_is_local(runtime: ScriptedRuntim
     assert runtime.state.session is None
 
 
-def test_a_drop_in_a_close_is_the_end(runtime: ScriptedRuntime) -> None:
+def test_a_drop_during_a_close_ends_the_session(runtime: ScriptedRuntime) -> None:
     runtime.client.close(now=runtime.now)
     runtime.take()
     runtime.only(ConnectionEnded, runtime.drop())
@@ -618,7 +620,7 @@ def test_a_drop_in_a_close_is_the_end(runtime: ScriptedRuntime) -> None:
     assert runtime.dials == []
 
 
-def test_who_leaves_can_go_on_later(runtime: ScriptedRuntime) -> None:
+def test_a_client_that_leaves_can_resume_later(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     emit(runtime, 1, 2)
     runtime.client.mark_processed(JOB, 1, now=runtime.now)
@@ -643,7 +645,7 @@ def found_token(runtime: ScriptedRuntime) -> Secret:
     return session.token
 
 
-def test_who_leaves_while_detached_is_called_no_more(runtime: ScriptedRuntime) -> None:
+def test_a_client_that_leaves_while_detached_gets_no_dial(runtime: ScriptedRuntime) -> None:
     runtime.drop()
     runtime.client.detach(now=runtime.now)
     runtime.client.dial_failed(now=runtime.now)
@@ -656,7 +658,7 @@ def test_who_leaves_while_detached_is_called_no_more(runtime: ScriptedRuntime) -
 # Another process.
 
 
-def test_another_process_goes_on_behind_the_cursor() -> None:
+def test_a_restarted_client_continues_behind_the_cursor() -> None:
     runtime = ScriptedRuntime(ClientConfig(), resumption=resumption(4, ResumedJob(JOB, 7)))
     runtime.positions[JOB] = 6
     hello = runtime.sent("session.hello")[0]["payload"]
@@ -670,14 +672,14 @@ def test_another_process_goes_on_behind_the_cursor() -> None:
     assert (again.cursor, again.token.reveal(), again.jobs) == (4, "rt_2", (ResumedJob(JOB, 7),))
 
 
-def test_another_process_that_cannot_connect_dials() -> None:
+def test_a_restarted_client_that_cannot_connect_dials() -> None:
     runtime = ScriptedRuntime(ClientConfig(), resumption=resumption())
     runtime.only(ConnectionEnded, runtime.drop())
     assert len(runtime.dials) == 1
     assert runtime.state.timers.armed(TimerKind.GIVE_UP, 0) is not None
 
 
-def test_another_process_finds_the_jobs_of_a_lost_session() -> None:
+def test_a_restarted_client_recovers_the_jobs_of_a_lost_session() -> None:
     runtime = ScriptedRuntime(ClientConfig(), resumption=resumption(4, ResumedJob(JOB, 3)))
     runtime.say("session.error", GONE)
     runtime.connect()
@@ -686,7 +688,7 @@ def test_another_process_finds_the_jobs_of_a_lost_session() -> None:
     assert subscribe["payload"] == {"job_id": JOB, "from_job_seq": 3, "history": True}
 
 
-def test_another_process_observes_what_was_behind_again() -> None:
+def test_a_restarted_client_observes_jobs_behind_again() -> None:
     job = ResumedJob(JOB, 3, observed=True, behind=True)
     runtime = ScriptedRuntime(ClientConfig(), resumption=resumption(4, job))
     runtime.welcome()
@@ -700,7 +702,7 @@ def test_another_process_observes_what_was_behind_again() -> None:
     assert numbers(runtime.events) == [7, 8]
 
 
-def test_a_cancel_by_the_id_of_a_job_of_another_process() -> None:
+def test_a_restarted_client_can_cancel_a_job_by_its_id() -> None:
     runtime = ScriptedRuntime(ClientConfig(), resumption=resumption(4, ResumedJob(JOB, 4)))
     request_id = runtime.cancel()
     runtime.welcome()
@@ -709,7 +711,7 @@ def test_a_cancel_by_the_id_of_a_job_of_another_process() -> None:
     assert answer.request_id == request_id
 
 
-def test_another_process_follows_what_was_accepted_after_the_last_store() -> None:
+def test_a_restarted_client_follows_jobs_accepted_after_the_last_store() -> None:
     runtime = ScriptedRuntime(ClientConfig(), resumption=resumption(0))
     runtime.welcome()
     runtime.say("job.event", chunk(0, "ab", more=False), job_id=JOB, event_seq=1)
@@ -748,7 +750,7 @@ def test_without_resuming_a_resumption_is_still_tried() -> None:
     assert runtime.connect()["resume_token"] == "rt_1"
 
 
-def test_no_secret_in_anything_that_can_be_printed(runtime: ScriptedRuntime) -> None:
+def test_no_repr_of_a_resumption_shows_a_secret(runtime: ScriptedRuntime) -> None:
     runtime.reconnect(resume_token="rt_very_secret")
     runtime.drop()
     things: list[Any] = [runtime.events, runtime.client, runtime.state.session, runtime.client.resumption()]

@@ -18,7 +18,7 @@ def offer(numbering: Numbering, *envelopes: Envelope) -> list[str]:
     return [handed.id for one in envelopes for handed in numbering.offer(one.event_seq or 0, one, size=10)]
 
 
-def test_numbers_in_order_go_through_at_once() -> None:
+def test_messages_in_order_pass_at_once() -> None:
     numbering = Numbering(4)
     assert offer(numbering, envelope(1)) == ["e1"]
     assert offer(numbering, envelope(2)) == ["e2"]
@@ -26,7 +26,7 @@ def test_numbers_in_order_go_through_at_once() -> None:
     assert numbering.missing() is None
 
 
-def test_what_comes_too_early_waits_for_what_it_follows() -> None:
+def test_a_message_behind_a_gap_waits() -> None:
     numbering = Numbering(4)
     assert offer(numbering, envelope(3), envelope(5)) == []
     assert (numbering.held_count, numbering.held_bytes) == (2, 20)
@@ -39,39 +39,39 @@ def test_what_comes_too_early_waits_for_what_it_follows() -> None:
     assert (numbering.held_count, numbering.held_bytes, numbering.last) == (0, 0, 5)
 
 
-def test_a_copy_is_dropped_held_or_handed_on() -> None:
+def test_a_copy_of_a_passed_or_held_message_is_dropped() -> None:
     numbering = Numbering(4)
     assert offer(numbering, envelope(1), envelope(1), envelope(3), envelope(3)) == ["e1"]
     assert numbering.held_count == 1
     assert offer(numbering, envelope(2), envelope(2), envelope(3)) == ["e2", "e3"]
 
 
-def test_a_number_again_under_another_id_or_job_is_taken_as_it_comes() -> None:
+def test_a_repeated_number_with_another_id_or_job_passes() -> None:
     numbering = Numbering(8)
     assert offer(numbering, envelope(1), envelope(2)) == ["e1", "e2"]
     assert offer(numbering, envelope(1, copy="b"), envelope(1, job_id="job_2")) == ["e1b", "e1"]
     assert numbering.last == 2
 
 
-def test_two_with_the_same_number_that_wait_come_in_the_order_of_their_arrival() -> None:
+def test_two_held_messages_with_one_number_keep_their_order() -> None:
     numbering = Numbering(8)
     assert offer(numbering, envelope(2), envelope(2, copy="b")) == []
     assert offer(numbering, envelope(1)) == ["e1", "e2", "e2b"]
 
 
-def test_a_copy_older_than_the_window_is_not_known_any_more() -> None:
+def test_a_copy_older_than_the_window_is_not_recognised() -> None:
     numbering = Numbering(2)
     assert offer(numbering, envelope(1), envelope(2)) == ["e1", "e2"]
     assert offer(numbering, envelope(1)) == []
     assert offer(numbering, envelope(3), envelope(1)) == ["e3", "e1"]
 
 
-def test_number_0_is_taken_as_it_comes() -> None:
+def test_a_message_with_number_zero_passes() -> None:
     numbering = Numbering(2)
     assert offer(numbering, envelope(0), envelope(1)) == ["e0", "e1"]
 
 
-def test_after_a_resume_what_was_held_is_no_copy() -> None:
+def test_after_a_resume_a_held_message_is_not_a_copy() -> None:
     numbering = Numbering(8)
     assert offer(numbering, envelope(1), envelope(3), envelope(4)) == ["e1"]
     numbering.resume()
@@ -79,21 +79,21 @@ def test_after_a_resume_what_was_held_is_no_copy() -> None:
     assert offer(numbering, envelope(1), envelope(2), envelope(3), envelope(4)) == ["e2", "e3", "e4"]
 
 
-def test_after_a_resume_old_numbers_are_copies_also_beyond_the_window() -> None:
+def test_after_a_resume_old_numbers_are_copies_even_beyond_the_window() -> None:
     numbering = Numbering(2)
     offer(numbering, *map(envelope, range(1, 10)))
     numbering.resume()
     assert offer(numbering, *map(envelope, range(1, 12))) == ["e10", "e11"]
 
 
-def test_after_a_resume_a_job_that_numbers_by_itself_is_still_taken_as_it_comes() -> None:
+def test_after_a_resume_a_job_with_its_own_numbers_still_passes() -> None:
     numbering = Numbering(2)
     offer(numbering, *map(envelope, range(1, 10)))
     numbering.resume()
     assert offer(numbering, envelope(1, job_id="job_2"), envelope(2, job_id="job_2")) == ["e1", "e2"]
 
 
-def test_after_a_resume_what_such_a_job_has_brought_is_a_copy_and_what_follows_is_not() -> None:
+def test_after_a_resume_only_repeated_messages_of_such_a_job_are_copies() -> None:
     numbering = Numbering(2)
     own = [envelope(seq, job_id="job_2", copy="of job_2") for seq in range(1, 5)]
     offer(numbering, *map(envelope, range(1, 8)), *own[:2], *map(envelope, range(8, 10)))
@@ -101,7 +101,7 @@ def test_after_a_resume_what_such_a_job_has_brought_is_a_copy_and_what_follows_i
     assert offer(numbering, *own) == ["e3of job_2", "e4of job_2"]
 
 
-def test_what_came_before_it_began_is_a_copy() -> None:
+def test_a_number_before_the_first_one_is_a_copy() -> None:
     numbering = Numbering(4, last=5)
     assert offer(numbering, envelope(0), envelope(4), envelope(5), envelope(6)) == ["e0", "e6"]
 
@@ -114,7 +114,7 @@ def test_a_gap_can_be_given_up() -> None:
     assert (numbering.last, numbering.missing()) == (4, (5, 6))
 
 
-def test_the_jobs_that_are_known_are_bounded() -> None:
+def test_the_number_of_known_jobs_is_limited() -> None:
     numbering = Numbering(1, jobs=3)
     for seq in range(1, 20):
         offer(numbering, envelope(seq, job_id=f"job_{seq}"))
@@ -122,7 +122,9 @@ def test_the_jobs_that_are_known_are_bounded() -> None:
 
 
 @given(st.permutations(range(1, 20)), st.lists(st.integers(0, 18), max_size=20))
-def test_any_order_with_copies_comes_out_in_order_and_once(order: list[int], copies: list[int]) -> None:
+def test_messages_in_any_order_with_copies_pass_in_order_and_once(
+    order: list[int], copies: list[int]
+) -> None:
     numbering = Numbering(64)
     arrivals = list(order)
     for position in copies:
@@ -133,7 +135,7 @@ def test_any_order_with_copies_comes_out_in_order_and_once(order: list[int], cop
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from("ab")), max_size=60))
-def test_nothing_is_lost_doubled_or_overtaken(arrivals: list[tuple[int, str]]) -> None:
+def test_no_message_is_lost_doubled_or_overtaken(arrivals: list[tuple[int, str]]) -> None:
     numbering = Numbering(1000)
     handed: list[str] = []
     for seq, copy in arrivals:
@@ -151,7 +153,7 @@ def test_nothing_is_lost_doubled_or_overtaken(arrivals: list[tuple[int, str]]) -
 
 
 @given(st.lists(st.integers(1, 40), max_size=200))
-def test_memory_is_bounded_by_the_window_and_what_is_held(arrivals: list[int]) -> None:
+def test_memory_of_the_sequencer_is_bounded_by_window_and_held_messages(arrivals: list[int]) -> None:
     numbering = Numbering(8)
     for seq in arrivals:
         offer(numbering, envelope(seq))
@@ -159,7 +161,7 @@ def test_memory_is_bounded_by_the_window_and_what_is_held(arrivals: list[int]) -
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 30), st.sampled_from("ab")), max_size=40))
-def test_what_follows_is_known_as_what_was_offered_is(steps: list[tuple[int, int, str]]) -> None:
+def test_follow_equals_repeated_offer(steps: list[tuple[int, int, str]]) -> None:
     followed, offered = Numbering(8, jobs=2), Numbering(8, jobs=2)
     for what, number, copy in steps:
         if what < 2 and not followed.held_count:

@@ -19,7 +19,7 @@ def session(jobs: int = 3) -> ClientSession:
     return ClientSession(SessionId("sess_1"), Limits(max_total_running_jobs=jobs), Monotonic(0))
 
 
-def test_a_job_from_acceptance_to_its_end_and_again() -> None:
+def test_a_job_is_tracked_from_acceptance_to_end_and_again() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.follow(job_id, observed=False)
     assert (job_id in opened.jobs, job_id in opened.ended) == (True, False)
@@ -29,7 +29,7 @@ def test_a_job_from_acceptance_to_its_end_and_again() -> None:
     assert (job_id in opened.jobs, job_id in opened.ended) == (True, False)
 
 
-def test_nothing_resumes_a_session_without_a_token() -> None:
+def test_a_session_without_a_token_has_no_resumption() -> None:
     opened = session()
     assert opened.resumption() is None
     opened.token = Secret("rt_1")
@@ -57,7 +57,7 @@ def test_a_job_is_kept_until_its_end_is_processed() -> None:
     assert kept(opened) == (2, [])
 
 
-def test_an_end_that_is_not_processed_is_kept_however_many_jobs_have_ended() -> None:
+def test_an_unprocessed_end_is_kept_after_any_number_of_ends() -> None:
     opened = session(jobs=3)
     opened.token = Secret("rt_1")
     held = [opened.follow(JobId(f"job_{number}"), observed=False) for number in range(5)]
@@ -71,7 +71,7 @@ def test_an_end_that_is_not_processed_is_kept_however_many_jobs_have_ended() -> 
     assert kept(opened) == (0, [ResumedJob(held[0].id, 0)])
 
 
-def test_a_job_that_is_over_is_kept_until_the_cursor_has_passed_its_end() -> None:
+def test_an_ended_job_is_kept_until_the_cursor_passes_its_end() -> None:
     opened, job_id, other = session(), JobId("job_1"), JobId("job_2")
     opened.token = Secret("rt_1")
     first = hand_out(opened, opened.follow(other, observed=False), 1, 1)
@@ -237,7 +237,7 @@ def test_a_job_that_is_left_is_not_found_again_for_its_end() -> None:
     assert (stored.jobs, stored.ended, stored.left) == ((), (), (job_id,))
 
 
-def test_another_process_goes_on() -> None:
+def test_a_stored_session_is_restored() -> None:
     jobs = (
         ResumedJob(JobId("job_1"), 3),
         ResumedJob(JobId("job_2"), 4, observed=True, behind=True),
@@ -268,7 +268,7 @@ def test_the_end_of_a_job_frees_its_chunks() -> None:
     assert opened.assembly.size == 0
 
 
-def test_only_the_last_ends_are_remembered() -> None:
+def test_a_limited_number_of_ended_jobs_is_remembered() -> None:
     opened = session(jobs=3)
     for number in range(10):
         opened.end_job(JobId(f"job_{number}"), number)

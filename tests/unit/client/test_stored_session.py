@@ -19,14 +19,14 @@ ENDED = ((JobId("job_4"), 9),)
 RESUMPTION = Resumption(SessionId("sess_1"), Secret("rt_very_secret"), 7, JOBS, 600, ENDED)
 
 
-def test_it_is_read_as_it_was_written() -> None:
+def test_a_stored_session_round_trips() -> None:
     again = Resumption.of_json(RESUMPTION.to_json())
     assert (again.session_id, again.cursor, again.jobs, again.ended) == ("sess_1", 7, JOBS, ENDED)
     assert again.token.reveal() == "rt_very_secret"
     assert again.to_json() == RESUMPTION.to_json()
 
 
-def test_the_resume_window_is_kept_and_ten_minutes_without_one() -> None:
+def test_a_stored_session_keeps_the_resume_window_or_assumes_ten_minutes() -> None:
     resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 7, JOBS, 30)
     assert Resumption.of_json(resumption.to_json()).resume_window_sec == 30
     assert Resumption.of_json(b'{"session_id":"s","token":"rt_1","cursor":1}').resume_window_sec == 600
@@ -68,7 +68,7 @@ def test_a_store_of_the_version_before_positions_asks_from_its_numbers(features:
     ]
 
 
-def test_a_store_of_the_version_before_positions_goes_on_by_positions() -> None:
+def test_a_store_of_the_version_before_positions_continues_by_positions() -> None:
     runtime = ScriptedRuntime(ClientConfig(), resumption=Resumption.of_json(OLD_STORE))
     runtime.welcome(session_id="sess_1")
     (subscribe,) = runtime.sent("job.subscribe")
@@ -81,12 +81,12 @@ def test_a_store_of_the_version_before_positions_goes_on_by_positions() -> None:
     assert positions(runtime.say("job.event", payload, job_id="job_2", event_seq=8)) == [5]
 
 
-def test_its_repr_hides_the_token() -> None:
+def test_the_repr_of_a_stored_session_hides_the_token() -> None:
     assert "very_secret" not in repr(RESUMPTION)
     assert "sess_1" in repr(RESUMPTION)
 
 
-def test_fields_of_a_later_version_are_no_matter() -> None:
+def test_unknown_fields_of_a_stored_session_are_ignored() -> None:
     text = RESUMPTION.to_json().replace(b'"cursor"', b'"later":1,"cursor"')
     assert Resumption.of_json(text).cursor == 7
 
@@ -110,7 +110,7 @@ def test_fields_of_a_later_version_are_no_matter() -> None:
         b'{"session_id":"s","token":["rt_very_secret"],"cursor":1}',
     ],
 )
-def test_anything_else_is_a_value_error_that_tells_nothing(data: bytes) -> None:
+def test_bytes_that_are_not_a_stored_session_raise_without_their_content(data: bytes) -> None:
     with pytest.raises(ValueError, match="not a stored session") as raised:
         Resumption.of_json(data)
     assert raised.value.__cause__ is None
