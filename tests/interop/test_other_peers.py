@@ -38,6 +38,11 @@ from tests.unit.scripted_runtime import ScriptedRuntime
 # Clients of theirs.
 
 
+@pytest.fixture
+def runtime() -> ScriptedRuntime:
+    return ScriptedRuntime()
+
+
 def test_a_go_client_has_a_job_done() -> None:
     peer = go_client(world())
     (accepted,) = peer.send("job.submit", {"agent": "echo", "input": {"x": 1}}, id=go_id(1), trace_id=TRACE)
@@ -229,8 +234,7 @@ def test_a_rust_client_is_refused() -> None:
     assert peer.closing is not None
 
 
-def test_a_rust_runtime_drops_the_connection() -> None:
-    runtime = ScriptedRuntime()
+def test_a_rust_runtime_drops_the_connection(runtime: ScriptedRuntime) -> None:
     (ended,) = runtime.carry_out(runtime.connection.lost(now=runtime.now))
     assert isinstance(ended, ConnectionEnded)
     assert ended.who == "transport"
@@ -239,8 +243,7 @@ def test_a_rust_runtime_drops_the_connection() -> None:
 # Our client, and what their runtimes say.
 
 
-def test_a_go_runtime_welcomes_us() -> None:
-    runtime = ScriptedRuntime()
+def test_a_go_runtime_welcomes_us(runtime: ScriptedRuntime) -> None:
     agents = [
         {"name": "echo", "bare": True},
         {"name": "x", "versions": ["1.0.0", "2.0.0"], "default": "2.0.0"},
@@ -261,8 +264,7 @@ def test_a_go_runtime_welcomes_us() -> None:
     ]
 
 
-def test_a_go_runtime_answers_submits_in_order() -> None:
-    runtime = ScriptedRuntime()
+def test_a_go_runtime_answers_submits_in_order(runtime: ScriptedRuntime) -> None:
     runtime.welcome()
     first, refused, second = (runtime.submit(agent) for agent in ("echo", "foo", "echo"))
     accepted = {"job_id": "job_1", "budget": {"USD": 5}, "accepted_at": LOCAL_TIME, "agent": "echo"}
@@ -283,8 +285,7 @@ def test_a_go_runtime_answers_submits_in_order() -> None:
     assert event.request_id == second
 
 
-def test_the_events_of_a_go_runtime() -> None:
-    runtime = ScriptedRuntime()
+def test_the_events_of_a_go_runtime(runtime: ScriptedRuntime) -> None:
     runtime.welcome()
     job = runtime.accept()
     said: list[tuple[str, dict[str, Any]]] = [
@@ -312,8 +313,7 @@ def test_the_events_of_a_go_runtime() -> None:
     assert end.result == [1]
 
 
-def test_a_go_runtime_cancels() -> None:
-    runtime = ScriptedRuntime()
+def test_a_go_runtime_cancels(runtime: ScriptedRuntime) -> None:
     runtime.welcome()
     job = runtime.accept()
     request = runtime.cancel(job, "stop")
@@ -331,8 +331,7 @@ def test_a_go_runtime_cancels() -> None:
     assert (event.request_id, event.job_id) == (request, "job_2")
 
 
-def test_a_go_runtime_pings_and_loses_us() -> None:
-    runtime = ScriptedRuntime()
+def test_a_go_runtime_pings_and_loses_us(runtime: ScriptedRuntime) -> None:
     runtime.welcome()
     runtime.say("session.ping", {"nonce": "p_1", "sent_at": LOCAL_TIME})
     assert [pong["payload"]["ping_nonce"] for pong in runtime.sent("session.pong")] == ["p_1"]
@@ -344,8 +343,7 @@ def test_a_go_runtime_pings_and_loses_us() -> None:
     assert runtime.state.session is not None and job in runtime.state.session.jobs
 
 
-def test_a_java_runtime_refuses_by_the_envelope_id() -> None:
-    runtime = ScriptedRuntime()
+def test_a_java_runtime_refuses_by_the_envelope_id(runtime: ScriptedRuntime) -> None:
     runtime.welcome()
     first, second = runtime.submit("none"), runtime.submit("echo")
     error = {"final_status": "error", "code": "AGENT_NOT_AVAILABLE", "message": "m", "retryable": False}
@@ -362,8 +360,7 @@ def test_a_java_runtime_refuses_by_the_envelope_id() -> None:
     assert (event.request_id, event.budget) == (second, {"credits": 1000})
 
 
-def test_a_java_runtime_refuses_in_the_name_of_a_job_that_goes_on() -> None:
-    runtime = ScriptedRuntime()
+def test_a_java_runtime_refuses_in_the_name_of_a_job_that_goes_on(runtime: ScriptedRuntime) -> None:
     runtime.welcome()
     job = runtime.accept()
     request = runtime.cancel(job)
@@ -377,8 +374,7 @@ def test_a_java_runtime_refuses_in_the_name_of_a_job_that_goes_on() -> None:
     assert event.result == {"x": 1}
 
 
-def test_a_java_runtime_cancels_and_closes() -> None:
-    runtime = ScriptedRuntime()
+def test_a_java_runtime_cancels_and_closes(runtime: ScriptedRuntime) -> None:
     runtime.welcome()
     job = runtime.accept()
     request = runtime.cancel(job, "stop")
@@ -396,8 +392,7 @@ def test_a_java_runtime_cancels_and_closes() -> None:
     assert ended.who == "local"
 
 
-def test_a_typescript_runtime_refuses_in_three_ways() -> None:
-    runtime = ScriptedRuntime()
+def test_a_typescript_runtime_refuses_in_three_ways(runtime: ScriptedRuntime) -> None:
     runtime.welcome()
     job = runtime.accept("job_1")
     unknown, version = runtime.submit("none"), runtime.submit("echo@9")
@@ -421,8 +416,7 @@ def test_a_typescript_runtime_refuses_in_three_ways() -> None:
     assert runtime.state.session is not None and job in runtime.state.session.jobs
 
 
-def test_a_typescript_runtime_runs_and_cancels_a_job() -> None:
-    runtime = ScriptedRuntime()
+def test_a_typescript_runtime_runs_and_cancels_a_job(runtime: ScriptedRuntime) -> None:
     runtime.welcome()
     job = runtime.accept(trace_id=TRACE)
     events = [
@@ -462,8 +456,7 @@ def test_a_typescript_runtime_runs_and_cancels_a_job() -> None:
     assert event.request_id == request
 
 
-def test_a_typescript_runtime_knows_no_close() -> None:
-    runtime = ScriptedRuntime()
+def test_a_typescript_runtime_knows_no_close(runtime: ScriptedRuntime) -> None:
     runtime.welcome()
     runtime.client.close("done", now=runtime.now)
     runtime.take()
@@ -474,7 +467,6 @@ def test_a_typescript_runtime_knows_no_close() -> None:
 
 
 @pytest.mark.parametrize("text", ["{}", json.dumps({"type": "session.accepted", "payload": {}})])
-def test_what_a_rust_runtime_might_say_harms_nobody(text: str) -> None:
-    runtime = ScriptedRuntime()
+def test_what_a_rust_runtime_might_say_harms_nobody(runtime: ScriptedRuntime, text: str) -> None:
     assert runtime.say_raw(text) == []
     assert runtime.state.connection is not None

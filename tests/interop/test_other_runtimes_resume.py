@@ -95,9 +95,13 @@ def kinds(events: list[Event]) -> list[str]:
 # Resume.
 
 
-def test_what_our_client_asks_for() -> None:
+@pytest.fixture
+def runtime() -> ScriptedRuntime:
+    return resuming()
+
+
+def test_what_our_client_asks_for(runtime: ScriptedRuntime) -> None:
     """In both forms, so that those find it who look for it in the hello, and those who look beside it."""
-    runtime = resuming()
     submitted(runtime, 2)
     assert kinds(runtime.drop()) == ["ConnectionEnded", "Detached"]
     hello = runtime.connect()
@@ -107,9 +111,10 @@ def test_what_our_client_asks_for() -> None:
 
 
 @pytest.mark.parametrize("token", ["rt_1", "01ARZ3NDEKTSV4RRFFQ69G5FAV"])
-def test_a_session_is_resumed_with_a_token_that_was_not_changed_too(token: str) -> None:
+def test_a_session_is_resumed_with_a_token_that_was_not_changed_too(
+    runtime: ScriptedRuntime, token: str
+) -> None:
     """Java keeps its token."""
-    runtime = resuming()
     job = submitted(runtime, 1)
     (welcomed,) = runtime.reconnect(resume_token=token)
     assert isinstance(welcomed, Welcomed)
@@ -119,9 +124,8 @@ def test_a_session_is_resumed_with_a_token_that_was_not_changed_too(token: str) 
     assert runtime.connect()["resume"]["resume_token"] == token
 
 
-def test_a_go_runtime_has_not_noticed_the_end_of_the_old_transport() -> None:
+def test_a_go_runtime_has_not_noticed_the_end_of_the_old_transport(runtime: ScriptedRuntime) -> None:
     """It knows no such session for up to two heartbeat intervals; then it does, and all is as it was."""
-    runtime = resuming()
     job = submitted(runtime, 3)
     runtime.drop()
     until = runtime.now + 61 * SECOND
@@ -135,9 +139,8 @@ def test_a_go_runtime_has_not_noticed_the_end_of_the_old_transport() -> None:
     assert texts(said(runtime, job, 4)) == ["4"]
 
 
-def test_what_a_go_runtime_says_twice_comes_once() -> None:
+def test_what_a_go_runtime_says_twice_comes_once(runtime: ScriptedRuntime) -> None:
     """What is new overtakes what is replayed, and is replayed as well."""
-    runtime = resuming()
     job = submitted(runtime, 2)
     runtime.reconnect()
     happened = [event for number in (5, 3, 4, 5, 6) for event in said(runtime, job, number)]
@@ -148,9 +151,8 @@ def test_what_a_go_runtime_says_twice_comes_once() -> None:
     assert kinds(happened).count("JobEnded") == 1
 
 
-def test_a_go_runtime_never_repeats_an_acceptance() -> None:
+def test_a_go_runtime_never_repeats_an_acceptance(runtime: ScriptedRuntime) -> None:
     """A submit that may have been carried out is asked again only under its key."""
-    runtime = resuming()
     plain = runtime.submit()
     keyed = runtime.submit(idempotency_key="k")
     happened = runtime.reconnect()
@@ -163,9 +165,8 @@ def test_a_go_runtime_never_repeats_an_acceptance() -> None:
     assert event.request_id == keyed
 
 
-def test_a_typescript_runtime_refuses_a_cursor_at_the_end_of_its_log() -> None:
+def test_a_typescript_runtime_refuses_a_cursor_at_the_end_of_its_log(runtime: ScriptedRuntime) -> None:
     """This costs one attempt: the second asks for one event more than is needed, which comes again."""
-    runtime = resuming()
     job = submitted(runtime, 3)
     runtime.drop()
     refuse(runtime)
@@ -180,9 +181,8 @@ def test_a_typescript_runtime_refuses_a_cursor_at_the_end_of_its_log() -> None:
 
 
 @pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED"])
-def test_a_session_that_stays_refused_is_lost(code: str) -> None:
+def test_a_session_that_stays_refused_is_lost(runtime: ScriptedRuntime, code: str) -> None:
     """Then another is opened, and its job is observed there from where its events stopped."""
-    runtime = resuming()
     job = submitted(runtime, 3)
     runtime.drop()
     began = runtime.now
@@ -197,9 +197,8 @@ def test_a_session_that_stays_refused_is_lost(code: str) -> None:
     assert asked["payload"] == {"job_id": job, "from_event_seq": 3, "history": True}
 
 
-def test_a_java_runtime_refuses_by_a_job_error() -> None:
+def test_a_java_runtime_refuses_by_a_job_error(runtime: ScriptedRuntime) -> None:
     """Under an id that nobody knows, without a session; it closes the transport behind it."""
-    runtime = resuming()
     submitted(runtime, 1)
     runtime.drop()
     cursors = refuse_until(
@@ -209,9 +208,8 @@ def test_a_java_runtime_refuses_by_a_job_error() -> None:
     assert "resume" not in runtime.connect()
 
 
-def test_a_java_runtime_speaks_before_it_says_welcome() -> None:
+def test_a_java_runtime_speaks_before_it_says_welcome(runtime: ScriptedRuntime) -> None:
     """Its agents do not wait for the welcome; what they say then is replayed after it."""
-    runtime = resuming()
     job = submitted(runtime, 1)
     runtime.drop()
     runtime.connect()
@@ -244,8 +242,7 @@ def test_a_java_runtime_speaks_before_it_says_welcome() -> None:
     ],
     ids=["Go without jobs", "Rust and PyPI", "Go with more"],
 )
-def test_a_page_as_they_write_it(page: dict[str, Any], statuses: list[str]) -> None:
-    runtime = resuming()
+def test_a_page_as_they_write_it(runtime: ScriptedRuntime, page: dict[str, Any], statuses: list[str]) -> None:
     request = list_jobs(runtime)
     (listed,) = runtime.say("session.jobs", {"request_id": request, **page})
     assert isinstance(listed, JobsListed)
@@ -264,8 +261,7 @@ def list_jobs(runtime: ScriptedRuntime) -> RequestId:
 @pytest.mark.parametrize(
     ("kind", "named"), [("session.error", "request_id"), ("session.error", None), ("job.error", "id")]
 )
-def test_a_page_is_refused(kind: str, named: str | None) -> None:
-    runtime = resuming()
+def test_a_page_is_refused(runtime: ScriptedRuntime, kind: str, named: str | None) -> None:
     request = list_jobs(runtime)
     payload: dict[str, Any] = {"code": "INVALID_REQUEST", "message": "bad cursor", "retryable": False}
     if named == "request_id":
@@ -289,9 +285,8 @@ def subscribed(job: str = "job_9", status: str = "running", **fields: Any) -> di
     return {"job_id": job, "current_status": status, "agent": "x", "subscribed_from": 0, **fields}
 
 
-def test_a_go_runtime_answers_a_subscribe_by_the_job() -> None:
+def test_a_go_runtime_answers_a_subscribe_by_the_job(runtime: ScriptedRuntime) -> None:
     """History comes behind the answer, under fresh numbers; what is live may overtake it."""
-    runtime = resuming()
     request = subscribe(runtime)
     (event,) = runtime.say("job.subscribed", subscribed(replayed=True, lease=None), job_id="job_9")
     assert isinstance(event, Subscribed)
@@ -303,9 +298,8 @@ def test_a_go_runtime_answers_a_subscribe_by_the_job() -> None:
 
 
 @pytest.mark.parametrize("answers_by", ["request_id", "job_id"])
-def test_history_that_comes_before_the_answer(answers_by: str) -> None:
+def test_history_that_comes_before_the_answer(runtime: ScriptedRuntime, answers_by: str) -> None:
     """TypeScript and PyPI answer when they have replayed all: it belongs to the job that was asked for."""
-    runtime = resuming()
     request = subscribe(runtime)
     happened = said(runtime, "job_9", 1) + said(runtime, "job_9", 2)
     fields = {"request_id": request} if answers_by == "request_id" else {}
@@ -315,9 +309,8 @@ def test_history_that_comes_before_the_answer(answers_by: str) -> None:
     assert texts(happened) == ["1", "2", "3"]
 
 
-def test_an_end_that_comes_before_the_answer() -> None:
+def test_an_end_that_comes_before_the_answer(runtime: ScriptedRuntime) -> None:
     """PyPI replays a finished job whole, and then says that it has."""
-    runtime = resuming()
     request = subscribe(runtime)
     happened = said(runtime, "job_9", 1)
     result = {"final_status": "success", "result": 1, "completed_at": LOCAL_TIME}
@@ -328,8 +321,9 @@ def test_an_end_that_comes_before_the_answer() -> None:
     assert runtime.state.session is not None and "job_9" not in runtime.state.session.jobs
 
 
-def test_a_lost_session_is_recovered_from_a_runtime_that_replays_before_it_answers() -> None:
-    runtime = resuming()
+def test_a_lost_session_is_recovered_from_a_runtime_that_replays_before_it_answers(
+    runtime: ScriptedRuntime,
+) -> None:
     job = submitted(runtime, 2)
     runtime.drop()
     refuse(runtime, details={"final": True})
@@ -345,9 +339,8 @@ def test_a_lost_session_is_recovered_from_a_runtime_that_replays_before_it_answe
     assert texts(happened) == ["3"]
 
 
-def test_a_go_runtime_forgets_a_job_at_its_end() -> None:
+def test_a_go_runtime_forgets_a_job_at_its_end(runtime: ScriptedRuntime) -> None:
     """Nothing is left to observe after the loss of a session, which is said."""
-    runtime = resuming()
     job = submitted(runtime, 2)
     runtime.drop()
     refuse(runtime, details={"final": True})
@@ -360,9 +353,8 @@ def test_a_go_runtime_forgets_a_job_at_its_end() -> None:
     assert (lost.job_id, lost.code) == (job, "JOB_NOT_FOUND")
 
 
-def test_numbers_that_a_pypi_runtime_gives_twice() -> None:
+def test_numbers_that_a_pypi_runtime_gives_twice(runtime: ScriptedRuntime) -> None:
     """It counts each observed job by itself: what has a number that was there is taken as it comes."""
-    runtime = resuming()
     own = submitted(runtime, 2)
     request = subscribe(runtime, after=None)
     answer = subscribed(replayed=0, request_id=request)
@@ -372,9 +364,8 @@ def test_numbers_that_a_pypi_runtime_gives_twice() -> None:
     assert texts(happened) == ["a", "b", "3", "c"]
 
 
-def test_a_pypi_runtime_names_answers_and_no_errors() -> None:
+def test_a_pypi_runtime_names_answers_and_no_errors(runtime: ScriptedRuntime) -> None:
     """What it cannot read it calls INTERNAL_ERROR; it means the request all the same."""
-    runtime = resuming()
     submitted(runtime)
     request = runtime.submit()
     error = {"code": "INTERNAL_ERROR", "message": "1 validation error", "retryable": True, "details": None}
@@ -386,9 +377,8 @@ def test_a_pypi_runtime_names_answers_and_no_errors() -> None:
 # Other ends of a connection.
 
 
-def test_a_runtime_says_goodbye() -> None:
+def test_a_runtime_says_goodbye(runtime: ScriptedRuntime) -> None:
     """PyPI says bye, and keeps the session: it is resumed."""
-    runtime = resuming()
     job = submitted(runtime, 1)
     happened = runtime.say("session.bye", {"reason": "restart"})
     assert any(isinstance(event, ConnectionEnded) for event in happened)
@@ -399,8 +389,7 @@ def test_a_runtime_says_goodbye() -> None:
 
 
 @pytest.mark.parametrize("session_id", ["sess_1", None])
-def test_a_go_runtime_gives_us_up(session_id: str | None) -> None:
-    runtime = resuming()
+def test_a_go_runtime_gives_us_up(runtime: ScriptedRuntime, session_id: str | None) -> None:
     job = submitted(runtime, 1)
     error = {"code": "HEARTBEAT_LOST", "message": "heartbeat lost", "retryable": True}
     runtime.say("session.error", error, session_id=session_id)
@@ -417,9 +406,8 @@ def test_a_rust_runtime_is_no_runtime() -> None:
     assert runtime.dials == []
 
 
-def test_an_acceptance_with_a_trace_comes_again_for_the_same_key() -> None:
+def test_an_acceptance_with_a_trace_comes_again_for_the_same_key(runtime: ScriptedRuntime) -> None:
     """PyPI sends the first acceptance as it was, its id and session too, and then the end."""
-    runtime = resuming()
     first = runtime.submit(idempotency_key="k")
     envelope = {"id": "acc1", "job_id": "job_1", "trace_id": TRACE, "session_id": "sess_0"}
     runtime.say("job.accepted", accepted(request_id=first), **envelope)

@@ -39,6 +39,11 @@ def mode(path: Path) -> str:
 # Whose it is.
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
 def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
@@ -59,8 +64,7 @@ def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
         os.umask(before)
 
 
-def test_two_never_share_it(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
+def test_two_never_share_it(path: Path, tmp_path: Path) -> None:
     watched = Watched(SqliteJournal(path))
     (tmp_path / "link").symlink_to(path)
     for name in ("journal", "link"):
@@ -74,8 +78,7 @@ def test_two_never_share_it(tmp_path: Path) -> None:
     Watched(SqliteJournal(path)).close()
 
 
-def test_another_process_keeps_it_to_itself_until_it_is_gone(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
+def test_another_process_keeps_it_to_itself_until_it_is_gone(path: Path, tmp_path: Path) -> None:
     with running(path, "full") as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
@@ -85,8 +88,9 @@ def test_another_process_keeps_it_to_itself_until_it_is_gone(tmp_path: Path) -> 
     Watched(SqliteJournal(path)).close()
 
 
-def test_a_program_that_looks_into_it_keeps_us_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "journal"
+def test_a_program_that_looks_into_it_keeps_us_out(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     filled(path, ROWS)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN")
@@ -119,8 +123,7 @@ def test_what_is_no_journal_is_left_as_it_is(tmp_path: Path, content: bytes, sai
         Watched(SqliteJournal(path))
 
 
-def test_a_file_that_does_not_say_what_it_holds_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
+def test_a_file_that_does_not_say_what_it_holds_is_refused(path: Path, tmp_path: Path) -> None:
     filled(path, ROWS)
     query(path, "DELETE FROM journal")
     db = sqlite3.connect(path)
@@ -146,8 +149,7 @@ def test_an_empty_file_is_a_new_journal(tmp_path: Path) -> None:
 # Versions.
 
 
-def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
+def test_a_newer_schema_is_refused(path: Path, tmp_path: Path) -> None:
     filled(path, ROWS)
     query(path, "PRAGMA user_version=7")
     said = rf"^{path} has version 7 of the schema, and this .* up to 1: use a newer arcp-io"
@@ -180,8 +182,9 @@ def test_an_older_schema_is_migrated_and_a_copy_kept(tmp_path: Path) -> None:
     assert (tmp_path / "journal.schema-1-records-1").read_text() == "precious"
 
 
-def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "journal"
+def test_a_migration_that_fails_changes_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     filled(path, ROWS)
     monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", 2)
     monkeypatch.setattr(sqlite_file, "MIGRATIONS", {1: ["CREATE TABLE two (x)", "CREATE TABLE two (x)"]})
@@ -193,9 +196,8 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyt
 
 
 def test_records_of_an_older_version_are_kept_in_a_copy(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "journal"
     filled(path, ROWS)
     assert caplog.text == ""
     watched = Watched(SqliteJournal(path), version=2)
@@ -223,8 +225,7 @@ def overwrite(path: Path, at: int, content: bytes) -> None:
         file.write(content)
 
 
-def test_a_flipped_byte_costs_what_stands_behind_it(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
+def test_a_flipped_byte_costs_what_stands_behind_it(path: Path, tmp_path: Path) -> None:
     filled(path, ROWS)
     overwrite(path, place(path, b"57 xxx"), b"5")
     overwrite(path, place(path, b"57 xxx") + 1_000, b"y")
@@ -248,8 +249,7 @@ def test_a_flipped_byte_costs_what_stands_behind_it(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_row_that_is_gone_costs_what_stands_behind_it(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
+def test_a_row_that_is_gone_costs_what_stands_behind_it(path: Path, tmp_path: Path) -> None:
     filled(path, ROWS)
     db = sqlite3.connect(path)
     db.execute("DELETE FROM record WHERE first = 30")
@@ -260,8 +260,7 @@ def test_a_row_that_is_gone_costs_what_stands_behind_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["journal.damaged-1", "journal.damaged-2"])
-def test_a_truncated_file_costs_its_end(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "journal"
+def test_a_truncated_file_costs_its_end(path: Path, tmp_path: Path, name: str) -> None:
     for number in range(1, int(name[-1])):
         (tmp_path / f"journal.damaged-{number}").touch()
     filled(path, ROWS)
@@ -276,8 +275,7 @@ def test_a_truncated_file_costs_its_end(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("page", range(2, 25))
-def test_a_page_of_nonsense_costs_no_more_than_its_end(tmp_path: Path, page: int) -> None:
-    path = tmp_path / "journal"
+def test_a_page_of_nonsense_costs_no_more_than_its_end(path: Path, tmp_path: Path, page: int) -> None:
     filled(path, ROWS[:40], row=5)
     assert path.stat().st_size == 24 * draft_module.PAGE_BYTES
     overwrite(path, draft_module.PAGE_BYTES * (page - 1), b"\x5a" * draft_module.PAGE_BYTES)
@@ -297,8 +295,7 @@ def test_a_page_of_nonsense_costs_no_more_than_its_end(tmp_path: Path, page: int
     assert held_by(path) == [*held, b"more"]
 
 
-def test_a_damaged_snapshot_costs_what_stands_behind_it_too(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
+def test_a_damaged_snapshot_costs_what_stands_behind_it_too(path: Path, tmp_path: Path) -> None:
     snapshot = [b"%d:" % number + bytes(600_000) for number in range(6)]
     filled(path, ROWS, snapshot=snapshot)
     overwrite(path, place(path, b"3:" + bytes(50)) + 10, b"y")
@@ -310,8 +307,7 @@ def test_a_damaged_snapshot_costs_what_stands_behind_it_too(tmp_path: Path) -> N
     assert held_by(path) == snapshot[:2]
 
 
-def test_rows_of_a_snapshot_that_are_gone_are_missed(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
+def test_rows_of_a_snapshot_that_are_gone_are_missed(path: Path, tmp_path: Path) -> None:
     filled(path, ROWS, snapshot=[bytes(600_000)] * 4)
     db = sqlite3.connect(path)
     db.execute("DELETE FROM kept WHERE first = 2")
@@ -322,9 +318,8 @@ def test_rows_of_a_snapshot_that_are_gone_are_missed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_a_torn_write_costs_itself(tmp_path: Path, damage: str) -> None:
+def test_a_torn_write_costs_itself(path: Path, tmp_path: Path, damage: str) -> None:
     """What a loss of power leaves: the log that SQLite writes ahead ends in the middle of something."""
-    path = tmp_path / "journal"
     watched = Watched(SqliteJournal(path))
     for number in range(20):
         watched.append(*ROWS[number * 5 : number * 5 + 5])
@@ -348,8 +343,7 @@ def test_a_torn_write_costs_itself(tmp_path: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize("sync", ["full", "normal"])
-def test_whatever_was_reported_survives_a_kill(tmp_path: Path, sync: str) -> None:
-    path = tmp_path / "journal"
+def test_whatever_was_reported_survives_a_kill(path: Path, tmp_path: Path, sync: str) -> None:
     durable = 0
     for _ in range(3):
         with running(path, sync) as process:
@@ -371,8 +365,7 @@ def test_whatever_was_reported_survives_a_kill(tmp_path: Path, sync: str) -> Non
         assert held == numbered(*range(len(held)))
 
 
-def test_a_kill_in_the_middle_of_a_compaction_loses_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
+def test_a_kill_in_the_middle_of_a_compaction_loses_nothing(path: Path, tmp_path: Path) -> None:
     durable = 0
     for attempt in range(8):
         with running(path, "normal", "compacting") as process:
@@ -394,8 +387,7 @@ def test_a_kill_in_the_middle_of_a_compaction_loses_nothing(tmp_path: Path) -> N
 # What the disk refuses.
 
 
-def test_a_full_disk_is_the_end_and_is_said_once(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
+def test_a_full_disk_is_the_end_and_is_said_once(path: Path, tmp_path: Path) -> None:
     with running(path, "full", "1000000") as process:
         assert process.stdout is not None
         said = process.stdout.read().splitlines()
@@ -411,8 +403,7 @@ def test_a_full_disk_is_the_end_and_is_said_once(tmp_path: Path) -> None:
     assert held == numbered(*range(len(held)))
 
 
-def test_after_a_failure_nothing_is_stored_or_reported(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
+def test_after_a_failure_nothing_is_stored_or_reported(path: Path, tmp_path: Path) -> None:
     watched = Watched(SqliteJournal(path))
     watched.append(b"good")
     watched.settle()
@@ -436,9 +427,8 @@ def refuse(*args: object) -> None:
 
 @pytest.mark.parametrize("step", ["draft", "swap"])
 def test_a_compaction_that_fails_leaves_all_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
 ) -> None:
-    path = tmp_path / "journal"
     watched = Watched(SqliteJournal(path))
     watched.append(*[b"x"] * 20_000)
     assert watched.journal.compaction_due
@@ -517,16 +507,14 @@ def test_what_is_appended_at_any_step_of_a_compaction_is_kept(
     assert {"keep", "add", "complete", "finish"} <= {*steps}
 
 
-def test_what_a_compaction_left_behind_is_removed(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
+def test_what_a_compaction_left_behind_is_removed(path: Path, tmp_path: Path) -> None:
     filled(path, ROWS)
     (tmp_path / "journal.arcp-io-new").write_bytes(b"half of a file")
     assert held_by(path) == ROWS
     assert not (tmp_path / "journal.arcp-io-new").exists()
 
 
-def test_files_of_others_beside_a_journal_are_kept(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
+def test_files_of_others_beside_a_journal_are_kept(path: Path, tmp_path: Path) -> None:
     (tmp_path / "journal.new").write_text("precious")
     filled(path, ROWS)
     assert held_by(path) == ROWS

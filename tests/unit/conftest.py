@@ -1,9 +1,10 @@
-"""A runtime at a virtual clock, and a client of it that was welcomed; see world.py."""
+"""A runtime at a virtual clock, a client of it that was welcomed, and a job of this client; see world.py."""
 
 from __future__ import annotations
 
 import pytest
 
+from arcp_proto.ids import JobId
 from tests.unit.world import Peer, World
 
 
@@ -15,3 +16,8 @@ def world() -> World:
 @pytest.fixture
 def peer(world: World) -> Peer:
     return world.client()
+
+
+@pytest.fixture
+def job(peer: Peer) -> JobId:
+    return peer.submit()

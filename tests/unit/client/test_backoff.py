@@ -49,6 +49,11 @@ def waits(one: Reconnecting, count: int, fraction: float = 1.0) -> list[float]:
     return [(one.dial(NOW, drawn(fraction)).at - NOW) / SECOND for _ in range(count)]
 
 
+@pytest.fixture
+def one() -> Reconnecting:
+    return reconnecting()
+
+
 def test_attempts_come_at_once_and_then_after_doubled_times() -> None:
     assert waits(reconnecting(), 12) == [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30]
 
@@ -58,15 +63,13 @@ def test_the_backoff_has_full_jitter() -> None:
     assert waits(reconnecting(), 3, 0.5) == [0, 0.05, 0.1]
 
 
-def test_the_backoff_never_overflows() -> None:
-    one = reconnecting()
+def test_the_backoff_never_overflows(one: Reconnecting) -> None:
     for _ in range(200):
         dial = one.dial(NOW, drawn())
     assert (dial.at, dial.attempt) == (NOW + 30 * SECOND, 200)
 
 
-def test_a_useful_connection_resets_the_backoff() -> None:
-    one = reconnecting()
+def test_a_useful_connection_resets_the_backoff(one: Reconnecting) -> None:
     waits(one, 5)
     one.welcomed(NOW)
     one.detached(NOW)
@@ -82,23 +85,24 @@ def test_a_useful_connection_resets_the_backoff() -> None:
 
 
 @pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED"])
-def test_a_final_refusal_is_final_at_once(code: str) -> None:
-    one = reconnecting()
+def test_a_final_refusal_is_final_at_once(one: Reconnecting, code: str) -> None:
     assert refused(one, code, details={"final": True}) is Fate.LOST
     assert (one.code, one.reason) == (code, "why")
 
 
 @pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED"])
-def test_a_refused_resume_is_final_after_three_heartbeat_intervals_and_15_seconds(code: str) -> None:
-    one = reconnecting()
+def test_a_refused_resume_is_final_after_three_heartbeat_intervals_and_15_seconds(
+    one: Reconnecting, code: str
+) -> None:
     for second in (0, 1, 44.9):
         assert refused(one, code, now=Monotonic(NOW + int(second * SECOND))) is Fate.AGAIN
     assert refused(one, code, now=Monotonic(NOW + 45 * SECOND)) is Fate.LOST
 
 
 @pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED"])
-def test_refused_resumes_alternate_between_the_cursor_and_the_one_before_it(code: str) -> None:
-    one = reconnecting()
+def test_refused_resumes_alternate_between_the_cursor_and_the_one_before_it(
+    one: Reconnecting, code: str
+) -> None:
     asked_earlier = []
     for _ in range(4):
         asked_earlier.append(one.earlier)
@@ -106,24 +110,21 @@ def test_refused_resumes_alternate_between_the_cursor_and_the_one_before_it(code
     assert asked_earlier == [False, True, False, True]
 
 
-def test_a_refused_cursor_of_zero_is_not_lowered() -> None:
-    one = reconnecting()
+def test_a_refused_cursor_of_zero_is_not_lowered(one: Reconnecting) -> None:
     refused(one, "RESUME_WINDOW_EXPIRED", cursor=0)
     assert not one.earlier
     later = Monotonic(NOW + 45 * SECOND)
     assert refused(one, "RESUME_WINDOW_EXPIRED", cursor=0, now=later) is Fate.LOST
 
 
-def test_an_unknown_heartbeat_interval_is_thirty_seconds() -> None:
-    one = reconnecting()
+def test_an_unknown_heartbeat_interval_is_thirty_seconds(one: Reconnecting) -> None:
     code = "RESUME_WINDOW_EXPIRED"
     refused(one, code, heartbeat_sec=None)
     assert refused(one, code, heartbeat_sec=None, now=Monotonic(NOW + 104 * SECOND)) is Fate.AGAIN
     assert refused(one, code, heartbeat_sec=None, now=Monotonic(NOW + 105 * SECOND)) is Fate.LOST
 
 
-def test_a_welcome_resets_the_refusals() -> None:
-    one = reconnecting()
+def test_a_welcome_resets_the_refusals(one: Reconnecting) -> None:
     refused(one, "RESUME_WINDOW_EXPIRED")
     refused(one, "UNAUTHENTICATED")
     refused(one, "UNAUTHENTICATED")
@@ -139,28 +140,24 @@ def test_a_refusal_of_the_resume_itself_loses_the_session() -> None:
 
 @pytest.mark.parametrize("code", ["UNAUTHENTICATED", "SOMETHING_NEW"])
 @pytest.mark.parametrize("resuming", [True, False])
-def test_an_unhelpful_refusal_is_tried_three_times(code: str, resuming: bool) -> None:
-    one = reconnecting()
+def test_an_unhelpful_refusal_is_tried_three_times(one: Reconnecting, code: str, resuming: bool) -> None:
     fates = [refused(one, code, resuming=resuming) for _ in range(3)]
     assert fates == [Fate.AGAIN, Fate.AGAIN, Fate.OVER]
     assert one.code == code
 
 
 @pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED", "INVALID_REQUEST"])
-def test_a_refused_new_session_does_not_count_as_a_refused_resume(code: str) -> None:
-    one = reconnecting()
+def test_a_refused_new_session_does_not_count_as_a_refused_resume(one: Reconnecting, code: str) -> None:
     assert refused(one, code, resuming=False, details={"final": True}) is Fate.AGAIN
 
 
-def test_a_retryable_refusal_is_tried_without_end() -> None:
-    one = reconnecting()
+def test_a_retryable_refusal_is_tried_without_end(one: Reconnecting) -> None:
     for _ in range(50):
         assert refused(one, "INTERNAL_ERROR") is Fate.AGAIN
         assert refused(one, "SOMETHING_NEW", retryable=True) is Fate.AGAIN
 
 
-def test_retry_after_ms_sets_the_next_attempt() -> None:
-    one = reconnecting()
+def test_retry_after_ms_sets_the_next_attempt(one: Reconnecting) -> None:
     refused(one, "INTERNAL_ERROR", details={"retry_after_ms": 1500})
     assert waits(one, 2, 0.0) == [1.5, 0]
     refused(one, "INTERNAL_ERROR", details={"retry_after_ms": 10**9})
@@ -169,8 +166,7 @@ def test_retry_after_ms_sets_the_next_attempt() -> None:
     assert waits(one, 1, 0.0) == [0]
 
 
-def test_a_session_that_was_taken_over_is_taken_back_once_a_minute() -> None:
-    one = reconnecting()
+def test_a_session_that_was_taken_over_is_taken_back_once_a_minute(one: Reconnecting) -> None:
     one.superseded(NOW, drawn(0.25))
     assert waits(one, 1, 0.25) == [2]
     one.superseded(Monotonic(NOW + 60 * SECOND), drawn(0.25))
@@ -179,8 +175,7 @@ def test_a_session_that_was_taken_over_is_taken_back_once_a_minute() -> None:
     assert (one.fate, one.code) == (Fate.OVER, "UNAUTHENTICATED")
 
 
-def test_repeated_losses_of_sessions_lengthen_the_backoff() -> None:
-    one = reconnecting()
+def test_repeated_losses_of_sessions_lengthen_the_backoff(one: Reconnecting) -> None:
     found = []
     for _ in range(4):
         one.lost(NOW, drawn())
@@ -190,13 +185,11 @@ def test_repeated_losses_of_sessions_lengthen_the_backoff() -> None:
     assert one.dial(Monotonic(NOW + 60 * SECOND), drawn()).at == NOW + 60 * SECOND
 
 
-def test_lose_sets_the_fate_with_code_and_reason() -> None:
-    one = reconnecting()
+def test_lose_sets_the_fate_with_code_and_reason(one: Reconnecting) -> None:
     one.lose("CODE", "why")
     assert (one.fate, one.code, one.reason) == (Fate.LOST, "CODE", "why")
 
 
-def test_give_up_sets_the_fate_with_code_and_reason() -> None:
-    one = reconnecting()
+def test_give_up_sets_the_fate_with_code_and_reason(one: Reconnecting) -> None:
     one.give_up("CODE", "why")
     assert (one.fate, one.code, one.reason) == (Fate.OVER, "CODE", "why")

@@ -14,7 +14,7 @@ from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, ConnectionEnded
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.ids import SECOND, Principal
+from arcp_proto.ids import SECOND, JobId, Principal
 from arcp_proto.limits import KIB, MIB, Limits
 from arcp_proto.recording import record, replay
 from arcp_proto.server.runtime import Runtime
@@ -215,8 +215,9 @@ def test_what_comes_after_the_end_is_dropped(framing: Framing) -> None:
 # Pulling.
 
 
-def test_answers_keep_their_place_among_events_and_urgent_ones_go_first(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_answers_keep_their_place_among_events_and_urgent_ones_go_first(
+    world: World, peer: Peer, job: JobId
+) -> None:
     peer.slow = True
     world.emit(job)
     peer.send("zork", id="first")
@@ -240,8 +241,7 @@ def test_no_answer_overtakes_an_event_that_was_evicted() -> None:
     assert peer.connection.overrun
 
 
-def test_a_pull_has_limits(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_pull_has_limits(world: World, peer: Peer, job: JobId) -> None:
     peer.slow = True
     for _ in range(10):
         world.emit(job)
@@ -269,8 +269,7 @@ def test_answers_count_in_a_pull(peer: Peer) -> None:
     assert [frame["payload"]["request_id"] for frame in peer.pull(size=size + 1)] == ["3", "4"]
 
 
-def test_a_pull_takes_64_kib_unless_told(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_pull_takes_64_kib_unless_told(world: World, peer: Peer, job: JobId) -> None:
     peer.slow = True
     for _ in range(5):
         world.emit(job, "thought", {"text": "x" * 20_000})
@@ -308,8 +307,7 @@ def test_a_peer_that_was_never_welcomed_gets_nothing_but_the_error() -> None:
     assert len(peer.frames) == 1
 
 
-def test_an_ack_moves_the_cursor(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_an_ack_moves_the_cursor(world: World, peer: Peer, job: JobId) -> None:
     peer.slow = True
     for _ in range(4):
         world.emit(job)
@@ -318,8 +316,7 @@ def test_an_ack_moves_the_cursor(world: World, peer: Peer) -> None:
     assert not peer.connection.overrun
 
 
-def test_ids_are_never_used_twice(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_ids_are_never_used_twice(world: World, peer: Peer, job: JobId) -> None:
     for _ in range(30):
         world.emit(job)
         peer.send("session.ping", {"nonce": "n"})
@@ -392,8 +389,7 @@ def test_what_was_pulled_no_longer_counts() -> None:
 # The end.
 
 
-def test_a_fatal_error_drops_what_was_queued(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_fatal_error_drops_what_was_queued(world: World, peer: Peer, job: JobId) -> None:
     peer.slow = True
     world.emit(job)
     peer.send("session.list_jobs")

@@ -15,7 +15,7 @@ from arcp_proto.engine.machine import cut, found
 from arcp_proto.engine.output import NOTHING, ConnectionEnded, Deadline
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.ids import SECOND, Monotonic
+from arcp_proto.ids import SECOND, JobId, Monotonic
 from arcp_proto.limits import Limits
 from arcp_proto.server.journal.records import SessionEnded
 from tests.unit.world import CONFIG, START, UNIX, Peer, World
@@ -133,8 +133,7 @@ def test_a_machine_has_no_timers_but_its_own() -> None:
 # Liveness.
 
 
-def test_a_quiet_peer_is_pinged_and_given_up(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_quiet_peer_is_pinged_and_given_up(world: World, peer: Peer, job: JobId) -> None:
     world.advance(9.99)
     assert peer.of("session.ping") == []
     world.advance(0.01)
@@ -176,8 +175,7 @@ def test_one_ping_an_interval_to_a_peer_that_only_talks(world: World, peer: Peer
     assert len(peer.of("session.ping")) == 6
 
 
-def test_a_peer_that_only_receives_is_pinged_and_given_up(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_peer_that_only_receives_is_pinged_and_given_up(world: World, peer: Peer, job: JobId) -> None:
     for _ in range(20):
         world.advance(1)
         world.emit(job)
@@ -186,8 +184,7 @@ def test_a_peer_that_only_receives_is_pinged_and_given_up(world: World, peer: Pe
     lost(peer)
 
 
-def test_no_ping_where_both_sides_talk(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_no_ping_where_both_sides_talk(world: World, peer: Peer, job: JobId) -> None:
     for _ in range(60):
         world.advance(1)
         peer.send("session.pong")
@@ -238,9 +235,8 @@ def test_silence_is_not_counted_while_the_driver_does_not_read(world: World, pee
     lost(peer)
 
 
-def test_a_loss_is_told_whatever_was_said_last(world: World, peer: Peer) -> None:
+def test_a_loss_is_told_whatever_was_said_last(world: World, peer: Peer, job: JobId) -> None:
     """An error that answers nothing must not be taken for the answer to the last message."""
-    job = peer.submit()
     peer.cancel(job)
     peer.send("session.error", {"code": "X"})
     world.advance(21)

@@ -23,15 +23,18 @@ def arm(timers: Timers, kind: TimerKind, owner: int | str, at: int) -> None:
     timers.arm(kind, owner, Monotonic(at))
 
 
-def test_nothing_is_due_when_nothing_is_armed() -> None:
-    timers = Timers()
+@pytest.fixture
+def timers() -> Timers:
+    return Timers()
+
+
+def test_nothing_is_due_when_nothing_is_armed(timers: Timers) -> None:
     assert timers.next() is None
     assert list(timers.pop_due(Monotonic(10**18))) == []
     assert (len(timers), timers.size, timers.keys()) == (0, 0, [])
 
 
-def test_a_deadline_is_due_at_its_time_and_then_gone() -> None:
-    timers = Timers()
+def test_a_deadline_is_due_at_its_time_and_then_gone(timers: Timers) -> None:
     arm(timers, TimerKind.HELLO, 1, 10)
     assert timers.next() == (10, (TimerKind.HELLO, 1))
     assert list(timers.pop_due(Monotonic(9))) == []
@@ -41,8 +44,7 @@ def test_a_deadline_is_due_at_its_time_and_then_gone() -> None:
 
 
 @pytest.mark.parametrize("later", [5, 15])
-def test_arming_again_replaces_the_deadline(later: int) -> None:
-    timers = Timers()
+def test_arming_again_replaces_the_deadline(timers: Timers, later: int) -> None:
     arm(timers, TimerKind.ACK, 0, 10)
     arm(timers, TimerKind.ACK, 0, later)
     assert timers.armed(TimerKind.ACK, 0) == later
@@ -51,23 +53,20 @@ def test_arming_again_replaces_the_deadline(later: int) -> None:
     assert list(timers.pop_due(Monotonic(100))) == []
 
 
-def test_ties_come_in_the_order_of_arming() -> None:
-    timers = Timers()
+def test_ties_come_in_the_order_of_arming(timers: Timers) -> None:
     names = ["c", "a", "b"]
     for owner in names:
         arm(timers, TimerKind.GRACE, owner, 7)
     assert [owner for _kind, owner in timers.pop_due(Monotonic(7))] == names
 
 
-def test_arming_again_at_the_same_time_goes_to_the_end_of_a_tie() -> None:
-    timers = Timers()
+def test_arming_again_at_the_same_time_goes_to_the_end_of_a_tie(timers: Timers) -> None:
     for owner in ["a", "b", "a"]:
         arm(timers, TimerKind.GRACE, owner, 7)
     assert [owner for _kind, owner in timers.pop_due(Monotonic(7))] == ["b", "a"]
 
 
-def test_a_timer_that_is_armed_again_when_it_is_due_does_not_loop() -> None:
-    timers = Timers()
+def test_a_timer_that_is_armed_again_when_it_is_due_does_not_loop(timers: Timers) -> None:
     arm(timers, TimerKind.HEARTBEAT, 1, 5)
     for _ in range(3):
         for kind, owner in timers.pop_due(Monotonic(5)):
@@ -75,8 +74,7 @@ def test_a_timer_that_is_armed_again_when_it_is_due_does_not_loop() -> None:
     assert timers.keys() == [TimerKey(TimerKind.HEARTBEAT, 1)]
 
 
-def test_a_timer_that_an_earlier_one_disarms_is_not_due_any_more() -> None:
-    timers = Timers()
+def test_a_timer_that_an_earlier_one_disarms_is_not_due_any_more(timers: Timers) -> None:
     for number in [1, 2, 3]:
         arm(timers, TimerKind.CLOSE, number, 5)
     due: list[int | str] = []
@@ -86,16 +84,14 @@ def test_a_timer_that_an_earlier_one_disarms_is_not_due_any_more() -> None:
     assert due == [1, 3]
 
 
-def test_disarming_drops_it_and_what_is_not_armed_is_no_error() -> None:
-    timers = Timers()
+def test_disarming_drops_it_and_what_is_not_armed_is_no_error(timers: Timers) -> None:
     arm(timers, TimerKind.HELLO, 1, 5)
     timers.disarm(TimerKind.HELLO, 1)
     timers.disarm(TimerKind.HELLO, 2)
     assert list(timers.pop_due(Monotonic(100))) == []
 
 
-def test_several_kinds_of_one_owner_are_dropped_at_once() -> None:
-    timers = Timers()
+def test_several_kinds_of_one_owner_are_dropped_at_once(timers: Timers) -> None:
     for kind in [TimerKind.HELLO, TimerKind.GRACE, TimerKind.LINGER]:
         arm(timers, kind, "a", 5)
     arm(timers, TimerKind.GRACE, "b", 5)
@@ -105,8 +101,7 @@ def test_several_kinds_of_one_owner_are_dropped_at_once() -> None:
     assert len(timers) == 2
 
 
-def test_the_kind_and_the_owner_make_the_key() -> None:
-    timers = Timers()
+def test_the_kind_and_the_owner_make_the_key(timers: Timers) -> None:
     arm(timers, TimerKind.HELLO, 1, 5)
     arm(timers, TimerKind.LINGER, 1, 6)
     arm(timers, TimerKind.HELLO, "1", 7)
@@ -156,9 +151,8 @@ def test_the_heap_stays_within_its_bound(steps: list[Step], times: int) -> None:
             assert timers.size <= 2 * len(timers) + 64
 
 
-def test_the_heap_stays_within_its_bound_when_many_are_due_at_once() -> None:
+def test_the_heap_stays_within_its_bound_when_many_are_due_at_once(timers: Timers) -> None:
     """Deadlines that were moved forward leave their old places behind; popping them clears those too."""
-    timers = Timers()
     arm(timers, TimerKind.ACK, 0, 50)
     for at in (100, 1):
         for owner in range(500):
@@ -177,8 +171,7 @@ def test_looking_changes_no_answer(times: list[int]) -> None:
     assert list(looked_at.pop_due(Monotonic(100))) == list(left_alone.pop_due(Monotonic(100)))
 
 
-def test_nothing_is_kept_of_what_was_disarmed_last() -> None:
-    timers = Timers()
+def test_nothing_is_kept_of_what_was_disarmed_last(timers: Timers) -> None:
     for owner in range(10):
         timers.arm(TimerKind.HEARTBEAT, owner, Monotonic(owner))
     for owner in range(10):

@@ -11,7 +11,7 @@ from arcp_proto import Phase
 from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import Authenticate, ConnectionEnded, PauseJob, StartJob, StopJob
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.ids import SECOND
+from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import MAX_RUNTIME_SEC, Limits
 from arcp_proto.server.config import RuntimeConfig
 from tests.unit.world import AGENTS, CONFIG, FEATURES, START, Peer, World
@@ -227,8 +227,7 @@ def test_a_ping_is_answered_even_without_heartbeats() -> None:
     assert peer.send("session.pong", {"ping_nonce": "zork"}) == []
 
 
-def test_acks_free_the_log_and_never_go_back(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_acks_free_the_log_and_never_go_back(world: World, peer: Peer, job: JobId) -> None:
     for _ in range(5):
         world.emit(job)
     session = world.state.sessions[next(iter(world.state.sessions))]
@@ -241,8 +240,7 @@ def test_acks_free_the_log_and_never_go_back(world: World, peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("seq", [3, -1, 2**63, 1.5, True, "x", None])
-def test_an_ack_above_the_last_event_is_invalid(world: World, peer: Peer, seq: Any) -> None:
-    job = peer.submit()
+def test_an_ack_above_the_last_event_is_invalid(world: World, peer: Peer, job: JobId, seq: Any) -> None:
     world.emit(job)
     world.emit(job)
     answer = peer.send("session.ack", {"last_processed_seq": seq}, id="a")
@@ -465,8 +463,9 @@ def test_a_submit_without_a_valid_trace_gets_a_new_one(peer: Peer, trace_id: Any
 # Cancelling.
 
 
-def test_cancel_is_answered_and_ends_the_job_when_its_agent_has_stopped(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_cancel_is_answered_and_ends_the_job_when_its_agent_has_stopped(
+    world: World, peer: Peer, job: JobId
+) -> None:
     [answer] = peer.send("job.cancel", {"job_id": job, "reason": "enough"}, id="c1")
     assert answer["type"] == "job.cancelled"
     assert answer["event_seq"] == 1
@@ -487,8 +486,9 @@ def test_cancel_is_answered_and_ends_the_job_when_its_agent_has_stopped(world: W
     }
 
 
-def test_a_job_ends_after_the_grace_of_an_agent_that_does_not_stop(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_job_ends_after_the_grace_of_an_agent_that_does_not_stop(
+    world: World, peer: Peer, job: JobId
+) -> None:
     peer.cancel(job)
     world.advance(4.9)
     assert not peer.of("job.error")
@@ -525,8 +525,9 @@ def test_the_first_outcome_of_a_job_counts(world: World, peer: Peer, how: str) -
     assert len(world.stops()) == 1
 
 
-def test_a_cancel_after_the_end_is_answered_with_the_final_status(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_cancel_after_the_end_is_answered_with_the_final_status(
+    world: World, peer: Peer, job: JobId
+) -> None:
     world.finish(job)
     [answer] = peer.cancel(job)
     assert answer["type"] == "job.cancelled"
@@ -569,15 +570,13 @@ def test_a_detached_session_still_keeps_others_from_cancelling() -> None:
     assert later.cancel(job)[0]["type"] == "job.cancelled"
 
 
-def test_a_cancel_names_its_job_in_the_payload_or_the_envelope(peer: Peer) -> None:
-    job = peer.submit()
+def test_a_cancel_names_its_job_in_the_payload_or_the_envelope(peer: Peer, job: JobId) -> None:
     assert peer.send("job.cancel", job_id=job)[0]["payload"]["job_id"] == job
     [error] = peer.send("job.cancel")
     assert error["payload"]["code"] == "INVALID_REQUEST"
 
 
-def test_a_long_reason_is_cut(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_long_reason_is_cut(world: World, peer: Peer, job: JobId) -> None:
     [answer] = peer.cancel(job, "x" * 5000)
     assert len(answer["payload"]["reason"]) == 1000
     world.stopped(job)
@@ -588,8 +587,9 @@ def test_a_long_reason_is_cut(world: World, peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("message_type", ["session.close", "session.bye"])
-def test_session_close_is_answered_and_jobs_continue(world: World, peer: Peer, message_type: str) -> None:
-    job = peer.submit()
+def test_session_close_is_answered_and_jobs_continue(
+    world: World, peer: Peer, job: JobId, message_type: str
+) -> None:
     world.emit(job)
     answers = peer.send(message_type, {"reason": "done"})
     if message_type == "session.close":
@@ -610,8 +610,7 @@ def test_session_close_is_answered_and_jobs_continue(world: World, peer: Peer, m
     assert world.state.connections == {}
 
 
-def test_a_close_follows_the_envelopes_queued_before(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_close_follows_the_envelopes_queued_before(world: World, peer: Peer, job: JobId) -> None:
     peer.slow = True
     for _ in range(3):
         world.emit(job)

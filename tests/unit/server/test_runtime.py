@@ -52,8 +52,7 @@ def test_the_largest_inventory_fits_a_welcome() -> None:
         World(msgspec.structs.replace(config, name="n" * (room + 1)))
 
 
-def test_queries_change_nothing(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_queries_change_nothing(world: World, peer: Peer, job: JobId) -> None:
     peer.slow = True
     world.runtime.agents.emit(job, "thought", {"text": "x"}, now=world.now)
     before = world.runtime.snapshot()
@@ -139,9 +138,8 @@ BAD_EVENTS: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("kind", "body", "message"), BAD_EVENTS)
 def test_a_bad_event_raises_in_the_agent_and_changes_nothing(
-    world: World, peer: Peer, kind: str, body: Any, message: str
+    job: JobId, world: World, peer: Peer, kind: str, body: Any, message: str
 ) -> None:
-    job = peer.submit()
     before = world.runtime.snapshot()
     with pytest.raises(LocalProtocolError, match=message):
         world.runtime.agents.emit(job, kind, body, now=world.now)
@@ -151,8 +149,7 @@ def test_a_bad_event_raises_in_the_agent_and_changes_nothing(
     assert peer.numbers() == [1]
 
 
-def test_the_largest_event_that_fits_a_frame_is_not_cut(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_the_largest_event_that_fits_a_frame_is_not_cut(world: World, peer: Peer, job: JobId) -> None:
     limit = world.state.body_limit(world.state.jobs[job])
     text = "x" * (limit - len('{"text":""}'))
     world.emit(job, "thought", {"text": text})
@@ -180,8 +177,7 @@ def test_events_that_pass_the_gate_or_spend_are_cut_too(world: World, peer: Peer
     assert len(peer.raw[-1]) <= 60 * 1024
 
 
-def test_calls_of_agents_raise_for_unknown_and_ended_jobs(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_calls_of_agents_raise_for_unknown_and_ended_jobs(world: World, peer: Peer, job: JobId) -> None:
     world.finish(job)
     body = {"level": "info", "message": ""}
     for job_id in (job, NOBODY):
@@ -232,8 +228,7 @@ def test_each_session_numbers_its_own_events(world: World) -> None:
     assert {frame["job_id"] for frame in alice.frames if "job_id" in frame} == {ours}
 
 
-def test_time_on_the_wire_never_goes_back(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_time_on_the_wire_never_goes_back(world: World, peer: Peer, job: JobId) -> None:
     world.now += SECOND
     world.emit(job)
     world.runtime.wall_clock_set(UNIX - 3_600 * SECOND, now=world.now)
@@ -251,8 +246,7 @@ def test_time_on_the_wire_never_goes_back(world: World, peer: Peer) -> None:
 # Agents: ending.
 
 
-def test_fail_sends_the_error_of_the_agent(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_fail_sends_the_error_of_the_agent(world: World, peer: Peer, job: JobId) -> None:
     world.runtime.agents.fail(job, "X_MINE", "m" * 2000, True, {"a": 1}, now=world.now)
     world.take()
     payload = peer.frames[-1]["payload"]
@@ -309,8 +303,7 @@ def test_finish_raises_for_a_result_that_cannot_be_sent(
     world.finish(job)
 
 
-def test_a_job_whose_agent_is_gone_ends_with_an_internal_error(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_job_whose_agent_is_gone_ends_with_an_internal_error(world: World, peer: Peer, job: JobId) -> None:
     world.stopped(job)
     payload = peer.frames[-1]["payload"]
     assert (payload["code"], payload["message"]) == ("INTERNAL_ERROR", "agent stopped")
@@ -375,8 +368,7 @@ def test_a_connection_blocked_before_its_welcome_pauses_later_jobs(world: World)
 
 
 @pytest.mark.parametrize("how", ["lost", "close", "heartbeat"])
-def test_a_detached_session_pauses_no_agent(world: World, peer: Peer, how: str) -> None:
-    job = peer.submit()
+def test_a_detached_session_pauses_no_agent(world: World, peer: Peer, job: JobId, how: str) -> None:
     world.carry_out(peer.connection.blocked(now=world.now))
     match how:
         case "lost":
@@ -535,8 +527,7 @@ def test_requests_that_wait_for_records_keep_their_order() -> None:
     assert kinds == [StartJob, PauseJob, StopJob, StopJob]
 
 
-def test_a_lost_connection_has_no_envelopes_to_pull(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_lost_connection_has_no_envelopes_to_pull(world: World, peer: Peer, job: JobId) -> None:
     world.runtime.agents.emit(job, "log", {"level": "info", "message": ""}, now=world.now)
     assert peer.connection.lost(now=world.now).writable == ()
 

@@ -9,7 +9,7 @@ from arcp_proto import Phase
 from arcp_proto.engine.output import Authenticate, RuntimeEnded, StartJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.ids import SECOND
+from arcp_proto.ids import SECOND, JobId
 from arcp_proto.server.jobs.inventory import AgentInfo
 from tests.unit.world import CONFIG, START, Peer, World
 
@@ -41,8 +41,7 @@ def test_a_shutdown_without_connections_ends_at_once(world: World) -> None:
     assert world.all(RuntimeEnded) == [RuntimeEnded(0)]
 
 
-def test_running_jobs_may_end_in_the_time_to_drain(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_running_jobs_may_end_in_the_time_to_drain(world: World, peer: Peer, job: JobId) -> None:
     shut_down(world)
     assert peer.closing is None and world.stops() == []
     world.emit(job)
@@ -78,8 +77,7 @@ def test_jobs_that_run_after_the_time_to_drain_are_cancelled(world: World) -> No
     assert world.state.running == {}
 
 
-def test_queued_envelopes_are_sent_before_the_end_of_a_shutdown(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_queued_envelopes_are_sent_before_the_end_of_a_shutdown(world: World, peer: Peer, job: JobId) -> None:
     peer.slow = True
     shut_down(world)
     world.emit(job)
@@ -87,8 +85,7 @@ def test_queued_envelopes_are_sent_before_the_end_of_a_shutdown(world: World, pe
     assert [frame["type"] for frame in peer.pull()] == ["job.event", "job.result"]
 
 
-def test_a_shutdown_refuses_new_sessions_and_jobs(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_shutdown_refuses_new_sessions_and_jobs(world: World, peer: Peer, job: JobId) -> None:
     shut_down(world)
     [error] = peer.send("job.submit", {"agent": "echo"})
     assert (error["payload"]["code"], error["payload"]["retryable"]) == ("INTERNAL_ERROR", True)
@@ -147,8 +144,7 @@ def test_a_time_to_drain_out_of_range_raises(world: World, drain: float) -> None
     world.client()
 
 
-def test_a_cancelled_job_keeps_its_outcome_in_a_shutdown(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_cancelled_job_keeps_its_outcome_in_a_shutdown(world: World, peer: Peer, job: JobId) -> None:
     peer.cancel(job)
     shut_down(world, 0)
     world.stopped(job)

@@ -143,16 +143,19 @@ class Gate:
 # What is granted.
 
 
+@pytest.fixture
+def gate() -> Gate:
+    return Gate(EVERYTHING)
+
+
 @pytest.mark.parametrize(("capability", "target"), GRANTED)
-def test_an_operation_covered_by_a_pattern_is_allowed(capability: str, target: str) -> None:
-    gate = Gate(EVERYTHING)
+def test_an_operation_covered_by_a_pattern_is_allowed(gate: Gate, capability: str, target: str) -> None:
     assert gate.ask(capability, target) == ""
     assert gate.audits("lease_denied") == []
 
 
 @pytest.mark.parametrize(("capability", "target"), NOT_GRANTED)
-def test_an_operation_without_a_pattern_is_denied(capability: str, target: str) -> None:
-    gate = Gate(EVERYTHING)
+def test_an_operation_without_a_pattern_is_denied(gate: Gate, capability: str, target: str) -> None:
     assert gate.ask(capability, target) == "PERMISSION_DENIED"
 
 
@@ -186,8 +189,7 @@ def test_a_refusal_names_capability_and_target_and_nothing_of_the_lease() -> Non
         ("me:secret@evil.org", "evil.org"),
     ],
 )
-def test_messages_show_a_url_without_login_and_query(url: str, shown: str) -> None:
-    gate = Gate(EVERYTHING)
+def test_messages_show_a_url_without_login_and_query(gate: Gate, url: str, shown: str) -> None:
     with pytest.raises(Denied) as denied:
         gate.runtime.agents.authorize(gate.id, "net.fetch", url, now=gate.world.now)
     gate.world.take()
@@ -214,22 +216,19 @@ def test_a_long_target_is_cut_where_it_is_shown() -> None:
 
 
 @pytest.mark.parametrize("words", [(1, "x"), ("tool.call", None), ("tool.call", b"x")])
-def test_a_capability_or_target_that_is_not_text_raises(words: Any) -> None:
-    gate = Gate(EVERYTHING)
+def test_a_capability_or_target_that_is_not_text_raises(gate: Gate, words: Any) -> None:
     with pytest.raises(LocalProtocolError, match="is not text"):
         gate.runtime.agents.authorize(gate.id, *words, now=gate.world.now)
     assert gate.ask() == ""
 
 
-def test_a_refused_operation_does_not_end_the_job() -> None:
-    gate = Gate(EVERYTHING)
+def test_a_refused_operation_does_not_end_the_job(gate: Gate) -> None:
     assert gate.ask("tool.call", "rm") == "PERMISSION_DENIED"
     gate.world.finish(gate.id, "done")
     assert gate.end()["result"] == "done"
 
 
-def test_after_its_end_a_job_has_no_authority() -> None:
-    gate = Gate(EVERYTHING)
+def test_after_its_end_a_job_has_no_authority(gate: Gate) -> None:
     gate.world.finish(gate.id)
     for call in (gate.ask, gate.call, gate.reserve):
         with pytest.raises(LocalProtocolError, match="is not an unfinished job"):
@@ -241,8 +240,7 @@ def test_after_its_end_a_job_has_no_authority() -> None:
 # Tool calls.
 
 
-def test_an_allowed_tool_call_is_published() -> None:
-    gate = Gate(EVERYTHING)
+def test_an_allowed_tool_call_is_published(gate: Gate) -> None:
     assert gate.call() == ""
     assert gate.said() == [("tool_call", {"tool": "search", "args": {}, "call_id": "c"})]
 
@@ -255,8 +253,7 @@ def test_an_allowed_tool_call_is_published() -> None:
         ToolCall("rm", {}, "c"),
     ],
 )
-def test_a_refused_tool_call_is_published_with_its_result(body: Any) -> None:
-    gate = Gate(EVERYTHING)
+def test_a_refused_tool_call_is_published_with_its_result(gate: Gate, body: Any) -> None:
     with pytest.raises(Denied, match=r"tool\.call 'rm'"):
         gate.world.emit(gate.id, "tool_call", body)
     gate.world.take()
@@ -277,8 +274,7 @@ def test_a_refused_tool_call_is_published_with_its_result(body: Any) -> None:
     assert gate.call() == ""
 
 
-def test_a_tool_call_that_cannot_be_sent_does_not_reach_the_gate() -> None:
-    gate = Gate(EVERYTHING)
+def test_a_tool_call_that_cannot_be_sent_does_not_reach_the_gate(gate: Gate) -> None:
     for body in (
         {"tool": "rm" * 50_000, "args": {}, "call_id": "c"},
         {"tool": "rm", "args": {}},
@@ -358,8 +354,7 @@ def test_the_expiry_comes_before_the_lease_and_the_lease_before_the_budget() -> 
     assert gate.ask(target="rm") == "LEASE_EXPIRED"
 
 
-def test_a_lease_may_expire_in_a_thousand_years() -> None:
-    gate = Gate(EVERYTHING)
+def test_a_lease_may_expire_in_a_thousand_years(gate: Gate) -> None:
     far = gate.peer.submit(
         lease_request=EVERYTHING, lease_constraints={"expires_at": "9999-12-31T23:59:59.999999999Z"}
     )
@@ -463,8 +458,7 @@ def test_a_budget_of_zero_is_exhausted() -> None:
     assert Gate({**EVERYTHING, "cost.budget": ["USD:0"]}).ask() == "BUDGET_EXHAUSTED"
 
 
-def test_without_a_budget_nothing_is_exhausted() -> None:
-    gate = Gate(EVERYTHING)
+def test_without_a_budget_nothing_is_exhausted(gate: Gate) -> None:
     gate.spend(10**17)
     assert gate.ask() == ""
 
@@ -480,8 +474,7 @@ def test_a_reserved_amount_is_not_free_for_other_operations() -> None:
     assert gate.ask() == ""
 
 
-def test_upstream_exhausted_is_denied_and_audited() -> None:
-    gate = Gate(EVERYTHING)
+def test_upstream_exhausted_is_denied_and_audited(gate: Gate) -> None:
     with pytest.raises(Denied, match="402 from upstream") as denied:
         gate.runtime.agents.upstream_exhausted(gate.id, "402 from upstream", now=gate.world.now)
     assert denied.value.code is ErrorCode.BUDGET_EXHAUSTED

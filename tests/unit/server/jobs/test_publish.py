@@ -10,7 +10,7 @@ import pytest
 from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import PauseJob, StartJob
 from arcp_proto.features import POSITIONS
-from arcp_proto.ids import SECOND
+from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import Limits
 from arcp_proto.server.journal.records import Published, Released
 from tests.unit.world import CONFIG, FEATURES, Frame, Peer, World
@@ -131,8 +131,7 @@ def test_an_ack_is_read_in_lenient_forms(seq: Any) -> None:
 # Lag.
 
 
-def test_a_lagging_session_is_told_once_per_crossing(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_lagging_session_is_told_once_per_crossing(world: World, peer: Peer, job: JobId) -> None:
     world.emit(job)
     acked(peer, 1)
     emits(world, job, 5)
@@ -150,8 +149,7 @@ def test_a_lagging_session_is_told_once_per_crossing(world: World, peer: Peer) -
     assert len(notices(peer)) == 2
 
 
-def test_a_lagging_session_is_told_before_its_first_ack(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_lagging_session_is_told_before_its_first_ack(world: World, peer: Peer, job: JobId) -> None:
     emits(world, job, 5)
     assert notices(peer) == []
     emits(world, job, 25)
@@ -198,16 +196,14 @@ def test_the_notice_of_a_lag_is_in_no_history_and_no_other_session(world: World)
         assert [frame["payload"]["job_seq"] for frame in other.about(job)] == list(range(1, 10))
 
 
-def test_a_lag_pauses_no_agent(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_lag_pauses_no_agent(world: World, peer: Peer, job: JobId) -> None:
     world.emit(job)
     acked(peer, 1)
     emits(world, job, 50)
     assert world.all(PauseJob) == []
 
 
-def test_a_detached_client_pauses_no_agent(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_detached_client_pauses_no_agent(world: World, peer: Peer, job: JobId) -> None:
     world.carry_out(peer.connection.blocked(now=world.now))
     peer.drop()
     count = len(world.all(PauseJob))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from arcp_proto import Framing
 from arcp_proto.engine.output import StopJob
 from arcp_proto.errors import Denied, LocalProtocolError
+from arcp_proto.ids import JobId
 from arcp_proto.limits import KIB, Limits
 from arcp_proto.server.jobs.idempotency import key_bytes
 from arcp_proto.wire import codec
@@ -55,8 +56,7 @@ def joined(bodies: list[Frame]) -> str:
     "result",
     [{"x": 1}, [1, 2.5, None], "text", 0, False, 1.5, {}, [], "", "\u0000\u2028é😀", -(2**63), 2**64 - 1],
 )
-def test_a_small_result_is_inline(world: World, peer: Peer, result: Any) -> None:
-    job = peer.submit()
+def test_a_small_result_is_inline(world: World, peer: Peer, job: JobId, result: Any) -> None:
     world.finish(job, result, "done")
     [end] = peer.about(job)
     assert end["type"] == "job.result"
@@ -215,8 +215,9 @@ def test_a_result_is_inline_in_long_frames_and_in_chunks_elsewhere() -> None:
     assert world.resumed(small, 0).numbered[-4:] == small.numbered[-4:]
 
 
-def test_a_session_with_long_frames_is_resumed_over_websocket_only(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_session_with_long_frames_is_resumed_over_websocket_only(
+    world: World, peer: Peer, job: JobId
+) -> None:
     peer.drop()
     lines = world.connect(Framing.LINES)
     lines.hello(resume={"resume_token": peer.token, "last_event_seq": 0})
@@ -262,8 +263,7 @@ def test_a_long_result_is_kept_and_counted_once(world: World, peer: Peer) -> Non
 # Streamed.
 
 
-def test_a_text_is_streamed_in_chunks(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_text_is_streamed_in_chunks(world: World, peer: Peer, job: JobId) -> None:
     for piece in ("one ", "", "two ", "😀"):
         world.write(job, piece)
     world.finish(job, summary="s")
@@ -274,8 +274,7 @@ def test_a_text_is_streamed_in_chunks(world: World, peer: Peer) -> None:
     assert "content_type" not in end and "result" not in end
 
 
-def test_bytes_are_streamed_in_chunks(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_bytes_are_streamed_in_chunks(world: World, peer: Peer, job: JobId) -> None:
     data = bytes(range(256)) * 400
     world.write(job, data)
     world.finish(job)
@@ -286,8 +285,7 @@ def test_bytes_are_streamed_in_chunks(world: World, peer: Peer) -> None:
     assert all(len(raw) <= FRAME for raw in peer.raw)
 
 
-def test_an_empty_stream_has_one_empty_chunk(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_an_empty_stream_has_one_empty_chunk(world: World, peer: Peer, job: JobId) -> None:
     world.write(job, b"")
     world.finish(job)
     assert [(body["data"], body["encoding"]) for body in chunks_of(peer)] == [("", "base64")]
@@ -308,8 +306,7 @@ def test_a_stream_has_one_type(world: World, peer: Peer) -> None:
     assert peer.frames[-1]["payload"]["result_size"] == 1
 
 
-def test_a_value_after_a_chunk_is_an_error(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_a_value_after_a_chunk_is_an_error(world: World, peer: Peer, job: JobId) -> None:
     world.write(job, "x")
     world.finish(job, {"x": 1})
     end = peer.frames[-1]
@@ -319,8 +316,7 @@ def test_a_value_after_a_chunk_is_an_error(world: World, peer: Peer) -> None:
     assert [frame["payload"]["body"]["more"] for frame in peer.of("job.event")] == [True]
 
 
-def test_an_agent_that_fails_leaves_its_stream_open(world: World, peer: Peer) -> None:
-    job = peer.submit()
+def test_an_agent_that_fails_leaves_its_stream_open(world: World, peer: Peer, job: JobId) -> None:
     world.write(job, "x")
     world.fail(job)
     assert [frame["payload"]["body"]["more"] for frame in peer.of("job.event")] == [True]
