@@ -50,7 +50,7 @@ def limited(**limits: int) -> World:
         b'{"type":"session.ping","payload":' + b"[" * 65 + b"]" * 65 + b"}",
     ],
 )
-def test_what_cannot_be_read(world: World, data: bytes) -> None:
+def test_an_unreadable_message_is_invalid(world: World, data: bytes) -> None:
     early = world.connect()
     [error] = early.feed(data)
     assert (error["type"], error["payload"]["code"]) == ("session.error", "INVALID_REQUEST")
@@ -63,7 +63,7 @@ def test_what_cannot_be_read(world: World, data: bytes) -> None:
     assert peer.send("session.ping", {"nonce": "n"})[0]["type"] == "session.pong"
 
 
-def test_more_than_ten_bad_messages_a_second(world: World, peer: Peer) -> None:
+def test_more_than_ten_bad_messages_a_second_close_the_connection(world: World, peer: Peer) -> None:
     for _ in range(10):
         peer.feed(b"zork")
     world.now += SECOND
@@ -83,7 +83,7 @@ def test_refused_requests_are_not_bad_messages(peer: Peer) -> None:
     assert peer.connection.phase is Phase.OPEN
 
 
-def test_a_message_that_is_too_large(world: World) -> None:
+def test_a_message_that_is_too_large_closes_the_connection(world: World) -> None:
     early = world.connect()
     assert early.connection.message_limit == 64 * KIB
     [error] = early.feed(b" " * (64 * KIB + 1))
@@ -98,13 +98,13 @@ def test_a_message_that_is_too_large(world: World) -> None:
     assert job in world.state.unfinished
 
 
-def test_a_message_of_exactly_the_limit(peer: Peer) -> None:
+def test_a_message_of_exactly_the_limit_is_read(peer: Peer) -> None:
     ping = b'{"type":"session.ping","payload":{"nonce":"n"}}'
     peer.feed(ping.ljust(4 * 1024 * KIB))
     assert peer.frames[-1]["type"] == "session.pong"
 
 
-def test_too_large_by_its_header(world: World, peer: Peer) -> None:
+def test_a_message_too_large_by_its_header_closes_the_connection(world: World, peer: Peer) -> None:
     peer.send("session.error", {"code": "X"})  # No error answers it, but this is no answer to it.
     world.carry_out(peer.connection.too_large(now=world.now))
     assert peer.frames[-1]["payload"]["code"] == "INVALID_REQUEST"
@@ -114,7 +114,7 @@ def test_too_large_by_its_header(world: World, peer: Peer) -> None:
     assert len(peer.codes()) == 1
 
 
-def test_too_large_while_the_host_verifies() -> None:
+def test_a_message_too_large_during_the_verification_closes_the_connection() -> None:
     world = World(tokens=None)
     peer = world.connect()
     peer.hello()
@@ -129,7 +129,7 @@ def test_too_large_while_the_host_verifies() -> None:
 # Lines.
 
 
-def test_lines_cut_anywhere(world: World) -> None:
+def test_lines_are_read_wherever_they_are_cut(world: World) -> None:
     peer = world.client(framing=Framing.LINES)
     ping = b'{"type":"session.ping","payload":{"nonce":"n"}}'
     stream = ping + b"\r\n\n  \n" + ping + b"\n" + ping
@@ -172,7 +172,7 @@ def test_lines_behind_a_hello_wait() -> None:
     assert peer.connection.reading
 
 
-def test_whoever_receives_although_reading_is_off_is_told() -> None:
+def test_receive_raises_while_reading_is_off() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_held_messages=2)), tokens=None)
     peer = world.connect()
     peer.hello()
@@ -185,7 +185,7 @@ def test_whoever_receives_although_reading_is_off_is_told() -> None:
 
 
 @pytest.mark.parametrize("framing", Framing)
-def test_bytes_held_are_bounded_too(framing: Framing) -> None:
+def test_bytes_of_held_messages_are_limited(framing: Framing) -> None:
     config = msgspec.structs.replace(CONFIG, limits=Limits(max_held_message_bytes=KIB, max_message_bytes=KIB))
     world = World(config, tokens=None)
     peer = world.connect(framing)
@@ -198,7 +198,7 @@ def test_bytes_held_are_bounded_too(framing: Framing) -> None:
 
 
 @pytest.mark.parametrize("framing", Framing)
-def test_what_comes_after_the_end_is_dropped(framing: Framing) -> None:
+def test_bytes_received_after_the_end_are_dropped(framing: Framing) -> None:
     world = limited(max_held_message_bytes=KIB, max_message_bytes=64 * KIB)
     peer = world.client(framing=framing)
     peer.send("session.close", {})
@@ -307,7 +307,7 @@ def test_a_peer_that_was_never_welcomed_gets_nothing_but_the_error() -> None:
     assert len(peer.frames) == 1
 
 
-def test_an_ack_moves_the_cursor(world: World, peer: Peer, job: JobId) -> None:
+def test_an_ack_moves_the_cursor_of_a_connection(world: World, peer: Peer, job: JobId) -> None:
     peer.slow = True
     for _ in range(4):
         world.emit(job)
@@ -327,7 +327,7 @@ def test_ids_are_never_used_twice(world: World, peer: Peer, job: JobId) -> None:
     assert {frame["id"][0] for frame in peer.frames if "event_seq" not in frame} == {"1"}
 
 
-def test_answers_that_nobody_reads_close_the_connection() -> None:
+def test_too_many_unsent_answers_close_the_connection() -> None:
     world = limited(max_control_envelopes=5)
     peer = world.client()
     peer.slow = True
@@ -343,7 +343,7 @@ def test_answers_that_nobody_reads_close_the_connection() -> None:
     assert "request_id" not in pulled[-1]["payload"]
 
 
-def test_answers_are_bounded_in_bytes() -> None:
+def test_too_many_bytes_of_unsent_answers_close_the_connection() -> None:
     world = limited(max_control_bytes=2_000)
     peer = world.client()
     peer.slow = True
@@ -353,7 +353,7 @@ def test_answers_are_bounded_in_bytes() -> None:
 
 
 @pytest.mark.parametrize("limits", [{"max_control_envelopes": 8}, {"max_control_bytes": 1_500}])
-def test_half_of_them_make_it_crowded_until_some_are_pulled(limits: dict[str, Any]) -> None:
+def test_half_of_the_unsent_answers_make_a_connection_crowded_until_a_pull(limits: dict[str, Any]) -> None:
     world = limited(**limits)
     peer = world.client()
     peer.slow = True
@@ -367,7 +367,7 @@ def test_half_of_them_make_it_crowded_until_some_are_pulled(limits: dict[str, An
     assert not world.runtime.crowded(peer.connection)
 
 
-def test_a_connection_that_closes_is_never_crowded() -> None:
+def test_a_closing_connection_is_never_crowded() -> None:
     world = limited(max_control_envelopes=8)
     peer = world.client()
     peer.slow = True
@@ -378,7 +378,7 @@ def test_a_connection_that_closes_is_never_crowded() -> None:
     assert not world.runtime.crowded(peer.connection)
 
 
-def test_what_was_pulled_no_longer_counts() -> None:
+def test_pulled_answers_do_not_count_as_unsent() -> None:
     world = limited(max_control_envelopes=5, max_control_bytes=3_000)
     peer = world.client()
     for _ in range(30):
@@ -414,7 +414,7 @@ def test_a_transport_that_does_not_take_the_last_envelopes_is_aborted() -> None:
     assert world.state.connections == {}
 
 
-def test_lost_is_told_once() -> None:
+def test_the_loss_of_a_connection_is_reported_once() -> None:
     world = World(msgspec.structs.replace(CONFIG, resume_window_sec=0))
     peer = world.client()
     world.carry_out(peer.connection.lost(now=world.now, reason="reset"))
@@ -429,7 +429,7 @@ def test_lost_is_told_once() -> None:
     assert not peer.connection.pending
 
 
-def test_closing_is_not_asked_for_a_transport_that_is_gone(world: World) -> None:
+def test_a_lost_transport_is_not_asked_to_close(world: World) -> None:
     peer = world.connect()
     other = world.connect()
     world.runtime.shut_down(0, now=world.now)
@@ -454,7 +454,7 @@ def begun(world: World) -> Any:
     return peer
 
 
-def test_the_rest_of_a_message_comes_within_a_minute(world: World) -> None:
+def test_a_partial_message_must_be_complete_within_a_minute(world: World) -> None:
     peer = begun(world)
     world.advance(59.9)
     assert peer.closing is None
@@ -464,7 +464,7 @@ def test_the_rest_of_a_message_comes_within_a_minute(world: World) -> None:
     assert peer.closing is not None and peer.closing.code == 1008
 
 
-def test_a_message_that_is_whole_in_time_is_one(world: World) -> None:
+def test_a_partial_message_completed_in_time_is_read(world: World) -> None:
     peer = begun(world)
     world.advance(59)
     world.carry_out(peer.connection.message_begun(0, now=world.now))
@@ -473,7 +473,7 @@ def test_a_message_that_is_whole_in_time_is_one(world: World) -> None:
     assert world.state.timers.armed(TimerKind.REST, connection_state(peer.connection).number) is None
 
 
-def test_the_rest_is_not_overdue_while_nothing_is_read(world: World) -> None:
+def test_a_partial_message_has_no_deadline_while_reading_is_off(world: World) -> None:
     peer = begun(world)
     world.carry_out(peer.connection.stopped_reading(now=world.now))
     world.advance(300)
@@ -483,14 +483,14 @@ def test_the_rest_is_not_overdue_while_nothing_is_read(world: World) -> None:
     assert peer.closing is not None
 
 
-def test_the_rest_is_read_after_the_process_stood_still(world: World) -> None:
+def test_a_partial_message_is_read_after_a_stop_of_the_process(world: World) -> None:
     peer = begun(world)
     world.now += 600 * SECOND
     world.carry_out(world.runtime.handle_timer(now=world.now))
     assert peer.closing is None
 
 
-def test_a_connection_that_ends_awaits_no_rest(world: World) -> None:
+def test_a_closing_connection_waits_for_no_partial_message(world: World) -> None:
     for end in ("drop", "close"):
         peer = begun(world)
         if end == "drop":
@@ -503,7 +503,7 @@ def test_a_connection_that_ends_awaits_no_rest(world: World) -> None:
 
 
 @pytest.mark.parametrize("framing", Framing)
-def test_a_peer_that_sends_without_a_pause_is_not_given_up(world: World, framing: Framing) -> None:
+def test_a_peer_that_sends_continuously_keeps_its_connection(world: World, framing: Framing) -> None:
     """Whenever something of it is read, it ends within a message, and messages become whole all the time."""
     peer = world.client(features=("ack",), framing=framing)
     world.carry_out(peer.connection.message_begun(10, now=world.now))
@@ -530,7 +530,7 @@ def grows(peer: Peer, size: int) -> None:
 
 
 @pytest.mark.parametrize("end", ["message", "whole", "drop", "close"])
-def test_a_part_of_a_message_counts_until_the_message_is_whole(world: World, end: str) -> None:
+def test_a_partial_message_is_pinned_until_it_is_complete(world: World, end: str) -> None:
     peer = world.client(features=("ack",))
     for size, counted in ((PARTIAL, 0), (PARTIAL + 1, PARTIAL + 1), (3 * PARTIAL, 3 * PARTIAL)):
         grows(peer, size)
@@ -546,7 +546,7 @@ def test_a_part_of_a_message_counts_until_the_message_is_whole(world: World, end
     assert pinned(world) == (0, 0)
 
 
-def test_parts_of_messages_are_refused_beyond_the_share_of_their_principal() -> None:
+def test_partial_messages_above_the_share_of_a_principal_are_refused() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_principal_bytes=MIB)))
     peers = [world.client() for _ in range(3)]
     for peer in peers:
@@ -575,7 +575,7 @@ def test_a_message_does_not_count_twice() -> None:
     assert 400 * KIB < pinned(world)[0] < 401 * KIB
 
 
-def test_before_the_welcome_parts_count_for_nobody(world: World) -> None:
+def test_partial_messages_before_the_welcome_are_not_counted(world: World) -> None:
     peer = world.connect()
     grows(peer, 60 * KIB)
     assert pinned(world) == (0, 0)

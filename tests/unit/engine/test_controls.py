@@ -5,12 +5,12 @@ from __future__ import annotations
 from arcp_proto.engine.outbox import Controls, Waiting
 
 
-def test_without_any_there_is_no_first() -> None:
+def test_an_empty_queue_has_no_first_envelope() -> None:
     controls = Controls()
     assert (controls.first, len(controls), controls.size) == (None, 0, 0)
 
 
-def test_they_leave_in_the_order_in_which_they_came() -> None:
+def test_control_envelopes_keep_their_order() -> None:
     controls = Controls()
     controls.add(3, 1, b"one")
     controls.add(3, 2, b"other")
@@ -19,7 +19,7 @@ def test_they_leave_in_the_order_in_which_they_came() -> None:
     assert controls.first is None
 
 
-def test_their_bytes_are_counted() -> None:
+def test_the_bytes_of_control_envelopes_are_counted() -> None:
     controls = Controls()
     controls.add(0, 0, b"12345")
     controls.add(0, 0, b"123")
@@ -30,7 +30,7 @@ def test_their_bytes_are_counted() -> None:
     assert (len(controls), controls.size, controls.first) == (0, 0, None)
 
 
-def test_what_is_taken_may_be_sent_and_is_within_the_limits() -> None:
+def test_take_returns_sendable_envelopes_within_the_limits() -> None:
     controls = Controls()
     for after, records in ((0, 1), (2, 1), (2, 3), (0, 1)):
         controls.add(after, records, b"12345")

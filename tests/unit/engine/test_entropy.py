@@ -40,7 +40,7 @@ def test_a_seed_has_32_bytes(length: int) -> None:
         Entropy(bytes(length))
 
 
-def test_what_a_seed_gives_never_changes() -> None:
+def test_the_values_of_a_seed_are_pinned() -> None:
     """Recordings are replayed by later versions."""
     entropy = Entropy(SEED)
     assert entropy.bits("alice", "session").hex() == "a9d857796a55208b1149882bb8180aff"
@@ -56,13 +56,13 @@ def test_draws_together_are_draws_one_by_one(seed: bytes, scope: str, purposes: 
 
 
 @given(SEEDS, DRAWS)
-def test_the_same_seed_says_the_same(seed: bytes, draws: list[Draw]) -> None:
+def test_the_same_seed_gives_the_same_values(seed: bytes, draws: list[Draw]) -> None:
     one, other = Entropy(seed), Entropy(seed)
     assert [drawn(one, draw) for draw in draws] == [drawn(other, draw) for draw in draws]
 
 
 @given(SEEDS, SEEDS, SCOPES, PURPOSES)
-def test_seeds_differ(one: bytes, other: bytes, scope: str, purpose: str) -> None:
+def test_different_seeds_give_different_values(one: bytes, other: bytes, scope: str, purpose: str) -> None:
     same = one == other
     assert (Entropy(one).bits(scope, purpose) == Entropy(other).bits(scope, purpose)) == same
     tokens = [Entropy(seed).token(scope, purpose).reveal() for seed in (one, other)]
@@ -70,7 +70,7 @@ def test_seeds_differ(one: bytes, other: bytes, scope: str, purpose: str) -> Non
 
 
 @given(DRAWS, DRAWS, st.randoms(use_true_random=False))
-def test_draws_of_other_scopes_move_nothing(mine: list[Draw], others: list[Draw], random: Random) -> None:
+def test_draws_of_other_scopes_change_nothing(mine: list[Draw], others: list[Draw], random: Random) -> None:
     """Mine are the same whatever others draw in between, and in any order."""
     mine = [("mine", kind, purpose) for _scope, kind, purpose in mine]
     others = [("not-" + scope, kind, purpose) for scope, kind, purpose in others]
@@ -87,7 +87,7 @@ def test_draws_of_other_scopes_move_nothing(mine: list[Draw], others: list[Draw]
 
 
 @given(DRAWS)
-def test_nothing_comes_twice(draws: list[Draw]) -> None:
+def test_no_value_is_drawn_twice(draws: list[Draw]) -> None:
     entropy = Entropy(SEED)
     values = [drawn(entropy, draw) for draw in draws]
     assert len(values) == len({repr(value) for value in values})
@@ -109,11 +109,11 @@ def test_many_draws_of_one_scope_do_not_repeat() -> None:
         (("1:a", "b"), ("a", "b")),
     ],
 )
-def test_scope_and_purpose_are_not_confused(one: tuple[str, str], other: tuple[str, str]) -> None:
+def test_scope_and_purpose_are_separated(one: tuple[str, str], other: tuple[str, str]) -> None:
     assert Entropy(SEED).bits(*one) != Entropy(SEED).bits(*other)
 
 
-def test_a_purpose_of_its_own_gives_bits_of_its_own() -> None:
+def test_each_purpose_has_its_own_bits() -> None:
     assert Entropy(SEED).bits("alice", "session") != Entropy(SEED).bits("alice", "job")
 
 
@@ -132,7 +132,7 @@ def test_without_secrets_the_keys_give_the_same_ids_and_other_tokens(seed: bytes
     assert again.token("alice", "rt_").reveal() != whole.token("alice", "rt_").reveal()
 
 
-def test_a_stand_in_of_a_stand_in_is_the_same() -> None:
+def test_the_stand_in_of_a_stand_in_key_is_itself() -> None:
     """A recording of a replay is the recording."""
     keys = Entropy(SEED).keys(secrets=False)
     assert Entropy.of_keys(*keys).keys(secrets=False) == keys
@@ -146,7 +146,7 @@ def test_a_token_holds_256_bits(seed: bytes, scope: str) -> None:
 
 
 @given(SEEDS, SCOPES)
-def test_a_fraction_is_one(seed: bytes, scope: str) -> None:
+def test_a_fraction_is_between_zero_and_one(seed: bytes, scope: str) -> None:
     assert 0 <= Entropy(seed).fraction(scope, "jitter") < 1
 
 

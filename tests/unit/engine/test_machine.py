@@ -72,7 +72,7 @@ def test_an_output_accumulates_in_order() -> None:
     assert separate.runtime.snapshot() == together.runtime.snapshot()
 
 
-def test_the_deadline_says_what_it_is_for() -> None:
+def test_the_deadline_names_its_reason() -> None:
     world = World()
     assert world.runtime.deadline() is None
     world.connect()
@@ -151,7 +151,7 @@ def test_a_quiet_peer_is_pinged_and_given_up(world: World, peer: Peer, job: JobI
 
 
 @pytest.mark.parametrize("message", ["session.pong", "zork", "session.error", "garbage"])
-def test_whatever_is_heard_is_life(world: World, peer: Peer, message: str) -> None:
+def test_every_byte_from_a_peer_counts_as_life(world: World, peer: Peer, message: str) -> None:
     for _ in range(5):
         world.advance(20)
         peer.feed(b"!") if message == "garbage" else peer.send(message)
@@ -160,7 +160,7 @@ def test_whatever_is_heard_is_life(world: World, peer: Peer, message: str) -> No
     lost(peer)
 
 
-def test_a_part_of_a_line_is_life(world: World) -> None:
+def test_a_partial_line_counts_as_life(world: World) -> None:
     peer = world.client(framing=Framing.LINES)
     for _ in range(5):
         world.advance(20)
@@ -207,7 +207,7 @@ def test_silence_is_not_counted_while_nothing_is_read() -> None:
     assert len(peer.of("session.ping")) == 10
 
 
-def test_the_time_of_the_verifier_is_no_silence() -> None:
+def test_silence_is_not_counted_during_the_verification() -> None:
     world = World(msgspec.structs.replace(CONFIG, heartbeat_interval_sec=3), tokens=None)
     peer = world.connect()
     peer.hello()
@@ -235,7 +235,7 @@ def test_silence_is_not_counted_while_the_driver_does_not_read(world: World, pee
     lost(peer)
 
 
-def test_a_loss_is_told_whatever_was_said_last(world: World, peer: Peer, job: JobId) -> None:
+def test_heartbeat_lost_answers_no_earlier_message(world: World, peer: Peer, job: JobId) -> None:
     """An error that answers nothing must not be taken for the answer to the last message."""
     peer.cancel(job)
     peer.send("session.error", {"code": "X"})
@@ -243,7 +243,7 @@ def test_a_loss_is_told_whatever_was_said_last(world: World, peer: Peer, job: Jo
     lost(peer)
 
 
-def test_heartbeats_of_one_moment_survive_each_other(world: World, peer: Peer) -> None:
+def test_a_heartbeat_due_in_the_same_call_as_a_close_is_dropped(world: World, peer: Peer) -> None:
     """The end of the last job closes a connection whose heartbeat is due in the same call."""
     peer.submit()
     world.runtime.shut_down(0, now=world.now)
@@ -279,7 +279,7 @@ def test_a_session_outlives_its_connection_by_its_window(window: int) -> None:
 # Answers that wait.
 
 
-def test_a_close_whose_answer_is_one_too_many_is_a_close_all_the_same() -> None:
+def test_a_close_above_the_limit_of_answers_still_closes() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_control_envelopes=1)))
     peer = world.client()
     peer.slow = True
@@ -309,7 +309,7 @@ def test_deadlines_follow_the_wall_clock_back_and_times_on_the_wire_do_not() -> 
 # Recorders.
 
 
-def test_a_recorder_that_fails_harms_nothing() -> None:
+def test_a_recorder_that_fails_does_not_stop_the_machine() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -329,13 +329,13 @@ def test_a_recorder_that_fails_harms_nothing() -> None:
 # Small things.
 
 
-def test_cut() -> None:
+def test_cut_limits_the_length_of_a_text() -> None:
     assert cut("x" * 1000) == "x" * 1000
     assert cut("x" * 1001) == "x" * 999 + "…"
     assert cut("") == ""
 
 
-def test_found() -> None:
+def test_found_raises_for_none() -> None:
     assert found(0, "zero is there") == 0
     with pytest.raises(InvariantViolated, match="gone"):
         found(None, "gone")

@@ -47,14 +47,14 @@ def test_a_pull_stops_at_either_limit() -> None:
     assert shown(outbox.pull(9, 9_999)) == [4, 5]
 
 
-def test_what_was_evicted_cannot_be_pulled() -> None:
+def test_an_evicted_event_is_an_overrun_at_the_pull() -> None:
     outbox = outbox_of(3)
     assert outbox.session is not None
     outbox.session.log.release(1)
     assert (outbox.pull(9, 9_999), outbox.overrun) == ([], True)
 
 
-def test_an_end_keeps_what_is_to_be_flushed() -> None:
+def test_ending_an_outbox_keeps_the_envelopes_to_flush() -> None:
     for flush, left in ((True, ["answer", 1, 2]), (False, ["goodbye"])):
         outbox = outbox_of(2)
         outbox.add(b"answer", 0)
@@ -66,7 +66,7 @@ def test_an_end_keeps_what_is_to_be_flushed() -> None:
         assert shown(outbox.pull(9, 9_999)) == left
 
 
-def test_nothing_is_left_of_what_is_dropped() -> None:
+def test_dropping_an_outbox_leaves_no_envelopes() -> None:
     outbox = outbox_of(2)
     outbox.add(b"answer", 0)
     outbox.urgent.append(b"ping")

@@ -8,7 +8,7 @@ from arcp_proto.ids import JobId, Monotonic
 from tests.unit.world import World
 
 
-def test_nothing_is_one_object() -> None:
+def test_empty_parts_of_an_output_are_one_shared_object() -> None:
     runtime = World().runtime
     output = runtime.take()
     assert all(part is NOTHING for part in output[:5])
@@ -16,7 +16,7 @@ def test_nothing_is_one_object() -> None:
     assert output._fields == ("records", "writable", "requests", "closing", "events", "timer")
 
 
-def test_envelopes_pulls_everything_from_everybody() -> None:
+def test_envelopes_pulls_from_every_writable_connection() -> None:
     world = World()
     alice, bob = world.client(), world.client("tok-bob", Framing.LINES)
     ours, theirs = alice.submit(), bob.submit()
@@ -31,7 +31,7 @@ def test_envelopes_pulls_everything_from_everybody() -> None:
     assert list(output.envelopes()) == []
 
 
-def test_defaults() -> None:
+def test_requests_and_events_have_their_defaults() -> None:
     world = World()
     connection = world.connect().connection
     assert not Closing(connection, 1000, "").abort

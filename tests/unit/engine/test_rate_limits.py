@@ -12,7 +12,7 @@ GAPS = st.lists(st.one_of(st.just(0), st.integers(0, 3 * SECOND), st.integers(0,
 
 
 @given(rate=st.integers(1, 5_000), burst=st.integers(1, 20), start=st.integers(0, 10**18), gaps=GAPS)
-def test_never_more_than_the_rate_and_the_burst(rate: int, burst: int, start: int, gaps: list[int]) -> None:
+def test_a_bucket_never_exceeds_rate_and_burst(rate: int, burst: int, start: int, gaps: list[int]) -> None:
     bucket, now = Bucket(rate, burst), start
     times: list[int] = []
     for gap in gaps:
@@ -26,7 +26,7 @@ def test_never_more_than_the_rate_and_the_burst(rate: int, burst: int, start: in
 
 
 @given(rate=st.integers(1, 5_000), burst=st.integers(1, 20), start=st.integers(0, 10**18), gaps=GAPS)
-def test_whoever_waits_as_long_as_is_said_may_pass_and_not_earlier(
+def test_a_bucket_passes_after_exactly_the_returned_wait(
     rate: int, burst: int, start: int, gaps: list[int]
 ) -> None:
     bucket, now = Bucket(rate, burst), Monotonic(start)
@@ -45,7 +45,7 @@ def test_whoever_waits_as_long_as_is_said_may_pass_and_not_earlier(
     st.integers(1, 20),
     st.integers(1, 20),
 )
-def test_two_together_let_pass_what_each_would(steps: list[tuple[int, int]], one: int, other: int) -> None:
+def test_two_buckets_pass_only_what_both_pass(steps: list[tuple[int, int]], one: int, other: int) -> None:
     """Beside two that are asked one by one; whoever is refused by one is charged by neither."""
     a, b, expected_a, expected_b = Bucket(one, 2), Bucket(other, 3), Bucket(one, 2), Bucket(other, 3)
     now = 0
@@ -74,7 +74,7 @@ def test_a_burst_passes_at_once_and_then_the_rate() -> None:
     assert bucket.is_full(Monotonic(2 * SECOND))
 
 
-def test_two_together_let_nothing_pass_a_nanosecond_before_either_would() -> None:
+def test_two_buckets_pass_nothing_a_nanosecond_early() -> None:
     for one, other in ((1, 100), (100, 1)):
         first, second = Bucket(one, 1), Bucket(other, 1)
         assert first.take_with(second, Monotonic(SECOND))
@@ -82,7 +82,7 @@ def test_two_together_let_nothing_pass_a_nanosecond_before_either_would() -> Non
         assert first.take_with(second, Monotonic(2 * SECOND))
 
 
-def test_what_was_charged_too_much_is_waited_for_as_well() -> None:
+def test_a_charge_above_the_burst_lengthens_the_wait() -> None:
     bucket = Bucket(1, 2)
     for _ in range(5):
         bucket.charge(Monotonic(0))
@@ -101,7 +101,7 @@ def test_a_window_counts_what_comes_within_a_second_of_its_first() -> None:
     assert counts == [1, 2, 3, 1, 2, 1]
 
 
-def test_names_have_their_own_and_those_that_are_full_are_forgotten() -> None:
+def test_each_name_has_a_bucket_and_full_ones_are_forgotten() -> None:
     buckets = Buckets(1, 2, most=10)
     for _ in range(2):
         buckets.charge("a", Monotonic(0))
@@ -114,7 +114,7 @@ def test_names_have_their_own_and_those_that_are_full_are_forgotten() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, SECOND)), max_size=300))
-def test_never_more_names_than_there_may_be(charges: list[tuple[int, int]]) -> None:
+def test_the_number_of_names_is_limited(charges: list[tuple[int, int]]) -> None:
     buckets, now = Buckets(1, 5, most=8), 0
     for name, gap in charges:
         now += gap
@@ -122,7 +122,7 @@ def test_never_more_names_than_there_may_be(charges: list[tuple[int, int]]) -> N
         assert len(buckets) <= 8
 
 
-def test_the_longest_quiet_one_makes_room() -> None:
+def test_the_bucket_unused_for_longest_is_dropped_first() -> None:
     buckets = Buckets(1, 1, 1_000 * SECOND, most=2)
     for name in ("a", "b", "a", "c"):
         buckets.charge(name, Monotonic(0))

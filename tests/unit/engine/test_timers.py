@@ -74,7 +74,7 @@ def test_a_timer_that_is_armed_again_when_it_is_due_does_not_loop(timers: Timers
     assert timers.keys() == [TimerKey(TimerKind.HEARTBEAT, 1)]
 
 
-def test_a_timer_that_an_earlier_one_disarms_is_not_due_any_more(timers: Timers) -> None:
+def test_a_timer_disarmed_by_an_earlier_one_is_not_due(timers: Timers) -> None:
     for number in [1, 2, 3]:
         arm(timers, TimerKind.CLOSE, number, 5)
     due: list[int | str] = []
@@ -84,7 +84,7 @@ def test_a_timer_that_an_earlier_one_disarms_is_not_due_any_more(timers: Timers)
     assert due == [1, 3]
 
 
-def test_disarming_drops_it_and_what_is_not_armed_is_no_error(timers: Timers) -> None:
+def test_disarming_drops_a_timer_and_ignores_an_unarmed_one(timers: Timers) -> None:
     arm(timers, TimerKind.HELLO, 1, 5)
     timers.disarm(TimerKind.HELLO, 1)
     timers.disarm(TimerKind.HELLO, 2)
@@ -110,7 +110,7 @@ def test_the_kind_and_the_owner_make_the_key(timers: Timers) -> None:
 
 
 @given(STEPS)
-def test_it_does_what_a_list_would(steps: list[Step]) -> None:
+def test_timers_equal_a_sorted_list(steps: list[Step]) -> None:
     """The model is a list of (time, key) in the order of arming, sorted when asked."""
     timers = Timers()
     model: dict[TimerKey, int] = {}
@@ -136,7 +136,7 @@ def test_it_does_what_a_list_would(steps: list[Step]) -> None:
 
 
 @given(STEPS, st.integers(1, 200))
-def test_the_heap_stays_within_its_bound(steps: list[Step], times: int) -> None:
+def test_the_heap_of_timers_stays_within_its_bound(steps: list[Step], times: int) -> None:
     """Never more than twice the live deadlines plus a constant, whatever is armed, disarmed and popped."""
     timers = Timers()
     for turn in range(times):
@@ -151,7 +151,7 @@ def test_the_heap_stays_within_its_bound(steps: list[Step], times: int) -> None:
             assert timers.size <= 2 * len(timers) + 64
 
 
-def test_the_heap_stays_within_its_bound_when_many_are_due_at_once(timers: Timers) -> None:
+def test_the_heap_of_timers_stays_within_its_bound_when_many_are_due(timers: Timers) -> None:
     """Deadlines that were moved forward leave their old places behind; popping them clears those too."""
     arm(timers, TimerKind.ACK, 0, 50)
     for at in (100, 1):
@@ -162,7 +162,7 @@ def test_the_heap_stays_within_its_bound_when_many_are_due_at_once(timers: Timer
 
 
 @given(st.lists(TIMES, min_size=1))
-def test_looking_changes_no_answer(times: list[int]) -> None:
+def test_looking_at_the_next_timer_changes_nothing(times: list[int]) -> None:
     looked_at, left_alone = Timers(), Timers()
     for number, at in enumerate(times):
         for timers in (looked_at, left_alone):
@@ -171,7 +171,7 @@ def test_looking_changes_no_answer(times: list[int]) -> None:
     assert list(looked_at.pop_due(Monotonic(100))) == list(left_alone.pop_due(Monotonic(100)))
 
 
-def test_nothing_is_kept_of_what_was_disarmed_last(timers: Timers) -> None:
+def test_a_disarmed_timer_leaves_nothing_behind(timers: Timers) -> None:
     for owner in range(10):
         timers.arm(TimerKind.HEARTBEAT, owner, Monotonic(owner))
     for owner in range(10):

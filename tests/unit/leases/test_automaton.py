@@ -64,19 +64,19 @@ def automaton(*patterns: str) -> Automaton:
         ("a**/b", ["a/b", "ax/b", "a/x/b"], ["ab"]),
     ],
 )
-def test_what_a_pattern_matches(pattern: str, matched: list[str], not_matched: list[str]) -> None:
+def test_a_pattern_matches_its_texts(pattern: str, matched: list[str], not_matched: list[str]) -> None:
     matches = automaton(pattern).matches
     assert [text for text in matched + not_matched if matches(text)] == matched
 
 
-def test_patterns_match_each_for_itself() -> None:
+def test_each_pattern_matches_by_itself() -> None:
     matches = automaton("a*b", "c/**", "d").matches
     texts = ["ab", "axb", "c", "c/x", "d", "a", "b", "cb", "dd", "axd", "a/b", ""]
     assert [text for text in texts if matches(text)] == texts[:5]
     assert not automaton().matches("a")
 
 
-def test_wildcards_stop_where_their_part_says() -> None:
+def test_wildcards_stop_at_the_characters_of_their_part() -> None:
     pattern = (Part("*", star=".", run=""), Part("-"), Part("**", star=" ", run=" "))
     matches = Automaton([pattern]).matches
     assert matches("a/b-c.d/e")
@@ -134,7 +134,7 @@ HARD = ["**a" * 20, "*a" * 20, "/**/a" * 20 + "/b", "**a*" * 20 + "b", "**/*a" *
 
 @pytest.mark.parametrize("pattern", HARD)
 @pytest.mark.parametrize("stretch", ["a", "/a", "ab/", "b", "é"])
-def test_steps_grow_with_the_text_and_no_faster(pattern: str, stretch: str) -> None:
+def test_matching_takes_linear_time(pattern: str, stretch: str) -> None:
     steps = []
     for length in (1_000, 2_000, 4_000):
         made = Grants.of({"tool.call": [pattern]})
@@ -146,7 +146,7 @@ def test_steps_grow_with_the_text_and_no_faster(pattern: str, stretch: str) -> N
     assert steps[2] - steps[1] <= 2.1 * (steps[1] - steps[0]) + 100
 
 
-def test_every_character_is_looked_at_once() -> None:
+def test_matching_reads_every_character_once() -> None:
     looked = 0
 
     def characters(text: str) -> Iterator[str]:
@@ -161,7 +161,7 @@ def test_every_character_is_looked_at_once() -> None:
     assert looked == 200_000
 
 
-def test_what_is_remembered_has_a_bound() -> None:
+def test_the_cached_states_are_limited() -> None:
     made = automaton(*(f"**{chr(97 + at)}*{chr(98 + at)}" for at in range(20)))
     text = "".join(chr(33 + at * at % 90) for at in range(20_000))
     other = "".join(chr(0x4E00 + at) for at in range(20_000))
@@ -170,7 +170,7 @@ def test_what_is_remembered_has_a_bound() -> None:
     assert [made.matches(text), made.matches(other)] == expected == [False, False]
 
 
-def test_nothing_depends_on_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_does_not_change_a_match(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, "_MOST_REMEMBERED", 0)
     forgetful = automaton("/a/**/b", "*x*")
     monkeypatch.undo()

@@ -78,7 +78,7 @@ def test_an_amount_is_a_currency_and_a_decimal(text: str, currency: str, amount:
         pytest.param("USD:" + "9" * 10_000, id="long"),
     ],
 )
-def test_anything_else_is_refused(text: str) -> None:
+def test_a_text_that_is_not_an_amount_is_refused(text: str) -> None:
     with pytest.raises(Refusal, match="is not an amount") as caught:
         parse_amount(text)
     assert caught.value.code is ErrorCode.INVALID_REQUEST
@@ -111,13 +111,13 @@ def test_the_same_currency_twice_is_summed() -> None:
     }
 
 
-def test_a_budget_refuses_what_is_no_amount() -> None:
+def test_a_budget_refuses_wrong_amounts() -> None:
     with pytest.raises(Refusal, match="is not an amount"):
         parse_budget({"cost.budget": ["USD:1", "nonsense"]})
 
 
 @given(st.lists(numbers, min_size=1, max_size=64))
-def test_a_sum_is_exact_whatever_the_context_of_the_caller(amounts: list[str]) -> None:
+def test_a_sum_is_exact_in_any_decimal_context(amounts: list[str]) -> None:
     with localcontext(prec=3):
         total = parse_budget({"cost.budget": [f"USD:{number}" for number in amounts]})["USD"]
     billionths = 0
@@ -150,13 +150,13 @@ def test_the_shortest_number_is_written(amount: str, written: bytes) -> None:
 
 
 @pytest.mark.parametrize("amount", ["NaN", "Infinity", "-Infinity"])
-def test_what_is_no_number_is_a_bug(amount: str) -> None:
+def test_writing_an_infinite_amount_raises(amount: str) -> None:
     with pytest.raises(InvariantViolated):
         decimal_json(Decimal(amount))
 
 
 @given(st.integers(-(10**30), 10**30), st.integers(0, 9))
-def test_numbers_come_back_exactly_and_without_an_exponent(digits: int, decimals: int) -> None:
+def test_amounts_round_trip_without_an_exponent(digits: int, decimals: int) -> None:
     amount = Decimal(digits).scaleb(-decimals)
     with localcontext(prec=3):
         written = bytes(decimal_json(amount))
@@ -185,7 +185,7 @@ def test_a_budget_spends_holds_and_lets_go() -> None:
     assert (budget.held, budget.remaining["USD"], budget.initial["USD"]) == ({}, Decimal("0.7"), Decimal(1))
 
 
-def test_what_nothing_bounds_has_no_counter() -> None:
+def test_an_unbound_currency_has_no_counter() -> None:
     budget = Budget.of({})
     budget.spend("USD", Decimal(5))
     budget.hold(Hold("USD", Decimal(5)))
@@ -233,7 +233,7 @@ def test_a_counter_is_told_again_when_it_has_moved_by_a_hundredth(spent: str, mo
     assert budget.moved("USD") is moved
 
 
-def test_arithmetic_does_not_know_the_context_of_its_caller() -> None:
+def test_arithmetic_ignores_the_decimal_context_of_the_caller() -> None:
     with localcontext(prec=3):
         budget = Budget.of({"cost.budget": ["USD:999999999.999999999"]})
         budget.spend("USD", Decimal("0.1234567890123456789"))
@@ -256,7 +256,7 @@ def test_arithmetic_does_not_know_the_context_of_its_caller() -> None:
         (1e17, "1E17"),
     ],
 )
-def test_a_cost_is_what_its_digits_say(cost: Any, exact: str) -> None:
+def test_a_cost_has_the_value_of_its_digits(cost: Any, exact: str) -> None:
     assert to_cost(cost) == Decimal(exact)
     assert shown(to_cost(cost)) == format(Decimal(exact), "f")
 
@@ -291,7 +291,7 @@ def test_no_money_is_made_or_lost(costs: list[tuple[int, int]]) -> None:
     assert Fraction(budget.remaining["USD"]) == 1_000_000 - total
 
 
-def test_no_agent_reports_so_many_costs_that_a_counter_cannot_hold_their_sum() -> None:
+def test_a_counter_holds_the_sum_of_any_number_of_costs() -> None:
     budget = Budget({"USD": Decimal(1)})
     budget.spend("USD", to_cost("0." + "0" * 39 + "1"))
     most = to_cost(10**18 - 1)

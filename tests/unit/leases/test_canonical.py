@@ -15,13 +15,13 @@ NAMES = ["tool.call", "agent.delegate", "model.use", "x-vendor.acme.db"]
 @pytest.mark.parametrize(
     "name", ["a", "A", "a/../b", "//", "é", "e\u0301", "%2e", "a\nb", " ", "*", "HTTP://A/"]
 )
-def test_a_name_is_taken_as_it_is(capability: str, name: str) -> None:
+def test_a_name_is_its_own_canonical_form(capability: str, name: str) -> None:
     assert canonical(capability, name) == matchable(capability, name) == name
 
 
 @pytest.mark.parametrize("capability", [*NAMES, "fs.read", "net.fetch"])
 @pytest.mark.parametrize("text", ["", "\ud800", "/a\udfff"])
-def test_what_cannot_be_shown_is_no_target(capability: str, text: str) -> None:
+def test_a_text_that_cannot_be_shown_is_not_a_target(capability: str, text: str) -> None:
     assert canonical(capability, text) is None
     assert matchable(capability, text) is None
 
@@ -46,7 +46,7 @@ def test_what_cannot_be_shown_is_no_target(capability: str, text: str) -> None:
         ("mailto:a", None),
     ],
 )
-def test_a_url_of_another_scheme_is_shown_and_matched_as_it_is(url: str, form: str | None) -> None:
+def test_a_url_of_another_scheme_is_its_own_canonical_form(url: str, form: str | None) -> None:
     assert canonical("net.fetch", url) == matchable("net.fetch", url) == form
 
 
@@ -94,7 +94,7 @@ def test_a_path_is_resolved_and_never_decoded(path: str, form: str) -> None:
 @pytest.mark.parametrize(
     "path", ["a", "./a", "~/a", "C:/a", "file:///a", "\\a", "/a\\..\\b", "/a\x00b", "/\x00"]
 )
-def test_what_is_no_path(path: str) -> None:
+def test_a_text_that_is_not_an_absolute_path_has_no_form(path: str) -> None:
     assert canonical("fs.read", path) is None
 
 
@@ -167,7 +167,7 @@ def test_what_is_no_path(path: str) -> None:
         ("http://[::ffff:127.0.0.1]/", "http://[::ffff:7f00:1]/"),
     ],
 )
-def test_a_url_has_one_form(url: str, form: str) -> None:
+def test_a_url_has_one_canonical_form(url: str, form: str) -> None:
     assert canonical("net.fetch", url) == form
     assert canonical("net.fetch", form) == form
     assert matchable("net.fetch", form) == matchable("net.fetch", url)
@@ -278,7 +278,7 @@ def test_a_url_has_one_form(url: str, form: str) -> None:
         "https://a/#%00",
     ],
 )
-def test_what_is_no_url(url: str) -> None:
+def test_a_text_that_is_not_a_url_has_no_form(url: str) -> None:
     assert canonical("net.fetch", url) is None
     assert matchable("net.fetch", url) is None
 
@@ -323,7 +323,7 @@ def test_no_path_keeps_a_dot_segment(segments: list[str]) -> None:
     | st.text("/.a%2eE:@[]?# \\é", max_size=30).map("https://a".__add__)
     | st.text("/.a", max_size=9),
 )
-def test_a_form_is_a_target_and_its_own_form(capability: str, text: str) -> None:
+def test_a_canonical_form_is_its_own_form(capability: str, text: str) -> None:
     form = canonical(capability, text)
     if form is not None:
         assert canonical(capability, form) == form
@@ -347,7 +347,7 @@ def test_a_target_has_at_most_8_kib(capability: str, longest: str) -> None:
     assert matchable(capability, longest + "a") is None
 
 
-def test_a_url_that_is_too_long_in_its_normal_form_is_no_target() -> None:
+def test_a_url_too_long_in_its_canonical_form_is_not_a_target() -> None:
     url = "https://a/" + "é" * 2_000
     assert canonical("net.fetch", url) is None
     assert matchable("net.fetch", url) is None

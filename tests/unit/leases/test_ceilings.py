@@ -89,7 +89,7 @@ def test_a_lease_ends_within_its_ceiling(expires: float | None, code: str) -> No
     assert asked((Ceiling(lease={}, longest_expiry_sec=60),), lease_request={}, **constraints) == code
 
 
-def test_a_model_is_named_where_any_would_be_allowed() -> None:
+def test_a_lease_must_name_a_model_where_any_would_be_allowed() -> None:
     models = (Ceiling(lease={"model.use": ["small-*"]}),)
     assert asked(models, lease_request={"model.use": ["small-3"]}, models_required=False) == ""
     assert asked(models, lease_request={}, models_required=False) == "PERMISSION_DENIED"
@@ -122,7 +122,7 @@ def test_the_first_ceiling_that_is_for_a_submit_binds_it() -> None:
     }
 
 
-def test_a_ceiling_is_looked_at_after_the_agent_and_the_grammar_and_before_the_expiry() -> None:
+def test_a_ceiling_is_checked_after_agent_and_grammar_and_before_expiry() -> None:
     wide, past = {"fs.write": ["/**"]}, {"expires_at": "2020-01-01T00:00:00Z"}
     assert asked((DATA,), agent="nobody", lease_request=wide) == "AGENT_NOT_AVAILABLE"
     assert asked((DATA,), lease_request={**wide, "nonsense": []}) == "INVALID_REQUEST"
@@ -140,12 +140,12 @@ def test_a_ceiling_is_looked_at_after_the_agent_and_the_grammar_and_before_the_e
         Ceiling(lease={}, longest_expiry_sec=-1),
     ],
 )
-def test_a_ceiling_that_is_none(ceiling: Ceiling) -> None:
+def test_a_wrong_ceiling_raises(ceiling: Ceiling) -> None:
     with pytest.raises(LocalProtocolError):
         World(msgspec.structs.replace(CONFIG, ceilings=(ceiling,)))
 
 
-def test_what_is_beyond_it_is_a_fact() -> None:
+def test_a_lease_beyond_its_ceiling_is_an_audit_fact() -> None:
     world = World(msgspec.structs.replace(CONFIG, ceilings=(DATA,)))
     peer = world.client()
     peer.send("job.submit", {"agent": "echo", "input": None, "lease_request": {"fs.write": ["/data/a"]}})

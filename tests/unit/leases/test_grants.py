@@ -22,7 +22,7 @@ def allowed(capability: str, patterns: list[str], targets: list[str]) -> list[st
     return [target for target in targets if made.allows(capability, target)]
 
 
-def test_nothing_is_allowed_that_is_not_granted() -> None:
+def test_only_granted_targets_are_allowed() -> None:
     nothing = Grants.of({})
     for capability in RESERVED:
         assert not nothing.allows(capability, "/a")
@@ -37,7 +37,7 @@ def test_nothing_is_allowed_that_is_not_granted() -> None:
 
 
 @pytest.mark.parametrize("capability", NAMES)
-def test_names_are_compared_as_they_are(capability: str) -> None:
+def test_names_are_compared_verbatim(capability: str) -> None:
     targets = ["a", "A", "a/b", "a.b", "ab", "./a", "a/", "é", "e\u0301", "*", "**", "a*", "a?", ""]
     assert allowed(capability, ["a*"], targets) == ["a", "a.b", "ab", "a*", "a?"]
     assert allowed(capability, ["a?"], targets) == ["a?"]
@@ -375,14 +375,14 @@ def test_urls_cover_by_their_parts(parent: list[str], child: list[str], expected
     assert grants("net.fetch", *parent).covers(grants("net.fetch", *child)) == expected
 
 
-def test_what_takes_too_long_is_not_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_beyond_its_budget_does_not_cover(monkeypatch: pytest.MonkeyPatch) -> None:
     parent, child = grants("tool.call", "a*b*", "c"), grants("tool.call", "aaaab")
     assert parent.covers(child)
     monkeypatch.setattr(subsumption.Budget.__init__, "__defaults__", (3,))
     assert not parent.covers(child)
 
 
-def test_leases_are_grants_of_their_own() -> None:
+def test_grants_are_a_copy_of_their_lease() -> None:
     patterns = ["/a"]
     lease = {"fs.read": patterns}
     made = Grants.of(lease)

@@ -26,12 +26,12 @@ def refused_lease(request: dict[str, list[str]]) -> Refusal:
     return caught.value
 
 
-def test_no_lease_is_an_empty_lease() -> None:
+def test_an_absent_lease_is_an_empty_lease() -> None:
     assert parse_lease(None) == {}
     assert parse_lease({}) == {}
 
 
-def test_the_lease_of_the_draft_is_taken_as_it_is() -> None:
+def test_the_lease_of_the_draft_is_accepted_unchanged() -> None:
     request = {
         "fs.read": ["/workspace/myapp/**"],
         "fs.write": ["/workspace/myapp/src/**"],
@@ -100,21 +100,21 @@ def test_every_pattern_is_checked_by_its_namespace() -> None:
     assert "a pattern is empty" in refused_lease({"tool.call": [""]}).message
 
 
-def test_a_lease_has_a_largest_number_of_namespaces() -> None:
+def test_the_namespaces_of_a_lease_are_limited() -> None:
     request = {f"x-vendor.n{number}": ["a"] for number in range(MAX_NAMESPACES)}
     assert len(parse_lease(request)) == MAX_NAMESPACES
     refused = refused_lease({**request, "fs.read": ["/a"]})
     assert refused.details == {"limit": "lease_namespaces", "max": MAX_NAMESPACES}
 
 
-def test_a_namespace_has_a_largest_number_of_patterns() -> None:
+def test_the_patterns_of_a_namespace_are_limited() -> None:
     assert len(parse_lease({"fs.read": ["/a"] * MAX_PATTERNS})["fs.read"]) == MAX_PATTERNS
     refused = refused_lease({"fs.read": ["/a"] * (MAX_PATTERNS + 1)})
     assert refused.message == "a lease_request has at most 64 patterns for fs.read, this one has 65"
     assert refused.details == {"limit": "lease_patterns", "max": MAX_PATTERNS}
 
 
-def test_a_lease_has_a_largest_size_as_we_write_it() -> None:
+def test_the_size_of_a_lease_is_limited_as_written() -> None:
     request = {"tool.call": ["a" * 500] * 32}
     room = MAX_LEASE_BYTES - len(codec.encode_checked(request))
     request["tool.call"].append("b" * (room - 3))
@@ -183,7 +183,7 @@ def test_an_expiry_lies_in_the_future() -> None:
         pytest.param("x" * 100_000, id="long"),
     ],
 )
-def test_what_is_no_utc_time_is_refused_and_never_no_expiry(text: str) -> None:
+def test_an_expiry_that_is_not_a_utc_time_is_refused(text: str) -> None:
     with pytest.raises(Refusal, match="is not a UTC time") as caught:
         parse_expiry(text, unix=NOW)
     assert caught.value.code is ErrorCode.INVALID_REQUEST
@@ -200,7 +200,7 @@ def test_any_text_is_an_expiry_or_refused(text: str) -> None:
 
 
 @given(st.datetimes(), st.sampled_from(["Z", "z", "+00:00"]))
-def test_what_is_echoed_means_the_same(moment: datetime, zone: str) -> None:
+def test_an_echoed_expiry_means_the_same_time(moment: datetime, zone: str) -> None:
     text = f"{moment}{zone}"
     expiry = parse_expiry(text, unix=UnixTime(-(10**20)))
     assert parse_expiry(expiry.text, unix=UnixTime(-(10**20))) == expiry

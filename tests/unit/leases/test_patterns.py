@@ -23,12 +23,12 @@ def refusal(namespace: str, pattern: str) -> Refusal:
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
-def test_two_stars_alone_are_a_pattern_everywhere(namespace: str) -> None:
+def test_two_stars_are_a_pattern_in_every_namespace(namespace: str) -> None:
     check_pattern(namespace, "**")
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
-def test_an_empty_pattern_is_none(namespace: str) -> None:
+def test_an_empty_pattern_is_refused(namespace: str) -> None:
     assert refusal(namespace, "").message == "a pattern is empty"
 
 
@@ -43,7 +43,7 @@ def test_no_pattern_holds_a_control_character(namespace: str, character: str) ->
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
-def test_a_pattern_has_a_longest_form_in_bytes(namespace: str) -> None:
+def test_the_bytes_of_a_pattern_are_limited(namespace: str) -> None:
     start = "https://example.com/" if namespace == "net.fetch" else "/"
     room = MAX_PATTERN_BYTES - len(start)
     check_pattern(namespace, start + "a" * room)
@@ -101,7 +101,7 @@ def test_a_path_is_absolute(namespace: str, pattern: str) -> None:
         ("/*/x/../..", "has .. after a wildcard"),
     ],
 )
-def test_what_is_no_path_is_refused(pattern: str, fault: str) -> None:
+def test_a_pattern_that_is_not_a_path_is_refused(pattern: str, fault: str) -> None:
     for namespace in FS:
         assert refusal(namespace, pattern).message == f"the pattern {pattern!r} {fault}"
 
@@ -273,7 +273,7 @@ NO_TEXT = "holds a space, a backslash, a bare % or an escaped %2F, %5C, %00"
         ("https://example.com/a#b#c", "holds a second #, at which some clients cut it"),
     ],
 )
-def test_what_is_no_url_is_refused(pattern: str, fault: str) -> None:
+def test_a_pattern_that_is_not_a_url_is_refused(pattern: str, fault: str) -> None:
     assert refusal("net.fetch", pattern).message == f"the pattern {pattern!r} {fault}"
 
 
@@ -336,7 +336,7 @@ def test_a_path_is_resolved_as_its_targets_are(namespace: str, pattern: str, for
     assert told(namespace, pattern) == [form]
 
 
-def test_the_root_is_no_directory_that_may_be_missing() -> None:
+def test_the_root_is_always_part_of_a_pattern() -> None:
     for pattern in ("/**", "**", "/**/**", "/***"):
         assert parse_pattern("fs.read", pattern) == [(Part("/"), Part("**", "/", ""))]
     assert parse_pattern("fs.read", "/**/a") == [(Part("/**/a", "/", ""),)]
@@ -365,12 +365,12 @@ def test_a_url_is_taken_apart_as_its_targets_are(pattern: str, forms: list[str])
 
 
 @pytest.mark.parametrize("namespace", ["tool.call", "agent.delegate", "model.use", "x-vendor.acme.db"])
-def test_a_name_is_one_part(namespace: str) -> None:
+def test_a_pattern_of_a_name_is_one_part(namespace: str) -> None:
     assert parse_pattern(namespace, "/a/../**//") == [(Part("/a/../**//", "/", ""),)]
 
 
 @given(st.sampled_from(NAMESPACES), st.text("/*.%2ea:?#", max_size=20))
-def test_what_is_accepted_can_be_parsed(namespace: str, text: str) -> None:
+def test_every_accepted_pattern_can_be_parsed(namespace: str, text: str) -> None:
     for pattern in (text, f"/{text}", f"https://{text}", f"https://a/{text}"):
         try:
             check_pattern(namespace, pattern)

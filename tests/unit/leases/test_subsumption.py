@@ -61,7 +61,7 @@ def covered(parent: list[str], *child: str) -> bool:
         (["a*", "b*"], "a*b"),
     ],
 )
-def test_what_is_covered(parent: list[str], child: str) -> None:
+def test_covered_patterns_are_covered(parent: list[str], child: str) -> None:
     assert covered(parent, child)
 
 
@@ -94,7 +94,7 @@ def test_what_is_covered(parent: list[str], child: str) -> None:
         ([], "a"),
     ],
 )
-def test_what_is_not_covered(parent: list[str], child: str) -> None:
+def test_wider_patterns_are_not_covered(parent: list[str], child: str) -> None:
     assert not covered(parent, child)
 
 
@@ -117,13 +117,13 @@ def test_a_lease_covers_itself_at_once() -> None:
     assert cost(patterns, patterns[::-1]) == (True, 0)
 
 
-def test_the_empty_text_is_no_target() -> None:
+def test_the_empty_text_does_not_count_as_a_target() -> None:
     assert covered(["/**/*"], "/**")
     assert covered(["*/*", "**a", "*"], "*")
 
 
 @pytest.mark.parametrize("before", ["a", "/a", "ftp:/"])
-def test_what_is_below_a_directory_does_not_cover_the_directory(before: str) -> None:
+def test_the_contents_of_a_directory_do_not_cover_the_directory(before: str) -> None:
     """A `**` behind a slash of another part, as that of a scheme, does not take in what stands before it."""
     below = Automaton([(Part(f"{before}/"), Part("**"))])
     with_itself = Automaton([(Part(f"{before}/**"),)])
@@ -144,7 +144,7 @@ EXPLOSIVE = [f"**{chr(97 + at)}*/{chr(97 + at)}**0" for at in range(24)]
 """Which of the 24 letters a text has had are 2 ** 24 sets."""
 
 
-def test_beyond_the_budget_it_is_not_known() -> None:
+def test_a_search_beyond_its_budget_raises() -> None:
     parent, child = automaton(*EXPLOSIVE, "/**", "**0"), automaton("/**0/*0", "**0/**0")
     budget = Budget()
     with pytest.raises(Spent):
@@ -153,7 +153,7 @@ def test_beyond_the_budget_it_is_not_known() -> None:
     assert budget.left == -1
 
 
-def test_a_budget_is_for_all_that_is_asked() -> None:
+def test_one_budget_bounds_the_whole_search() -> None:
     budget = Budget(40)
     with pytest.raises(Spent):
         while budget.left:
@@ -161,7 +161,7 @@ def test_a_budget_is_for_all_that_is_asked() -> None:
     assert budget.left == -1
 
 
-def test_letters_of_a_parent_are_paid_for_that_can_follow() -> None:
+def test_only_letters_that_can_follow_cost_steps() -> None:
     letters = ["*a*", *(f"*{chr(0x4E00 + at)}" for at in range(10 * LETTERS_A_STATE))]
     assert cost(letters, ["*a**"])[1] > cost(letters[:1], ["*a**"])[1] + 10
     elsewhere = ["*a*", "/x" + "".join(chr(0x4E00 + at) for at in range(1_000))]
@@ -196,7 +196,7 @@ DEAR = {
 
 
 @pytest.mark.parametrize(("parent", "child"), DEAR.values(), ids=DEAR)
-def test_what_a_peer_can_ask_for_takes_few_steps(parent: list[str], child: list[str]) -> None:
+def test_every_request_of_a_peer_takes_few_steps(parent: list[str], child: list[str]) -> None:
     """In lines of Python: a budget that counts states alone let one question take 2.9 million."""
     one, other = automaton(*parent), automaton(*child)
     lines = 0
@@ -224,7 +224,7 @@ def test_what_a_peer_can_ask_for_takes_few_steps(parent: list[str], child: list[
     st.text("ab/*", min_size=1, max_size=6),
     st.lists(st.text("ab/x", min_size=1, max_size=8), max_size=6),
 )
-def test_what_is_covered_is_matched(parent: list[str], child: str, texts: list[str]) -> None:
+def test_a_covered_pattern_matches_no_other_text(parent: list[str], child: str, texts: list[str]) -> None:
     one, other = automaton(*parent), automaton(child)
     if covers(one, other, Budget()):
         assert all(one.matches(text) for text in texts if other.matches(text))
@@ -232,7 +232,7 @@ def test_what_is_covered_is_matched(parent: list[str], child: str, texts: list[s
     assert covers(automaton("**"), one, Budget())
 
 
-def test_what_may_end_early_is_not_what_may_not() -> None:
+def test_an_optional_directory_is_wider_than_a_required_one() -> None:
     """A slash and all behind it is not the same as a slash and all behind it that may be missing."""
     required, optional = Automaton([(Part("x"), Part("/"), Part("**"))]), Automaton([(Part("x/**"),)])
     assert [automaton.matches("x") for automaton in (required, optional)] == [False, True]

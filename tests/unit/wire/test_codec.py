@@ -163,12 +163,12 @@ def test_a_field_of_another_type_is_absent_or_understood(name: str, value: str) 
         ('""', None),
     ],
 )
-def test_a_sequence_number(written: str, number: int | None) -> None:
+def test_a_sequence_number_is_read_in_lenient_forms(written: str, number: int | None) -> None:
     assert ping(event_seq=written).event_seq == number
 
 
 @pytest.mark.parametrize("value", [0, 5, -5, 10**30, 5.0, "5", "00000000000000000005"])
-def test_whole_numbers(value: int | float | str) -> None:
+def test_whole_numbers_are_read(value: int | float | str) -> None:
     found = codec.whole_number(value)
     assert found == int(value)
     assert type(found) is int
@@ -177,12 +177,12 @@ def test_whole_numbers(value: int | float | str) -> None:
 @pytest.mark.parametrize(
     "value", [True, None, 5.5, "5.0", "", " 5", "5_0", "²", "000000000000000000005", [5]]
 )
-def test_what_is_no_whole_number(value: object) -> None:
+def test_a_number_that_is_not_whole_is_absent(value: object) -> None:
     assert codec.whole_number(value) is None
 
 
 @pytest.mark.parametrize("version", ['"1"', '"1.0"', '"1.1"', '"1.99"', "1", "1.1", "1.0", "null"])
-def test_versions_that_are_ours(version: str) -> None:
+def test_versions_of_our_major_version_are_supported(version: str) -> None:
     assert ping(arcp=version).supported
 
 
@@ -207,7 +207,7 @@ def test_versions_that_are_ours(version: str) -> None:
         "1e300",
     ],
 )
-def test_versions_of_others(version: str) -> None:
+def test_other_versions_are_not_supported(version: str) -> None:
     other = ping(arcp=version)
     assert not other.supported
     assert len(other.arcp) <= 16
@@ -276,7 +276,7 @@ PING: Final = b'{"type":"session.ping","id":"1"}'
         b'{"type":"session.ping","event_seq":' + b"9" * 5000 + b"}",
     ],
 )
-def test_what_is_no_envelope(data: bytes) -> None:
+def test_bytes_that_are_not_an_envelope_are_unreadable(data: bytes) -> None:
     assert read(data)[0] == "unreadable"
 
 
@@ -284,14 +284,14 @@ def test_what_is_no_envelope(data: bytes) -> None:
     "position", ['"type":"a%s"', '"id":"%s","type":"a"', '"type":"a","%s":1', '"type":"a","x":"%s"']
 )
 @pytest.mark.parametrize("bad", ["\\ud800", "\\udfff", "\\ud800x", "\\ud800\\ud800", "x\\udc00\\ud800"])
-def test_a_lone_surrogate_is_no_text(position: str, bad: str) -> None:
+def test_a_lone_surrogate_is_unreadable(position: str, bad: str) -> None:
     assert read(("{%s}" % (position % bad)).encode())[0] == "unreadable"
 
 
 @pytest.mark.parametrize(
     "bad", [b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf5\x80\x80\x80", b"\xe2\x82"]
 )
-def test_bytes_that_are_no_text_are_refused_wherever_they_stand(bad: bytes) -> None:
+def test_bytes_that_are_not_utf8_are_unreadable_anywhere(bad: bytes) -> None:
     whole = b'{"type":"a","id":"b","later":"c","payload":{"d":"e"},"extensions":{"f":"g"}} '
     for place in range(len(whole) + 1):
         assert read(whole[:place] + bad + whole[place:]) == ("unreadable", "the message is not UTF-8")
@@ -357,7 +357,7 @@ NOT_CLOSED: Final = ("never closed", "closed by others")
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("form", NESTED)
 @pytest.mark.parametrize("total", [4, 63, 64, 65, 5000])
-def test_how_deep_a_message_may_nest(position: str, form: str, total: int) -> None:
+def test_the_depth_of_a_message_is_limited(position: str, form: str, total: int) -> None:
     """A message is refused for its depth if and only if it nests deeper than 64, wherever it is read."""
     depth = total - AROUND.get(position, 1)
     text = POSITIONS[position] % NESTED[form](max(depth, 1))
@@ -372,7 +372,7 @@ def test_how_deep_a_message_may_nest(position: str, form: str, total: int) -> No
 
 @pytest.mark.parametrize("depth", [1, 63, 64, 65, 5000])
 @pytest.mark.parametrize("form", NESTED)
-def test_how_deep_a_value_may_nest(form: str, depth: int) -> None:
+def test_the_depth_of_a_value_is_limited(form: str, depth: int) -> None:
     kind, _value = everywhere(lambda: codec.decode_value(NESTED[form](depth).encode()))
     assert kind == ("returned" if form not in NOT_CLOSED and depth <= MAX_DEPTH else "Unreadable")
 
@@ -402,7 +402,7 @@ def test_depth_is_measured_exactly(value: Any) -> None:
     [b'"' + b'\\"' * 2**20 + b"\\", b'"' * 2**21, b"[" * 2**21, b"[]" * 2**20, b'"' + b"\\" * 2**21],
     ids=["escaped quotes", "quotes", "open brackets", "pairs", "backslashes"],
 )
-def test_two_megabytes_that_are_hard_to_scan(text: bytes) -> None:
+def test_the_depth_of_two_megabytes_is_measured_quickly(text: bytes) -> None:
     """A scan that begins again at every quote or bracket would take hours."""
     assert not codec.check_depth(b"[" * 65 + text)
 
@@ -425,7 +425,7 @@ def test_two_megabytes_that_are_hard_to_scan(text: bytes) -> None:
         (" [null,true] ", [None, True]),
     ],
 )
-def test_values(text: str, value: Any) -> None:
+def test_values_are_decoded(text: str, value: Any) -> None:
     found = codec.decode_value(text.encode())
     assert found == value
     assert type(found) is type(value)
@@ -434,12 +434,12 @@ def test_values(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     "text", ["1e400", "-1e400", "9" * 5000, "NaN", "[1e999]", '"\\ud800"', "", "nul", "1 2"]
 )
-def test_values_that_cannot_be_held(text: str) -> None:
+def test_values_that_cannot_be_held_are_unreadable(text: str) -> None:
     with pytest.raises(Unreadable):
         codec.decode_value(text.encode())
 
 
-def test_a_value_that_is_not_utf8() -> None:
+def test_a_value_that_is_not_utf8_is_unreadable() -> None:
     with pytest.raises(Unreadable, match="not UTF-8"):
         codec.decode_value(b'"\xff"')
     with pytest.raises(Unreadable, match="not UTF-8"):
@@ -449,13 +449,13 @@ def test_a_value_that_is_not_utf8() -> None:
 DECODE_PING: Final = msgspec.json.Decoder(messages.Ping).decode
 
 
-def test_a_payload_of_the_exact_shape() -> None:
+def test_a_payload_of_the_exact_shape_is_decoded() -> None:
     payload = msgspec.Raw(b'{"nonce":"n","sent_at":"t","later":1}')
     assert codec.decode_payload(payload, DECODE_PING) == messages.Ping("n", "t")
 
 
 @pytest.mark.parametrize("text", ["{}", "null", "[]", '{"nonce":5,"sent_at":"t"}', '{"nonce":"\\ud800"}'])
-def test_a_payload_of_another_shape(text: str) -> None:
+def test_a_payload_of_another_shape_is_refused(text: str) -> None:
     assert codec.decode_payload(msgspec.Raw(text.encode()), DECODE_PING) is None
 
 
@@ -465,7 +465,7 @@ def test_a_payload_of_another_shape(text: str) -> None:
 @given(JSON_VALUES)
 @example([[[]]])
 @example({"a": [1e22, -0.0, 5e-324]})
-def test_what_is_written_is_read_again(value: Any) -> None:
+def test_encoded_values_are_decoded_unchanged(value: Any) -> None:
     written = codec.encode_value(value)
     assert codec.decode_value(written) == json.loads(written) == value
 
@@ -536,7 +536,7 @@ UNSAYABLE: Final[list[tuple[object, str]]] = [
 
 
 @pytest.mark.parametrize(("value", "says"), UNSAYABLE, ids=[str(number) for number in range(len(UNSAYABLE))])
-def test_what_json_cannot_say(value: object, says: str) -> None:
+def test_a_value_that_is_not_json_raises(value: object, says: str) -> None:
     kind, message = everywhere(lambda: codec.encode_value(value))
     assert kind == "LocalProtocolError"
     assert says in message
@@ -562,11 +562,11 @@ def test_a_checked_value_is_always_written(value: Any) -> None:
 
 
 @pytest.mark.parametrize("message", [messages.Ping("\ud800", ""), messages.Submit("a", never_ending(1))])
-def test_a_message_that_was_not_checked_raises_nothing_else(message: msgspec.Struct) -> None:
+def test_encode_checked_raises_only_local_protocol_error(message: msgspec.Struct) -> None:
     assert everywhere(lambda: codec.encode_checked(message))[0] == "LocalProtocolError"
 
 
-def test_a_key_that_is_no_key_raises_nothing_else() -> None:
+def test_a_wrong_key_raises_only_local_protocol_error() -> None:
     assert outcome(lambda: codec.encode_checked({(1,): 2}))[0] == "LocalProtocolError"
 
 
@@ -628,7 +628,7 @@ def test_an_event_envelope_without_trace_and_extensions() -> None:
 
 
 @given(st.text(st.sampled_from("%bds(){}0 "), max_size=20), JSON_VALUES)
-def test_what_stands_in_the_head_is_no_template(text: str, value: Any) -> None:
+def test_ids_and_extensions_are_never_templates(text: str, value: Any) -> None:
     """Extensions and payloads may hold what a format would replace."""
     extensions = codec.encode_value({text: text})
     payload = codec.encode_value({"a": value, "b": text})[:-1]
@@ -686,7 +686,7 @@ def test_no_head_is_longer_than_head_bytes(
         ('"0e"', True),
     ],
 )
-def test_exponents_are_seen(text: str, found: bool) -> None:
+def test_has_exponents_finds_exponents(text: str, found: bool) -> None:
     assert codec.has_exponents(text.encode()) is found
 
 
@@ -741,7 +741,7 @@ def test_a_shape_without_floats_is_only_a_shortcut(value: object, filling: int) 
 @pytest.mark.parametrize(
     "data", [b"", b"{}", b'{"values":5}', b'{"values":[1e999],"x":"' + b"x" * 600 + b'"}']
 )
-def test_no_shape_fits(data: bytes) -> None:
+def test_a_value_that_fits_no_shape_raises(data: bytes) -> None:
     decoders: codec.Decoders[Any] = codec.Decoders(Values, without_floats=Texts)
     with pytest.raises(ValueError):
         decoders.suited_to([data])(data)
@@ -789,6 +789,6 @@ def test_a_message_holds_at_most_100_000_objects_and_lists(pair: str, text: str,
         codec.decode_envelope((text % ",".join([pair] * (most + 1))).encode())
 
 
-def test_brackets_in_strings_are_no_containers() -> None:
+def test_brackets_in_strings_do_not_count_as_containers() -> None:
     text = '{"type":"x","payload":{"input":"%s"}}' % ("[{" * 200_000)
     assert codec.decode_envelope(text.encode()).type == "x"

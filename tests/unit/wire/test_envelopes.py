@@ -55,7 +55,7 @@ def entry_of(kind: int, payload: bytes, position: int = 0) -> Entry:
     st.one_of(st.integers(0, 3_000), st.integers(10**10 - 20, 10**10 + 20)),
     st.integers(1, 20_000),
 )
-def test_they_are_as_each_by_itself(
+def test_envelopes_of_a_run_equal_single_ones(
     runs: list[tuple[int, bytes]], repeated: int, after: int, size: int
 ) -> None:
     entries = [entry_of(kind, payload) for kind, payload in runs for _ in range(repeated)]
@@ -69,7 +69,7 @@ def test_they_are_as_each_by_itself(
     st.integers(0, 3_000),
     st.booleans(),
 )
-def test_positions_are_told_in_and_out_of_order(
+def test_envelopes_hold_positions_in_any_order(
     runs: list[tuple[int, int, int, int]], after: int, positions: bool
 ) -> None:
     """Each run begins at a number and goes up by a step: by 1 as a job does, else as repeats and gaps are."""
@@ -82,7 +82,7 @@ def test_positions_are_told_in_and_out_of_order(
 
 
 @pytest.mark.parametrize("begin", [1, 950, 990, 1_000, 123_450])
-def test_positions_of_a_run_are_told(begin: int) -> None:
+def test_envelopes_of_a_run_hold_their_positions(begin: int) -> None:
     entries = [entry_of(0, b'{"a":1', begin + number) for number in range(AT_ONCE)]
     told = [json.loads(envelope)["payload"] for envelope in envelopes_of(entries, 0, 10**6, True)]
     assert told == [{"a": 1, "job_seq": begin + number} for number in range(AT_ONCE)]
@@ -90,7 +90,7 @@ def test_positions_of_a_run_are_told(begin: int) -> None:
 
 @pytest.mark.parametrize("kind", [0, 1, 2])
 @pytest.mark.parametrize("after", [0, 990, 1_995])
-def test_a_run_of_one_job(kind: int, after: int) -> None:
+def test_a_run_of_one_job_shares_its_head(kind: int, after: int) -> None:
     entries = [entry_of(kind, b'{"n":%d' % number) for number in range(AT_ONCE + FEW)]
     envelopes = envelopes_of(entries, after, 10**6)
     assert envelopes == one_by_one(entries, after, 10**6)
@@ -101,13 +101,13 @@ def test_a_run_of_one_job(kind: int, after: int) -> None:
 
 @pytest.mark.parametrize("sizes", [[10] * 40, [10, *[5_000] * 20], [5_000, *[10] * 40]])
 @pytest.mark.parametrize("size", [1, 300, 6_000, 12_000, 10**6])
-def test_it_stops_once_there_are_so_many_bytes(sizes: list[int], size: int) -> None:
+def test_a_run_stops_at_the_limit_of_bytes(sizes: list[int], size: int) -> None:
     entries = [entry_of(0, b"x" * length) for length in sizes]
     assert envelopes_of(entries, 0, size) == one_by_one(entries, 0, size)
 
 
 @pytest.mark.parametrize("place", [0, 3, 9])
-def test_a_value_that_is_valid_is_told(place: int) -> None:
+def test_the_value_of_a_rotated_credential_is_added(place: int) -> None:
     rotated = Rotated(Credential("cred_1", "bearer", Secret("new"), "https://e"))
     entries = [entry_of(0, b'{"body":{"id":1}') for _ in range(10)]
     entries[place] = Entry(HEADS[0], b'{"body":{"id":1}', rotated=rotated)

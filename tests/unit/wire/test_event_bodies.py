@@ -184,7 +184,7 @@ def test_a_struct_is_written_or_refused_as_its_fields_are(kind: str, values: lis
 
 
 @pytest.mark.parametrize(("kind", "body", "says"), WRONG)
-def test_what_is_wrong_raises_in_the_agent(kind: str, body: Body | Mapping[str, Any], says: str) -> None:
+def test_a_wrong_body_raises(kind: str, body: Body | Mapping[str, Any], says: str) -> None:
     with pytest.raises(LocalProtocolError, match=says):
         event_bodies.encode_body(kind, body)
 
@@ -216,7 +216,7 @@ def test_an_event_is_not_changed_by_being_sent() -> None:
     assert fields == {"level": "WARNING", "message": "m", "fields": {"k": 1}}
 
 
-def test_a_mapping_may_say_more_than_the_draft() -> None:
+def test_a_mapping_may_hold_fields_beyond_the_draft() -> None:
     body = {"phase": "running", "details": {"since": [1, 2]}}
     assert json.loads(event_bodies.encode_body("status", body)) == body
 
@@ -285,7 +285,7 @@ def test_renaming_twice_is_renaming_once(body: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     "kind", ["x-vendor.acme.tick", "x-vendor.a.b.c", "x-vendor.acme.a b", "x-vendor.a." + "b" * 117]
 )
-def test_kinds_of_vendors(kind: str) -> None:
+def test_vendor_kinds_are_accepted(kind: str) -> None:
     assert event_bodies.is_vendor_kind(kind)
     assert event_bodies.encode_body(kind, {"n": 1}) == b'{"n":1}'
 
@@ -308,7 +308,7 @@ def test_kinds_of_vendors(kind: str) -> None:
         "x-vendor.a." + "b" * 118,
     ],
 )
-def test_what_is_no_kind_of_a_vendor(kind: str) -> None:
+def test_a_wrong_vendor_kind_is_refused(kind: str) -> None:
     assert not event_bodies.is_vendor_kind(kind)
 
 

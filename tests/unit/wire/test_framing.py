@@ -72,7 +72,7 @@ def test_a_line_is_found_when_it_comes_right_after_a_long_one_was_reported() -> 
         (b"a\rb\n", [b"a\rb"]),
     ],
 )
-def test_lines(data: bytes, lines: list[bytes | None]) -> None:
+def test_lines_are_split_at_newlines(data: bytes, lines: list[bytes | None]) -> None:
     assert split(data) == lines == expected(data)
     for cut in range(len(data)):
         assert split(data, cut) == lines

@@ -94,7 +94,7 @@ def test_the_repairs_change_nothing_that_is_exact(
 
 
 @pytest.mark.parametrize("entry", EXACT, ids=NAMES)
-def test_null_is_absent_for_everything_that_may_be(entry: dict[str, Any]) -> None:
+def test_null_counts_as_absent_for_every_optional_field(entry: dict[str, Any]) -> None:
     """And what is unknown is ignored."""
     expected = read(entry["to"], entry["type"], entry["payload"])
     absent = [name for name in type(expected).__struct_fields__ if name not in entry["payload"]]
@@ -284,7 +284,9 @@ REQUESTS: Final[list[tuple[str, Any, dict[str, Any], msgspec.Struct]]] = [
 
 
 @pytest.mark.parametrize(("message_type", "payload", "fields", "expected"), REQUESTS)
-def test_a_request(message_type: str, payload: Any, fields: dict[str, Any], expected: msgspec.Struct) -> None:
+def test_a_request_is_read_leniently(
+    message_type: str, payload: Any, fields: dict[str, Any], expected: msgspec.Struct
+) -> None:
     assert read("runtime", message_type, payload, **fields) == expected
 
 
@@ -586,13 +588,17 @@ MESSAGES: Final[list[tuple[str, Any, dict[str, Any], msgspec.Struct]]] = [
 
 
 @pytest.mark.parametrize(("message_type", "payload", "fields", "expected"), MESSAGES)
-def test_a_message(message_type: str, payload: Any, fields: dict[str, Any], expected: msgspec.Struct) -> None:
+def test_a_message_is_read_leniently(
+    message_type: str, payload: Any, fields: dict[str, Any], expected: msgspec.Struct
+) -> None:
     assert read("client", message_type, payload, **fields) == expected
 
 
 @pytest.mark.parametrize("message_type", ["job.accepted", "job.subscribed"])
 @pytest.mark.parametrize("slow", [False, True])
-def test_credentials(message_type: str, slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_are_read_leniently(
+    message_type: str, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Unknown schemes and entries that say too little are skipped; constraints get the draft's names."""
     credentials: list[Any] = [
         CREDENTIAL | {"constraints": {"cost_budget": ["USD:1"], "model.use": ["m"], "expires_at": "t"}},
@@ -623,7 +629,7 @@ def test_credentials(message_type: str, slow: bool, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("credentials", [5, {}, "c", None])
-def test_credentials_that_are_no_list(credentials: Any) -> None:
+def test_credentials_that_are_not_a_list_are_absent(credentials: Any) -> None:
     message = read("client", "job.accepted", {"job_id": "j", "credentials": credentials})
     assert isinstance(message, Accepted)
     assert not message.credentials
@@ -727,7 +733,7 @@ def test_a_refusal_repeats_nothing_of_what_was_sent() -> None:
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 5000])
-def test_what_cannot_be_held_is_refused(number: str) -> None:
+def test_a_number_that_cannot_be_held_is_refused(number: str) -> None:
     payload = '{"agent":"a","input":' + number + "}"
     frame = codec.decode_envelope(('{"type":"job.submit","payload":' + payload + "}").encode())
     with pytest.raises(Unreadable, match=codec.NO_OBJECT):
@@ -798,9 +804,7 @@ def test_every_type_has_a_rule() -> None:
 
 @pytest.mark.parametrize("level", ["Warning", "WARN", "warning"])
 @pytest.mark.parametrize("more", [{}, {"dims": {"a": 1}}])
-def test_a_level_is_put_in_our_words_also_where_nothing_else_is_to_be_done(
-    level: str, more: dict[str, Any]
-) -> None:
+def test_a_log_level_is_normalised_even_in_an_exact_body(level: str, more: dict[str, Any]) -> None:
     body = lenient.settled_body("log", {"level": level, "message": "hi", **more})
     assert (body["level"], body["message"], body.get("dimensions", {})) == (
         "warn",

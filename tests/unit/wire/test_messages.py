@@ -29,13 +29,13 @@ def decoded(entry: dict[str, Any]) -> msgspec.Struct:
 
 
 @pytest.mark.parametrize("entry", EXACT, ids=NAMES)
-def test_it_is_written_as_it_is_read(entry: dict[str, Any]) -> None:
+def test_every_message_round_trips(entry: dict[str, Any]) -> None:
     """Names, the presence of what is always there, the absence of what is not: no null, no default."""
     assert json.loads(msgspec.json.encode(decoded(entry))) == entry["payload"]
 
 
 @pytest.mark.parametrize("entry", EXACT, ids=NAMES)
-def test_its_order_is_that_of_the_shape(entry: dict[str, Any]) -> None:
+def test_fields_are_written_in_the_order_of_the_struct(entry: dict[str, Any]) -> None:
     message = decoded(entry)
     written = [name for name in message.__struct_encode_fields__ if name in entry["payload"]]
     assert list(json.loads(msgspec.json.encode(message))) == written
@@ -133,14 +133,14 @@ GUARDED: Final[list[msgspec.Struct]] = [
 
 
 @pytest.mark.parametrize("message", GUARDED, ids=[type(message).__name__ for message in GUARDED])
-def test_nothing_prints_a_secret(message: msgspec.Struct) -> None:
+def test_no_repr_of_a_message_shows_a_secret(message: msgspec.Struct) -> None:
     assert SECRET in msgspec.json.encode(message).decode()
     for shown in (repr(message), str(message), f"{[message]}", rich.pretty.pretty_repr([message])):
         assert SECRET not in shown
         assert type(message).__name__ in shown
 
 
-def test_what_holds_no_secret_is_printed_whole() -> None:
+def test_a_message_without_a_secret_has_a_full_repr() -> None:
     event = messages.JobEvent("status", "t", {"phase": "running"}, 7)
     assert repr(event) == "JobEvent(kind='status', ts='t', body={'phase': 'running'}, job_seq=7)"
     assert repr(messages.Ping("n", "t")) == "Ping(nonce='n', sent_at='t')"
@@ -168,9 +168,7 @@ BOUNDS: Final = [
 
 
 @pytest.mark.parametrize(("shape", "payload"), BOUNDS)
-def test_what_is_out_of_bounds_has_not_the_shape(
-    shape: type[msgspec.Struct], payload: dict[str, Any]
-) -> None:
+def test_a_payload_out_of_bounds_is_refused(shape: type[msgspec.Struct], payload: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(payload, shape)
 
@@ -185,7 +183,5 @@ def test_what_is_out_of_bounds_has_not_the_shape(
         (messages.ClientCapabilities, {"encodings": [], "features": ["f"] * 64}),
     ],
 )
-def test_what_is_just_within_bounds_has_the_shape(
-    shape: type[msgspec.Struct], payload: dict[str, Any]
-) -> None:
+def test_a_payload_at_its_bounds_is_accepted(shape: type[msgspec.Struct], payload: dict[str, Any]) -> None:
     assert msgspec.to_builtins(msgspec.convert(payload, shape)) == payload

@@ -64,11 +64,11 @@ def test_quirks_can_be_switched_off(name: str) -> None:
         (GO_ID + "0", {}),
     ],
 )
-def test_others_are_not(message_id: str, payload: object) -> None:
+def test_other_hellos_have_no_quirk(message_id: str, payload: object) -> None:
     assert recognise(hello(message_id, payload)) == ""
 
 
-def test_how_a_refusal_is_answered() -> None:
+def test_each_quirk_has_its_form_of_refusal() -> None:
     kinds = ("job.submit", "job.cancel", "job.subscribe", "session.list_jobs", "session.ack")
     forms = {name: [quirk.refusal_of(kind).value for kind in kinds] for name, quirk in QUIRKS.items()}
     assert forms == {
@@ -85,7 +85,7 @@ def test_how_a_refusal_is_answered() -> None:
 
 @pytest.mark.parametrize("name", HELLOS)
 @pytest.mark.parametrize("how", ["cancel", "timeout", "fail"])
-def test_how_a_job_ends(name: str, how: str) -> None:
+def test_each_quirk_has_its_form_of_terminal(name: str, how: str) -> None:
     peer = peer_of(name)
     world = peer.world
     job = peer.submit(max_runtime_sec=1)
@@ -111,7 +111,7 @@ def test_how_a_job_ends(name: str, how: str) -> None:
 
 
 @pytest.mark.parametrize("name", HELLOS)
-def test_an_inline_result(name: str) -> None:
+def test_an_inline_result_has_the_form_of_the_quirk(name: str) -> None:
     peer = peer_of(name)
     peer.world.finish(peer.submit(), {"x": [1, 2.5, "é"]}, "s")
     payload = peer.frames[-1]["payload"]
@@ -164,7 +164,7 @@ def test_a_result_without_a_value_has_no_output() -> None:
 
 
 @pytest.mark.parametrize("name", HELLOS)
-def test_budgets(name: str) -> None:
+def test_a_budget_has_the_form_of_the_quirk(name: str) -> None:
     peer = peer_of(name)
     lease = {"cost.budget": ["USD:5.00", "EUR:0.50", "credits:100"]}
     peer.submit(lease_request=lease)
@@ -177,14 +177,14 @@ def test_budgets(name: str) -> None:
     assert "budget" not in peer.frames[-1]["payload"]
 
 
-def test_what_needs_no_rewriting_is_left_alone() -> None:
+def test_a_terminal_without_a_quirk_is_not_rewritten() -> None:
     payload = b'{ "final_status" : "success"'
     assert rewrite_end(QUIRKS[""], "job.result", payload, 99) == ("job.result", payload)
     assert rewrite_end(QUIRKS["java"], "job.error", payload, 99) == ("job.error", payload)
 
 
 @pytest.mark.parametrize(("limit", "twice"), [(22, False), (23, True)])
-def test_a_result_stands_there_twice_only_if_it_fits_with_its_last_brace(limit: int, twice: bool) -> None:
+def test_a_result_is_doubled_only_if_it_fits_with_its_last_brace(limit: int, twice: bool) -> None:
     once, doubled = b'{"result":7', b'{"result":7,"output":7'
     assert len(doubled) == 22
     _, rewritten = rewrite_end(QUIRKS["go"], "job.result", once, limit)

@@ -62,23 +62,21 @@ def test_text_is_written_as_utf8_and_bytes_as_base64() -> None:
 
 
 @given(texts | st.binary(max_size=300), st.integers(4, 60), st.integers(BODY_BYTES + 6, BODY_BYTES + 90))
-def test_chunks_that_are_encoded_at_once_are_those_that_are_cut(
-    data: str | bytes, size: int, frame: int
-) -> None:
+def test_chunks_encoded_at_once_equal_single_ones(data: str | bytes, size: int, frame: int) -> None:
     pieces = [piece for piece, _ in cut(data, chunk=size, frame=frame)]
     bodies = list(encode_chunks(RESULT, 7, data, chunk=size, frame=frame))
     assert bodies == [encode_chunk(RESULT, seq, piece, more=True) for seq, piece in enumerate(pieces, 7)]
 
 
 @given(texts | st.binary(max_size=300), st.booleans(), st.text(max_size=8))
-def test_a_body_is_what_its_struct_is(data: str | bytes, more: bool, result_id: str) -> None:
+def test_a_chunk_body_equals_its_struct(data: str | bytes, more: bool, result_id: str) -> None:
     encoded = data if isinstance(data, str) else base64.b64encode(data).decode()
     encoding = "utf8" if isinstance(data, str) else "base64"
     struct = ResultChunk(result_id, 3, encoded, encoding, more)
     assert encode_chunk(result_id, 3, data, more=more) == msgspec.json.encode(struct)
 
 
-def test_a_lone_surrogate_is_no_text() -> None:
+def test_a_lone_surrogate_in_a_piece_raises() -> None:
     with pytest.raises(LocalProtocolError, match="lone surrogate"):
         encode_chunk(RESULT, 0, "\ud800", more=True)
     pieces = cut("ok\ud800", chunk=4, frame=BODY_BYTES + 100)
@@ -88,12 +86,12 @@ def test_a_lone_surrogate_is_no_text() -> None:
 
 @pytest.mark.parametrize("more", [True, False])
 @pytest.mark.parametrize("data", ["", b""])
-def test_a_body_without_its_data_fits_what_is_set_aside_for_it(data: str | bytes, more: bool) -> None:
+def test_the_overhead_of_a_chunk_body_is_bounded(data: str | bytes, more: bool) -> None:
     assert len(encode_chunk("r" * 64, 10**20 - 1, data, more=more)) <= BODY_BYTES
 
 
 @pytest.mark.parametrize("data", ["", b""])
-def test_of_nothing_there_is_one_empty_piece(data: str | bytes) -> None:
+def test_empty_data_is_one_empty_piece(data: str | bytes) -> None:
     assert list(cut(data, chunk=4, frame=1000)) == [(data, False)]
 
 
@@ -150,7 +148,7 @@ def test_bounds_take_at_least_a_character(size: int, frame: int) -> None:
 @given(texts | st.binary(max_size=300), st.integers(4, 64), st.integers(BODY_BYTES + 6, BODY_BYTES + 80))
 @example("\x00" * 50, 40, BODY_BYTES + 7)
 @example("😀" * 50, 7, BODY_BYTES + 6)
-def test_what_is_cut_fits_and_is_joined_again(data: str | bytes, size: int, frame: int) -> None:
+def test_pieces_fit_and_join_to_the_whole(data: str | bytes, size: int, frame: int) -> None:
     pieces = [piece for piece, _ in cut(data, chunk=size, frame=frame)]
     encoded = data.encode() if isinstance(data, str) else data
     assert all(len(piece.encode() if isinstance(piece, str) else piece) <= size for piece in pieces)
@@ -200,7 +198,7 @@ def test_chunks_are_joined_in_order() -> None:
     assert joined.finish(RESULT, 8) == "gré😀"
 
 
-def test_the_size_may_be_missing_but_not_wrong() -> None:
+def test_a_result_size_may_be_missing_but_not_wrong() -> None:
     joined = assembler(chunk(0, "é", more=False))
     assert joined.finish(RESULT, None) == "é"
     assert joined.finish(RESULT, 2) == "é"
@@ -208,7 +206,7 @@ def test_the_size_may_be_missing_but_not_wrong() -> None:
         joined.finish(RESULT, 1)
 
 
-def test_one_chunk_in_base64_makes_it_bytes() -> None:
+def test_one_base64_chunk_makes_the_result_bytes() -> None:
     joined = assembler(chunk(0, "é"), chunk(1, "AP8=", encoding="base64"), chunk(2, "", more=False))
     assert joined.finish(RESULT, 4) == b"\xc3\xa9\x00\xff"
     joined = assembler(chunk(0, "", encoding="base64", more=False))
@@ -264,7 +262,7 @@ def test_a_result_may_be_exactly_as_large_as_the_limit() -> None:
     assert joined.finish(RESULT, 10) == "12345ééa"
 
 
-def test_a_result_has_an_end_and_a_name() -> None:
+def test_a_result_needs_a_last_chunk_and_a_result_id() -> None:
     with pytest.raises(ChunkError, match="ended after 0 chunks, without the last one"):
         Assembler(10).finish(RESULT, 0)
     joined = assembler(chunk(0, "a"))
@@ -281,7 +279,7 @@ def test_a_result_has_an_end_and_a_name() -> None:
         st.builds(ResultChunk, st.sampled_from("ab"), st.integers(-1, 4), texts, st.text(), st.booleans())
     )
 )
-def test_no_sequence_of_chunks_makes_it_raise_anything_else(chunks: list[ResultChunk]) -> None:
+def test_every_sequence_of_chunks_raises_only_chunk_error(chunks: list[ResultChunk]) -> None:
     joined = Assembler(100)
     for piece in chunks:
         try:

@@ -53,7 +53,7 @@ def test_a_time_that_no_date_holds_is_written_as_the_nearest(unix: int, text: st
 @given(st.integers(FIRST, LAST))
 @example(FIRST)
 @example(LAST)
-def test_what_is_written_is_read_as_its_millisecond(unix: int) -> None:
+def test_a_written_time_is_read_to_the_millisecond(unix: int) -> None:
     text = format_time(UnixTime(unix))
     assert parse_time(text) == unix - unix % MILLISECOND
     assert parse_utc(text) == (unix - unix % MILLISECOND, text)
@@ -103,7 +103,7 @@ def test_any_offset_is_read_and_none_is_utc(text: str, unix: int) -> None:
 
 
 @given(st.datetimes(), st.integers(-1439, 1439))
-def test_what_datetime_writes_is_read(naive: datetime, minutes: int) -> None:
+def test_times_written_by_datetime_are_read(naive: datetime, minutes: int) -> None:
     written = naive.replace(tzinfo=timezone(timedelta(minutes=minutes)))
     since_epoch = naive - datetime(1970, 1, 1) - timedelta(minutes=minutes)
     assert parse_time(written.isoformat()) == since_epoch // timedelta(microseconds=1) * 1000
@@ -143,13 +143,13 @@ def test_what_datetime_writes_is_read(naive: datetime, minutes: int) -> None:
         "1778715720",
     ],
 )
-def test_anything_else_is_no_time(text: str) -> None:
+def test_other_texts_are_not_a_time(text: str) -> None:
     assert parse_time(text) is None
     assert parse_utc(text) is None
 
 
 @given(st.text() | st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.Zz+-]{0,20}", fullmatch=True))
-def test_reading_never_raises(text: str) -> None:
+def test_reading_a_time_never_raises(text: str) -> None:
     assert isinstance(parse_time(text), int | None)
 
 
@@ -168,6 +168,6 @@ def test_utc_is_written_with_z_and_the_decimals_that_came(text: str, canonical: 
 
 
 @pytest.mark.parametrize("zone", ["", "-00:00", "+00:01", "-01:00", "+02:00"])
-def test_what_does_not_say_utc_is_not_utc(zone: str) -> None:
+def test_a_time_without_utc_is_not_a_utc_time(zone: str) -> None:
     assert parse_time(f"2026-05-13T23:42:00{zone}") is not None
     assert parse_utc(f"2026-05-13T23:42:00{zone}") is None

@@ -35,7 +35,7 @@ def test_a_trace_id_is_32_hex_digits_in_any_case(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["1" + "0" * 31, "0" * 31 + "1", "f" * 32])
-def test_only_all_zeros_are_no_trace(text: str) -> None:
+def test_all_zeros_are_not_a_trace_id(text: str) -> None:
     assert read_trace(text, {}) == TraceContext(text)
 
 
@@ -88,12 +88,12 @@ BROKEN_TRACEPARENTS = [
         "٤" * 32,
     ],
 )
-def test_what_cannot_be_read_is_as_if_absent(text: str) -> None:
+def test_an_unreadable_trace_counts_as_absent(text: str) -> None:
     assert read_trace(text, None) is None
     assert read_trace(text, carrier(f"00-{OTHER}-{PARENT}-01")) == TraceContext(OTHER, PARENT, explicit=True)
 
 
-def test_nothing_is_no_trace() -> None:
+def test_an_absent_trace_is_none() -> None:
     assert read_trace(None, None) is None
     assert read_trace(None, {}) is None
     assert read_trace(None, {"x-vendor.other": {"traceparent": f"00-{TRACE}-{PARENT}-01"}}) is None
@@ -110,7 +110,7 @@ def test_the_extension_says_more_about_the_trace_of_the_envelope(trace_id: str) 
     assert read_trace(trace_id, extensions) == TraceContext(TRACE, PARENT, "a=1", 1, True)
 
 
-def test_where_they_differ_the_envelope_wins_and_the_answer_is_still_explicit() -> None:
+def test_the_trace_of_the_envelope_wins_over_the_extension() -> None:
     extensions = carrier(f"00-{OTHER}-{PARENT}-00", tracestate="a=1")
     assert read_trace(TRACE, extensions) == TraceContext(TRACE, explicit=True)
     assert read_trace(f"00-{TRACE}-{SPAN}-00", extensions) == TraceContext(TRACE, SPAN, None, 0, True)
@@ -194,6 +194,6 @@ json_values = st.recursive(
         json_values | st.dictionaries(st.sampled_from(["traceparent", "tracestate"]), json_values),
     ),
 )
-def test_reading_never_raises(trace_id: str | None, extensions: dict[str, Any] | None) -> None:
+def test_reading_a_trace_never_raises(trace_id: str | None, extensions: dict[str, Any] | None) -> None:
     context = read_trace(trace_id, extensions)
     assert context is None or len(context.trace_id) == 32
