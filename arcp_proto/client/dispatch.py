@@ -227,10 +227,7 @@ def on_jobs(
 ) -> None:
     """Handle `session.jobs` (§6.6): by `request_id`, or without one for the oldest list."""
     requests = jobs.session_of(client).requests
-    if page.request_id:
-        request = requests.take(page.request_id, RequestKind.LIST)
-    else:
-        request = None if requests.repeated(envelope.id, None) else requests.take_list()
+    request = requests.take_answered(RequestKind.LIST, page.request_id, envelope.id)
     if request is not None:
         client.happened(JobsListed(request.id, page.jobs, page.next_cursor))
 

@@ -95,12 +95,7 @@ def on_subscribed(
 ) -> None:
     """Handle `job.subscribed` (§7.6): by `request_id`, or without one for the oldest subscribe of the job."""
     session, job_id = session_of(client), JobId(answer.job_id)
-    if answer.request_id:
-        request = session.requests.take(answer.request_id, RequestKind.SUBSCRIBE)
-    elif session.requests.repeated(envelope.id, job_id):
-        return
-    else:
-        request = session.requests.take_subscribe(job_id)
+    request = session.requests.take_answered(RequestKind.SUBSCRIBE, answer.request_id, envelope.id, job_id)
     if request is None:
         return  # It was answered before.
     over = False
@@ -145,7 +140,7 @@ def on_cancelled(
         if request is None:
             return
     else:
-        request = requests.take_cancel(job_id)
+        request = requests.take_oldest(RequestKind.CANCEL, job_id=job_id)
     request_id = None if request is None else request.id
     client.happened(CancelAcknowledged(request_id, job_id, envelope.event_seq or 0, cancelled.final_status))
     if cancelled.final_status in FINAL_STATUSES:

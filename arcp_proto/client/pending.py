@@ -179,21 +179,23 @@ class Requests:
         _remember(self._answers, key, None, self._window)
         return False
 
-    def take_submit(self) -> Outstanding | None:
-        """Take the oldest submit."""
-        return self._take_oldest((RequestKind.SUBMIT,))
+    def take_oldest(self, *kinds: RequestKind, job_id: JobId | None = None) -> Outstanding | None:
+        """Take the oldest request of these kinds, or without kinds of any, about a job if one is given."""
+        for request in self._open.values():
+            if (not kinds or request.kind in kinds) and job_id in (None, request.job_id):
+                return self._remove(request)
+        return None
 
-    def take_list(self) -> Outstanding | None:
-        """Take the oldest list."""
-        return self._take_oldest((RequestKind.LIST,))
+    def take_answered(
+        self, kind: RequestKind, request_id: str | None, envelope_id: str, job_id: JobId | None = None
+    ) -> Outstanding | None:
+        """Take the request that an answer is for: the one that it names, or else the oldest of its kind.
 
-    def take_cancel(self, job_id: JobId) -> Outstanding | None:
-        """Take the oldest cancel of a job."""
-        return self._take_oldest((RequestKind.CANCEL,), job_id)
-
-    def take_subscribe(self, job_id: JobId) -> Outstanding | None:
-        """Take the oldest subscribe of a job."""
-        return self._take_oldest((RequestKind.SUBSCRIBE,), job_id)
+        An answer that names no request, and has come before, is for none.
+        """
+        if request_id:
+            return self.take(request_id, kind)
+        return None if self.repeated(envelope_id, job_id) else self.take_oldest(kind, job_id=job_id)
 
     def take_accepted(self, job_id: JobId, trace_ids: Sequence[str]) -> Outstanding | None:
         """Take the submit that an acceptance of a job answers, which names no request.
@@ -209,7 +211,7 @@ class Requests:
         request = self._take_traced(trace_ids)
         if request is not None or any(trace_id in self._traced for trace_id in trace_ids):
             return request
-        return self._take_keyed() if trace_ids and self.echoes else self.take_submit()
+        return self._take_keyed() if trace_ids and self.echoes else self.take_oldest(RequestKind.SUBMIT)
 
     def accepted(self, request: Outstanding, job_id: JobId, trace_ids: Sequence[str]) -> None:
         """Remember that a submit was answered by the acceptance of a job."""
@@ -230,9 +232,9 @@ class Requests:
         """
         kinds = ONLY_ANSWERS.get(code)
         if kinds is not None and RequestKind.SUBMIT not in kinds:
-            return self._take_oldest(kinds, job_id)
+            return self.take_oldest(*kinds, job_id=job_id)
         if job_id is not None and kinds is None:
-            named = self._take_oldest(OF_A_JOB, job_id)
+            named = self.take_oldest(*OF_A_JOB, job_id=job_id)
             if named is not None:
                 return named
         traced = self._take_traced(trace_ids)
@@ -243,14 +245,14 @@ class Requests:
         if code == ErrorCode.DUPLICATE_KEY:
             return self._take_keyed()
         if job_id is not None or kinds is not None:
-            return self.take_submit()
-        return self._take_oldest(IN_ORDER) or self._take_oldest(None)
+            return self.take_oldest(RequestKind.SUBMIT)
+        return self.take_oldest(*IN_ORDER) or self.take_oldest()
 
     def take_about(self, code: str, job_id: JobId) -> Outstanding | None:
         """Take the request that a `job.error` of a known job answers; None when it is the job's own end."""
         if code == ErrorCode.DUPLICATE_KEY:
             return self._take_keyed(self._accepted.get(job_id))
-        return self._take_oldest(OF_A_JOB, job_id) if code in ABOUT_A_JOB else None
+        return self.take_oldest(*OF_A_JOB, job_id=job_id) if code in ABOUT_A_JOB else None
 
     def _is_of_another(self, trace_ids: Sequence[str]) -> bool:
         """Return whether trace ids that no open submit has belong to another job."""
@@ -268,14 +270,6 @@ class Requests:
         """Take the oldest submit with this key, or with any."""
         for request in self._open.values():
             if request.key is not None and key in (None, request.key):
-                return self._remove(request)
-        return None
-
-    def _take_oldest(
-        self, kinds: tuple[RequestKind, ...] | None, job_id: JobId | None = None
-    ) -> Outstanding | None:
-        for request in self._open.values():
-            if (kinds is None or request.kind in kinds) and job_id in (None, request.job_id):
                 return self._remove(request)
         return None
 

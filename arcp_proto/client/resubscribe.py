@@ -196,12 +196,8 @@ def _await_sign(client: ClientState, session: ClientSession, job: FollowedJob) -
 
 def _ask_for(client: ClientState, session: ClientSession, job: FollowedJob) -> None:
     """Observe a job of which nothing has come; it may still come by itself."""
-    if session.requests.wants_history(job.id):
-        return
-    session.recovery.open += 1
-    message = _subscribe(job)
-    request_id = client.fresh_request_id()
-    client.ask(Outstanding(request_id, RequestKind.SUBSCRIBE, job.id, message, ours=True))
+    if not session.requests.wants_history(job.id):
+        _ask(client, session, job)
 
 
 def _not_found(
@@ -253,10 +249,7 @@ def _proceed(client: ClientState, session: ClientSession) -> None:
     while recovery.waiting and recovery.open < WINDOW and session.attached and not session.closing:
         job = session.jobs.get(recovery.waiting.popleft())
         if job is not None and job.awaited and not _is_asked_for(session, job):
-            recovery.open += 1
-            message = _subscribe(job)
-            request_id = client.fresh_request_id()
-            client.ask(Outstanding(request_id, RequestKind.SUBSCRIBE, job.id, message, ours=True))
+            _ask(client, session, job)
 
 
 def _is_asked_for(session: ClientSession, job: FollowedJob) -> bool:
@@ -275,11 +268,13 @@ def _begins(request: Outstanding) -> int:
     return (message.from_job_seq or 0) if isinstance(message, messages.Subscribe) else 0
 
 
-def _subscribe(job: FollowedJob) -> messages.Subscribe:
-    """Return the request for all of a job that is missing, as any runtime reads it."""
+def _ask(client: ClientState, session: ClientSession, job: FollowedJob) -> None:
+    """Subscribe to all of a job that is missing, in the words of any runtime."""
     after, home = job.asks_after, 0 if job.mending is not None else job.home
     by_positions = after or not home  # Old stores have nothing but the number.
-    return messages.Subscribe(job.id, home, True, after if by_positions else None)
+    message = messages.Subscribe(job.id, home, True, after if by_positions else None)
+    session.recovery.open += 1
+    client.ask(Outstanding(client.fresh_request_id(), RequestKind.SUBSCRIBE, job.id, message, ours=True))
 
 
 def lose(client: ClientState, session: ClientSession, job: FollowedJob, code: str, message: str) -> None:

@@ -21,7 +21,7 @@ from arcp_proto.wire.framing import Framing
 from . import dispatch, fast_path, flow, resubscribe, resuming
 from .backoff import Reconnecting
 from .config import ClientConfig
-from .pending import Outstanding
+from .pending import Outstanding, RequestKind
 from .session import ClientSession, Failure
 
 
@@ -104,7 +104,7 @@ class ClientState(Machine):
 
         It answers the cancels of the job that were not answered, since some runtimes never do.
         """
-        while (request := session.requests.take_cancel(end.job_id)) is not None:
+        while (request := session.requests.take_oldest(RequestKind.CANCEL, job_id=end.job_id)) is not None:
             self.happened(CancelAcknowledged(request.id, end.job_id, 0, end.final_status))
         session.end_job(end.job_id, seq)
         self.happened(end)

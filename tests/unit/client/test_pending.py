@@ -55,13 +55,13 @@ def test_an_answer_of_another_kind_takes_no_request(requests: Requests) -> None:
 
 
 def test_an_answer_without_an_id_takes_the_oldest_of_its_kind(requests: Requests) -> None:
-    assert taken(requests.take_submit()) == "s1"
-    assert taken(requests.take_submit()) == "s2"
-    assert requests.take_submit() is None
-    assert taken(requests.take_cancel(A)) == "c1"
-    assert taken(requests.take_cancel(A)) == "c3"
-    assert requests.take_cancel(A) is None
-    assert taken(requests.take_cancel(B)) == "c2"
+    assert taken(requests.take_oldest(RequestKind.SUBMIT)) == "s1"
+    assert taken(requests.take_oldest(RequestKind.SUBMIT)) == "s2"
+    assert requests.take_oldest(RequestKind.SUBMIT) is None
+    assert taken(requests.take_oldest(RequestKind.CANCEL, job_id=A)) == "c1"
+    assert taken(requests.take_oldest(RequestKind.CANCEL, job_id=A)) == "c3"
+    assert requests.take_oldest(RequestKind.CANCEL, job_id=A) is None
+    assert taken(requests.take_oldest(RequestKind.CANCEL, job_id=B)) == "c2"
 
 
 @pytest.mark.parametrize(
@@ -124,17 +124,17 @@ def test_an_error_of_a_job_may_be_for_a_subscribe() -> None:
     requests.add(subscribe("o2", A))
     assert taken(requests.take_about("INVALID_REQUEST", A)) == "o2"
     requests.add(subscribe("o3", A))
-    assert requests.take_subscribe(B) is None
-    assert taken(requests.take_subscribe(A)) == "o3"
+    assert requests.take_oldest(RequestKind.SUBSCRIBE, job_id=B) is None
+    assert taken(requests.take_oldest(RequestKind.SUBSCRIBE, job_id=A)) == "o3"
 
 
 def test_an_error_without_an_id_may_take_a_list() -> None:
     requests = Requests()
     requests.add(Outstanding(RequestId("l1"), RequestKind.LIST))
-    assert requests.take_submit() is None
+    assert requests.take_oldest(RequestKind.SUBMIT) is None
     assert taken(requests.take_refused("INVALID_REQUEST", None)) == "l1"
     requests.add(Outstanding(RequestId("l2"), RequestKind.LIST))
-    assert taken(requests.take_list()) == "l2"
+    assert taken(requests.take_oldest(RequestKind.LIST)) == "l2"
 
 
 def test_the_bytes_of_kept_requests_are_counted() -> None:
