@@ -25,7 +25,7 @@ def plain(job: Any, input: Any) -> Any:
     return input
 
 
-def test_an_agent_is_found_again(app: App) -> None:
+def test_a_registered_agent_is_found_by_name(app: App) -> None:
     assert app.agent("echo", version="1.0.0")(agent) is agent
     app.agent("plain")(plain)
 
@@ -36,7 +36,7 @@ def test_an_agent_is_found_again(app: App) -> None:
         app.find("echo", None)
 
 
-def test_the_configuration() -> None:
+def test_an_app_makes_the_runtime_config() -> None:
     limits = Limits(max_total_running_jobs=3)
     app = App("example", "0.1.0", anonymous=True, heartbeat=7, limits=limits, quirks=False)
     app.agent("two", version="1")(agent)
@@ -55,7 +55,7 @@ def test_the_configuration() -> None:
     )
 
 
-def test_what_outlives_a_connection_and_a_process() -> None:
+def test_an_app_configures_resume_window_observers_and_restartable_agents() -> None:
     observers = {"bob": {"*": "observe"}}
     app = App("example", "0.1.0", anonymous=True, resume_window=7, observers=observers)
     app.agent("again", version="1", restartable=True)(agent)
@@ -68,29 +68,29 @@ def test_what_outlives_a_connection_and_a_process() -> None:
     assert App("example", "0.1.0", anonymous=True).config().resume_window_sec == 600
 
 
-def test_all_versions_of_an_agent_are_restartable_or_none(app: App) -> None:
+def test_versions_of_an_agent_are_all_restartable_or_none(app: App) -> None:
     app.agent("two", version="1", restartable=True)(agent)
     app.agent("two", version="2", default=True)(agent)
     with pytest.raises(ValueError, match="two has restartable versions and others"):
         app.config()
 
 
-def test_an_app_that_lets_nobody_in_is_not_served() -> None:
+def test_an_app_without_authentication_is_not_served() -> None:
     with pytest.raises(ValueError, match=r"tokens=.*auth=.*anonymous=True"):
         App("example", "0.1.0").config()
 
 
 @pytest.mark.parametrize("options", [{"tokens": {}}, {"auth": str.upper}, {"anonymous": True}])
-def test_any_way_to_get_in_will_do(options: dict[str, Any]) -> None:
+def test_each_kind_of_authentication_is_enough(options: dict[str, Any]) -> None:
     assert App("example", "0.1.0", **options).config().agents == ()
 
 
-def test_tokens_and_a_verifier_are_one_too_many() -> None:
+def test_tokens_together_with_a_verifier_are_refused() -> None:
     with pytest.raises(ValueError, match="not both"):
         App("example", "0.1.0", tokens={"a": "b"}, auth=str.upper)
 
 
-def test_there_has_to_be_a_thread() -> None:
+def test_max_threads_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="max_threads"):
         App("example", "0.1.0", anonymous=True, max_threads=0)
 
@@ -108,7 +108,7 @@ def test_a_bad_version_is_refused_at_once(app: App, version: str) -> None:
         app.agent("echo", version=version)(agent)
 
 
-def test_the_same_agent_twice(app: App) -> None:
+def test_an_agent_registered_twice_is_refused(app: App) -> None:
     app.agent("echo", version="1")(agent)
     with pytest.raises(ValueError, match="echo@1 is registered already"):
         app.agent("echo", version="1")(plain)
@@ -116,13 +116,13 @@ def test_the_same_agent_twice(app: App) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(None, "1"), ("1", None)])
-def test_with_and_without_a_version(app: App, first: str | None, second: str | None) -> None:
+def test_an_agent_has_versions_or_none(app: App, first: str | None, second: str | None) -> None:
     app.agent("echo", version=first)(agent)
     with pytest.raises(ValueError, match="give each a version"):
         app.agent("echo", version=second)(agent)
 
 
-def test_two_defaults(app: App) -> None:
+def test_two_default_versions_are_refused(app: App) -> None:
     app.agent("echo", version="1", default=True)(agent)
     with pytest.raises(ValueError, match="a default version already"):
         app.agent("echo", version="2", default=True)(agent)
@@ -153,7 +153,7 @@ class Callable:
         (lambda *arguments: None, False),
     ],
 )
-def test_what_can_be_called_with_a_job_and_an_input(app: App, function: Any, is_async: bool) -> None:
+def test_callables_of_a_job_and_an_input_are_agents(app: App, function: Any, is_async: bool) -> None:
     app.agent("echo")(function)
     assert app.find("echo", None).is_async is is_async
 
@@ -175,19 +175,19 @@ def generates(job: Any, input: Any) -> Any:
 
 
 @pytest.mark.parametrize("function", [of_one, of_three, generates, generates_later, None, "agent", 7])
-def test_what_cannot(app: App, function: Any) -> None:
+def test_other_callables_are_refused_as_agents(app: App, function: Any) -> None:
     with pytest.raises(TypeError, match="echo: an agent"):
         app.agent("echo")(function)
     assert app.config().agents == ()
 
 
-def test_an_unknown_isolation(app: App) -> None:
+def test_an_unknown_isolation_is_refused(app: App) -> None:
     isolation: Any = "thread"
     with pytest.raises(ValueError, match='isolation is None or "process"'):
         app.agent("echo", isolation=isolation)(agent)
 
 
-def test_its_repr_names_the_agents_and_no_token(app: App) -> None:
+def test_the_repr_of_an_app_names_agents_and_no_token(app: App) -> None:
     assert repr(app) == "<App example 0.1.0: no agents>"
     app.agent("echo")(agent)
     assert repr(app) == "<App example 0.1.0: echo>"

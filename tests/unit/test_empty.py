@@ -12,7 +12,7 @@ from arcp_proto.empty import NOTHING
 from arcp_proto.errors import InvariantViolated
 
 
-def test_it_reads_as_an_empty_table() -> None:
+def test_the_shared_empty_dict_reads_as_empty() -> None:
     assert not NOTHING and NOTHING == {} and list(NOTHING) == [] and NOTHING.get("a") is None
     assert NOTHING.pop("a", 1) == 1
     NOTHING.clear()
@@ -32,12 +32,12 @@ def _set(table: dict[Any, Any]) -> None:
         lambda table: table.setdefault("a", 1),
     ],
 )
-def test_nothing_can_be_put_in(write: Callable[[dict[Any, Any]], None]) -> None:
+def test_the_shared_empty_dict_cannot_be_filled(write: Callable[[dict[Any, Any]], None]) -> None:
     with pytest.raises(InvariantViolated):
         write(NOTHING)
     assert NOTHING == {}
 
 
-def test_nothing_more_leaves_it_as_it_is() -> None:
+def test_an_empty_update_leaves_the_shared_empty_dict() -> None:
     NOTHING.update({})
     assert NOTHING == {}

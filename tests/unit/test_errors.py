@@ -45,7 +45,7 @@ def test_the_codes_are_those_of_the_draft() -> None:
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_whether_a_retry_can_help(code: str) -> None:
+def test_every_code_tells_whether_a_retry_can_help(code: str) -> None:
     assert RETRYABLE[code] is (code in RETRY_HELPS)
     assert RETRYABLE[ErrorCode(code)] is (code in RETRY_HELPS)
 
@@ -55,7 +55,7 @@ def test_an_unknown_code_has_no_entry() -> None:
     assert len(RETRYABLE) == 15
 
 
-def test_a_refusal_says_what_goes_out() -> None:
+def test_a_refusal_holds_code_and_message() -> None:
     refusal = Refusal(ErrorCode.JOB_NOT_FOUND, "no such job")
     assert (refusal.code, refusal.message, refusal.fatal, refusal.details) == (
         ErrorCode.JOB_NOT_FOUND,
@@ -72,7 +72,7 @@ def test_a_refusal_can_end_the_connection_and_have_details() -> None:
     assert refusal.details == {"retry_after_ms": 5}
 
 
-def test_what_cannot_be_read_is_an_invalid_request() -> None:
+def test_an_unreadable_message_is_an_invalid_request() -> None:
     unreadable = Unreadable("no JSON")
     assert isinstance(unreadable, Refusal)
     assert (unreadable.code, unreadable.message, unreadable.fatal) == (

@@ -60,7 +60,7 @@ def test_no_name_shadows_a_builtin() -> None:
     assert [name for name in errors.__all__ if hasattr(builtins, name)] == []
 
 
-def test_every_exported_name_is_there() -> None:
+def test_every_exported_error_exists() -> None:
     assert [name for name in errors.__all__ if not hasattr(errors, name)] == []
 
 
@@ -101,7 +101,7 @@ def test_the_failure_of_an_agent_has_a_code_that_fits() -> None:
         AgentError("late", code="TIMEOUT", retryable=False)
 
 
-def test_an_error_without_a_message_says_its_code() -> None:
+def test_an_error_without_a_message_shows_its_code() -> None:
     error = JobTimedOut()
 
     assert (error.message, str(error)) == ("TIMEOUT", "TIMEOUT")
@@ -121,6 +121,6 @@ def test_a_lost_heartbeat_is_a_lost_connection() -> None:
     assert (lost.code, lost.retryable) == ("CONNECTION_LOST", True)
 
 
-def test_a_stop_is_no_exception() -> None:
+def test_agent_stopped_is_not_an_exception() -> None:
     assert not issubclass(errors.AgentStopped, Exception)
     assert not issubclass(errors.JobOver, ArcpError)

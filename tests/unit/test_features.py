@@ -7,7 +7,7 @@ from arcp_proto.features import FEATURES, POSITIONS
 from arcp_proto.server.config import SUPPORTED_FEATURES
 
 
-def test_both_roles_know_the_same() -> None:
+def test_both_roles_have_the_same_features() -> None:
     assert CLIENT_FEATURES == SUPPORTED_FEATURES == ClientConfig().features == FEATURES
     assert POSITIONS in FEATURES
     assert len(dict.fromkeys(FEATURES)) == len(FEATURES)

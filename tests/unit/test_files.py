@@ -77,7 +77,7 @@ def test_a_file_that_cannot_be_replaced_is_unchanged(tmp_path: Path) -> None:
     assert not fresh.exists()
 
 
-def test_a_free_name_is_of_no_file(tmp_path: Path) -> None:
+def test_a_free_name_belongs_to_no_file(tmp_path: Path) -> None:
     stem = str(tmp_path / "copy")
     assert free_name(stem) == f"{stem}-1"
     (tmp_path / "copy-1").touch()

@@ -9,7 +9,7 @@ from arcp_proto.final_statuses import FAILURES, FINAL_STATUSES, status_of
 from arcp_proto.server.jobs.job import LIFECYCLE, Status
 
 
-def test_a_job_ends_with_a_status_that_nothing_follows() -> None:
+def test_final_statuses_are_terminal() -> None:
     assert set(FINAL_STATUSES) == {status for status in Status if not LIFECYCLE.get(status)}
 
 

@@ -113,7 +113,7 @@ def kept(positions: list[int], left_out: bool, *progress: int) -> list[int]:
 
 
 @BOTH
-def test_an_ended_subscription_goes_on(features: tuple[str, ...], left_out: bool) -> None:
+def test_an_ended_subscription_continues(features: tuple[str, ...], left_out: bool) -> None:
     story = Story(features)
     story.subscribe()
     story.log()
@@ -133,7 +133,7 @@ def test_an_ended_subscription_goes_on(features: tuple[str, ...], left_out: bool
 
 
 @BOTH
-def test_a_lost_session_goes_on(features: tuple[str, ...], left_out: bool) -> None:
+def test_a_lost_session_continues(features: tuple[str, ...], left_out: bool) -> None:
     story = Story(features)
     story.subscribe()
     story.log()
@@ -149,7 +149,7 @@ def test_a_lost_session_goes_on(features: tuple[str, ...], left_out: bool) -> No
     assert story.got() == kept([*range(1, 9)], left_out, 2, 3, 4, 6, 7)
 
 
-def test_a_session_that_takes_other_kinds_goes_on() -> None:
+def test_a_session_that_takes_other_kinds_continues() -> None:
     story = Story()
     story.subscribe()
     story.log()
@@ -165,7 +165,7 @@ def test_a_session_that_takes_other_kinds_goes_on() -> None:
     assert (story.got(), story.asked()) == ([1, 2, 3, 5, 6], [0, 3, 5])
 
 
-def test_a_streamed_result_is_whole_over_an_ended_subscription() -> None:
+def test_a_streamed_result_is_complete_across_an_ended_subscription() -> None:
     story = Story()
     story.subscribe()
     runtime, pair = story.pair.runtime, story.pair
@@ -180,7 +180,7 @@ def test_a_streamed_result_is_whole_over_an_ended_subscription() -> None:
     assert pair.last(JobEnded).result == "abcd"
 
 
-def test_an_end_behind_chunks_comes() -> None:
+def test_a_terminal_behind_chunks_not_taken_is_handed_out() -> None:
     story = Story()
     story.subscribe()
     runtime, pair = story.pair.runtime, story.pair
@@ -194,7 +194,7 @@ def test_an_end_behind_chunks_comes() -> None:
 
 
 @BOTH
-def test_another_process_resumes(features: tuple[str, ...], left_out: bool) -> None:
+def test_a_restarted_client_resumes(features: tuple[str, ...], left_out: bool) -> None:
     story = Story(features)
     story.subscribe()
     story.log()
@@ -214,7 +214,7 @@ def test_another_process_resumes(features: tuple[str, ...], left_out: bool) -> N
 
 
 @BOTH
-def test_another_process_recovers(features: tuple[str, ...], left_out: bool) -> None:
+def test_a_restarted_client_recovers(features: tuple[str, ...], left_out: bool) -> None:
     story = Story(features)
     story.subscribe()
     story.log()
@@ -233,7 +233,7 @@ def test_another_process_recovers(features: tuple[str, ...], left_out: bool) -> 
 
 
 @BOTH
-def test_a_history_that_is_asked_for_twice_comes_twice(features: tuple[str, ...], left_out: bool) -> None:
+def test_a_history_requested_twice_is_handed_out_twice(features: tuple[str, ...], left_out: bool) -> None:
     story = Story(features)
     story.subscribe()
     story.log()
@@ -250,7 +250,7 @@ def test_a_history_that_is_asked_for_twice_comes_twice(features: tuple[str, ...]
 
 @BOTH
 @pytest.mark.parametrize("after", [1, None])
-def test_a_subscription_from_a_position_on_goes_on(
+def test_a_subscription_from_a_position_continues(
     features: tuple[str, ...], left_out: bool, after: int | None
 ) -> None:
     story = Story(features)
@@ -265,7 +265,7 @@ def test_a_subscription_from_a_position_on_goes_on(
     assert story.got() == kept([2, 3, 4] if after else [2, 3], left_out, 2, 3 if after else 2)
 
 
-def test_positions_that_a_bound_has_cut_are_told() -> None:
+def test_positions_of_a_cut_history_are_reported() -> None:
     story = Story(limits=Limits(max_history_events=3))
     story.subscribe()
     story.log()
@@ -278,7 +278,7 @@ def test_positions_that_a_bound_has_cut_are_told() -> None:
     assert story.got() == [1, 2, 3, 5, 6, 7, 8]
 
 
-def test_the_submitting_session_goes_on_over_gaps() -> None:
+def test_the_submitting_session_continues_over_gaps() -> None:
     config = ClientConfig(features=FEW)
     pair = Pair(CONFIG, config)
     pair.connect()

@@ -39,7 +39,7 @@ def test_every_default_is_a_positive_whole_number() -> None:
         assert value > 0, name
 
 
-def test_a_host_changes_one_by_its_name_and_for_good() -> None:
+def test_a_limit_is_set_by_name_and_immutable() -> None:
     changed = Limits(max_envelope_bytes=1000)
     assert changed.max_envelope_bytes == 1000
     assert changed.max_chunk_bytes == Limits().max_chunk_bytes
@@ -59,7 +59,7 @@ def test_a_chunk_fits_a_frame() -> None:
     assert codec.HEAD_BYTES + len(codec.encode_checked(event)) + len(body) <= defaults.max_envelope_bytes
 
 
-def test_a_listed_job_fits_a_frame_whatever_its_lease() -> None:
+def test_a_listing_entry_with_the_largest_lease_fits_a_frame() -> None:
     entry = JobEntry(
         "job_" + "0" * 26, "a" * 256, "timed_out", {}, "t" * 30, "t" * 30, 10**18, "j" * 30, "f" * 32
     )
@@ -67,7 +67,7 @@ def test_a_listed_job_fits_a_frame_whatever_its_lease() -> None:
     assert codec.HEAD_BYTES + len(page) + limits.MAX_LEASE_BYTES <= Limits().max_envelope_bytes
 
 
-def test_what_is_read_early_is_read_later_and_our_frames_are_read_by_us() -> None:
+def test_limits_of_frames_and_messages_are_consistent() -> None:
     defaults = Limits()
     assert defaults.max_early_message_bytes <= defaults.max_message_bytes
     assert defaults.max_envelope_bytes <= defaults.max_client_envelope_bytes <= defaults.max_message_bytes
@@ -81,7 +81,7 @@ def test_help_documents_every_field() -> None:
     assert told == list(Limits.__struct_fields__)
 
 
-def test_the_table_of_the_guide_says_the_defaults() -> None:
+def test_the_table_of_the_guide_has_the_defaults() -> None:
     guide = (Path(__file__).parents[2] / "docs" / "guides" / "limits.md").read_text()
     table = guide.partition("| Field of `Limits` |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| \S", table, re.MULTILINE)

@@ -40,7 +40,7 @@ def config(**fields: Any) -> RuntimeConfig:
     return RuntimeConfig(name="pair", version="1", agents=(AgentInfo("echo", ("1.0.0",)),), **fields)
 
 
-def test_the_handshake(pair: Pair) -> None:
+def test_client_and_runtime_shake_hands(pair: Pair) -> None:
     welcomed = pair.last(Welcomed)
     assert welcomed.runtime.name == "pair"
     assert welcomed.features == set(CLIENT_FEATURES) - {"provisioned_credentials"}
@@ -48,7 +48,7 @@ def test_the_handshake(pair: Pair) -> None:
     assert list(pair.runtime_state.sessions) == [pair.client.session_id]
 
 
-def test_a_wrong_token() -> None:
+def test_a_wrong_token_is_unauthenticated() -> None:
     pair = Pair()
     pair.connect("wrong")
     failed, ended = pair.events
@@ -59,7 +59,7 @@ def test_a_wrong_token() -> None:
     assert not pair.runtime_state.connections
 
 
-def test_an_anonymous_client(pair: Pair) -> None:
+def test_an_anonymous_client_is_welcomed(pair: Pair) -> None:
     pair = Pair()
     pair.connect(None)
     assert pair.last(Welcomed).session_id == pair.client.session_id
@@ -113,7 +113,7 @@ def test_a_refused_submit_between_two_others(pair: Pair) -> None:
     ]
 
 
-def test_a_cancel_its_answer_and_the_verified_end(pair: Pair) -> None:
+def test_a_cancel_is_answered_and_ends_the_job(pair: Pair) -> None:
     job_id = pair.submit()
     request_id = pair.client.cancel(job_id, "enough", now=pair.now)
     pair.settle()
@@ -137,7 +137,7 @@ def test_a_cancel_that_crosses_the_end_of_its_job(pair: Pair) -> None:
     assert pair.last(CancelAcknowledged) == CancelAcknowledged(again, job_id, 3, "success")
 
 
-def test_a_cancel_of_no_job(pair: Pair) -> None:
+def test_a_cancel_of_an_unknown_job_is_refused(pair: Pair) -> None:
     request_id = pair.client.cancel(JobId("job_unknown"), now=pair.now)
     pair.settle()
     refused = pair.last(RequestRefused)
@@ -151,7 +151,7 @@ def test_a_cancel_of_no_job(pair: Pair) -> None:
         ([b"\x00" * 50_000, b"\xff"], b"\x00" * 50_000 + b"\xff"),
     ],
 )
-def test_a_streamed_result(pair: Pair, pieces: list[str | bytes], expected: str | bytes) -> None:
+def test_a_streamed_result_is_joined(pair: Pair, pieces: list[str | bytes], expected: str | bytes) -> None:
     job_id = pair.submit()
     for piece in pieces:
         pair.runtime.agents.write_result(job_id, piece, now=pair.now)
@@ -163,7 +163,7 @@ def test_a_streamed_result(pair: Pair, pieces: list[str | bytes], expected: str 
     assert {event.kind for event in pair.all(JobEvent)} == {"result_chunk"}
 
 
-def test_a_large_value_comes_whole(pair: Pair) -> None:
+def test_a_large_value_arrives_complete(pair: Pair) -> None:
     job_id = pair.submit()
     value = {"text": "ü" * 100_000, "numbers": list(range(1000))}
     pair.runtime.agents.finish(job_id, value, now=pair.now)
@@ -171,7 +171,7 @@ def test_a_large_value_comes_whole(pair: Pair) -> None:
     assert pair.last(JobEnded).result == value
 
 
-def test_a_stream_for_a_client_without_chunks_comes_inline() -> None:
+def test_a_stream_for_a_client_without_chunks_is_inline() -> None:
     pair = Pair(client=ClientConfig(features=("heartbeat",)))
     pair.connect()
     job_id = pair.submit()
@@ -184,7 +184,7 @@ def test_a_stream_for_a_client_without_chunks_comes_inline() -> None:
 @pytest.mark.parametrize(
     "code", ["INTERNAL_ERROR", "INVALID_REQUEST", "JOB_NOT_FOUND", "UNAUTHENTICATED", "MINE"]
 )
-def test_an_agent_that_fails_with_any_code(pair: Pair, code: str) -> None:
+def test_the_error_of_an_agent_with_any_code_reaches_the_client(pair: Pair, code: str) -> None:
     job_id = pair.submit()
     request_id = pair.client.cancel(job_id, now=pair.now)
     pair.runtime.agents.fail(job_id, code, "why", now=pair.now, details={"request_id": "upstream"})
@@ -194,7 +194,7 @@ def test_an_agent_that_fails_with_any_code(pair: Pair, code: str) -> None:
     assert [answer.request_id for answer in pair.all(CancelAcknowledged)] == [request_id]
 
 
-def test_a_job_that_runs_too_long(pair: Pair) -> None:
+def test_a_job_that_runs_too_long_times_out(pair: Pair) -> None:
     job_id = pair.submit(max_runtime_sec=3)
     pair.advance(3)
     assert pair.last(StopJob).job_id == job_id
@@ -203,7 +203,7 @@ def test_a_job_that_runs_too_long(pair: Pair) -> None:
     assert (end.final_status, end.code, end.details) == ("timed_out", "TIMEOUT", {"stopped": False})
 
 
-def test_what_was_processed_frees_the_log_of_the_runtime(pair: Pair) -> None:
+def test_processed_events_free_the_log_of_the_runtime(pair: Pair) -> None:
     job_id = pair.submit()
     for number in range(100):
         pair.runtime.agents.emit(job_id, "log", Log("info", str(number)), now=pair.now)
@@ -227,14 +227,14 @@ def test_the_trace_of_a_submit_comes_back(pair: Pair) -> None:
     assert pair.sent_by("runtime", "job.result")[0]["trace_id"] == traceparent[3:35]
 
 
-def test_an_idle_session_stays(pair: Pair) -> None:
+def test_an_idle_session_stays_open_by_heartbeats(pair: Pair) -> None:
     pair.advance(1000)
     assert pair.all(ConnectionEnded) == []
     assert pair.sent_by("client", "session.ping")
 
 
 @pytest.mark.parametrize("mute", ["client", "runtime"])
-def test_a_side_that_is_not_heard_any_more_is_given_up(pair: Pair, mute: str) -> None:
+def test_a_silent_side_is_given_up(pair: Pair, mute: str) -> None:
     pair.muted[mute] = True
     pair.advance(70)
     ended = pair.last(ConnectionEnded)
@@ -246,7 +246,7 @@ def test_a_side_that_is_not_heard_any_more_is_given_up(pair: Pair, mute: str) ->
         assert pair.last(SessionFailed).code == "HEARTBEAT_LOST"
 
 
-def test_a_close_and_a_new_session(pair: Pair) -> None:
+def test_a_new_session_follows_a_close(pair: Pair) -> None:
     first = pair.client.session_id
     pair.client.close("done", now=pair.now)
     pair.settle()
@@ -261,7 +261,7 @@ def test_a_close_and_a_new_session(pair: Pair) -> None:
     assert pair.last(JobEnded).seq == 1
 
 
-def test_a_dropped_transport(pair: Pair) -> None:
+def test_a_dropped_transport_is_resumed(pair: Pair) -> None:
     pair.submit()
     pair.drop()
     assert pair.last(ConnectionEnded).who == "transport"
@@ -271,7 +271,7 @@ def test_a_dropped_transport(pair: Pair) -> None:
     assert len(pair.all(Welcomed)) == 2
 
 
-def test_a_runtime_that_shuts_down(pair: Pair) -> None:
+def test_a_shutdown_reaches_the_client(pair: Pair) -> None:
     job_id = pair.submit()
     pair.runtime.shut_down(1.0, now=pair.now)
     pair.client.submit("echo", now=pair.now)
@@ -283,7 +283,7 @@ def test_a_runtime_that_shuts_down(pair: Pair) -> None:
     assert pair.last(ConnectionEnded).who == "transport"
 
 
-def test_too_many_jobs_is_an_answer() -> None:
+def test_one_job_too_many_is_refused() -> None:
     runtime = config(limits=Limits(max_total_running_jobs=1))
     pair = Pair(runtime)
     pair.connect()
@@ -351,7 +351,7 @@ def test_a_child_is_followed_where_its_frames_come_anyhow(pair: Pair) -> None:
     assert pair.last(JobEnded).job_id == job_id
 
 
-def test_what_children_did_comes_after_a_resume(pair: Pair) -> None:
+def test_events_of_children_follow_a_resume(pair: Pair) -> None:
     _, child = delegated(pair)
     pair.drop()
     pair.runtime.agents.emit(child, "log", Log("info", "hi"), now=pair.now)

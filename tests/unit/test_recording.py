@@ -98,7 +98,7 @@ def say_everything(world: World) -> None:
     world.advance(10)
 
 
-def test_a_replay_is_the_original() -> None:
+def test_a_replay_reproduces_every_output() -> None:
     world, lines = recorded()
     say_everything(world)
     again = replay(lines)
@@ -117,7 +117,7 @@ def test_a_replay_is_the_original() -> None:
     assert len(again.outputs) == len([name for name in inputs if name != "line"])
 
 
-def test_a_part_of_a_line_is_life_in_a_replay_as_well() -> None:
+def test_a_partial_line_counts_as_life_in_a_replay() -> None:
     world = World(msgspec.structs.replace(CONFIG, heartbeat_interval_sec=10))
     lines: list[str] = []
     record(world.runtime, lines.append, salt=SALT, keep_secrets=True)
@@ -217,7 +217,7 @@ def test_a_secret_in_a_message_of_any_type_is_covered(payload: dict[str, Any], l
     assert len(replay(lines).outputs) == len(lines) - 1
 
 
-def test_what_a_refused_client_calls_its_token_changes_nothing_else() -> None:
+def test_a_refused_token_is_not_replaced_in_other_texts() -> None:
     world, lines = recorded(keep=False)
     world.connect().hello(token="echo")
     job = world.client().submit("echo", input={"x": "echo"})
@@ -227,7 +227,7 @@ def test_what_a_refused_client_calls_its_token_changes_nothing_else() -> None:
     assert [envelope for _, envelope in replay(lines).envelopes if b'"log"' in envelope] != []
 
 
-def test_what_agents_and_users_say_is_covered_by_name_and_if_it_is_known() -> None:
+def test_secrets_of_agents_and_users_are_covered_by_name_and_value() -> None:
     world, lines = recorded(keep=False)
     job = world.client().submit()
     world.emit(job, "x-vendor.a.b", {"password": "s3cret", "list": ["tok-alice", {"x": 1}]})
@@ -240,7 +240,7 @@ def test_what_agents_and_users_say_is_covered_by_name_and_if_it_is_known() -> No
     assert len(replay(lines).outputs) == len(lines) - 1
 
 
-def test_what_raises_before_it_has_changed_anything_is_not_recorded() -> None:
+def test_a_call_that_raises_is_not_recorded() -> None:
     world, lines = recorded()
     peer = world.client()
     job = peer.submit()
@@ -295,7 +295,7 @@ def test_a_client_is_recorded_too() -> None:
     assert [envelope for _, envelope in replay(lines).envelopes] == first
 
 
-def test_a_client_that_goes_on_is_recorded_with_what_it_went_on_with() -> None:
+def test_a_resumed_client_is_recorded_with_its_resumption() -> None:
     job = ResumedJob(JobId("job_1"), 3, observed=True)
     resumption = Resumption(SessionId("sess_x"), Secret("rt_secret"), 4, (job,))
     outcomes = []
@@ -369,7 +369,7 @@ def test_an_empty_recording_is_a_new_machine() -> None:
         [header(), '{"input":"message","arguments":[7,{"$text":"x"}],"now":1}'],
     ],
 )
-def test_what_is_no_recording(lines: list[str]) -> None:
+def test_lines_that_are_not_a_recording_raise(lines: list[str]) -> None:
     with pytest.raises(LocalProtocolError):
         replay(lines)
 

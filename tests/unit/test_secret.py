@@ -30,37 +30,37 @@ SHOWN: dict[str, Callable[[Secret], object]] = {
 
 
 @pytest.mark.parametrize("show", SHOWN.values(), ids=SHOWN)
-def test_nothing_shows_it(show: Callable[[Secret], object]) -> None:
+def test_no_repr_or_format_shows_a_secret(show: Callable[[Secret], object]) -> None:
     assert VALUE not in repr(show(Secret(VALUE)))
 
 
-def test_a_log_does_not_show_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_does_not_show_a_secret(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("test").error("refused %s", Secret(VALUE))
     assert "refused" in caplog.text
     assert VALUE not in caplog.text
 
 
-def test_it_is_revealed_on_purpose() -> None:
+def test_reveal_returns_the_value_of_a_secret() -> None:
     assert Secret(VALUE).reveal() == VALUE
 
 
 @given(st.text(), st.text())
-def test_it_matches_its_own_digest_and_no_other(one: str, other: str) -> None:
+def test_a_secret_matches_only_its_own_digest(one: str, other: str) -> None:
     assert Secret(one).matches(Secret(one).digest())
     assert Secret(one).matches(Secret(other).digest()) == (one == other)
 
 
-def test_its_digest_is_sha256() -> None:
+def test_the_digest_of_a_secret_is_sha256() -> None:
     assert Secret("abc").digest() == hashlib.sha256(b"abc").digest()
     assert not Secret("abc").matches(b"")
 
 
-def test_a_value_that_is_no_text_has_a_digest() -> None:
+def test_a_secret_with_a_lone_surrogate_has_a_digest() -> None:
     assert Secret("\ud800").matches(Secret("\ud800").digest())
     assert not Secret("\ud800").matches(Secret("\ud801").digest())
 
 
-def test_it_is_not_compared() -> None:
+def test_a_secret_cannot_be_compared() -> None:
     one = Secret(VALUE)
     for other in (one, Secret(VALUE), VALUE, None):
         with pytest.raises(TypeError, match="matches"):
@@ -71,7 +71,7 @@ def test_it_is_not_compared() -> None:
         _ = VALUE in [one]
 
 
-def test_it_is_not_hashed() -> None:
+def test_a_secret_cannot_be_hashed() -> None:
     with pytest.raises(TypeError, match="digest"):
         hash(Secret(VALUE))
     with pytest.raises(TypeError, match="digest"):
@@ -79,21 +79,21 @@ def test_it_is_not_hashed() -> None:
 
 
 @pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_it_is_not_copied_out(duplicate: Callable[[Secret], object]) -> None:
+def test_a_secret_cannot_be_pickled(duplicate: Callable[[Secret], object]) -> None:
     with pytest.raises(TypeError, match="cannot be pickled"):
         duplicate(Secret(VALUE))
 
 
-def test_it_is_not_encoded() -> None:
+def test_a_secret_cannot_be_encoded() -> None:
     with pytest.raises(TypeError):
         msgspec.json.encode({"token": Secret(VALUE)})
 
 
-def test_it_has_no_dict_to_look_into() -> None:
+def test_a_secret_has_no_dict() -> None:
     with pytest.raises(TypeError):
         vars(Secret(VALUE))
 
 
-def test_whether_there_is_one() -> None:
+def test_an_empty_secret_is_false() -> None:
     assert Secret(VALUE)
     assert not Secret("")

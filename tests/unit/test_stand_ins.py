@@ -44,7 +44,7 @@ SALT = b"s" * SALT_BYTES
         '{"auth":{"token":"%s"},"x":' + "[" * 70,
     ],
 )
-def test_no_secret_survives(text: str) -> None:
+def test_no_secret_survives_redaction(text: str) -> None:
     message = text.replace("%s", "s3cret").encode("latin-1")
     redacted = redact(message, StandIns(SALT))
     assert b"s3cret" not in redacted
@@ -62,7 +62,7 @@ def test_no_secret_survives(text: str) -> None:
         b"",
     ],
 )
-def test_what_holds_no_secret_is_left_alone(message: bytes) -> None:
+def test_a_message_without_a_secret_is_not_changed(message: bytes) -> None:
     assert redact(message, StandIns(SALT)) == message
 
 
@@ -95,7 +95,7 @@ def _came_of(message: bytes) -> object:
     return envelope.type, envelope.id, repr(hello)
 
 
-def test_a_redacted_message_still_says_the_rest() -> None:
+def test_a_redacted_message_keeps_the_other_fields() -> None:
     frame: dict[str, Any] = {
         "id": "h",
         "type": "session.hello",
@@ -115,7 +115,7 @@ def test_stand_ins_are_as_long_as_secrets_and_differ_by_salt() -> None:
     assert found.of("") == ""
 
 
-def test_a_token_is_known_once_the_host_has_said_whose_it_is() -> None:
+def test_a_token_is_remembered_once_the_host_has_verified_it() -> None:
     found = StandIns(SALT)
     found.shown(1, "one")
     found.shown(2, "two")
@@ -136,7 +136,7 @@ def test_the_token_of_a_connection_that_is_lost_before_its_answer_is_forgotten()
     assert not stand_ins._pending
 
 
-def test_no_more_secrets_are_remembered_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_secrets_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stand_ins, "_MOST_PROVED", 2)
     found = StandIns(SALT)
     for secret in ("a", "b"):
@@ -175,5 +175,5 @@ def test_a_client_learns_secrets_from_its_runtime() -> None:
         ("{", None),
     ],
 )
-def test_the_token_of_a_hello(message: str, token: str | None) -> None:
+def test_the_token_of_a_hello_is_replaced(message: str, token: str | None) -> None:
     assert token_of(message.encode()) == token

@@ -22,7 +22,7 @@ def stop(world: World, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("seconds", [66, 90, 3_600])
-def test_a_runtime_that_stood_still_reads_before_it_gives_up_a_client(
+def test_a_stopped_runtime_reads_before_it_gives_up_a_client(
     world: World, peer: Peer, seconds: float
 ) -> None:
     world.advance(HEARTBEAT - 1)
@@ -35,7 +35,7 @@ def test_a_runtime_that_stood_still_reads_before_it_gives_up_a_client(
     assert peer.codes() == ["HEARTBEAT_LOST"]
 
 
-def test_a_client_that_said_nothing_meanwhile_is_given_up_soon(world: World, peer: Peer) -> None:
+def test_a_silent_client_is_given_up_soon_after_a_stop(world: World, peer: Peer) -> None:
     stop(world, 90)
     assert peer.closing is None
     assert peer.frames[-1]["type"] == "session.ping"
@@ -45,7 +45,7 @@ def test_a_client_that_said_nothing_meanwhile_is_given_up_soon(world: World, pee
     assert peer.codes() == ["HEARTBEAT_LOST"]
 
 
-def test_a_process_that_stands_still_again_and_again_reads_each_time(world: World, peer: Peer) -> None:
+def test_a_process_reads_after_every_stop(world: World, peer: Peer) -> None:
     for _ in range(5):
         stop(world, 100)
         assert peer.closing is None
@@ -72,7 +72,7 @@ def test_a_hello_that_waits_in_the_transport_is_read_after_a_stop(world: World) 
 
 
 @pytest.mark.parametrize("seconds", [66, 90, 3_600])
-def test_a_client_that_stood_still_reads_before_it_gives_up_its_runtime(seconds: float) -> None:
+def test_a_stopped_client_reads_before_it_gives_up_its_runtime(seconds: float) -> None:
     runtime = ScriptedRuntime()
     runtime.welcome(heartbeat_interval_sec=HEARTBEAT)
     runtime.now += int(seconds * SECOND)
@@ -85,7 +85,7 @@ def test_a_client_that_stood_still_reads_before_it_gives_up_its_runtime(seconds:
     assert runtime.closings[0].reason.startswith("nothing was received")
 
 
-def test_a_client_reads_the_welcome_that_came_while_it_stood_still() -> None:
+def test_a_client_reads_the_welcome_that_came_during_a_stop() -> None:
     runtime = ScriptedRuntime()
     runtime.now += 60 * SECOND
     runtime.carry_out(runtime.client.handle_timer(now=runtime.now))

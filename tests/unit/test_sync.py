@@ -53,7 +53,7 @@ def parameters(function: Callable[..., Any]) -> list[tuple[str, Any, Any, Any]]:
 
 
 @pytest.mark.parametrize(("theirs", "ours"), TWINS, ids=lambda cls: str(cls.__qualname__))
-def test_every_public_name_is_there(theirs: type, ours: type) -> None:
+def test_the_sync_client_has_every_public_name(theirs: type, ours: type) -> None:
     names = public_names(theirs)
     assert [name for name in names if name not in vars(ours)] == []
     assert [name for name in public_names(ours) if name not in names] == []
@@ -102,7 +102,7 @@ OWN_WORDS: Final = ("cancel", "fetch_allowed", "http_client", "result", "wait")
 
 
 @pytest.mark.parametrize(("theirs", "ours"), TWINS, ids=lambda cls: str(cls.__qualname__))
-def test_docstrings_are_the_same_or_lead_to_them(theirs: type, ours: type) -> None:
+def test_docstrings_of_the_sync_client_repeat_or_name_the_async_ones(theirs: type, ours: type) -> None:
     original = documented(theirs)
     for name, text in documented(ours).items():
         assert text, f"{name} has no docstring"

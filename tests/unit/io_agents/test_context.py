@@ -112,7 +112,7 @@ def run(
 # What it knows and says.
 
 
-def test_what_it_knows(running: RunningJob) -> None:
+def test_a_job_context_knows_its_job(running: RunningJob) -> None:
     job = JobContext(running)
 
     assert (job.id, job.principal, job.agent, job.trace_id) == (JOB, "alice", "echo@1.0.0", "1" * 32)
@@ -187,7 +187,7 @@ SAID: list[tuple[Callable[[Any], Any], str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("say", "kind", "body"), SAID)
-def test_what_it_says(
+def test_a_job_context_publishes_every_kind(
     notes: Notes, running: RunningJob, say: Callable[[Any], Any], kind: str, body: dict[str, Any]
 ) -> None:
     run(say, running)
@@ -195,7 +195,7 @@ def test_what_it_says(
 
 
 @pytest.mark.parametrize(("say", "kind", "body"), SAID)
-def test_what_its_blocking_twin_says(
+def test_a_blocking_context_publishes_every_kind(
     notes: Notes, running: RunningJob, say: Callable[[Any], Any], kind: str, body: dict[str, Any]
 ) -> None:
     run_plain(say, running)
@@ -223,7 +223,7 @@ def test_what_its_blocking_twin_says(
         lambda job: job.tool_result("c", result=1, error={"code": "X", "message": "no"}),
     ],
 )
-def test_what_is_of_the_wrong_type_raises_and_says_nothing(
+def test_an_argument_of_a_wrong_type_raises_and_publishes_nothing(
     notes: Notes, running: RunningJob, say: Callable[[Any], Any]
 ) -> None:
     with pytest.raises(TypeError):
@@ -245,7 +245,7 @@ def test_what_is_of_the_wrong_type_raises_and_says_nothing(
         lambda job: job.emit("log", {"level": "info"}),
     ],
 )
-def test_what_cannot_be_sent_raises_and_says_nothing(
+def test_a_value_that_cannot_be_sent_raises_and_publishes_nothing(
     notes: Notes, running: RunningJob, say: Callable[[Any], Any]
 ) -> None:
     with pytest.raises(LocalProtocolError):
@@ -265,7 +265,7 @@ def test_tool_calls_are_counted(notes: Notes, running: RunningJob) -> None:
 # Tools.
 
 
-def test_a_tool_that_succeeds(notes: Notes, running: RunningJob) -> None:
+def test_a_tool_block_publishes_call_and_result(notes: Notes, running: RunningJob) -> None:
     async def agent(job: JobContext) -> None:
         async with job.tool("grep", {"x": 1}) as call:
             call.result = ["line"]
@@ -291,7 +291,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("error", "told"), FAILURES)
-def test_a_tool_that_fails(
+def test_a_failing_tool_block_publishes_its_error(
     notes: Notes, running: RunningJob, error: BaseException, told: tuple[str, str, bool]
 ) -> None:
     async def agent(job: JobContext) -> None:
@@ -310,7 +310,7 @@ def test_a_tool_that_fails(
 
 
 @pytest.mark.parametrize(("error", "told"), FAILURES)
-def test_a_tool_that_fails_in_a_thread(
+def test_a_failing_tool_block_in_a_thread_publishes_its_error(
     notes: Notes, running: RunningJob, error: BaseException, told: tuple[str, str, bool]
 ) -> None:
     def agent(job: BlockingJobContext) -> None:
@@ -324,7 +324,7 @@ def test_a_tool_that_fails_in_a_thread(
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_tool_whose_own_time_is_over(notes: Notes, running: RunningJob, backend: str) -> None:
+def test_a_cancelled_tool_block_publishes_cancelled(notes: Notes, running: RunningJob, backend: str) -> None:
     async def agent(job: JobContext) -> None:
         with anyio.CancelScope() as scope:
             async with job.tool("grep"):
@@ -364,7 +364,7 @@ def test_a_streamed_result_is_cut(notes: Notes, running: RunningJob) -> None:
     assert notes.sizes == [0, 4, 4, 1, 1]
 
 
-def test_a_binary_result(notes: Notes, running: RunningJob) -> None:
+def test_a_binary_result_is_streamed(notes: Notes, running: RunningJob) -> None:
     def agent(job: BlockingJobContext) -> None:
         with job.stream_result(encoding="base64") as out:
             out.write(b"abcdef")
@@ -376,7 +376,9 @@ def test_a_binary_result(notes: Notes, running: RunningJob) -> None:
 @pytest.mark.parametrize(
     ("encoding", "data"), [("utf8", b"a"), ("base64", "a"), ("utf8", None), ("base64", [1])]
 )
-def test_a_piece_of_the_wrong_type(notes: Notes, running: RunningJob, encoding: Any, data: Any) -> None:
+def test_a_piece_of_the_wrong_type_raises(
+    notes: Notes, running: RunningJob, encoding: Any, data: Any
+) -> None:
     async def agent(job: JobContext) -> None:
         async with job.stream_result(encoding=encoding) as out:
             await out.write(data)
@@ -386,7 +388,7 @@ def test_a_piece_of_the_wrong_type(notes: Notes, running: RunningJob, encoding: 
     assert len(notes.said) == 1
 
 
-def test_an_unknown_encoding(notes: Notes, running: RunningJob) -> None:
+def test_an_unknown_encoding_of_a_result_raises(notes: Notes, running: RunningJob) -> None:
     async def agent(job: JobContext) -> None:
         encoding: Any = "latin1"
         async with job.stream_result(encoding=encoding):
@@ -423,7 +425,7 @@ def test_a_result_beyond_its_limit_is_told_to_the_pump(notes: Notes, running: Ru
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_it_gives_way_after_64_events(notes: Notes, running: RunningJob, backend: str) -> None:
+def test_emit_yields_after_64_events(notes: Notes, running: RunningJob, backend: str) -> None:
     async def agent(job: JobContext) -> None:
         for count in range(1, 641):
             await job.thought("hm")
@@ -433,7 +435,7 @@ def test_it_gives_way_after_64_events(notes: Notes, running: RunningJob, backend
     assert notes.turns == 10
 
 
-def test_it_gives_way_after_a_millisecond(notes: Notes, running: RunningJob) -> None:
+def test_emit_yields_after_a_millisecond(notes: Notes, running: RunningJob) -> None:
     async def agent(job: JobContext) -> None:
         await job.thought("hm")
         assert notes.turns == 0
@@ -447,7 +449,7 @@ def test_it_gives_way_after_a_millisecond(notes: Notes, running: RunningJob) -> 
     run(agent, running)
 
 
-def test_it_gives_way_after_64_kib_of_a_result(notes: Notes, running: RunningJob) -> None:
+def test_a_result_yields_after_64_kib(notes: Notes, running: RunningJob) -> None:
     notes.limits = Limits(max_chunk_bytes=32 * 1024)
 
     async def agent(job: JobContext) -> None:
@@ -459,7 +461,7 @@ def test_it_gives_way_after_64_kib_of_a_result(notes: Notes, running: RunningJob
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_paused_job_waits(notes: Notes, running: RunningJob, backend: str) -> None:
+def test_emit_of_a_paused_job_waits(notes: Notes, running: RunningJob, backend: str) -> None:
     async def agent(job: JobContext) -> None:
         running.pause()
         async with anyio.create_task_group() as tasks:
@@ -478,7 +480,7 @@ def test_a_paused_job_waits(notes: Notes, running: RunningJob, backend: str) -> 
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_paused_result_waits(notes: Notes, running: RunningJob, backend: str) -> None:
+def test_a_result_of_a_paused_job_waits(notes: Notes, running: RunningJob, backend: str) -> None:
     async def agent(job: JobContext) -> None:
         async with job.stream_result() as out, anyio.create_task_group() as tasks:
             running.pause()
@@ -523,7 +525,7 @@ def test_a_stopping_job_neither_waits_nor_is_cancelled(
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("paused", [True, False])
-def test_an_agent_that_only_speaks_is_cancelled(
+def test_an_agent_that_only_emits_is_cancelled(
     notes: Notes, running: RunningJob, backend: str, paused: bool
 ) -> None:
     async def agent(job: JobContext) -> None:
@@ -543,7 +545,9 @@ def test_an_agent_that_only_speaks_is_cancelled(
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_what_unwinds_for_ever_starves_nobody(notes: Notes, running: RunningJob, backend: str) -> None:
+def test_an_agent_that_unwinds_for_ever_starves_no_other_task(
+    notes: Notes, running: RunningJob, backend: str
+) -> None:
     async def agent(job: JobContext) -> None:
         async def end() -> None:
             await anyio.lowlevel.checkpoint()
@@ -566,7 +570,9 @@ def test_what_unwinds_for_ever_starves_nobody(notes: Notes, running: RunningJob,
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_tool_that_ends_as_its_job_is_cancelled(notes: Notes, running: RunningJob, backend: str) -> None:
+def test_a_tool_block_that_ends_during_a_cancel_publishes_its_end(
+    notes: Notes, running: RunningJob, backend: str
+) -> None:
     async def agent(job: JobContext) -> None:
         with anyio.CancelScope() as scope:
             async with job.tool("grep"):
@@ -577,7 +583,7 @@ def test_a_tool_that_ends_as_its_job_is_cancelled(notes: Notes, running: Running
     assert notes.said[1][1]["error"]["code"] == "CANCELLED"
 
 
-def test_a_tool_whose_result_cannot_be_sent(notes: Notes, running: RunningJob) -> None:
+def test_a_tool_result_that_cannot_be_sent_raises(notes: Notes, running: RunningJob) -> None:
     async def agent(job: JobContext) -> None:
         async with job.tool("grep") as call:
             call.result = object()
@@ -595,7 +601,7 @@ def test_a_tool_whose_result_cannot_be_sent(notes: Notes, running: RunningJob) -
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_stop_lets_go_of_who_waits(notes: Notes, running: RunningJob, backend: str) -> None:
+def test_a_stop_releases_a_paused_emit(notes: Notes, running: RunningJob, backend: str) -> None:
     async def agent(job: JobContext) -> None:
         running.pause()
         async with anyio.create_task_group() as tasks:
@@ -608,7 +614,7 @@ def test_a_stop_lets_go_of_who_waits(notes: Notes, running: RunningJob, backend:
 
 
 @pytest.mark.parametrize("say", [entry[0] for entry in SAID])
-def test_after_the_end_everything_raises(
+def test_after_the_end_every_call_raises(
     notes: Notes, running: RunningJob, say: Callable[[Any], Any]
 ) -> None:
     notes.unfinished.clear()
@@ -673,7 +679,7 @@ def run_plain(
     return anyio.run(main, backend=backend)
 
 
-def test_the_twin_has_the_same_names(running: RunningJob) -> None:
+def test_the_blocking_context_has_the_same_names(running: RunningJob) -> None:
     def names(kind: type) -> set[str]:
         return {name for name in vars(kind) if not name.startswith("_")}
 
@@ -681,7 +687,9 @@ def test_the_twin_has_the_same_names(running: RunningJob) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_the_twin_speaks_from_its_thread(notes: Notes, running: RunningJob, backend: str) -> None:
+def test_the_blocking_context_publishes_from_its_thread(
+    notes: Notes, running: RunningJob, backend: str
+) -> None:
     def agent(job: BlockingJobContext) -> str:
         assert threading.current_thread() is not threading.main_thread()
         assert (job.id, job.principal, job.agent, job.trace_id) == (JOB, "alice", "echo@1.0.0", "1" * 32)
@@ -696,7 +704,9 @@ def test_the_twin_speaks_from_its_thread(notes: Notes, running: RunningJob, back
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_stop_is_raised_once_and_is_no_exception(notes: Notes, running: RunningJob, backend: str) -> None:
+def test_a_stop_is_raised_once_and_is_not_an_exception(
+    notes: Notes, running: RunningJob, backend: str
+) -> None:
     def agent(job: BlockingJobContext) -> None:
         job.log("info", "before")
         running.stop("cancelled by the client", 0)
@@ -714,7 +724,7 @@ def test_a_stop_is_raised_once_and_is_no_exception(notes: Notes, running: Runnin
     assert [body["message"] for _, body in notes.said] == ["before", "cleaning up"]
 
 
-def test_the_twin_after_the_end(notes: Notes, running: RunningJob) -> None:
+def test_the_blocking_context_raises_after_the_end(notes: Notes, running: RunningJob) -> None:
     def agent(job: BlockingJobContext) -> None:
         notes.unfinished.clear()
         job.log("info", "late")
@@ -723,7 +733,7 @@ def test_the_twin_after_the_end(notes: Notes, running: RunningJob) -> None:
         run_plain(agent, running)
 
 
-def test_the_twin_of_a_host_that_is_gone(running: RunningJob) -> None:
+def test_the_blocking_context_of_a_stopped_host_raises(running: RunningJob) -> None:
     async def main() -> BlockingJobContext:
         async with BlockingPortal() as portal:
             return BlockingJobContext(running, portal)
@@ -734,7 +744,7 @@ def test_the_twin_of_a_host_that_is_gone(running: RunningJob) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_paused_twin_waits(notes: Notes, running: RunningJob, backend: str) -> None:
+def test_the_blocking_context_of_a_paused_job_waits(notes: Notes, running: RunningJob, backend: str) -> None:
     async def main() -> None:
         running.pause()
         async with BlockingPortal() as portal, anyio.create_task_group() as tasks:

@@ -174,7 +174,7 @@ ASKS: list[tuple[Function, tuple[Any, ...]]] = [
 
 @both
 @pytest.mark.parametrize(("ask", "asked"), ASKS)
-def test_what_it_asks(
+def test_a_job_context_asks_the_gate(
     notes: Notes, running: RunningJob, run: Any, ask: Function, asked: tuple[Any, ...]
 ) -> None:
     run(ask, running)
@@ -196,14 +196,18 @@ def test_a_refusal_is_raised_and_carried_out(
 
 @both
 @pytest.mark.parametrize("ask", [*(ask for ask, _ in ASKS), lambda job: job.remaining("USD")])
-def test_after_the_end_everything_raises(notes: Notes, running: RunningJob, run: Any, ask: Function) -> None:
+def test_after_the_end_every_call_about_authority_raises(
+    notes: Notes, running: RunningJob, run: Any, ask: Function
+) -> None:
     notes.unfinished.clear()
     with pytest.raises(JobOver, match="job_1 is over"):
         run(ask, running)
 
 
 @pytest.mark.parametrize("ask", [ask for ask, _ in ASKS])
-def test_a_bug_of_the_core_stops_the_pump(notes: Notes, running: RunningJob, ask: Function) -> None:
+def test_a_bug_of_the_core_behind_the_gate_stops_the_pump(
+    notes: Notes, running: RunningJob, ask: Function
+) -> None:
     notes.fault = InvariantViolated("a bug")
     with pytest.raises(InvariantViolated):
         run(ask, running)
@@ -228,7 +232,7 @@ def test_a_bug_of_the_core_stops_the_pump(notes: Notes, running: RunningJob, ask
         (lambda job: job.open("/a", "z"), ValueError),
     ],
 )
-def test_what_is_of_the_wrong_type_asks_nothing(
+def test_a_wrong_type_does_not_reach_the_gate(
     notes: Notes, running: RunningJob, run: Any, ask: Function, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -237,14 +241,14 @@ def test_what_is_of_the_wrong_type_asks_nothing(
 
 
 @both
-def test_what_an_upstream_says(notes: Notes, running: RunningJob, run: Any) -> None:
+def test_upstream_exhausted_raises_with_its_message(notes: Notes, running: RunningJob, run: Any) -> None:
     with pytest.raises(Denied, match="no credit") as caught:
         run(lambda job: job.upstream_exhausted("no credit"), running)
     assert caught.value.code == "BUDGET_EXHAUSTED"
 
 
 @both
-def test_what_remains(running: RunningJob, run: Any) -> None:
+def test_remaining_returns_the_rest_of_the_budget(running: RunningJob, run: Any) -> None:
     assert run(lambda job: job.remaining("USD"), running) == Decimal("1.5")
     assert run(lambda job: job.remaining("EUR"), running) is None
 
@@ -316,7 +320,7 @@ def run_both(
     return asked
 
 
-def test_a_reservation_that_is_settled(notes: Notes, running: RunningJob) -> None:
+def test_a_reservation_is_settled(notes: Notes, running: RunningJob) -> None:
     def inside(hold: Any) -> None:
         assert not hold.settled
         hold.settle("0.30", "cost.search", {"q": 1})
@@ -357,7 +361,7 @@ def test_a_reservation_ends_once(notes: Notes, running: RunningJob) -> None:
         assert [name for name, *_ in asked] == ["reserve", "settle"]
 
 
-def test_a_cost_that_is_none_leaves_the_reservation(notes: Notes, running: RunningJob) -> None:
+def test_a_wrong_cost_keeps_the_reservation(notes: Notes, running: RunningJob) -> None:
     def inside(hold: Any) -> None:
         for cost in (None, True, b"1"):
             with pytest.raises(TypeError):
@@ -372,14 +376,14 @@ def test_a_cost_that_is_none_leaves_the_reservation(notes: Notes, running: Runni
 
 
 @pytest.mark.parametrize("amount", [0.5, None, True, b"1"])
-def test_what_is_no_amount(notes: Notes, running: RunningJob, amount: Any) -> None:
+def test_a_wrong_amount_raises(notes: Notes, running: RunningJob, amount: Any) -> None:
     for call, agent in zip((run, run_plain), reserving(lambda hold: None, amount), strict=True):
         with pytest.raises(TypeError, match="an amount is"):
             call(agent, running)
     assert notes.asked == []
 
 
-def test_a_reservation_that_outlives_its_job(notes: Notes, running: RunningJob) -> None:
+def test_a_reservation_that_outlives_its_job_is_dropped(notes: Notes, running: RunningJob) -> None:
     def inside(hold: Any) -> None:
         notes.unfinished.clear()
 
@@ -418,7 +422,7 @@ def ended(**fields: Any) -> ChildEnded:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_child_that_succeeds(running: RunningJob, backend: str) -> None:
+def test_a_child_that_succeeds_returns_its_result(running: RunningJob, backend: str) -> None:
     async def agent(job: JobContext) -> Any:
         child = await job.delegate("other")
         assert (child.id, child.final_status, repr(child)) == (CHILD, None, "<ChildJob job_2 running>")
@@ -448,7 +452,9 @@ def test_a_child_that_succeeds(running: RunningJob, backend: str) -> None:
         ({"code": "INTERNAL_ERROR", "message": "agent failed", "retryable": True}, InternalError),
     ],
 )
-def test_a_child_that_fails(running: RunningJob, run: Any, fields: dict[str, Any], error: Any) -> None:
+def test_a_child_that_fails_raises_its_error(
+    running: RunningJob, run: Any, fields: dict[str, Any], error: Any
+) -> None:
     child = ChildJob(CHILD, running)
     child._note_end(ended(final_status="error", **fields))
     with pytest.raises(error, match=fields["message"]) as caught:
@@ -495,7 +501,7 @@ def test_a_plain_agent_waits_for_its_child(running: RunningJob, backend: str) ->
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_plain_agent_that_is_to_stop_waits_no_longer(running: RunningJob, backend: str) -> None:
+def test_a_stop_ends_the_wait_of_a_plain_agent_for_its_child(running: RunningJob, backend: str) -> None:
     told = delegating(running, lambda: running.stop("cancelled by the client", 0))(backend)
     assert (type(told), str(told)) == (AgentStopped, "cancelled by the client")
 
@@ -525,7 +531,7 @@ def test_a_plain_agent_that_was_told_to_stop_may_wait_for_the_end_of_its_child(r
     assert anyio.run(main) == "late"
 
 
-def test_the_host_tells_who_has_delegated() -> None:
+def test_the_host_reports_the_end_of_a_child_to_its_parent() -> None:
     told: list[Any] = []
     host: Any = AgentHost.__new__(AgentHost)
     host._jobs = {JOB: SimpleNamespace(child_ended=told.append)}
@@ -543,7 +549,7 @@ def running_of(notes: Any) -> RunningJob:
     return RunningJob(start, Agent("echo", "1.0.0", lambda job, input: None), notes, notes, notes)
 
 
-def test_what_the_host_tells_is_told_to_the_process_of_the_agent(notes: Notes) -> None:
+def test_the_host_forwards_the_end_of_a_child_to_an_isolated_agent(notes: Notes) -> None:
     running = running_of(notes)
     told: list[tuple[str, Any]] = []
     running.peer = lambda what, value: told.append((what, value))

@@ -48,7 +48,7 @@ LIMIT = message_limit(LIMITS)
 # Messages.
 
 
-def test_messages_come_whole_however_they_are_cut() -> None:
+def test_messages_are_complete_wherever_they_are_cut() -> None:
     messages = [b"", b"x", b"y" * 300]
     data = b"".join(len(one).to_bytes(HEAD, "big") + one for one in messages)
     for size in (1, 3, 5, len(data)):
@@ -61,7 +61,7 @@ def test_messages_come_whole_however_they_are_cut() -> None:
         assert gathering.size == 0
 
 
-def test_a_message_is_so_long_and_no_longer() -> None:
+def test_the_length_of_a_message_is_limited() -> None:
     gathering = Gathering(LIMIT)
     gathering.add(LIMIT.to_bytes(HEAD, "big"))
     assert (gathering.take(), gathering.wanted) == (None, HEAD + LIMIT)
@@ -102,7 +102,7 @@ def channel_of(pipe: Any) -> Channel:
     return Channel(pipe, LIMIT)
 
 
-def test_a_channel_reads_no_more_while_nobody_receives() -> None:
+def test_a_channel_stops_reading_while_no_task_receives() -> None:
     async def main() -> None:
         pipe = Pipe()
         channel = channel_of(pipe)
@@ -165,7 +165,7 @@ def test_a_channel_writes_one_batch_at_a_time_and_the_last_state() -> None:
         LocalProtocolError("no JSON"),
     ],
 )
-def test_errors_come_as_they_were(error: Any) -> None:
+def test_errors_pass_between_processes_unchanged(error: Any) -> None:
     failure = msgspec.json.decode(msgspec.json.encode(failure_of(error)), type=Failure)
     same: Any = error_of(failure)
     assert (type(same), str(same)) == (type(error), str(error))
@@ -174,7 +174,7 @@ def test_errors_come_as_they_were(error: Any) -> None:
 
 
 @pytest.mark.parametrize("result", [None, "text", b"\xff\x00", {"x": [1, 2.5]}])
-def test_ends_come_as_they_were(result: Any) -> None:
+def test_ends_of_children_pass_between_processes_unchanged(result: Any) -> None:
     event = ChildEnded(JobId("job_1"), JobId("job_2"), "success", result, details={"a": 1})
     assert event_of(msgspec.json.decode(msgspec.json.encode(ended_of(event)), type=Ended)) == event
 
@@ -232,7 +232,7 @@ def answers(*values: Any) -> list[Message]:
 JOB = JobId("job_1")
 
 
-def test_what_is_asked_outside() -> None:
+def test_calls_of_an_isolated_agent_reach_the_host() -> None:
     credential = {"id": "cred_1", "scheme": "bearer", "value": "v", "endpoint": "https://a.example"}
     exact = Decimal("0.00000000000000000000000000001")
     metric = {"name": "cost.x", "value": exact, "unit": "USD"}
@@ -278,7 +278,7 @@ def test_what_is_asked_outside() -> None:
     assert {what for what, *_ in asked} | {"upstream_exhausted"} == set(DEEDS)
 
 
-def test_what_is_raised_outside_is_raised_here() -> None:
+def test_an_error_of_the_host_is_raised_in_the_isolated_agent() -> None:
     denied, over = failure_of(Denied(ErrorCode.BUDGET_EXHAUSTED, "no")), failure_of(JobOver("over"))
     with outside_of(Message(failure=denied), Message(failure=over)) as (outside, asked, _):
         with pytest.raises(Denied, match="no"):
@@ -292,7 +292,7 @@ def test_what_is_raised_outside_is_raised_here() -> None:
     assert len(asked) == 2
 
 
-def test_what_is_told_before_an_answer_comes_before_it_and_after_it_later() -> None:
+def test_news_before_an_answer_is_handed_out_before_it() -> None:
     tells = [Message(told="waits", value=msgspec.Raw(value)) for value in (b"1", b"2")]
     with outside_of(tells[0], *answers(None), tells[1], *answers(None)) as (outside, _, told):
         outside.release(JOB, 1, now=1)
@@ -301,7 +301,7 @@ def test_what_is_told_before_an_answer_comes_before_it_and_after_it_later() -> N
         assert told == [["waits", 1], ["waits", 2]]
 
 
-def test_what_no_request_can_say() -> None:
+def test_a_request_that_cannot_be_sent_raises_in_the_isolated_agent() -> None:
     with outside_of() as (outside, asked, _):
         with pytest.raises(LocalProtocolError, match="the input of a child has at most 1000000 bytes"):
             outside.delegate(JOB, "echo", "x" * 1_000_000, None, None, None, now=1)
@@ -316,7 +316,7 @@ def test_what_no_request_can_say() -> None:
     assert asked == []
 
 
-def test_an_event_that_is_too_large_is_cut_here() -> None:
+def test_an_event_that_is_too_large_is_cut_in_the_isolated_agent() -> None:
     with outside_of(*answers(None)) as (outside, asked, _):
         for size in (900, 10 * LIMIT):
             outside.emit(JOB, "log", {"level": "info", "message": "x" * size}, now=1)
@@ -327,7 +327,7 @@ def test_an_event_that_is_too_large_is_cut_here() -> None:
     assert "bytes left out" in messages[1]
 
 
-def test_a_thread_of_its_own_asks_nothing() -> None:
+def test_a_foreign_thread_cannot_call_the_host() -> None:
     with outside_of() as (outside, _, _):
         raised: list[Exception] = []
 
@@ -358,13 +358,13 @@ class Caller:
     [Caller(), partial(failure_of), lambda job, input: None],
     ids=["instance", "partial", "lambda"],
 )
-def test_a_function_without_a_name_in_a_module_cannot_be_imported_by_a_process(function: Any) -> None:
+def test_a_function_without_a_name_in_a_module_cannot_be_isolated(function: Any) -> None:
     with pytest.raises(ValueError, match="at the top level of a module"):
         reference(function)
 
 
 @pytest.mark.parametrize("file", [None, "<stdin>", "/nonexistent/script.py"])
-def test_a_function_of_a_script_that_is_no_file_cannot_be_imported_by_a_process(
+def test_a_function_of_a_script_without_a_file_cannot_be_isolated(
     monkeypatch: pytest.MonkeyPatch, file: str | None
 ) -> None:
     main = ModuleType("__main__")

@@ -82,7 +82,7 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_modes_that_read(place: Path, gate: Gate, mode: str) -> None:
+def test_reading_modes_ask_for_fs_read(place: Path, gate: Gate, mode: str) -> None:
     capabilities, text = MODES[mode]
     assert read(place / "data/file", gate, mode) == text
     assert gate.asked == [(capability, str(place / "data/file")) for capability in capabilities]
@@ -98,33 +98,33 @@ def test_modes_that_read(place: Path, gate: Gate, mode: str) -> None:
         ("r+", "n", b"nata"),
     ],
 )
-def test_modes_that_write(place: Path, gate: Gate, mode: str, text: Any, then: bytes) -> None:
+def test_writing_modes_ask_for_fs_write(place: Path, gate: Gate, mode: str, text: Any, then: bytes) -> None:
     write(place / "data/file", gate, mode, text)
     assert (place / "data/file").read_bytes() == then
     assert gate.asked[-1] == ("fs.write", str(place / "data/file"))
 
 
 @pytest.mark.parametrize("mode", ["w", "a", "x", "w+", "x+"])
-def test_modes_that_make(place: Path, gate: Gate, mode: str) -> None:
+def test_creating_modes_make_a_file_that_is_not_executable(place: Path, gate: Gate, mode: str) -> None:
     write(place / "data/new", gate, mode)
     assert (place / "data/new").read_text() == "new"
     assert (place / "data/new").stat().st_mode & 0o111 == 0
 
 
-def test_x_makes_only_what_is_new(place: Path, gate: Gate) -> None:
+def test_mode_x_creates_only_a_new_file(place: Path, gate: Gate) -> None:
     with pytest.raises(FileExistsError):
         write(place / "data/file", gate, "x")
     assert (place / "data/file").read_text() == "data"
 
 
 @pytest.mark.parametrize("mode", ["", "rw", "z", "rbt", "rr", "r++", "b", "+", "U"])
-def test_what_is_no_mode(place: Path, gate: Gate, mode: str) -> None:
+def test_a_wrong_mode_raises(place: Path, gate: Gate, mode: str) -> None:
     with pytest.raises(ValueError, match="is not a valid mode"):
         open_allowed(place / "data/file", mode, gate)
     assert gate.asked == []
 
 
-def test_it_is_a_file_as_others_are(place: Path, gate: Gate) -> None:
+def test_an_opened_file_is_an_ordinary_file(place: Path, gate: Gate) -> None:
     with open_allowed(place / "data/file", "r", gate) as file:
         assert (file.name, file.mode, file.encoding) == (str(place / "data/file"), "r", "utf-8")
         assert os.get_blocking(file.fileno())
@@ -136,7 +136,7 @@ def test_it_is_a_file_as_others_are(place: Path, gate: Gate) -> None:
 @pytest.mark.parametrize(
     ("options", "error"), [({"encoding": "no such"}, LookupError), ({"buffering": 0}, ValueError)]
 )
-def test_what_open_does_not_take_leaves_the_file_alone(
+def test_wrong_options_of_open_leave_the_file_unchanged(
     place: Path, gate: Gate, options: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -145,13 +145,15 @@ def test_what_open_does_not_take_leaves_the_file_alone(
 
 
 @pytest.mark.parametrize(("path", "error"), [(b"/data", TypeError), ("/data\0", ValueError), (7, TypeError)])
-def test_what_is_no_path(gate: Gate, path: Any, error: type[Exception]) -> None:
+def test_a_wrong_path_raises(gate: Gate, path: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         open_allowed(path, "r", gate)
     assert gate.asked == []
 
 
-def test_a_relative_path(place: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_is_resolved_at_the_current_directory(
+    place: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(place / "data")
     assert read("file", gate) == "data"
     with pytest.raises(Denied):
@@ -164,7 +166,7 @@ def test_a_relative_path(place: Path, gate: Gate, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "path", ["secret/../data/file", "data/./file", "data//file", "data/../data/file", "../{}/data/file"]
 )
-def test_paths_are_resolved_before_anybody_is_asked(place: Path, gate: Gate, path: str) -> None:
+def test_paths_are_resolved_before_the_gate_is_asked(place: Path, gate: Gate, path: str) -> None:
     assert read(f"{place}/{path.format(place.name)}", gate) == "data"
     assert gate.asked == [("fs.read", str(place / "data/file"))]
 
@@ -172,7 +174,7 @@ def test_paths_are_resolved_before_anybody_is_asked(place: Path, gate: Gate, pat
 @pytest.mark.parametrize(
     "path", ["data/../secret/file", "data/x/../../secret/file", "secret/file", "data/../../{}/secret/file"]
 )
-def test_traversal(place: Path, gate: Gate, path: str) -> None:
+def test_a_path_with_dots_is_refused_outside_the_lease(place: Path, gate: Gate, path: str) -> None:
     for mode in ("r", "w", "a", "x"):
         with pytest.raises(Denied, match="secret/file"):
             open_allowed(f"{place}/{path.format(place.name)}", mode, gate)
@@ -180,7 +182,7 @@ def test_traversal(place: Path, gate: Gate, path: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["../secret/file", "{}/secret/file", "../data/../secret/file"])
-def test_a_link_that_leads_out(place: Path, gate: Gate, target: str) -> None:
+def test_a_link_out_of_the_lease_is_refused(place: Path, gate: Gate, target: str) -> None:
     (place / "data/link").symlink_to(target.format(place))
     for mode in ("r", "w", "a", "r+"):
         with pytest.raises(Denied, match="secret/file"):
@@ -188,7 +190,7 @@ def test_a_link_that_leads_out(place: Path, gate: Gate, target: str) -> None:
     assert (place / "secret/file").read_text() == "secret"
 
 
-def test_a_linked_directory_that_leads_out(place: Path, gate: Gate) -> None:
+def test_a_linked_directory_out_of_the_lease_is_refused(place: Path, gate: Gate) -> None:
     (place / "data/link").symlink_to("../secret")
     for path in ("data/link/file", "data/link/new", "data/link/no/such"):
         with pytest.raises(Denied):
@@ -196,21 +198,21 @@ def test_a_linked_directory_that_leads_out(place: Path, gate: Gate) -> None:
     assert os.listdir(place / "secret") == ["file"]
 
 
-def test_a_link_is_asked_for_by_where_it_leads(place: Path, gate: Gate) -> None:
+def test_the_gate_is_asked_for_the_target_of_a_link(place: Path, gate: Gate) -> None:
     (place / "in").symlink_to("data")
     (place / "data/link").symlink_to("./../in/file")
     assert read(place / "in/link", gate) == "data"
     assert gate.asked == [("fs.read", str(place / "data/file"))]
 
 
-def test_dots_behind_a_link_are_those_of_where_it_leads(place: Path, gate: Gate) -> None:
+def test_dots_behind_a_link_are_resolved_at_its_target(place: Path, gate: Gate) -> None:
     (place / "secret/in").mkdir()
     (place / "data/link").symlink_to("../secret/in")
     with pytest.raises(Denied, match="secret/file"):
         read(place / "data/link/../file", gate)
 
 
-def test_a_dangling_link_makes_what_it_leads_to_or_nothing(place: Path, gate: Gate) -> None:
+def test_a_dangling_link_creates_its_target_or_nothing(place: Path, gate: Gate) -> None:
     (place / "data/in").symlink_to("made")
     (place / "data/out").symlink_to("../secret/made")
     write(place / "data/in", gate)
@@ -221,7 +223,7 @@ def test_a_dangling_link_makes_what_it_leads_to_or_nothing(place: Path, gate: Ga
     assert not (place / "secret/made").exists()
 
 
-def test_links_without_an_end(place: Path, gate: Gate) -> None:
+def test_a_loop_of_links_is_refused(place: Path, gate: Gate) -> None:
     (place / "data/a").symlink_to("b")
     (place / "data/b").symlink_to("a")
     with pytest.raises(OSError, match="Too many levels") as caught:
@@ -229,7 +231,7 @@ def test_links_without_an_end(place: Path, gate: Gate) -> None:
     assert caught.value.errno == errno.ELOOP
 
 
-def test_a_path_without_an_end(place: Path, gate: Gate) -> None:
+def test_an_endless_path_is_refused(place: Path, gate: Gate) -> None:
     (place / "data/here").symlink_to(".")
     assert read(f"{place}/data/{'here/' * 30}file", gate) == "data"
     with pytest.raises(OSError, match="Too many levels"):
@@ -258,7 +260,7 @@ def test_a_path_without_an_end(place: Path, gate: Gate) -> None:
         "no/../secret",
     ],
 )
-def test_whether_there_is_something_is_told_only_to_whom_it_is_allowed(
+def test_the_existence_of_a_file_is_told_only_if_the_lease_allows_it(
     place: Path, gate: Gate, path: str
 ) -> None:
     (place / "secret/loop").symlink_to("loop")
@@ -281,7 +283,9 @@ def test_whether_there_is_something_is_told_only_to_whom_it_is_allowed(
         ("data/" + "n" * 300, OSError),
     ],
 )
-def test_what_cannot_be_opened(place: Path, gate: Gate, path: str, error: type[Exception]) -> None:
+def test_a_file_that_cannot_be_opened_raises(
+    place: Path, gate: Gate, path: str, error: type[Exception]
+) -> None:
     (place / "data/below").mkdir()
     with pytest.raises(error):
         open_allowed(f"{place}/{path}", "r", gate)
@@ -329,20 +333,20 @@ def swap(path: Path, target: Path | str) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("mode", ["r", "w", "a", "r+"])
-def test_a_file_that_becomes_a_link(place: Path, gate: Gate, mode: str) -> None:
+def test_a_file_replaced_by_a_link_is_refused(place: Path, gate: Gate, mode: str) -> None:
     gate.meanwhile = swap(place / "data/file", "../secret/file")
     with pytest.raises(Denied, match="secret/file"):
         open_allowed(place / "data/file", mode, gate)
     assert (place / "secret/file").read_text() == "secret"
 
 
-def test_a_file_that_becomes_a_link_to_what_is_allowed(place: Path, gate: Gate) -> None:
+def test_a_file_replaced_by_a_link_to_an_allowed_file_is_opened(place: Path, gate: Gate) -> None:
     (place / "data/other").write_text("other")
     gate.meanwhile = swap(place / "data/file", "other")
     assert read(place / "data/file", gate) == "other"
 
 
-def test_a_name_that_becomes_a_link_where_a_file_was_to_be_made(place: Path, gate: Gate) -> None:
+def test_a_new_file_replaced_by_a_link_is_refused(place: Path, gate: Gate) -> None:
     gate.meanwhile = lambda: (
         (place / "data/new").is_symlink() or (place / "data/new").symlink_to("../secret/made")
     )
@@ -354,7 +358,7 @@ def test_a_name_that_becomes_a_link_where_a_file_was_to_be_made(place: Path, gat
 
 
 @pytest.mark.parametrize("mode", ["r", "w", "a", "r+"])
-def test_a_directory_that_becomes_a_link(place: Path, gate: Gate, mode: str) -> None:
+def test_a_directory_replaced_by_a_link_is_refused(place: Path, gate: Gate, mode: str) -> None:
     (place / "data/below").mkdir()
     (place / "data/below/file").write_text("below")
     gate.meanwhile = swap(place / "data/below", "../secret")
@@ -390,7 +394,7 @@ def test_a_file_that_becomes_a_pipe_does_not_block(place: Path, gate: Gate) -> N
             open_allowed(place / "data/file", mode, gate)
 
 
-def test_a_file_that_goes_away(place: Path, gate: Gate) -> None:
+def test_a_file_that_disappears_raises(place: Path, gate: Gate) -> None:
     gate.meanwhile = lambda: (place / "data/file").unlink(missing_ok=True)
     with pytest.raises(FileNotFoundError):
         open_allowed(place / "data/file", "r", gate)
@@ -399,7 +403,9 @@ def test_a_file_that_goes_away(place: Path, gate: Gate) -> None:
     assert (place / "data/file").read_text() == "new"
 
 
-def test_a_path_that_never_stands_still(place: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_keeps_changing_is_refused(
+    place: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, opens = place / "data/file", os.open
 
     def racing(name: Any, *args: Any, **options: Any) -> int:
@@ -416,7 +422,7 @@ def test_a_path_that_never_stands_still(place: Path, gate: Gate, monkeypatch: py
     assert {file.read_text() for file in path.parent.iterdir()} == {"data", "another"}
 
 
-def test_a_race_is_never_won(place: Path, gate: Gate) -> None:
+def test_a_race_against_the_check_is_never_won(place: Path, gate: Gate) -> None:
     """Links and files change places as fast as another thread can do it."""
     ended = threading.Event()
     path, other = place / "data/file", place / "data/other"

@@ -99,7 +99,7 @@ def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
 
 
 @pytest.mark.parametrize("words", [["--version"], ["--version", "serve"]])
-def test_version(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_version_prints_versions(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(*words, capsys=capsys)
     assert (code, out.split()[0]) == (0, "arcp-io")
 
@@ -185,7 +185,7 @@ def test_a_token_in_the_environment_is_not_shown(
         (["cancel", "job_1"], "for --url: which runtime? no session is stored: give --url URL, or set ARCP_"),
     ],
 )
-def test_usage_errors(
+def test_a_usage_error_exits_with_usage(
     words: list[str],
     complaint: str,
     capsys: pytest.CaptureFixture[str],
@@ -200,7 +200,7 @@ def test_usage_errors(
     assert complaint in err
 
 
-def test_which_of_several_runtimes(
+def test_a_command_asks_which_of_several_runtimes(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
@@ -234,9 +234,7 @@ def test_a_stored_session_is_forgotten_half_an_hour_after_its_resume_window(
     assert [path.name for path in (tmp_path / "arcp-io").iterdir() if "gone" in path.name] == []
 
 
-def test_a_session_that_a_process_has_does_not_expire(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stored_session_in_use_does_not_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     keep_session("ws://one/arcp", None, "job_1")
     (path,) = (tmp_path / "arcp-io").glob("*.session")
@@ -303,7 +301,7 @@ def test_a_stored_session_is_for_the_token_that_opened_it(
         assert session_files.find(job_id, where, token) is None
 
 
-def test_a_journal_that_fails_while_it_serves_is_told_once(
+def test_a_failing_journal_is_reported_once(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -377,7 +375,7 @@ def test_the_help_shows_no_types_of_python(command: str, capsys: pytest.CaptureF
 # Arguments
 
 
-def test_sizes() -> None:
+def test_sizes_are_parsed() -> None:
     for text, size in (("0", 0), ("1000", 1000), ("1k", 1000), ("1.5MiB", 1_572_864), ("2 GB", 2 * 10**9)):
         assert size_argument(text) == size
     for text in ("", "-1", "much", "1XB", "1e3"):
@@ -407,19 +405,19 @@ def test_a_lease_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("text", ["", "tool.call", "tool.call=", "=search", "null", "5", "--"])
-def test_what_is_no_grant(text: str) -> None:
+def test_a_wrong_grant_raises(text: str) -> None:
     with pytest.raises(ValueError, match="neither a grant such as"):
         lease_argument(["tool.call=search", text])
 
 
 @pytest.mark.parametrize("text", ["[]", '{"fs.read": "/x"}', '{"fs.read": [5]}', ' {"fs.read": null}'])
-def test_what_is_no_lease(text: str) -> None:
+def test_a_wrong_lease_raises(text: str) -> None:
     with pytest.raises(ValueError, match="a lease is a JSON object"):
         lease_argument([text])
 
 
 @pytest.mark.parametrize("text", ["", "{", "NaN", "[Infinity]", "nul", "[" * 100_000, "@", "@\0"])
-def test_what_is_no_json_is_a_value_error(text: str) -> None:
+def test_a_text_that_is_not_json_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"not JSON|cannot read"):
         json_argument(text)
 
@@ -437,14 +435,14 @@ def test_what_is_no_json_is_a_value_error(text: str) -> None:
         ("250ms", 0.25),
     ],
 )
-def test_lengths_of_time(text: str, seconds: float) -> None:
+def test_durations_are_parsed(text: str, seconds: float) -> None:
     assert seconds_argument(text) == seconds
 
 
 @pytest.mark.parametrize(
     "text", ["", "-1", "x", "10 m", "m", "1y", "nan", "inf", "1e400", "10m!", "36501d", "²"]
 )
-def test_what_is_no_length_of_time(text: str) -> None:
+def test_a_wrong_duration_raises(text: str) -> None:
     with pytest.raises(ValueError, match="not a duration"):
         seconds_argument(text)
 
@@ -454,7 +452,7 @@ def test_a_runtime_is_whole_seconds_rounded_up() -> None:
     assert whole_seconds_argument("10m") == 600
 
 
-def test_moments_are_utc() -> None:
+def test_times_are_utc() -> None:
     assert instant_argument("2030-01-31T12:00:00Z") == datetime(2030, 1, 31, 12, tzinfo=UTC)
     assert instant_argument("2030-01-31T12:00:00+00:00") == datetime(2030, 1, 31, 12, tzinfo=UTC)
     before = datetime.now(UTC)
@@ -495,12 +493,12 @@ def test_budgets_are_amounts() -> None:
         ("\x1b\x1b[31m[31mtwice", "[31mtwice"),
     ],
 )
-def test_what_a_peer_sent_is_made_printable(text: str, clean: str) -> None:
+def test_texts_of_a_peer_are_made_printable(text: str, clean: str) -> None:
     assert printable(text) == clean
 
 
 @given(st.text(st.sampled_from([*FORBIDDEN, *"[]0;mPX\\ab\n\ud800"])))
-def test_nothing_that_moves_a_cursor_is_left(text: str) -> None:
+def test_no_control_sequence_is_left_in_a_printed_text(text: str) -> None:
     clean = printable(text)
     assert not {*FORBIDDEN, "\ud800"} & {*clean}
     assert "\n" not in one_line(text)
@@ -552,7 +550,7 @@ def test_each_kind_of_event_is_shown() -> None:
     ]
 
 
-def test_what_is_left_of_the_budget_is_told_as_it_changes_and_at_the_end() -> None:
+def test_the_remaining_budget_is_shown_at_changes_and_at_the_end() -> None:
     console = Console(file=io.StringIO(), width=100)
     with View(console, "agent") as view:
         view.show("metric", {"name": "cost.search", "value": 0.8, "unit": "USD"})
@@ -573,14 +571,14 @@ def test_what_is_left_of_the_budget_is_told_as_it_changes_and_at_the_end() -> No
 
 
 @pytest.mark.parametrize(("width", "longest"), [(200, 125), (100, 25), (80, 20)])
-def test_what_an_agent_does_is_shown_as_long_as_the_terminal_has_room(width: int, longest: int) -> None:
+def test_the_activity_of_an_agent_is_shown_within_the_terminal(width: int, longest: int) -> None:
     view = View(Console(file=io.StringIO(), width=width), "agent")
     view.show("progress", {"current": 1, "message": "x" * 500})
     [task] = view._progress.tasks
     assert len(task.fields["doing"]) == longest
 
 
-def test_what_a_peer_makes_up_of_budgets_and_calls_is_bounded() -> None:
+def test_the_budgets_and_calls_of_a_peer_are_limited() -> None:
     view = View(Console(file=io.StringIO()), "agent")
     for number in range(1000):
         view.show("metric", {"name": "cost.budget.remaining", "value": 1, "unit": f"C{number}"})
@@ -672,7 +670,7 @@ def test_the_value_of_a_rotated_credential_is_not_shown() -> None:
         ),
     ],
 )
-def test_the_last_line_says_how_it_ended(ending: Ending, line: str) -> None:
+def test_the_last_line_shows_the_end_of_the_job(ending: Ending, line: str) -> None:
     console = Console(file=io.StringIO(), width=100)
     with View(console, "agent") as view:
         view.end(ending)

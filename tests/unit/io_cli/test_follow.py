@@ -200,9 +200,7 @@ def follow(
     return ending, file.getvalue()
 
 
-def test_a_summary_is_shown_and_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_summary_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     made_up = MadeUpRuntime([], {"x": 1}, summary="one\x1b[1m thing")
     ending, shown = follow(made_up, monkeypatch, "asyncio")
     assert ending.summary == "one\x1b[1m thing"
@@ -213,7 +211,7 @@ def test_a_summary_is_shown_and_told(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_success(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+def test_a_successful_job_exits_with_ok(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     events: list[MadeUpEvent | Exception] = [
         MadeUpEvent("log", {"level": "info", "message": "hello"}),
         MadeUpEvent("progress", {"current": 1}),
@@ -256,7 +254,7 @@ def test_the_exit_code_follows_the_final_status(
         (MadeUpRuntime(unreachable=ValueError("not a URL")), Exit.USAGE, "INVALID_REQUEST"),
     ],
 )
-def test_what_is_never_accepted(
+def test_a_submit_that_is_never_accepted_exits_with_its_error(
     runtime: MadeUpRuntime, code: Exit, error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ending, _ = follow(runtime, monkeypatch)
@@ -266,7 +264,7 @@ def test_what_is_never_accepted(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_ctrl_c_leaves_the_job_after_a_while(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+def test_ctrl_c_detaches_after_a_while(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     monkeypatch.setattr("arcp_io.cli.follow.PATIENCE", 0.05)
     ending, shown = follow(MadeUpRuntime(waits=True, ctrl_c=1), monkeypatch, backend)
     assert (ending.exit, ending.job_id, ending.final_status) == (Exit.INTERRUPTED, "job_1", None)
@@ -289,7 +287,7 @@ URL_OPTION = "--url ws://127.0.0.1:1/arcp"
         (["attach", "job_1", *URL_OPTION.split(), "--store", "mine"], f" {URL_OPTION} --store mine"),
     ],
 )
-def test_ctrl_c_says_how_to_attach(
+def test_ctrl_c_shows_how_to_attach(
     words: list[str],
     attach: str,
     state: Path,
@@ -321,7 +319,7 @@ def test_a_second_ctrl_c_cancels_and_waits_for_the_end(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_after_a_second_ctrl_c_the_end_is_waited_for_however_long_it_takes(
+def test_a_second_ctrl_c_waits_for_the_end_without_a_limit(
     monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     monkeypatch.setattr("arcp_io.cli.follow.PATIENCE", 1)
@@ -338,7 +336,7 @@ def test_a_third_ctrl_c_leaves_the_job(monkeypatch: pytest.MonkeyPatch, backend:
     assert shown.splitlines()[-1] == "left job job_1 as it is"
 
 
-def test_a_refused_cancel_is_told_and_the_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_cancel_is_shown_and_the_job_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     refusal = PermissionDenied("not \x1b[31myours")
     runtime = MadeUpRuntime(waits=True, ctrl_c=3, cancel_refused=refusal)
     ending, shown = follow(runtime, monkeypatch)
@@ -368,7 +366,7 @@ def test_a_job_that_was_left_is_followed(monkeypatch: pytest.MonkeyPatch, backen
     assert shown.startswith("job job_1\ninfo  hello\n")
 
 
-def test_events_that_are_gone_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_events_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     hello = MadeUpEvent("log", {"level": "info", "message": "hello"})
     cut = HistoryCut("events after number 1 are lost", details={"last_seq": 1, "history_from": 3})
     runtime = MadeUpRuntime([hello, cut, hello], 1)
@@ -393,7 +391,7 @@ def test_a_job_is_cancelled_by_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ending.exit, ending.error and ending.error["code"]) == (Exit.ERROR, "JOB_NOT_FOUND")
 
 
-def test_what_becomes_of_the_session_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_of_the_session_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     changes = [
         Detached(SessionId("sess_1"), "HEARTBEAT_LOST", "nothing was heard \x1b[2J"),
         Detached(SessionId("sess_1"), "HEARTBEAT_LOST", ""),
@@ -571,7 +569,7 @@ def test_a_runtime_that_ends_with_the_process_leaves_no_job(
     assert shown.splitlines()[-1] == "job job_1 ended with its runtime"
 
 
-def test_a_slow_connection_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_connection_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arcp_io.cli.follow.SLOW", 0.01)
 
     class Slow(MadeUpRuntime):
@@ -584,7 +582,7 @@ def test_a_slow_connection_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.splitlines()[0] == "Connecting to ws://127.0.0.1:1/arcp ..."
 
 
-def test_an_agent_that_did_not_stop_is_told(
+def test_an_agent_that_did_not_stop_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refusal = JobCancelled("cancelled", details={"stopped": False})

@@ -29,7 +29,7 @@ from arcp_proto.ids import JobId, RequestId
         ("local", "HEARTBEAT_LOST", "", HeartbeatLost, "the connection was given up: HEARTBEAT_LOST"),
     ],
 )
-def test_a_lost_connection_says_who_ended_it(
+def test_connection_lost_names_the_side_that_ended_it(
     who: str, code: str, reason: str, kind: type[ConnectionLost], message: str
 ) -> None:
     connection = Client(ClientConfig(), seed=bytes(32), now=0, unix=0).connect(None, now=0)
@@ -37,7 +37,7 @@ def test_a_lost_connection_says_who_ended_it(
     assert (type(error), error.message) == (kind, message)
 
 
-def test_a_request_that_could_not_be_sent_raises_what_sending_raises() -> None:
+def test_a_request_that_cannot_be_sent_raises_the_error_of_sending() -> None:
     error = refusal_of(RequestRefused(RequestId("r"), "NOT_NEGOTIATED", "why", False, None, {}))
     assert type(error) is LocalProtocolError
     assert str(error) == "why"
@@ -67,7 +67,7 @@ HIDDEN = (
         ("CONNECTION_LOST", "", "CONNECTION_LOST"),
     ],
 )
-def test_a_lost_job_says_which_and_why(code: str, message: str, reason: str) -> None:
+def test_job_lost_names_job_and_reason(code: str, message: str, reason: str) -> None:
     error = job_loss_of(JobLost(JobId("job_1"), code, message))
     assert error.message == f"job job_1 cannot be followed any further: {reason}"
     assert (error.job_id, error.details) == ("job_1", {"code": code})

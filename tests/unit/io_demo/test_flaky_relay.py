@@ -92,16 +92,14 @@ def test_without_a_total_all_come_at_once_and_other_events_cut_nothing() -> None
 
 
 @pytest.mark.parametrize(("ends", "cut", "listed"), [("lost", 1, 0), ("opened anew", 3, 3)])
-def test_a_session_that_does_not_go_on_counts_as_cut_and_not_as_resumed(
-    ends: str, cut: int, listed: int
-) -> None:
+def test_a_session_that_is_not_resumed_counts_as_cut_only(ends: str, cut: int, listed: int) -> None:
     session = MadeUpSession(ends=ends)
     drops = drops_of(session, 3)
     cuts(session, drops, progress(1))
     assert (drops.cut, drops.resumed, session.listed) == (cut, 0, listed)
 
 
-def test_where_there_is_no_connection_nothing_is_cut() -> None:
+def test_without_a_connection_nothing_is_cut() -> None:
     session = MadeUpSession(connections=0)
     drops = drops_of(session, 3)
     assert cuts(session, drops, progress(1)) == [0]

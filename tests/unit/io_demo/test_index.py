@@ -97,7 +97,7 @@ def test_a_nasty_tree_equals_the_independent_count(nasty_tree: Path, backend: st
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_events_of_a_run(nasty_tree: Path, backend: str) -> None:
+def test_a_run_of_the_index_publishes_its_events(nasty_tree: Path, backend: str) -> None:
     job = run_index(nasty_tree, backend)
     report = job.report()
     calls, results = job.of("tool_call"), job.of("tool_result")
@@ -239,7 +239,7 @@ def test_a_file_that_became_a_link_or_a_pipe_is_not_read(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "input", [{"path": "no/such/place"}, {"path": 3}, {"path": "a\0b"}, {"path": __file__}]
 )
-def test_a_path_that_is_no_directory_is_refused(input: Any, backend: str) -> None:
+def test_a_path_that_is_not_a_directory_is_refused(input: Any, backend: str) -> None:
     with pytest.raises(InvalidRequest, match="not a directory"):
         anyio.run(RUN, RecordedJob(), input, backend=backend)
 
@@ -280,7 +280,7 @@ def test_other_tasks_run_while_files_are_read(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_it_can_be_cancelled_between_two_slices(
+def test_the_index_can_be_cancelled_between_two_slices(
     nasty_tree: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     monkeypatch.setattr(index_module, "SLICE", 0)
@@ -304,7 +304,7 @@ def test_it_can_be_cancelled_between_two_slices(
     assert not job.of("chunk")
 
 
-def test_names_are_exact_until_they_are_too_many_and_then_say_by_how_much(
+def test_counts_of_names_are_exact_or_state_their_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tally_module, "NAMES_SIZE", 10 * (tally_module.NAME_COST + 1))

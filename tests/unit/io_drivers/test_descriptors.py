@@ -18,7 +18,7 @@ INFINITE = resource.RLIM_INFINITY
     ("limit", "room"),
     [(0, 1), (128, 1), (129, 1), (130, 2), (511, 383), (512, 384), (516, 387), (1024, 768), (65_536, 49_152)],
 )
-def test_a_quarter_is_kept_and_at_least_so_many(limit: int, room: int) -> None:
+def test_a_quarter_of_the_descriptors_is_reserved(limit: int, room: int) -> None:
     assert room_of(limit) == room
     assert room == 1 or limit - room >= max(LEAST_KEPT, limit // 4)
 
@@ -59,7 +59,7 @@ def test_the_soft_limit_is_raised_to_the_hard_one(
     assert caplog.messages == []
 
 
-def test_a_system_that_does_not_raise_it_is_lived_with(
+def test_a_refused_raise_of_the_limit_is_ignored(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: Any) -> None:

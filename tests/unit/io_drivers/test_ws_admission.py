@@ -79,7 +79,7 @@ def test_listed_hosts_replace_the_default() -> None:
     assert {host: status(admission, request(host=host)) for host in expected} == expected
 
 
-def test_origins() -> None:
+def test_origins_are_refused_unless_listed() -> None:
     listed = Admission(origins=("https://app.example",))
     here, elsewhere = "Origin: https://app.example\r\n", "Origin: https://app.example.com\r\n"
     assert status(Admission(), request(extra=here)) == 403
@@ -100,7 +100,7 @@ def test_path_is_configurable() -> None:
     assert status(Admission(path="/agents"), request("/arcp")) == 404
 
 
-def test_a_foreign_host_learns_nothing_of_paths() -> None:
+def test_a_foreign_host_gets_the_same_answer_for_every_path() -> None:
     assert status(Admission(), request("/nowhere", host="evil.example")) == 403
 
 

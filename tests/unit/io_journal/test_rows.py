@@ -16,7 +16,7 @@ RECORDS = st.lists(st.binary(max_size=40), min_size=1, max_size=20)
 
 
 @given(st.integers(0, 2**40), RECORDS)
-def test_records_come_back(first: int, records: list[bytes]) -> None:
+def test_records_round_trip_through_rows(first: int, records: list[bytes]) -> None:
     row = pack(first, records)
     assert (row.first, row.span, row.size) == (first, len(records), sum(map(len, records)))
     assert unpack(row) == records
@@ -93,5 +93,5 @@ def test_a_snapshot_is_cut_into_rows(records: list[bytes], size: int) -> None:
         (Amount(1, LEAST_BYTES), Amount(1, GROWTH * LEAST_BYTES + 1), True),
     ],
 )
-def test_when_a_journal_is_worth_compacting(kept: Amount, since: Amount, due: bool) -> None:
+def test_a_journal_is_compacted_once_it_has_grown_enough(kept: Amount, since: Amount, due: bool) -> None:
     assert grown(kept, since) is due

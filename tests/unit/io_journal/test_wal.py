@@ -96,9 +96,7 @@ def test_a_header_alone_has_no_pages(tmp_path: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("missing", [1, FRAME - 25, FRAME - 1, FRAME])
-def test_a_last_transaction_that_was_not_written_whole_is_no_damage(
-    tmp_path: Path, data: bytes, missing: int
-) -> None:
+def test_an_incomplete_last_transaction_is_not_damage(tmp_path: Path, data: bytes, missing: int) -> None:
     pages = 2 * TRANSACTIONS - (missing == FRAME)
     assert read(tmp_path, data[:-missing]) == Log(pages, 2 * TRANSACTIONS - 2, damaged=False)
 
@@ -114,7 +112,7 @@ def test_a_transaction_that_cannot_be_read_takes_those_behind_it_along(
     assert found == Log(pages, frame // 2 * 2, damaged=frame < pages - 2)
 
 
-def test_what_an_earlier_log_has_left_behind_does_not_count(tmp_path: Path) -> None:
+def test_frames_of_an_earlier_log_do_not_count(tmp_path: Path) -> None:
     data = write(tmp_path / "journal", again=1)
     assert len(data) == HEADER + 2 * TRANSACTIONS * FRAME
     assert read(tmp_path, data) == Log(2, 2, damaged=False)

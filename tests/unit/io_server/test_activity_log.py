@@ -51,7 +51,7 @@ def test_one_line_in_ten_seconds_for_each_limit(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize("what", list(FACTS))
-def test_every_fact_can_be_told(what: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_fact_has_a_line(what: str, caplog: pytest.LogCaptureFixture) -> None:
     facts: dict[str, Any] = {
         **dict.fromkeys(FACTS[what], "x"),
         **({"untold": 0} if "untold" in FACTS[what] else {}),

@@ -78,7 +78,7 @@ def test_a_new_file_is_its_owners_under_any_umask(tmp_path: Path) -> None:
     assert mode(tmp_path / "audit") == 0o600
 
 
-def test_what_is_no_regular_file_keeps_its_mode(tmp_path: Path) -> None:
+def test_a_special_file_keeps_its_mode(tmp_path: Path) -> None:
     before = mode(Path(os.devnull))
     AuditFile(os.devnull).close()
     assert mode(Path(os.devnull)) == before
@@ -98,7 +98,7 @@ def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
     assert mode(path) == 0o600
 
 
-def test_a_disk_that_fails_is_told_once_and_when_it_works_again(
+def test_a_failing_disk_is_reported_once_and_when_it_works_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "audit"
@@ -133,7 +133,7 @@ def test_a_disk_that_fails_is_told_once_and_when_it_works_again(
     ]
 
 
-def test_a_slow_disk_holds_up_nobody_and_what_is_lost_is_counted(
+def test_a_slow_disk_delays_no_caller_and_lost_facts_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on, write = threading.Event(), os.write
@@ -189,7 +189,9 @@ def test_every_fact_is_logged_with_what_it_holds(caplog: pytest.LogCaptureFixtur
     assert vars(record)["facts"] == {"peer": "\x1b[31m"}
 
 
-def test_a_function_gets_every_fact_and_its_failure_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_function_gets_every_fact_and_its_failure_is_reported_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     got: list[Audit] = []
 
     def take(fact: Audit) -> None:
@@ -205,7 +207,7 @@ def test_a_function_gets_every_fact_and_its_failure_is_told_once(caplog: pytest.
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-def test_a_file_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_raises_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Auditor(tmp_path / "nowhere" / "audit")
 
@@ -230,7 +232,7 @@ def files(path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("batch", [1, 7, 500])
-def test_the_files_have_their_size_together_and_the_oldest_facts_go(
+def test_the_files_share_their_size_and_drop_the_oldest_facts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, batch: int
 ) -> None:
     path = tmp_path / "audit"
@@ -287,7 +289,7 @@ def test_without_a_size_there_is_no_bound_and_a_long_line_is_whole(tmp_path: Pat
             one.unlink()
 
 
-def test_what_is_no_regular_file_is_not_renamed() -> None:
+def test_a_special_file_is_not_renamed() -> None:
     file = AuditFile(os.devnull, 4)
     for _ in range(3):
         file.write("more than a byte")
@@ -296,7 +298,7 @@ def test_what_is_no_regular_file_is_not_renamed() -> None:
 
 
 @pytest.mark.parametrize("size", [LEAST_SIZE - 1, 0, -1])
-def test_a_size_has_a_least(size: int) -> None:
+def test_a_size_below_the_least_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="audit_bytes is at least 65536, or None"):
         App("x", "1", audit_bytes=size)
     assert App("x", "1", audit_bytes=LEAST_SIZE).audit_bytes == LEAST_SIZE
@@ -307,7 +309,7 @@ def refusal(principal: str, peer: str = "") -> Audit:
     return Audit("subscription", principal, {"peer": peer} if peer else {})
 
 
-def test_nobody_pushes_out_what_others_did(tmp_path: Path) -> None:
+def test_repeated_facts_of_one_peer_do_not_displace_others(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     auditor = Auditor(path)
     for _ in range(EACH + 5):
@@ -325,7 +327,7 @@ def test_nobody_pushes_out_what_others_did(tmp_path: Path) -> None:
     assert {principal for _, principal, _ in facts[-4:-2]} == {"alice", ""}
 
 
-def test_all_begin_anew_when_their_time_is_over() -> None:
+def test_the_counts_of_repeated_facts_begin_anew_after_their_time() -> None:
     now = 1_000.0
     repeats = Repeats(lambda: now)
     assert repeats.left_out() == []
@@ -339,7 +341,7 @@ def test_all_begin_anew_when_their_time_is_over() -> None:
     assert repeats.left_out(ended=True) == []
 
 
-def test_so_many_are_counted_each_for_itself() -> None:
+def test_a_limited_number_of_peers_is_counted_separately() -> None:
     repeats = Repeats()
     repeats.left_out()
     for number in range(NAMES):

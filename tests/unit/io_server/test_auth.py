@@ -31,11 +31,11 @@ def test_a_token_belongs_to_its_principal() -> None:
 
 
 @pytest.mark.parametrize("token", ["", "s3cre", "s3cret ", "S3CRET", "alice", "s3cret\0", "\udcff", "é"])
-def test_any_other_token_belongs_to_nobody(token: str) -> None:
+def test_an_unknown_token_has_no_principal(token: str) -> None:
     assert ask(TokenTable({"s3cret": "alice"}), token) is None
 
 
-def test_no_token_at_all() -> None:
+def test_an_empty_table_has_no_principal() -> None:
     assert ask(TokenTable({}), "anything") is None
 
 
@@ -73,7 +73,7 @@ def test_an_empty_token_or_principal_is_refused(tokens: dict[str, str]) -> None:
         TokenTable(tokens)
 
 
-def test_an_async_verifier() -> None:
+def test_an_async_verifier_is_awaited() -> None:
     async def verifier(token: str) -> str | None:
         await anyio.lowlevel.checkpoint()
         return "alice" if token == "s3cret" else None
@@ -94,7 +94,7 @@ def test_a_plain_verifier_runs_beside_the_loop() -> None:
     assert threads[0].daemon
 
 
-def test_a_plain_function_that_returns_an_awaitable() -> None:
+def test_a_plain_function_that_returns_an_awaitable_is_awaited() -> None:
     async def look_up(token: str) -> str:
         return token.upper()
 
@@ -102,7 +102,7 @@ def test_a_plain_function_that_returns_an_awaitable() -> None:
 
 
 @pytest.mark.parametrize("answer", [True, "", b"alice", 7, ("alice",)])
-def test_an_answer_that_is_no_principal(answer: Any) -> None:
+def test_a_wrong_answer_of_a_verifier_raises(answer: Any) -> None:
     async def verifier(token: str) -> Any:
         return answer
 
@@ -110,7 +110,7 @@ def test_an_answer_that_is_no_principal(answer: Any) -> None:
         ask(verifier, "s3cret")
 
 
-def test_what_a_verifier_raises_is_raised() -> None:
+def test_an_error_of_a_verifier_is_raised() -> None:
     def verifier(token: str) -> str | None:
         raise LookupError("the directory is down")
 
@@ -118,7 +118,7 @@ def test_what_a_verifier_raises_is_raised() -> None:
         ask(verifier, "s3cret")
 
 
-def test_what_is_async() -> None:
+def test_async_callables_are_recognised() -> None:
     async def function(token: str) -> None:
         pass
 
@@ -163,7 +163,7 @@ def test_a_token_is_valid_until_it_expires(expires: Any, nanoseconds: int | None
 @pytest.mark.parametrize(
     ("expires", "error"), [(datetime(2027, 1, 15, 8), ValueError), ("tomorrow", TypeError)]
 )
-def test_what_is_no_moment_is_refused(expires: Any, error: type[Exception]) -> None:
+def test_a_wrong_expiry_is_refused(expires: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         _ = Verified("alice", expires).expires_ns
 
@@ -175,7 +175,7 @@ def test_verified_names_a_principal(principal: Any) -> None:
 
 
 @pytest.mark.parametrize(("principal", "holds"), [("alice", True), ("bob", False), ("", False)])
-def test_a_principal_of_the_table_holds(principal: str, holds: bool) -> None:
+def test_a_principal_of_the_table_is_still_valid(principal: str, holds: bool) -> None:
     assert anyio.run(still_holds, TokenTable({"s3cret": "alice"}), principal) is holds
 
 
@@ -203,12 +203,12 @@ class BlockingDirectory:
 
 
 @pytest.mark.parametrize("directory", [Directory("bob"), BlockingDirectory()])
-def test_a_verifier_is_asked_whether_a_principal_holds(directory: Verifier) -> None:
+def test_a_verifier_is_asked_whether_a_principal_is_still_valid(directory: Verifier) -> None:
     assert anyio.run(still_holds, directory, "alice")
     assert not anyio.run(still_holds, directory, "bob")
 
 
-def test_without_an_opinion_everybody_holds() -> None:
+def test_a_verifier_without_an_answer_keeps_every_principal_valid() -> None:
     async def verifier(token: str) -> str:
         return token
 
