@@ -1,4 +1,4 @@
-"""The words of docstrings and comments: plain technical English, clear to a reader without the code."""
+"""The words of docstrings, comments, messages and names of tests: clear to a reader without the code."""
 
 from __future__ import annotations
 
@@ -41,6 +41,14 @@ NOT_IMPERATIVE: Final = re.compile(
     r"|From|After|Before|Behind|Above|Below|Yes|[A-Z]\w*[^\Ws]s)\b"
 )
 """The beginning of a docstring that does not tell a function what to do, such as "Returns" or "Whether"."""
+
+
+RIDDLE: Final = re.compile(
+    r"test_(?:what|whatever|who|whoever|of|that|it|its|they|them|whether|how|however|such|those|these|this)_"
+    r"|_(?:whoever|whatever|whyever|nobody|somebody|everybody|any_more|so_many)(?:_|$)"
+    r"|(?<!there)_(?:is|are)_no_(?!longer)"
+)
+"""The name of a test without a subject, or with a word for an unnamed subject or amount."""
 
 
 class Docstring(NamedTuple):
@@ -95,6 +103,18 @@ def checked() -> list[Path]:
 def test_docstrings_and_comments_name_their_subject() -> None:
     found = [(str(path.relative_to(ROOT)), faults(path.read_text())) for path in checked()]
     assert [each for each in found if each[1]] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests/unit").rglob("test_*.py")), ids=lambda path: path.stem)
+def test_unit_tests_name_their_subject(path: Path) -> None:
+    names = re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    assert [name for name in names if RIDDLE.search(name)] == []
+
+
+def test_riddles_are_refused() -> None:
+    assert RIDDLE.search("test_of_a_job_that_is_over_the_end_comes_again")
+    assert RIDDLE.search("test_a_text_that_is_no_json")
+    assert not RIDDLE.search("test_a_job_that_is_no_longer_listed_is_forgotten")
 
 
 def test_files_are_found() -> None:

@@ -748,7 +748,7 @@ def test_an_ended_job_can_be_subscribed_again(runtime: ScriptedRuntime) -> None:
     ("after", "answer"),
     [(None, {}), (9, {}), (99, {"replayed": True}), (None, {"job_seq": 0})],
 )
-def test_of_a_job_that_is_over_nothing_is_awaited_when_nothing_is_left(
+def test_an_ended_job_without_a_kept_history_is_not_awaited(
     runtime: ScriptedRuntime, after: int | None, answer: dict[str, Any]
 ) -> None:
     subscribe(runtime, after, current_status="success", **answer)
@@ -786,7 +786,7 @@ def test_history_that_comes_behind_the_answer_waits_for_nothing(numbered: Script
 
 
 @pytest.mark.parametrize(("after", "left"), [(None, 0), (9, 0), (3, 1)])
-def test_of_a_job_that_is_over_nothing_is_awaited_above_its_last_number(
+def test_an_ended_job_subscribed_above_its_last_number_is_not_awaited(
     numbered: ScriptedRuntime, after: int | None, left: int
 ) -> None:
     subscribe(numbered, after, job_seq=None, subscribed_from=9, current_status="success")

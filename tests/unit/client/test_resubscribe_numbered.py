@@ -118,7 +118,7 @@ def test_the_end_of_a_job_whose_acceptance_was_lost_refuses_nothing(numbered: Sc
     numbered.only(JobAccepted, numbered.say("job.accepted", {"job_id": "job_2", "request_id": other}))
 
 
-def test_a_history_that_comes_before_its_answer_is_asked_for_again_if_nobody_answers(
+def test_a_history_before_an_answer_that_never_comes_is_asked_for_again(
     numbered: ScriptedRuntime,
 ) -> None:
     numbered.client.subscribe(JOB, 0, True, now=numbered.now)

@@ -92,7 +92,7 @@ class TestServerHandshake:
             assert server.receive(head[cut:] + text) == [b"early"]
             assert server.data_to_send().startswith(b"HTTP/1.1 101 ")
 
-    def test_what_follows_the_request_waits_for_its_answer(self) -> None:
+    def test_bytes_behind_the_request_wait_for_its_answer(self) -> None:
         server = ServerCodec(Admission(), limit=100)
         early = to_server(PING, b"p") + to_server(TEXT, b"a") + to_server(TEXT, b"b")
         assert server.receive(request() + early[:-1]) == [b"a"]
@@ -117,7 +117,7 @@ class TestServerHandshake:
     @pytest.mark.parametrize(
         "data", [b"\x16\x03\x01\x02\x00\n", b"hello\r\n", request().replace(b"\r\n", b"\n")]
     )
-    def test_what_is_not_http_is_dropped(self, data: bytes) -> None:
+    def test_bytes_that_are_not_http_are_dropped(self, data: bytes) -> None:
         server = ServerCodec(Admission(), limit=100)
         assert server.receive(data) == [] and server.data_to_send() == b""
         assert server.finished and server.failure == "did not receive a valid HTTP request"
@@ -168,7 +168,7 @@ class TestClientHandshake:
         with pytest.raises(ValueError):
             ClientCodec(uri, limit=100)
 
-    def test_what_follows_the_response_is_read(self) -> None:
+    def test_bytes_behind_the_response_are_read(self) -> None:
         client, server = ClientCodec(URI, limit=100), ServerCodec(Admission(), limit=100)
         server.receive(client.data_to_send())
         data = server.data_to_send() + server.frame([b"one", b"two"])
@@ -213,7 +213,7 @@ class TestMessages:
         assert server.frame([payload]) == frame(TEXT, payload)
         assert server.receive(client.frame([payload])) == [payload]
 
-    def test_batches_keep_order_whatever_the_kind(self) -> None:
+    def test_batches_keep_the_order_of_all_kinds(self) -> None:
         server = open_server()
         data = (
             to_server(TEXT, b"1")
@@ -482,7 +482,7 @@ class TestClose:
 
 
 class TestFloods:
-    def test_of_pings_keeps_the_latest(self) -> None:
+    def test_only_the_latest_ping_is_kept(self) -> None:
         server = open_server()
         for number in range(1000):
             server.receive(to_server(PING, b"%d" % number))
@@ -512,7 +512,7 @@ class TestFloods:
             tracemalloc.stop()
         assert len(server.data_to_send()) <= 5 * 1024
 
-    def test_what_is_dropped_is_not_kept(self) -> None:
+    def test_dropped_bytes_are_not_kept(self) -> None:
         server = open_server(limit=10)
         server.receive(to_server(TEXT, b"does not fit"))
         tracemalloc.start()

@@ -357,7 +357,7 @@ def test_the_retention_of_a_long_job_begins_at_its_end(world: World) -> None:
 # What recovery decides.
 
 
-def test_what_recovery_decides_is_handed_out_by_the_first_take(world: World) -> None:
+def test_decisions_of_recovery_are_handed_out_by_the_first_take(world: World) -> None:
     peer, _ = started(world, 1)
     peer.submit()
     runtime = Runtime.restore(JOURNAL, world.records, seed=b"t" * 32, now=START + 9, unix=UNIX)

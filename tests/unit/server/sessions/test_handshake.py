@@ -683,7 +683,7 @@ def test_a_request_read_before_a_takeover_is_answered_on_the_new_connection(worl
     assert [frame["type"] for frame in old.pull()] == ["session.error"]
 
 
-def test_agents_that_waited_for_the_old_connection_go_on(world: World) -> None:
+def test_agents_paused_for_the_old_connection_resume(world: World) -> None:
     old, job = started(world)
     world.carry_out(old.connection.blocked(now=world.now))
     assert world.all(PauseJob) == [PauseJob(job)]

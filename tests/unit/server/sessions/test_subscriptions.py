@@ -272,7 +272,7 @@ def test_a_history_enters_the_log_only_as_fast_as_its_connection_takes_it() -> N
     assert texts(other, job) == [str(number) for number in range(1, 21)]
 
 
-def test_a_history_goes_on_after_a_resume() -> None:
+def test_a_history_continues_after_a_resume() -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(max_backlog_events=4)))
     _, job = started(world, 10)
     other = world.client()
