@@ -101,12 +101,14 @@ RENAMED: Final[Mapping[str, tuple[str, Sequence[Any]]]] = {
 }
 """The names of inputs in recordings of earlier versions, their present names, and arguments to add."""
 
-_FREE: Final = ("submit", "emit", "write_result", "delegate", "finish", "fail")
+_FREE: Final = ("submit", "emit", "emitted", "write_result", "delegate", "finish", "fail")
 """Inputs that hold data of agents and users."""
 
-INSIDE: Final = ("line", "congested")
-"""Entries that arise within an input and do not follow from it: where bytes were cut, how much was not
-pulled.
+INSIDE: Final = ("line", "congested", "emitted", "event")
+"""Entries that belong to the input before them, which does not tell them.
+
+They are lines that were cut out of bytes, a transport that does not take answers, and the further events of a
+run: of an agent, which are numbered together, or of a client, which are received together.
 """
 
 
@@ -226,15 +228,11 @@ class _Player:
     def play(self, entry: _Entry, *inside: _Entry) -> None:
         """Repeat one input, with the entries that arose in it."""
         output = self._repeat(entry.input, [_read(value) for value in entry.arguments], entry.now)
+        if entry.input == "events":
+            messages = [_read(detail.arguments[1]) for detail in inside if detail.input == "event"]
+            self.machine.receive_all(self._connection(entry.arguments[0]), messages, now=entry.now)
         for detail in inside:
-            number, *data = detail.arguments
-            connection = connection_state(self._connection(number))
-            self._state.enter(detail.now, detail.input, *detail.arguments)
-            if detail.input == "congested":
-                self._state.refuse_congested(connection)
-            else:
-                connection.replay_line(_read(data[0]))
-            self._state.done()
+            self._repeat_inside(detail)
         if output is None or inside:
             output = _joined(output, self.machine.take())
         self.outputs.append(output)
@@ -249,6 +247,8 @@ class _Player:
         arguments = [*arguments, *added]
         if name == "connect":
             self._connect(arguments, now)
+        elif name == "events" and role == "client":
+            pass  # Its messages stand inside it.
         elif name == "message":
             number, data = arguments
             return self._connection(number).receive(data, now=now)
@@ -267,6 +267,21 @@ class _Player:
         else:
             raise LocalProtocolError(f"{name!r} is not an input of a {role}")
         return None
+
+    def _repeat_inside(self, detail: _Entry) -> None:
+        """Repeat an entry that arose in an input; events of a run were repeated with it."""
+        arguments = [_read(value) for value in detail.arguments]
+        match detail.input:
+            case "emitted" if isinstance(self.machine, Runtime):
+                self._call(self.machine.agents, "emit", arguments, detail.now)
+            case "congested" | "line":
+                connection = connection_state(self._connection(arguments[0]))
+                self._state.enter(detail.now, detail.input, *arguments)
+                if detail.input == "congested":
+                    self._state.refuse_congested(connection)
+                else:
+                    connection.replay_line(arguments[1])
+                self._state.done()
 
     def _connect(self, arguments: list[Any], now: int) -> None:
         *rest, framing, secure, peer = arguments
@@ -316,7 +331,9 @@ def _without_secrets(
     name: str, arguments: Sequence[Any], stand_ins: StandIns, *, from_clients: bool
 ) -> Sequence[Any]:
     """Return the arguments of an input with stand-ins in place of secrets, and learn new secrets."""
-    if name in ("message", "line") and arguments[1] is not None:  # None stands for a line that is too long.
+    if (
+        name in ("message", "line", "event") and arguments[1] is not None
+    ):  # None stands for a line that is too long.
         number, message = arguments
         if from_clients:
             token = token_of(message)

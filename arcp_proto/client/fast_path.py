@@ -80,7 +80,7 @@ def receive_all(
     while taken < len(messages) and takes(connection):
         session = client.session
         if session is not None and _MARK in messages[taken] and _flows(connection, session):
-            client.enter(now, "events")
+            client.enter(now, "events", connection.number)
             taken += _receive_run(client, connection, session, rest, decode)
             client.done()
             if taken == len(messages) or not takes(connection):
@@ -114,6 +114,7 @@ def _receive_run(
     job: FollowedJob | None = None
     job_id = JobId("")
     cursor = 0
+    recorder = client.recorder
     events: list[JobEvent] = []
     run: list[JobEvent] = []
     ids: list[str] = []
@@ -137,12 +138,12 @@ def _receive_run(
             _hand_out(session, job, ids, run)
             events += run
             job, job_id, cursor, ids, run = next_job, next_job.id, next_job.cursor, [], []
-        if position is not None:
-            is_next, cursor = placed and position > cursor, position
-        else:
-            is_next = not placed and job.takes(None, seq, event.id)
-        if not is_next:
+        has_place = position is not None and placed and position > cursor
+        if not (has_place or (position is None and not placed and job.takes(None, seq, event.id))):
             break
+        cursor = position or 0
+        if recorder is not None:
+            recorder("event", (connection.number, message), client.now)
         if kind in SYNONYMS:
             body = settled_body(kind, body)
         elif kind == "result_chunk":

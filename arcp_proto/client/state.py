@@ -61,7 +61,7 @@ class ClientState(Machine):
         return (None if self.session is None else self.session.features) or frozenset()
 
     def receive_all(self, connection: ConnectionState, messages: Sequence[bytes], *, now: int) -> int:
-        if self.recorder is not None or connection.framing is not Framing.MESSAGES:
+        if connection.framing is not Framing.MESSAGES:
             return super().receive_all(connection, messages, now=now)
         return fast_path.receive_all(self, connection, messages, now=now)
 

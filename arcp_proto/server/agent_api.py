@@ -66,6 +66,8 @@ class AgentApi:
             opening = openings.by_kind.get(kind)
             encoded = encode_body(kind, body)
             if opening is not None and len(encoded) <= SHORT:
+                if state.recorder is not None:
+                    state.recorder("emitted", (job_id, kind, body), Monotonic(now))
                 said = state.said
                 said.append(opening + encoded)
                 state.said_at = now
@@ -82,12 +84,7 @@ class AgentApi:
         encoded = encode_body(kind, body)
         if len(encoded) > job.body_limit:
             encoded = _short(job, kind, encoded)
-        if state.busy or state.recorder is not None:
-            state.enter(now, "emit", job_id, kind, body)
-        else:
-            state.busy = True
-            if now > state.now:
-                state.now = Monotonic(now)
+        state.enter(now, "emit", job_id, kind, body)
         state.publish(job, kind, encoded)
         publish.begin(state, job)
         return len(encoded) - SHORT if len(encoded) > SHORT else 0

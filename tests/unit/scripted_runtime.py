@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from arcp_proto import Framing
+from arcp_proto import Framing, record
 from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.dispatch import HANDLERS
@@ -62,8 +62,9 @@ class ScriptedRuntime:
         config: ClientConfig | None = None,
         framing: Framing = Framing.MESSAGES,
         resumption: Resumption | None = None,
+        lines: list[str] | None = None,
     ) -> None:
-        """Without a `config` the session ends with its connection."""
+        """Without a `config` the session ends with its connection; `lines` take a recording of the client."""
         self.now = SECOND
         self.client = Client(
             config or ClientConfig(resume=False),
@@ -72,6 +73,8 @@ class ScriptedRuntime:
             unix=UNIX,
             resumption=resumption,
         )
+        if lines is not None:
+            record(self.client, lines.append, keep_secrets=True)
         self.connection = self.client.connect(Secret("secret"), framing, now=self.now)
         self.events: list[Event] = []
         self.received: list[dict[str, Any]] = []

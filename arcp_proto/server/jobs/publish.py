@@ -126,8 +126,7 @@ def begin(state: RuntimeState, job: Job) -> None:
 
     Events are not collected for observers, nor while a recording or a journal takes each by itself.
     """
-    apart = state.journaling or state.recorder is not None
-    if apart or job.home is None or job.observers or job.body_limit < SHORT:
+    if state.journaling or job.home is None or job.observers or job.body_limit < SHORT:
         state.busy = False
     else:
         state.speaker = job

@@ -339,11 +339,11 @@ def test_a_message_above_the_limit_closes_the_connection() -> None:
 
 
 def test_a_recording_holds_each_message_of_a_run() -> None:
-    runtime = opened()
+    runtime = opened(placed=False)
     heard: list[str] = []
     runtime.state.recorder = lambda name, arguments, now: heard.append(name)
     at_once(runtime, texts_of(3))
-    assert heard == ["message"] * 3
+    assert heard == ["events", *["event"] * 3]
 
 
 def test_every_event_of_a_run_is_decoded_by_itself() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import msgspec
@@ -129,15 +130,22 @@ def test_an_event_of_another_job_numbers_the_collected_events_first(world: Speak
     assert [frame["job_id"] for frame in world.peer.frames[-4:]] == [world.job] * 3 + [other]
 
 
-def test_events_are_not_collected_with_a_journal_recording_or_observer() -> None:
-    journal, recorded, observed = Speaker(journal=True), World(), Speaker()
+def test_events_are_collected_with_a_recording() -> None:
+    recorded = World()
     lines: list[str] = []
     record(recorded.runtime, lines.append, salt=b"salt" * 4)
     peer = recorded.client()
     job = peer.submit()
     for _ in range(2):
         recorded.runtime.agents.emit(job, "log", {"level": "info", "message": "m"}, now=recorded.now)
+    assert [json.loads(line)["input"] for line in lines[-2:]] == ["emit", "emitted"]
+    assert [session.log.last for session in recorded.state.sessions.values()] == [1]
+    recorded.take()
     assert [session.log.last for session in recorded.state.sessions.values()] == [2]
+
+
+def test_events_are_not_collected_with_a_journal_or_observer() -> None:
+    journal, observed = Speaker(journal=True), Speaker()
     observed.client().send("job.subscribe", {"job_id": observed.job})
     for world in (journal, observed):
         world.say(2)
