@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
-PROVISIONED_CREDENTIALS: Final = "provisioned_credentials"
-"""The feature of credentials that a runtime issues for jobs and revokes (§9.8)."""
-POSITIONS: Final = "x-vendor.arcp-io.job_seq"
-"""The feature of events with their position in the job as `job_seq`.
 
-A session without it gets no `job_seq`.
-"""
+class Feature(StrEnum):
+    """A feature, in the order in which a welcome names them."""
 
-FEATURES: Final = (
-    "heartbeat",
-    "ack",
-    "list_jobs",
-    "subscribe",
-    "progress",
-    "result_chunk",
-    "agent_versions",
-    "lease_expires_at",
-    "cost.budget",
-    "model.use",
-    PROVISIONED_CREDENTIALS,
-    POSITIONS,
-)
+    HEARTBEAT = "heartbeat"
+    ACK = "ack"
+    LIST_JOBS = "list_jobs"
+    SUBSCRIBE = "subscribe"
+    PROGRESS = "progress"
+    RESULT_CHUNK = "result_chunk"
+    AGENT_VERSIONS = "agent_versions"
+    LEASE_EXPIRES_AT = "lease_expires_at"
+    COST_BUDGET = "cost.budget"
+    MODEL_USE = "model.use"
+    PROVISIONED_CREDENTIALS = "provisioned_credentials"
+    """Credentials that a runtime issues for jobs and revokes (§9.8)."""
+    POSITIONS = "x-vendor.arcp-io.job_seq"
+    """Events with their position in the job as `job_seq`; a session without the feature gets none."""
+
+
+FEATURES: Final = tuple(Feature)
 """All features, in the order in which a welcome names them."""

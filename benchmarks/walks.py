@@ -6,17 +6,18 @@ A walk is counted by `sys.setprofile` on a warm connection. `--files` names the 
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-import arcp_proto
+from arcp_proto import Connection
 
 from .core import Core
 
-ROOT: Final = Path(arcp_proto.__file__).parent
+ROOT: Final = Path(inspect.getfile(Connection)).parents[1]
 LEASE: Final = {"tool.call": ["search"], "cost.budget": ["USD:5"]}
 
 

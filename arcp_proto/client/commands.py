@@ -9,7 +9,7 @@ import msgspec
 
 from arcp_proto.engine.machine import cut
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId
 from arcp_proto.leases.budget import COST_BUDGET
 from arcp_proto.leases.lease import MODEL_USE
@@ -88,7 +88,7 @@ def as_negotiated(message: msgspec.Struct, negotiated: frozenset[str]) -> msgspe
     """Return a request as a runtime with these features reads it: a subscribe by positions, or by numbers."""
     if not isinstance(message, messages.Subscribe) or message.from_job_seq is None:
         return message
-    if POSITIONS in negotiated:
+    if Feature.POSITIONS in negotiated:
         return msgspec.structs.replace(message, from_event_seq=None)
     return msgspec.structs.replace(message, from_job_seq=None)
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId, Monotonic, SessionId
 from arcp_proto.limits import Limits
 from arcp_proto.secret import Secret
@@ -250,7 +250,7 @@ class ClientSession:
     @property
     def is_placed(self) -> bool:
         """Whether the runtime tells the positions of events."""
-        return self.features is not None and POSITIONS in self.features
+        return self.features is not None and Feature.POSITIONS in self.features
 
     def lose(self) -> None:
         """Note that the session cannot be resumed, so that its jobs are observed in another."""

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.features import FEATURES, PROVISIONED_CREDENTIALS
+from arcp_proto.features import FEATURES, Feature
 from arcp_proto.leases.ceilings import Ceiling, check_ceilings
 from arcp_proto.limits import KIB, MAX_RUNTIME_SEC, Limits
 from arcp_proto.server.jobs.inventory import AgentInfo, Inventory
@@ -69,8 +69,9 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     def features(self) -> tuple[str, ...]:
         """The features that the runtime offers (§6.2)."""
         withheld = {
-            "heartbeat": self.heartbeat_interval_sec == 0,
-            PROVISIONED_CREDENTIALS: not self.credentials or not (self.journal or self.volatile_credentials),
+            Feature.HEARTBEAT: self.heartbeat_interval_sec == 0,
+            Feature.PROVISIONED_CREDENTIALS: not self.credentials
+            or not (self.journal or self.volatile_credentials),
         }
         return tuple(name for name in SUPPORTED_FEATURES if not withheld.get(name, False))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ from arcp_proto.engine.machine import found
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.limits import MAX_ID_LENGTH
 from arcp_proto.server.jobs.listing import Filter, page
@@ -45,14 +46,15 @@ JOBS_A_REQUEST: Final = 50
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """The handler of a message type, and the feature that the message needs (§6.2).
+    """The handler of a message type, the shape of its payload, and the feature that it needs (§6.2).
 
     A message that is `counted` is a request, which counts against the rates. A message that is `idle` does
     not show that the session is used (§14).
     """
 
+    shape: type[msgspec.Struct]
     handle: Callable[[RuntimeState, ConnectionState, codec.Envelope, Any], None]
-    feature: str | None = None
+    feature: Feature | None = None
     counted: bool = True
     idle: bool = False
 
@@ -170,22 +172,37 @@ def on_list_jobs(
     connection.send(answer, message_type="session.jobs")
 
 
+M = TypeVar("M", bound=msgspec.Struct)
+
+
+def _rule(
+    shape: type[M],
+    handle: Callable[[RuntimeState, ConnectionState, codec.Envelope, M], None],
+    *,
+    feature: Feature | None = None,
+    counted: bool = True,
+    idle: bool = False,
+) -> Rule:
+    """Return a rule whose handler takes payloads of `shape`, as a type checker sees."""
+    return Rule(shape, handle, feature, counted, idle)
+
+
 HANDLERS: Final[Mapping[Phase, Mapping[str, Rule]]] = {
     Phase.AWAITING_HELLO: {
-        "session.hello": Rule(on_hello),
-        "session.resume": Rule(on_resume),
+        "session.hello": _rule(messages.Hello, on_hello),
+        "session.resume": _rule(messages.SessionResume, on_resume),
     },
     Phase.OPEN: {
-        "session.ping": Rule(on_ping, idle=True),
-        "session.pong": Rule(on_pong, counted=False, idle=True),
-        "session.ack": Rule(on_ack, feature="ack", counted=False),
-        "session.list_jobs": Rule(on_list_jobs, feature="list_jobs"),
-        "session.close": Rule(on_close),
-        "session.bye": Rule(on_close),
-        "job.submit": Rule(on_submit),
-        "job.cancel": Rule(on_cancel),
-        "job.subscribe": Rule(on_subscribe, feature="subscribe"),
-        "job.unsubscribe": Rule(on_unsubscribe, feature="subscribe"),
+        "session.ping": _rule(messages.Ping, on_ping, idle=True),
+        "session.pong": _rule(messages.Pong, on_pong, counted=False, idle=True),
+        "session.ack": _rule(messages.Ack, on_ack, feature=Feature.ACK, counted=False),
+        "session.list_jobs": _rule(messages.ListJobs, on_list_jobs, feature=Feature.LIST_JOBS),
+        "session.close": _rule(messages.Close, on_close),
+        "session.bye": _rule(messages.Close, on_close),
+        "job.submit": _rule(messages.Submit, on_submit),
+        "job.cancel": _rule(messages.Cancel, on_cancel),
+        "job.subscribe": _rule(messages.Subscribe, on_subscribe, feature=Feature.SUBSCRIBE),
+        "job.unsubscribe": _rule(messages.Unsubscribe, on_unsubscribe, feature=Feature.SUBSCRIBE),
     },
     Phase.AUTHENTICATING: {},
     Phase.CLOSING: {},

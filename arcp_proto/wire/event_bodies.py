@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from arcp_proto.errors import RETRYABLE, LocalProtocolError
+from arcp_proto.features import Feature
 
 from . import codec
 
@@ -156,15 +157,15 @@ REMAINING: Final = "cost.budget.remaining"
 """The metric that reports a counter of the budget; only the runtime emits it (§9.6)."""
 
 RESULT_CHUNK: Final = "result_chunk"
-"""The kind of a piece of a streamed result, and the feature that a session needs for it (§8.4)."""
+"""The kind of a piece of a streamed result, of the feature with this name (§8.4)."""
 
 COST_PREFIX: Final = "cost."
 """The prefix of the names of metrics that spend a budget (§9.6)."""
 
-FEATURE_OF_KIND: Final[Mapping[str, str]] = {
-    "progress": "progress",
-    "result_chunk": "result_chunk",
-    REMAINING: "cost.budget",
+FEATURE_OF_KIND: Final[Mapping[str, Feature]] = {
+    "progress": Feature.PROGRESS,
+    RESULT_CHUNK: Feature.RESULT_CHUNK,
+    REMAINING: Feature.COST_BUDGET,
 }
 """Kinds, and one metric, that a session only gets when it negotiated the feature (§6.2)."""
 

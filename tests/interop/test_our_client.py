@@ -37,7 +37,7 @@ from arcp_io.errors import (
     Unauthenticated,
 )
 from arcp_proto.client.config import CLIENT_FEATURES
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from tests.interop.peer import ROOT, TOKEN, Frame, Host, read, their_runtime
 
 pytestmark = pytest.mark.anyio
@@ -83,7 +83,11 @@ async def test_the_handshake() -> None:
     async with session_with_theirs() as (session, host):
         assert session.id == host.sent("session.welcome")[0]["session_id"]
         assert (session.runtime.name, session.runtime.version) == ("their runtime", "1.1.3")
-        assert session.features == set(CLIENT_FEATURES) - {"model.use", "provisioned_credentials", POSITIONS}
+        assert session.features == set(CLIENT_FEATURES) - {
+            "model.use",
+            "provisioned_credentials",
+            Feature.POSITIONS,
+        }
         agents = {agent.name: (agent.versions, agent.default) for agent in session.agents}
         assert agents["echo"] == ([], None)
         assert agents["stage"] == (["1.0.0", "2.0.0"], "2.0.0")

@@ -27,7 +27,7 @@ from arcp_io.agents.context import JobContext
 from arcp_io.app import App
 from arcp_io.server.server import Server, serve
 from arcp_proto.engine.endpoint import state_of
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import Principal
 from arcp_proto.limits import MIB, Limits
 from tests.io.apps import TOKEN
@@ -35,7 +35,15 @@ from tests.io.peers import WebSocketPeer, websocket
 from tests.io.processes import environment
 from tests.runners import run
 
-FEATURES: Final = ["ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions", POSITIONS]
+FEATURES: Final = [
+    "ack",
+    "list_jobs",
+    "subscribe",
+    "progress",
+    "result_chunk",
+    "agent_versions",
+    Feature.POSITIONS,
+]
 """No heartbeat: who does not read is not found out by it."""
 READING: Final = "carol"
 STALLED: Final = "bob"

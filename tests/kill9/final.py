@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from tests.io.peers import websocket
 from tests.kill9.audit import TERMINALS, History
 from tests.kill9.served import OTHER_TOKEN
@@ -20,7 +20,7 @@ FEATURES = [
     "result_chunk",
     "agent_versions",
     "provisioned_credentials",
-    POSITIONS,
+    Feature.POSITIONS,
 ]
 TIMEOUT = 120.0
 """Seconds for all of it."""

@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 
 Frame = dict[str, Any]
 OF_OTHERS = ["ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions"]
 """The features of a runtime of another make: it tells no positions."""
-FEATURES = [*OF_OTHERS, POSITIONS]
+FEATURES = [*OF_OTHERS, Feature.POSITIONS]
 
 
 class FakeJob:
@@ -71,7 +71,7 @@ class FakeRuntime:
         self.replies = replies
         self.repeats = repeats
         self.features = FEATURES if features is None else features
-        self.placed = POSITIONS in self.features
+        self.placed = Feature.POSITIONS in self.features
         self.sessions: dict[str, FakeSession] = {}
         self.jobs: dict[str, FakeJob] = {}
         self.keys: dict[str, str] = {}

@@ -15,7 +15,7 @@ from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import NOTHING, Authenticate, Output, PauseJob, ResumeJob, StartJob, StopJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ensure
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, UnixTime
 from arcp_proto.limits import Limits
 from arcp_proto.recording import record
@@ -176,7 +176,9 @@ class Judge:
     def _line(self, session: Session) -> Line:
         line = self.lines.get(session.id)
         if line is None:
-            features = tuple(name for name in (*FEATURES, BUDGETED, POSITIONS) if name in session.features)
+            features = tuple(
+                name for name in (*FEATURES, BUDGETED, Feature.POSITIONS) if name in session.features
+            )
             line = Line(session.id, session.principal, features, session.quirk.name)
             line.detached_at = self.world.state.now
             self.lines[session.id] = line
@@ -641,7 +643,7 @@ class Judge:
             payload = frame["payload"]
             ensure(job_id in (None, payload["job_id"]), "a submit became another job")
             told = payload.get("job_seq")
-            ensure((told is not None) == (POSITIONS in line.features), "a position is told, or not")
+            ensure((told is not None) == (Feature.POSITIONS in line.features), "a position is told, or not")
             ensure(None in (told, last) or told == last, "it stands at another position")
 
         return check
@@ -717,8 +719,8 @@ class Judge:
                 line.flows[work.job_id] = Flow(pos)
         cut = after is not None and (after < history.cut if position is None else position < history.first)
         ended, last = work.ended, max([event.source for event in work.events if event], default=0)
-        place = work.last_position if POSITIONS in line.features else None
-        left = history.first + 1 if cut and POSITIONS in line.features else None
+        place = work.last_position if Feature.POSITIONS in line.features else None
+        left = history.first + 1 if cut and Feature.POSITIONS in line.features else None
 
         def check(frame: Frame) -> None:
             payload = frame["payload"]
@@ -766,7 +768,7 @@ class Judge:
         most = self.config.limits.max_page_jobs
         limit = min(max(payload.get("limit", 100), 1), most)
         expected, rest = self._page(line.principal, payload.get("filter", {}), upto, limit, most)
-        told = POSITIONS in line.features
+        told = Feature.POSITIONS in line.features
         last = {job_id: self.works[JobId(job_id)].last_position if told else None for job_id in expected}
 
         def check(frame: Frame) -> None:

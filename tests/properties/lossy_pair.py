@@ -8,7 +8,7 @@ from arcp_proto import Connection, Framing, Phase
 from arcp_proto.client.config import CLIENT_FEATURES, ClientConfig
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Deadline, Output, StartJob, StopJob
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
 from arcp_proto.server.config import RuntimeConfig
@@ -19,7 +19,7 @@ from arcp_proto.wire import codec
 
 from .lossy_client import UNIX, Fact, Lossy, LossyClient
 
-FEW: Sequence[str] = ("heartbeat", "ack", "list_jobs", "subscribe", "result_chunk", POSITIONS)
+FEW: Sequence[str] = ("heartbeat", "ack", "list_jobs", "subscribe", "result_chunk", Feature.POSITIONS)
 """What a client asks for that takes no progress."""
 
 

@@ -17,7 +17,7 @@ from arcp_proto import Framing, Phase
 from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.errors import Denied, LocalProtocolError, ensure
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import KIB, Limits
 from arcp_proto.recording import replay
@@ -163,7 +163,7 @@ class Play(Judge):
             peer = self.world.connect(Framing.LINES if a & 1 else Framing.MESSAGES)
             offered = enumerate((*FEATURES, BUDGETED))
             features = tuple(name for bit, name in offered if not c >> bit & 1)
-            features += (POSITIONS,) if a & 2 else ()
+            features += (Feature.POSITIONS,) if a & 2 else ()
             self.clients.append(Client(peer, list(HELLOS)[b % len(HELLOS)], features))
 
     def hello(self, a: int, b: int, c: int) -> None:
@@ -343,7 +343,7 @@ class Play(Judge):
         client, work = self._reader(a), _one(list(self.works.values()), b)
         if client is None or work is None or not self._acts(client) or client.line is None:
             return
-        line, places = client.line, work.places(a, c, told=POSITIONS in client.line.features)
+        line, places = client.line, work.places(a, c, told=Feature.POSITIONS in client.line.features)
         payload = {"job_id": work.job_id, "history": bool(c & 1), **places}
         code = self.judge_subscribe(line, work)
         after, position = places.get("from_event_seq", 0) if c & 1 else None, places.get("from_job_seq")

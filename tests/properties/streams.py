@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from arcp_proto.errors import ensure
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, JobId, SessionId
 from arcp_proto.server.sessions.event_log import Past
 
@@ -295,7 +295,7 @@ class Line:
     @property
     def placed(self) -> bool:
         """Whether it is told positions, so that no history stands beside what flows at home (§5)."""
-        return POSITIONS in self.features
+        return Feature.POSITIONS in self.features
 
     @property
     def observed(self) -> set[str]:

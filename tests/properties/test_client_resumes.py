@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from arcp_proto import Framing
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.output import JobAccepted, JobEnded, JobLost, RequestRefused, SessionLost
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId
 
 from .fake_runtime import OF_OTHERS, FakeRuntime
@@ -218,7 +218,7 @@ def test_a_runtime_that_tells_none_and_loses_sessions(steps: Steps, replies: boo
 @given(STEPS, st.booleans())
 def test_a_runtime_that_loses_sessions_and_offers_no_subscription(steps: Steps, placed: bool) -> None:
     features = [name for name in OF_OTHERS if name not in ("subscribe", "list_jobs")]
-    wire = Wire(FakeRuntime(features=[*features, POSITIONS] if placed else features))
+    wire = Wire(FakeRuntime(features=[*features, Feature.POSITIONS] if placed else features))
     play(wire, [step for step in steps if step[1] not in ("list", "subscribe")], loses=True)
     check(wire)
     kinds = [type(event) for event in wire.client.of(SessionLost, JobLost)]

@@ -20,7 +20,7 @@ from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import IssueCredentials, RevokeCredential, StartJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, LocalProtocolError, ensure
-from arcp_proto.features import PROVISIONED_CREDENTIALS
+from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, JobId, Principal, UnixTime
 from arcp_proto.limits import WIRE_WORDS, Limits
 from arcp_proto.recording import record, replay
@@ -107,7 +107,7 @@ class Provider(World):
         who = ("alice", "bob")[a % 2]
         full, room = self._sessions_of(who)
         peer = self.connect(secure=b % 4 != 0)
-        peer.hello(f"tok-{who}", features=(*FEATURES, PROVISIONED_CREDENTIALS) if c % 4 else FEATURES)
+        peer.hello(f"tok-{who}", features=(*FEATURES, Feature.PROVISIONED_CREDENTIALS) if c % 4 else FEATURES)
         self.people[peer.connection] = (peer, who)
         if full and not room:
             ensure(self._limit(peer.frames[-1]) == "sessions", "more sessions than there may be")
@@ -324,7 +324,7 @@ class Provider(World):
                     ensure(self.owners[value] == who, f"{who} is shown a value of {self.owners[value]}")
                     ensure(connection_state(connection).secure, "a value is shown where others may read it")
                     ensure(
-                        session is not None and PROVISIONED_CREDENTIALS in session.features,
+                        session is not None and Feature.PROVISIONED_CREDENTIALS in session.features,
                         "nobody asked for values",
                     )
                 self._see_answer(connection, frame)

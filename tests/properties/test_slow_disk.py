@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arcp_proto.engine.output import PauseJob, ResumeJob
 from arcp_proto.errors import ensure
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.limits import Limits
 from tests.unit.world import CONFIG, FEATURES, Frame, Peer, World
@@ -34,7 +34,7 @@ BURST: Final = 5
 NAMES: Final = (
     *(*("emit",) * 8, *("persist",) * 3, "catch_up", "block", "drain", "stream", "drop", "ack", "again"),
 )
-PLACED: Final = (*FEATURES, POSITIONS)
+PLACED: Final = (*FEATURES, Feature.POSITIONS)
 ACTIONS: Final = st.integers(0, 120).flatmap(  # Else lists are short: five of them on average.
     lambda count: st.lists(
         st.tuples(st.sampled_from(NAMES), st.integers(0, 255), st.integers(0, 255)),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from arcp_proto import Phase
 from arcp_proto.engine.output import StartJob
 from arcp_proto.errors import Denied, LocalProtocolError
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import MILLISECOND, SECOND, JobId
 from arcp_proto.limits import Limits
 from arcp_proto.server.jobs.publish import MOST_TOGETHER, SHORT
@@ -155,7 +155,7 @@ def _body(kind: str, size: int) -> dict[str, Any]:
 @settings(max_examples=examples(400))
 @given(
     limits=LIMITS,
-    features=st.sampled_from([FEATURES, ("progress",), ("ack", "subscribe", POSITIONS)]),
+    features=st.sampled_from([FEATURES, ("progress",), ("ack", "subscribe", Feature.POSITIONS)]),
     steps=st.lists(STEPS, min_size=4, max_size=8),
 )
 def test_in_a_row_as_one_by_one(limits: Limits, features: tuple[str, ...], steps: list[Any]) -> None:

@@ -20,7 +20,7 @@ from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import ChildEnded, StartJob, StopJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, ensure
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, JobId, SessionId
 from arcp_proto.limits import Limits
 from arcp_proto.recording import record, replay
@@ -412,7 +412,7 @@ class Forest(World):
 
     @property
     def features(self) -> tuple[str, ...]:
-        return (*FEATURES, "cost.budget", POSITIONS)
+        return (*FEATURES, "cost.budget", Feature.POSITIONS)
 
     def _open(self) -> Peer:
         peer = self.client(features=self.features, **self.hello)

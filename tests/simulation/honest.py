@@ -32,7 +32,7 @@ from arcp_proto.engine.output import (
     Welcomed,
 )
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import MILLISECOND, SECOND, JobId
 from arcp_proto.secret import Secret
 
@@ -185,7 +185,9 @@ class Honest:
         world, actor = self.world, self.actor
         self._epoch = world.now - world.pick(10**5) * SECOND
         config = ClientConfig(
-            features=(*actor.features, POSITIONS), resume=actor.reconnect, limits=world.options.client_limits
+            features=(*actor.features, Feature.POSITIONS),
+            resume=actor.reconnect,
+            limits=world.options.client_limits,
         )
         resumption, kept = None, {}
         if self._stored is not None:

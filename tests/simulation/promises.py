@@ -10,7 +10,7 @@ import msgspec
 
 from arcp_proto import Phase
 from arcp_proto.engine.connection import connection_state
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import SessionId
 from arcp_proto.server.journal import records as facts
 
@@ -396,7 +396,7 @@ class Promises:
     def _position(told: Told, frame: Frame, *, notice: bool = False) -> int | None:
         """Return the position of an event or an end; "a session without it sees none of this"."""
         position: int | None = frame.payload.get("job_seq")
-        has = POSITIONS in told.features and not notice
+        has = Feature.POSITIONS in told.features and not notice
         if (position is not None) != has:
             raise Broken("I1", f"{told.id} gets {frame} with the position {position}")
         return position
@@ -485,7 +485,11 @@ class Promises:
         had = work.had(ask.at, works.tick())
         status = payload["current_status"]
         ensure({status, UNSURE} & had, "I2", f"{work.job_id} is told to be {status}, and was {had}")
-        ensure(("job_seq" in payload) == (POSITIONS in told.features), "I1", f"{told.id} is told {payload}")
+        ensure(
+            ("job_seq" in payload) == (Feature.POSITIONS in told.features),
+            "I1",
+            f"{told.id} is told {payload}",
+        )
 
     def missing(self) -> str | None:
         """What somebody who reads has not got, and must; None for nothing."""

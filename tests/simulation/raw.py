@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 
 from .leases import draw_lease
 from .network import Link
@@ -157,7 +157,7 @@ class RawClient:
             self._resume("rt_nothing", 0, c % 3)
 
     def _hello(self, bearer: str) -> dict[str, Any]:
-        features = [*self.actor.features, *([POSITIONS] if self.actor.positions else [])]
+        features = [*self.actor.features, *([Feature.POSITIONS] if self.actor.positions else [])]
         return {
             "client": {"name": "raw", "version": "1"},
             "auth": {"scheme": "bearer", "token": bearer},

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 
 from .broken import Broken
 from .truth import FINAL, Work
@@ -195,7 +195,7 @@ class Runs:
 
 def runs_of(session_id: str, principal: str, features: frozenset[str]) -> Runs:
     """Return the record of a new session."""
-    return (Runs if POSITIONS in features else NumberedRuns)(session_id, principal, features)
+    return (Runs if Feature.POSITIONS in features else NumberedRuns)(session_id, principal, features)
 
 
 class NumberedRuns(Runs):

@@ -8,14 +8,14 @@ import msgspec
 
 from arcp_proto import Connection, Framing
 from arcp_proto.engine.output import IssueCredentials, RevokeCredential
-from arcp_proto.features import PROVISIONED_CREDENTIALS
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId
 from arcp_proto.secret import Secret
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.credentials.model import IssuedCredential
 from tests.unit.world import CONFIG, FEATURES, Peer, World
 
-WITH: Final = (*FEATURES, PROVISIONED_CREDENTIALS)
+WITH: Final = (*FEATURES, Feature.PROVISIONED_CREDENTIALS)
 PROVIDED: Final = msgspec.structs.replace(CONFIG, credentials=True, volatile_credentials=True)
 JOURNALED: Final = msgspec.structs.replace(CONFIG, credentials=True, journal=True)
 ENDPOINT: Final = "https://gateway.example/v1"

@@ -13,7 +13,7 @@ from arcp_proto.client.state import ClientState
 from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Closing, Dial, Event, JobEvent, Output
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, JobId, RequestId
 from arcp_proto.secret import Secret
 
@@ -34,7 +34,7 @@ NUMBERED = [
     "provisioned_credentials",
 ]
 """The features of a runtime of another make: its events have numbers alone."""
-FEATURES = [*NUMBERED, POSITIONS]
+FEATURES = [*NUMBERED, Feature.POSITIONS]
 WELCOME: dict[str, Any] = {
     "runtime": {"name": "script", "version": "1"},
     "session_id": "sess_1",
@@ -97,7 +97,7 @@ class ScriptedRuntime:
     def welcome(self, *features: str, **fields: Any) -> list[Event]:
         """Open the session; all features unless some are named."""
         negotiated = list(features) or FEATURES
-        self.placed = POSITIONS in negotiated
+        self.placed = Feature.POSITIONS in negotiated
         capabilities = {**WELCOME["capabilities"], "features": negotiated}
         return self.say("session.welcome", {**WELCOME, "capabilities": capabilities, **fields})
 

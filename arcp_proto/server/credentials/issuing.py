@@ -12,7 +12,7 @@ import msgspec
 from arcp_proto.engine.output import CredentialRotated, IssueCredentials
 from arcp_proto.engine.timers import OF_A_REQUEST, TimerKind
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
-from arcp_proto.features import PROVISIONED_CREDENTIALS
+from arcp_proto.features import Feature
 from arcp_proto.ids import Principal, SessionId, ulid
 from arcp_proto.leases.budget import parse_budget
 from arcp_proto.leases.lease import MODEL_USE
@@ -99,14 +99,17 @@ class Issuing:
 
 def issues(state: RuntimeState, session: Session) -> bool:
     """Return whether the submits of this session get credentials."""
-    return PROVISIONED_CREDENTIALS in session.features and PROVISIONED_CREDENTIALS in state.features
+    return (
+        Feature.PROVISIONED_CREDENTIALS in session.features
+        and Feature.PROVISIONED_CREDENTIALS in state.features
+    )
 
 
 def withheld(state: RuntimeState, session: Session) -> str:
     """Return why a session whose client asks for credentials gets none; empty when it gets them."""
-    if PROVISIONED_CREDENTIALS in session.features or not state.config.credentials:
+    if Feature.PROVISIONED_CREDENTIALS in session.features or not state.config.credentials:
         return ""
-    if PROVISIONED_CREDENTIALS not in state.features:
+    if Feature.PROVISIONED_CREDENTIALS not in state.features:
         return NO_JOURNAL
     return ANONYMOUS if session.anonymous else NOT_SECURE
 
@@ -117,7 +120,7 @@ def check_withheld(session: Session, lease: Mapping[str, Sequence[str]]) -> None
     Without them the agent could not call a model, and would run in vain.
     """
     if session.withheld and lease.get(MODEL_USE):
-        details = {"feature": PROVISIONED_CREDENTIALS}
+        details = {"feature": Feature.PROVISIONED_CREDENTIALS}
         message = f"the lease names models, and {session.withheld}"
         raise Refusal(ErrorCode.PERMISSION_DENIED, message, details=details)
 
@@ -138,7 +141,7 @@ def waits(state: RuntimeState, session: Session, terms: Terms) -> bool:
 
 def needs(state: RuntimeState, job: Job) -> bool:
     """Return whether a job needs credentials before it starts: a child, or a job after a restart."""
-    if not job.terms.credentials or job.credentials or PROVISIONED_CREDENTIALS not in state.features:
+    if not job.terms.credentials or job.credentials or Feature.PROVISIONED_CREDENTIALS not in state.features:
         return False
     return may_have(state, job.terms.lease, any_model=gate.any_model(state, job))
 
@@ -402,4 +405,4 @@ def _tell(state: RuntimeState, job: Job, credentials: list[Credential]) -> None:
         body = codec.encode_checked({"phase": ROTATED, "id": credential.id})
         payload = codec.open_event("status", state.time_text(), body)
         state.commit(CredentialRotatedRecord(job.id, credential.id, payload))
-        publish.spread(state, job, PROVISIONED_CREDENTIALS)
+        publish.spread(state, job, Feature.PROVISIONED_CREDENTIALS)

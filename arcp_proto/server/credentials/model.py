@@ -13,7 +13,7 @@ import msgspec
 
 from arcp_proto.empty import NOTHING
 from arcp_proto.errors import ensure
-from arcp_proto.features import PROVISIONED_CREDENTIALS
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId, Monotonic, Principal, UnixTime
 from arcp_proto.limits import KIB, MAX_ID_LENGTH
 from arcp_proto.secret import Secret
@@ -210,7 +210,7 @@ def shown(job: Job, session: Session) -> list[messages.Credential] | None:
     Only the principal that submitted the job sees them, in sessions with the feature, while the job runs
     (§14).
     """
-    if not job.credentials or job.ended or not takes(job, session, PROVISIONED_CREDENTIALS):
+    if not job.credentials or job.ended or not takes(job, session, Feature.PROVISIONED_CREDENTIALS):
         return None
     return [held.credential.on_wire() for held in job.credentials.values()]
 
@@ -218,7 +218,7 @@ def shown(job: Job, session: Session) -> list[messages.Credential] | None:
 def takes(job: Job, session: Session, feature: str) -> bool:
     """Return whether a session gets the events of a job that need this feature."""
     return feature in session.features and (
-        feature != PROVISIONED_CREDENTIALS or session.principal == job.terms.principal
+        feature != Feature.PROVISIONED_CREDENTIALS or session.principal == job.terms.principal
     )
 
 

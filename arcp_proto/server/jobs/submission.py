@@ -11,6 +11,7 @@ from arcp_proto.engine.machine import cut, found
 from arcp_proto.engine.output import StartJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
+from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, JobId, Monotonic, Principal, qualified, ulid
 from arcp_proto.leases import ceilings
 from arcp_proto.leases.lease import Expiry, parse_expiry, parse_lease
@@ -248,7 +249,7 @@ def _join(
 def _end_again(state: RuntimeState, session: Session, claim: Claim, trace_id: str | None) -> None:
     """Send the terminal of a forgotten job again, from what is kept for its key."""
     message_type, payload, inline = found(claim.ended, "a job is forgotten after its end")
-    if inline is not None and "result_chunk" not in session.features:
+    if inline is not None and Feature.RESULT_CHUNK not in session.features:
         payload = inline
     message_type, payload = rewrite_end(
         session.quirk, message_type, payload, state.limits.max_envelope_bytes - codec.HEAD_BYTES

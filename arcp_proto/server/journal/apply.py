@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import replace
 
 from arcp_proto.empty import NOTHING
 from arcp_proto.engine.machine import found
-from arcp_proto.features import PROVISIONED_CREDENTIALS
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId
 from arcp_proto.leases.budget import UNBOUND, Budget, Hold
 from arcp_proto.server.credentials.model import Provision, takes
@@ -342,7 +342,7 @@ def _credential_rotated(state: RuntimeState, record: records.CredentialRotatedRe
     job = state.jobs[record.job_id]
     held = job.credentials.get(record.credential_id)  # Recovery does not know the value.
     rotated = None if held is None else held.rotated
-    number(state, job, "status", record.payload, needs=PROVISIONED_CREDENTIALS, rotated=rotated)
+    number(state, job, "status", record.payload, needs=Feature.PROVISIONED_CREDENTIALS, rotated=rotated)
 
 
 def _job_forgotten(state: RuntimeState, record: records.JobForgotten) -> None:
@@ -437,40 +437,52 @@ def _history_cut(state: RuntimeState, record: records.HistoryCut) -> None:
         _unobserved(state, unobserved)
 
 
-APPLY: Final[Mapping[type[Any], Callable[[RuntimeState, Any], None]]] = {
-    records.SessionOpened: _session_opened,
-    records.TokenIssued: _token_issued,
-    records.TokenProven: _token_proven,
-    records.SessionEnded: _session_ended,
-    records.JobAcceptedRecord: _job_accepted,
-    records.Delegated: _delegated,
-    records.JobJoined: _job_joined,
-    records.JobStarted: _job_started,
-    records.Published: _published,
-    records.Delivered: _delivered,
-    records.OutcomeFixed: _outcome_fixed,
-    records.Spent: _spent,
-    records.Reserved: _reserved,
-    records.Settled: _settled,
-    records.LeaseEnded: _lease_ended,
-    records.JobEndedRecord: _job_ended,
-    records.CredentialRequested: _credential_requested,
-    records.CredentialIssued: _credential_issued,
-    records.CredentialRevoked: _credential_revoked,
-    records.CredentialOutstanding: _credential_outstanding,
-    records.CredentialRotatedRecord: _credential_rotated,
-    records.JobForgotten: _job_forgotten,
-    records.KeyForgotten: _key_forgotten,
-    records.Observed: _observed,
-    records.Replied: _replied,
-    records.Replayed: _replayed,
-    records.Unobserved: _unobserved,
-    records.Released: _released,
-    records.Evicted: _evicted,
-    records.HistoryCut: _history_cut,
-    records.RuntimeKept: runtime_kept,
-    records.SessionKept: session_kept,
-    records.JobKept: job_kept,
-    records.KeyKept: key_kept,
-}
+R = TypeVar("R")
+
+
+def _row(
+    kind: type[R], apply: Callable[[RuntimeState, R], None]
+) -> tuple[type[R], Callable[[RuntimeState, R], None]]:
+    """Return a row whose function takes records of `kind`, as a type checker sees."""
+    return kind, apply
+
+
+APPLY: Final[Mapping[type[Any], Callable[[RuntimeState, Any], None]]] = dict(
+    (
+        _row(records.SessionOpened, _session_opened),
+        _row(records.TokenIssued, _token_issued),
+        _row(records.TokenProven, _token_proven),
+        _row(records.SessionEnded, _session_ended),
+        _row(records.JobAcceptedRecord, _job_accepted),
+        _row(records.Delegated, _delegated),
+        _row(records.JobJoined, _job_joined),
+        _row(records.JobStarted, _job_started),
+        _row(records.Published, _published),
+        _row(records.Delivered, _delivered),
+        _row(records.OutcomeFixed, _outcome_fixed),
+        _row(records.Spent, _spent),
+        _row(records.Reserved, _reserved),
+        _row(records.Settled, _settled),
+        _row(records.LeaseEnded, _lease_ended),
+        _row(records.JobEndedRecord, _job_ended),
+        _row(records.CredentialRequested, _credential_requested),
+        _row(records.CredentialIssued, _credential_issued),
+        _row(records.CredentialRevoked, _credential_revoked),
+        _row(records.CredentialOutstanding, _credential_outstanding),
+        _row(records.CredentialRotatedRecord, _credential_rotated),
+        _row(records.JobForgotten, _job_forgotten),
+        _row(records.KeyForgotten, _key_forgotten),
+        _row(records.Observed, _observed),
+        _row(records.Replied, _replied),
+        _row(records.Replayed, _replayed),
+        _row(records.Unobserved, _unobserved),
+        _row(records.Released, _released),
+        _row(records.Evicted, _evicted),
+        _row(records.HistoryCut, _history_cut),
+        _row(records.RuntimeKept, runtime_kept),
+        _row(records.SessionKept, session_kept),
+        _row(records.JobKept, job_kept),
+        _row(records.KeyKept, key_kept),
+    )
+)
 """The function that applies each type of record to the durable state, live and in recovery alike."""

@@ -38,7 +38,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from arcp_proto.errors import ensure
-from arcp_proto.features import PROVISIONED_CREDENTIALS
+from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, JobId, Monotonic, SessionId
 from arcp_proto.wire.codec import closed_head, open_head
 from arcp_proto.wire.envelopes import Entry
@@ -301,7 +301,7 @@ class Log:
 _FEATURES: Final[Sequence[str | None]] = (
     None,
     *dict.fromkeys(FEATURE_OF_KIND.values()),
-    PROVISIONED_CREDENTIALS,
+    Feature.PROVISIONED_CREDENTIALS,
 )
 _CODES: Final = {feature: code for code, feature in enumerate(_FEATURES)}
 

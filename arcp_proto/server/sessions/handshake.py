@@ -12,7 +12,7 @@ from arcp_proto.engine.output import Authenticate
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
-from arcp_proto.features import PROVISIONED_CREDENTIALS
+from arcp_proto.features import Feature
 from arcp_proto.ids import Monotonic, Principal, SessionId, UnixTime, control_id_prefix, ulid
 from arcp_proto.secret import Secret
 from arcp_proto.server import responses
@@ -67,10 +67,14 @@ def on_hello(
     nobody = _claims_nobody(state, hello.auth)
     secret = connection.secure and not nobody  # Only a verified principal gets credentials (§9.8).
     features = [
-        name for name in state.features if name in offered and (secret or name != PROVISIONED_CREDENTIALS)
+        name
+        for name in state.features
+        if name in offered and (secret or name != Feature.PROVISIONED_CREDENTIALS)
     ]
     quirk = recognise(envelope) if state.config.quirks else ""
-    pending = Pending(connection, envelope, features, quirk, hello.resume, PROVISIONED_CREDENTIALS in offered)
+    pending = Pending(
+        connection, envelope, features, quirk, hello.resume, Feature.PROVISIONED_CREDENTIALS in offered
+    )
     if nobody and state.config.anonymous:
         _enter_anonymously(state, pending)
     else:
@@ -287,7 +291,7 @@ def _resume(state: RuntimeState, pending: Pending, resume: messages.Resume, prin
         if session.connection is None and session.tokens[-1] == digest:
             end_session(state, session.id)  # No other token can ask for fewer events.
         raise _not_resumed(state, pending, resume, "evicted", principal)
-    if PROVISIONED_CREDENTIALS in session.features and not connection.secure:
+    if Feature.PROVISIONED_CREDENTIALS in session.features and not connection.secure:
         message = "a session with credentials is resumed over a secure connection only"
         raise Refusal(ErrorCode.PERMISSION_DENIED, message, fatal=True)
     if session.long_frames and connection.framing is Framing.LINES:
@@ -381,7 +385,7 @@ def _welcome(state: RuntimeState, pending: Pending, session: Session, cursor: in
     # From here on ids come from the principal's entropy, which other peers do not change.
     ids = control_id_prefix(state.entropy.bits(state.scope(session.principal), "control"))
     connection.open(session, cursor, ids)
-    heartbeat = config.heartbeat_interval_sec if "heartbeat" in session.features else None
+    heartbeat = config.heartbeat_interval_sec if Feature.HEARTBEAT in session.features else None
     features = [name for name in state.features if name in session.features]
     welcome = messages.Welcome(
         runtime=messages.Peer(config.name, config.version),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from arcp_proto.engine.machine import found
 from arcp_proto.engine.timers import TimerKind
+from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, Monotonic, Principal, SessionId
 from arcp_proto.server.audit import notice
 from arcp_proto.server.jobs.fan_out import end_of
@@ -76,7 +77,7 @@ def cut_history(state: RuntimeState, job: Job, upto: int) -> None:
     over = [
         session
         for session in job.behind.values()
-        if session.backlogs[job.id].position < upto and "subscribe" in session.features
+        if session.backlogs[job.id].position < upto and Feature.SUBSCRIBE in session.features
     ]
     why = "the history was cut: subscribe again from the last job_seq"
     ended = [end_of(state, session, job, why) for session in over]

@@ -13,7 +13,7 @@ import msgspec
 
 from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import found
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
 from arcp_proto.limits import Limits
 from arcp_proto.wire import codec
@@ -132,8 +132,8 @@ class Session:
         self.anonymous = anonymous
         """Whether no principal was verified: the resume token alone resumes the session (§6.1)."""
         self.features = _set_of(tuple(features))
-        self.acking = "ack" in self.features
-        self.positions = POSITIONS in self.features
+        self.acking = Feature.ACK in self.features
+        self.positions = Feature.POSITIONS in self.features
         """Whether events carry their position in the job (`job_seq`) in this session."""
         self.quirk: Quirk = QUIRKS[quirk]
         self.long_frames = long_frames

@@ -10,7 +10,7 @@ from arcp_proto.client import commands
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.output import JobsListed, RequestRefused, Subscribed
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId
 from arcp_proto.secret import Secret
 from arcp_proto.wire import messages
@@ -47,11 +47,11 @@ def test_subscribe_raises_for_a_wrong_number(number: int) -> None:
 def test_a_subscribe_has_the_fields_that_its_runtime_reads() -> None:
     message = commands.subscribe(JOB, 4, True)
     assert message == messages.Subscribe(JOB, 4, True, 4)
-    by_position = commands.as_negotiated(message, frozenset({"subscribe", POSITIONS}))
+    by_position = commands.as_negotiated(message, frozenset({"subscribe", Feature.POSITIONS}))
     assert by_position == messages.Subscribe(JOB, None, True, 4)
     assert commands.as_negotiated(message, frozenset({"subscribe"})) == messages.Subscribe(JOB, 4, True, None)
     from_number = messages.Subscribe(JOB, 4, True, None)
-    assert commands.as_negotiated(from_number, frozenset({POSITIONS})) is from_number
+    assert commands.as_negotiated(from_number, frozenset({Feature.POSITIONS})) is from_number
 
 
 def test_list_jobs_has_a_filter_only_if_given() -> None:

@@ -8,7 +8,7 @@ from arcp_proto.client.followed_job import FollowedJob
 from arcp_proto.client.pending import Outstanding, RequestKind
 from arcp_proto.client.session import ClientSession
 from arcp_proto.client.stored_session import ResumedJob, Resumption
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId, Monotonic, RequestId, SessionId
 from arcp_proto.limits import Limits
 from arcp_proto.secret import Secret
@@ -134,7 +134,7 @@ def test_a_job_of_a_key_that_an_earlier_process_may_have_asked_for_is_kept_as_lo
 
 def test_a_job_that_is_followed_again_keeps_what_was_not_processed_before_its_end() -> None:
     opened, job_id = session(), JobId("job_1")
-    opened.features = frozenset({POSITIONS})
+    opened.features = frozenset({Feature.POSITIONS})
     opened.token = Secret("rt_1")
     job = opened.follow(job_id, observed=False)
     first, second = hand_out(opened, job, 1, 1), hand_out(opened, job, 2, 2)

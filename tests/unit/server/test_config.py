@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.features import PROVISIONED_CREDENTIALS
+from arcp_proto.features import Feature
 from arcp_proto.limits import MAX_RUNTIME_SEC, Limits
 from arcp_proto.server.config import LEAST_FRAME, SUPPORTED_FEATURES, check_observers
 from arcp_proto.server.jobs.inventory import AgentInfo
@@ -45,7 +45,7 @@ def test_times_out_of_range_are_refused(name: str, seconds: int) -> None:
 
 def test_without_an_interval_no_heartbeats_are_offered() -> None:
     without = tuple(
-        name for name in SUPPORTED_FEATURES if name != PROVISIONED_CREDENTIALS
+        name for name in SUPPORTED_FEATURES if name != Feature.PROVISIONED_CREDENTIALS
     )  # There is no provisioner.
     assert CONFIG.features == without
     offered = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0).features

@@ -14,6 +14,8 @@ from arcp_proto.engine.timers import TimerKind
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import MAX_RUNTIME_SEC, Limits
 from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.dispatch import HANDLERS
+from arcp_proto.wire.messages import TO_RUNTIME
 from tests.unit.world import AGENTS, CONFIG, FEATURES, START, Peer, World
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -682,3 +684,8 @@ def test_every_session_gets_the_same_inventory() -> None:
     config = RuntimeConfig(name="n", version="1", agents=tuple(reversed(AGENTS)))
     agents = World(config).client().frames[0]["payload"]["capabilities"]["agents"]
     assert [agent["name"] for agent in agents] == ["echo", "plain"]
+
+
+def test_a_rule_has_the_shape_of_its_message() -> None:
+    rules = [row for rows in HANDLERS.values() for row in rows.items()]
+    assert {kind: rule.shape for kind, rule in rules} == TO_RUNTIME

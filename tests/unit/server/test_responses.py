@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId, Monotonic, Principal, SessionId, UnixTime
 from arcp_proto.leases.budget import Budget
 from arcp_proto.server.jobs.idempotency import Claim
@@ -125,7 +125,11 @@ def test_job_subscribed_has_its_fields() -> None:
 
 
 def test_answers_have_positions_where_negotiated() -> None:
-    job, session, claim = job_of(), session_of("", POSITIONS), Claim(b"", JobId("job_1"), b"{}", position=9)
+    job, session, claim = (
+        job_of(),
+        session_of("", Feature.POSITIONS),
+        Claim(b"", JobId("job_1"), b"{}", position=9),
+    )
     claim.accepted = msgspec.json.encode(accepted_of(job, ""))
     assert written(accepted_of(job, "r1", session))["job_seq"] == 0
     history = job.open_history()
@@ -155,7 +159,7 @@ def test_answers_have_positions_where_negotiated() -> None:
 
 def test_a_position_missing_in_an_old_journal_is_left_out() -> None:
     claim = Claim(b"", JobId("job_1"), msgspec.json.encode(accepted_of(job_of(), "")))
-    assert accepted_again(claim, "r1", session_of("", POSITIONS)).job_seq is None
+    assert accepted_again(claim, "r1", session_of("", Feature.POSITIONS)).job_seq is None
 
 
 def test_a_listing_entry_has_no_budget() -> None:

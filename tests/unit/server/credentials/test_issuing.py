@@ -10,7 +10,7 @@ import pytest
 
 from arcp_proto.engine.output import CredentialRotated, IssueCredentials, StartJob
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.features import PROVISIONED_CREDENTIALS
+from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND
 from arcp_proto.limits import Limits
 from arcp_proto.recording import record, replay
@@ -47,16 +47,16 @@ def world() -> Provided:
 
 
 def test_credentials_are_offered_only_with_a_provisioner_and_a_journal() -> None:
-    assert PROVISIONED_CREDENTIALS not in CONFIG.features
-    assert PROVISIONED_CREDENTIALS not in msgspec.structs.replace(CONFIG, credentials=True).features
-    assert PROVISIONED_CREDENTIALS in JOURNALED.features
-    assert PROVISIONED_CREDENTIALS in PROVIDED.features
+    assert Feature.PROVISIONED_CREDENTIALS not in CONFIG.features
+    assert Feature.PROVISIONED_CREDENTIALS not in msgspec.structs.replace(CONFIG, credentials=True).features
+    assert Feature.PROVISIONED_CREDENTIALS in JOURNALED.features
+    assert Feature.PROVISIONED_CREDENTIALS in PROVIDED.features
 
 
 def test_credentials_are_not_offered_on_an_insecure_connection(world: Provided) -> None:
     peer = world.connect(secure=False)
     [welcome] = peer.hello(features=WITH)
-    assert PROVISIONED_CREDENTIALS not in welcome["payload"]["capabilities"]["features"]
+    assert Feature.PROVISIONED_CREDENTIALS not in welcome["payload"]["capabilities"]["features"]
     submit(peer)
     assert world.asked == []
     assert peer.of("job.accepted")
@@ -66,7 +66,7 @@ def test_credentials_are_not_offered_to_an_anonymous_client() -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, anonymous=True))
     peer = world.connect()
     [welcome] = peer.hello(None, scheme="anonymous", features=WITH)
-    assert PROVISIONED_CREDENTIALS not in welcome["payload"]["capabilities"]["features"]
+    assert Feature.PROVISIONED_CREDENTIALS not in welcome["payload"]["capabilities"]["features"]
 
 
 def test_a_session_without_the_feature_gets_no_credentials(world: Provided) -> None:
@@ -83,7 +83,7 @@ def test_a_session_with_credentials_is_resumed_over_a_secure_connection_only(
     assert plain.codes() == ["PERMISSION_DENIED"]
     secure = world.connect()
     [welcome] = secure.hello(features=WITH, resume=resume)
-    assert PROVISIONED_CREDENTIALS in welcome["payload"]["capabilities"]["features"]
+    assert Feature.PROVISIONED_CREDENTIALS in welcome["payload"]["capabilities"]["features"]
 
 
 # Before the job is there.
@@ -614,7 +614,7 @@ def test_a_lease_with_models_is_refused_when_credentials_are_withheld(
         "PERMISSION_DENIED",
         False,
     )
-    assert reason in payload["message"] and payload["details"]["feature"] == PROVISIONED_CREDENTIALS
+    assert reason in payload["message"] and payload["details"]["feature"] == Feature.PROVISIONED_CREDENTIALS
     assert world.asked == [] and world.all(StartJob) == []
     [accepted] = submit(peer, lease_request={"fs.read": ["/x"], "model.use": []})
     assert accepted["type"] == "job.accepted"

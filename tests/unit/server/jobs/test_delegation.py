@@ -13,7 +13,7 @@ from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Audit, ChildEnded, PauseJob, RuntimeEnded, StartJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, LocalProtocolError
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.leases.ceilings import Ceiling
 from arcp_proto.limits import WIRE_WORDS
@@ -506,7 +506,7 @@ def test_a_parent_without_budget_is_refused_until_a_rest_returns(world: Tree) ->
 
 
 def test_observers_of_the_parent_get_no_event_of_the_child(world: Tree) -> None:
-    observer = world.client(features=(*ALL, POSITIONS))
+    observer = world.client(features=(*ALL, Feature.POSITIONS))
     observer.send("job.subscribe", {"job_id": world.root})
     child = world.delegate()
     world.emit(child)
@@ -537,7 +537,7 @@ def test_a_child_is_listed_with_its_parent() -> None:
 
 def test_a_typescript_client_gets_a_child_only_by_subscribing() -> None:
     world = World()
-    peer = world.client(features=(*ALL, POSITIONS), hello_id="msg_1")
+    peer = world.client(features=(*ALL, Feature.POSITIONS), hello_id="msg_1")
     root = peer.submit(lease_request=LEASE)
     child = world.runtime.agents.delegate(root, "plain", now=world.now)
     world.take()

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from arcp_proto import Framing
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
 from arcp_proto.server.config import RuntimeConfig
@@ -24,7 +24,7 @@ from arcp_proto.server.journal.records import (
 )
 from tests.unit.world import CONFIG, FEATURES, Frame, Peer, World
 
-TOLD: Final = (*FEATURES, POSITIONS)
+TOLD: Final = (*FEATURES, Feature.POSITIONS)
 NARROW: Final = tuple(name for name in TOLD if name not in ("progress", "result_chunk"))
 JOURNAL: Final = msgspec.structs.replace(
     CONFIG, journal=True, heartbeat_interval_sec=0, agents=(AgentInfo("echo", restartable=True),)
@@ -358,7 +358,7 @@ def test_positions_continue_after_a_restart(snapshot: bool, cut: bool) -> None:
     world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_history_events=4 if cut else 100)))
     home = world.client(features=TOLD)
     job = home.submit(idempotency_key="k")
-    other = observer(world, job, (*FEATURES[:4], POSITIONS))
+    other = observer(world, job, (*FEATURES[:4], Feature.POSITIONS))
     for _ in range(3):
         speak(world, job, 2)
         world.emit(job, "progress", {"current": 1})
@@ -421,7 +421,7 @@ def test_a_resume_repeats_positions_byte_for_byte(world: World) -> None:
     again = world.resumed(home, 3)
     assert again.numbered == home.numbered[3:]
     assert told(again, job) == list(range(4, 72))
-    assert POSITIONS in again.frames[0]["payload"]["capabilities"]["features"]
+    assert Feature.POSITIONS in again.frames[0]["payload"]["capabilities"]["features"]
 
 
 def test_the_largest_positions_fit_the_wire(world: World) -> None:

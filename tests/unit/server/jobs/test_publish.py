@@ -9,7 +9,7 @@ import pytest
 
 from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import PauseJob, StartJob
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import Limits
 from arcp_proto.server.journal.records import Published, Released
@@ -182,7 +182,7 @@ def test_a_session_without_unfinished_jobs_is_not_told_of_its_lag(world: World, 
 
 
 def test_the_notice_of_a_lag_is_in_no_history_and_no_other_session(world: World) -> None:
-    peer, live, late = (world.client(features=(*FEATURES, POSITIONS)) for _ in range(3))
+    peer, live, late = (world.client(features=(*FEATURES, Feature.POSITIONS)) for _ in range(3))
     job = peer.submit()
     live.send("job.subscribe", {"job_id": job})
     world.emit(job)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from arcp_proto.engine.output import StartJob
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.limits import WIRE_WORDS, Limits
 from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.server.journal.records import JobAcceptedRecord, JobStarted
@@ -60,7 +60,7 @@ def test_a_repeated_key_in_the_submitting_session_gets_only_the_answer(world: Wo
 
 
 def test_a_repeated_key_in_another_session_observes_the_job(world: World) -> None:
-    first, second = world.client(), world.client(features=("result_chunk", POSITIONS))
+    first, second = world.client(), world.client(features=("result_chunk", Feature.POSITIONS))
     keyed(first)
     [job] = jobs_of(world)
     world.emit(job, "log", {"level": "info", "message": "old"})
@@ -133,7 +133,7 @@ def test_a_repeated_key_of_an_ended_job_gets_history_and_end_with_new_numbers(
 
 
 def test_a_repeated_key_in_another_session_gets_the_history_of_an_ended_job(world: World) -> None:
-    first, second = world.client(), world.client(features=(*FEATURES, POSITIONS))
+    first, second = world.client(), world.client(features=(*FEATURES, Feature.POSITIONS))
     keyed(first)
     [job] = jobs_of(world)
     world.emit(job)
@@ -468,7 +468,7 @@ def test_job_cancelled_is_sent_to_the_cancelling_session_only(world: World) -> N
 
 
 def test_job_cancelled_is_in_no_history(world: World) -> None:
-    first, second = world.client(), world.client(features=(*FEATURES, POSITIONS))
+    first, second = world.client(), world.client(features=(*FEATURES, Feature.POSITIONS))
     job = first.submit()
     world.emit(job)
     first.cancel(job)

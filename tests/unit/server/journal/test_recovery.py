@@ -10,7 +10,7 @@ import pytest
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, StartJob
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, SessionId
 from arcp_proto.limits import Limits
 from arcp_proto.server.jobs.inventory import AgentInfo
@@ -128,7 +128,7 @@ def test_an_ended_session_is_not_restored(world: World) -> None:
     world.emit(job)
     world.restart()
     assert world.resumed(peer).codes() == ["RESUME_WINDOW_EXPIRED"]
-    other = world.client(features=(*FEATURES, POSITIONS))
+    other = world.client(features=(*FEATURES, Feature.POSITIONS))
     other.send("job.subscribe", {"job_id": job, "history": True})
     world.advance(0.001)
     assert [frame["payload"]["job_seq"] for frame in other.about(job)] == [1, 2, 3, 4]

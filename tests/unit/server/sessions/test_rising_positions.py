@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.limits import Limits
 from arcp_proto.server.journal.records import HistoryCut, decode_record, encode_record
 from tests.unit.server.jobs.test_delegation import ALL, Tree
 from tests.unit.server.sessions.test_subscriptions import QUIET, positions, say, started, texts
 from tests.unit.world import FEATURES, Peer, World
 
-TOLD = (*FEATURES, POSITIONS)
+TOLD = (*FEATURES, Feature.POSITIONS)
 
 
 def asked(peer: Peer, job: str, after: int) -> None:
@@ -138,7 +138,7 @@ def test_events_due_to_the_submitting_session_survive_a_restart(snapshot: bool) 
 
 
 def test_a_child_is_announced_before_its_events_even_behind_a_history() -> None:
-    world = Tree(features=(*ALL, POSITIONS))
+    world = Tree(features=(*ALL, Feature.POSITIONS))
     for number in range(3):
         world.emit(world.root, "metric", {"name": f"m{number}", "value": 1})
     asked(world.peer, world.root, 0)
@@ -152,7 +152,7 @@ def test_a_child_is_announced_before_its_events_even_behind_a_history() -> None:
 
 
 def test_a_job_ends_after_a_child_that_waits_behind_a_history() -> None:
-    world = Tree(features=(*ALL, POSITIONS))
+    world = Tree(features=(*ALL, Feature.POSITIONS))
     child = world.delegate()
     world.emit(child, "metric", {"name": "m0", "value": 1})
     asked(world.peer, child, 0)

@@ -10,7 +10,7 @@ import pytest
 from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import PauseJob, StopJob
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.features import POSITIONS
+from arcp_proto.features import Feature
 from arcp_proto.ids import SessionId
 from arcp_proto.limits import Limits
 from tests.unit.world import CONFIG, FEATURES, Frame, Peer, World
@@ -376,7 +376,7 @@ def test_a_subscribe_in_the_submitting_session_changes_nothing(world: World) -> 
 
 
 def test_the_submitting_session_can_replay_its_history(world: World) -> None:
-    peer, job = started(world, 2, features=(*FEATURES, POSITIONS))
+    peer, job = started(world, 2, features=(*FEATURES, Feature.POSITIONS))
     peer.send("job.subscribe", {"job_id": job, "history": True})
     say(world, job, 3)
     world.advance(0.001)
@@ -663,7 +663,7 @@ def test_an_observer_of_a_forgotten_job_gets_its_terminal() -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(retention_sec=10, max_backlog_events=4)))
     _, job = started(world, 10)
     world.finish(job)
-    other = world.client(features=(*FEATURES, POSITIONS))
+    other = world.client(features=(*FEATURES, Feature.POSITIONS))
     other.send("job.subscribe", {"job_id": job, "history": True})
     world.carry_out(world.runtime.handle_timer(now=world.now))
     world.carry_out(other.connection.blocked(now=world.now))
