@@ -526,22 +526,28 @@ async def test_an_agent_that_swallows_its_cancellation_and_goes_on() -> None:
         assert not state_of(server.server.runtime).running
 
 
-async def test_a_plain_function_that_never_stops(caplog: pytest.LogCaptureFixture) -> None:
-    let_go, ended = threading.Event(), threading.Event()
-    late: list[BaseException] = []
+class Stuck:
+    """A plain function that does not stop with its job; it notes what calls of the job raise then."""
 
-    def agent(job: BlockingJobContext, input: Any) -> str:
+    def __init__(self) -> None:
+        self.let_go, self.ended = threading.Event(), threading.Event()
+        self.raised: list[type[BaseException]] = []
+
+    def run(self, job: BlockingJobContext, input: Any) -> str:
         job.status("busy")
-        let_go.wait()
+        self.let_go.wait()
         for _ in range(2):
             try:
                 job.log("info", "late")
             except BaseException as error:
-                late.append(error)
-        ended.set()
+                self.raised.append(type(error))
+        self.ended.set()
         return "done"
 
-    app = make_app(agent, limits=Limits(stop_grace_sec=0), max_threads=1)
+
+async def test_a_plain_function_that_never_stops(caplog: pytest.LogCaptureFixture) -> None:
+    stuck = Stuck()
+    app = make_app(stuck.run, limits=Limits(stop_grace_sec=0), max_threads=1)
     async with serving(app) as (server, session):
         job = await session.submit("it")
         async for _ in job:
@@ -556,12 +562,12 @@ async def test_a_plain_function_that_never_stops(caplog: pytest.LogCaptureFixtur
         assert refused.value.details == {"limit": "threads", "max": 1, "retry_after_ms": 1000}
         assert "its thread keeps running" in caplog.text
 
-        let_go.set()
+        stuck.let_go.set()
         await until(lambda: not state_of(server.server.runtime).running)
-        assert [type(error) for error in late] == [AgentStopped, JobOver]
+        assert stuck.raised == [AgentStopped, JobOver]
         again = await session.submit("it")
         assert await again.result() == "done"
-    assert ended.is_set()
+    assert stuck.ended.is_set()
 
 
 async def test_a_plain_function_that_waits_for_a_thread_can_be_cancelled() -> None:
@@ -583,27 +589,14 @@ async def test_a_plain_function_that_waits_for_a_thread_can_be_cancelled() -> No
 
 
 async def test_the_end_of_a_server_leaves_a_stuck_thread_behind(caplog: pytest.LogCaptureFixture) -> None:
-    let_go = threading.Event()
-    late: list[BaseException] = []
-    ended = threading.Event()
-
-    def agent(job: BlockingJobContext, input: Any) -> None:
-        job.status("busy")
-        let_go.wait()
-        for _ in range(2):
-            try:
-                job.log("info", "late")
-            except BaseException as error:
-                late.append(error)
-        ended.set()
-
-    async with serving(make_app(agent, limits=Limits(stop_grace_sec=0))) as (_, session):
+    stuck = Stuck()
+    async with serving(make_app(stuck.run, limits=Limits(stop_grace_sec=0))) as (_, session):
         async for _ in await session.submit("it"):
             break
     assert "is left behind" in caplog.text
-    let_go.set()
-    assert ended.wait(10)
-    assert [type(error) for error in late] == [AgentStopped, JobOver]
+    stuck.let_go.set()
+    assert stuck.ended.wait(10)
+    assert stuck.raised == [AgentStopped, JobOver]
 
 
 async def test_the_end_of_a_server_stops_every_agent() -> None:

@@ -624,16 +624,22 @@ async def test_the_store_is_never_behind_what_the_runtime_may_forget() -> None:
         assert forgotten[-1] > 1000
 
 
+async def half_read(there: Place, store: MemoryStore) -> Job:
+    """Leave a session when it has taken ten of the twenty chunks of a result."""
+    async with connect(there.url, TOKEN, store=store) as session:
+        job = await session.submit("streams", 20)
+        taken = 0
+        async for _ in job:
+            taken += 1
+            if taken == 10:
+                break
+    return job
+
+
 async def test_a_result_is_whole_though_its_first_chunks_were_taken_by_another_process() -> None:
     store = MemoryStore()
     async with place() as there:
-        async with connect(there.url, TOKEN, store=store) as session:
-            job = await session.submit("streams", 20)
-            taken = 0
-            async for _ in job:
-                taken += 1
-                if taken == 10:
-                    break
+        job = await half_read(there, store)
         there.step.set()
         async with connect(there.url, TOKEN, store=store) as session:
             job = await session.attach(job.id)
@@ -647,13 +653,7 @@ async def test_a_result_is_whole_though_its_first_chunks_were_taken_by_another_p
 async def test_a_result_whose_chunks_are_gone_is_told_apart_from_a_failed_job() -> None:
     store = MemoryStore()
     async with place(max_history_events=5) as there:
-        async with connect(there.url, TOKEN, store=store) as session:
-            job = await session.submit("streams", 20)
-            taken = 0
-            async for _ in job:
-                taken += 1
-                if taken == 10:
-                    break
+        job = await half_read(there, store)
         there.step.set()
         async with connect(there.url, TOKEN, store=store) as session:
             job = await session.attach(job.id)
