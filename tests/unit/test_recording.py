@@ -118,7 +118,7 @@ def test_a_replay_reproduces_every_output() -> None:
 
 
 def test_a_partial_line_counts_as_life_in_a_replay() -> None:
-    world = World(msgspec.structs.replace(CONFIG, heartbeat_interval_sec=10))
+    world = World(heartbeat_interval_sec=10)
     lines: list[str] = []
     record(world.runtime, lines.append, salt=SALT, keep_secrets=True)
     peer = world.client(framing=Framing.LINES)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from arcp_proto import Connection, Framing, Phase
 from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
@@ -54,7 +56,10 @@ class World:
         tokens: Mapping[str, str] | None = TOKENS,
         seed: bytes = SEED,
         runtime: Runtime | None = None,
+        **changes: Any,
     ) -> None:
+        """Create a runtime; `changes` replace fields of its configuration."""
+        config = msgspec.structs.replace(config, **changes)
         self.now = START
         self.config = config
         self.tokens = tokens

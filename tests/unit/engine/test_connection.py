@@ -23,7 +23,7 @@ from tests.unit.world import CONFIG, Peer, World
 
 
 def limited(**limits: int) -> World:
-    return World(msgspec.structs.replace(CONFIG, limits=Limits(**limits)))
+    return World(limits=Limits(**limits))
 
 
 # Receiving.
@@ -161,7 +161,7 @@ def test_an_overlong_first_line_closes() -> None:
 
 
 def test_lines_behind_a_hello_wait() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_held_messages=2)), tokens=None)
+    world = World(limits=Limits(max_held_messages=2), tokens=None)
     peer = world.connect(Framing.LINES)
     hello = {"type": "session.hello", "payload": {"auth": {"token": "t"}}}
     lines = [hello] + [{"type": "session.ping", "payload": {"nonce": str(n)}} for n in range(5)]
@@ -173,7 +173,7 @@ def test_lines_behind_a_hello_wait() -> None:
 
 
 def test_receive_raises_while_reading_is_off() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_held_messages=2)), tokens=None)
+    world = World(limits=Limits(max_held_messages=2), tokens=None)
     peer = world.connect()
     peer.hello()
     for _ in range(5):
@@ -293,7 +293,7 @@ def test_nothing_overtakes_the_welcome() -> None:
 
 
 def test_a_peer_that_was_never_welcomed_gets_nothing_but_the_error() -> None:
-    world = World(msgspec.structs.replace(CONFIG, journal=True, limits=Limits(max_control_envelopes=3)))
+    world = World(journal=True, limits=Limits(max_control_envelopes=3))
     world.durable = False
     peer = world.connect()
     peer.hello()
@@ -400,7 +400,7 @@ def test_a_fatal_error_drops_what_was_queued(world: World, peer: Peer, job: JobI
 
 
 def test_a_transport_that_does_not_take_the_last_envelopes_is_aborted() -> None:
-    world = World(msgspec.structs.replace(CONFIG, resume_window_sec=0))
+    world = World(resume_window_sec=0)
     peer = world.client()
     peer.send("session.close", {})
     assert world.state.timers.keys() == [TimerKey(TimerKind.LINGER, 1)]
@@ -415,7 +415,7 @@ def test_a_transport_that_does_not_take_the_last_envelopes_is_aborted() -> None:
 
 
 def test_the_loss_of_a_connection_is_reported_once() -> None:
-    world = World(msgspec.structs.replace(CONFIG, resume_window_sec=0))
+    world = World(resume_window_sec=0)
     peer = world.client()
     world.carry_out(peer.connection.lost(now=world.now, reason="reset"))
     ended = world.last(ConnectionEnded)
@@ -547,7 +547,7 @@ def test_a_partial_message_is_pinned_until_it_is_complete(world: World, end: str
 
 
 def test_partial_messages_above_the_share_of_a_principal_are_refused() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_principal_bytes=MIB)))
+    world = World(limits=Limits(max_principal_bytes=MIB))
     peers = [world.client() for _ in range(3)]
     for peer in peers:
         grows(peer, 200 * KIB)
@@ -567,7 +567,7 @@ def test_partial_messages_above_the_share_of_a_principal_are_refused() -> None:
 
 def test_a_message_does_not_count_twice() -> None:
     """Its input is looked at when nothing counts for the message any more."""
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_principal_bytes=MIB)))
+    world = World(limits=Limits(max_principal_bytes=MIB))
     peer = world.client()
     grows(peer, 400 * KIB)
     [accepted] = peer.send("job.submit", {"agent": "echo", "input": "x" * 400 * KIB})

@@ -199,7 +199,7 @@ def test_no_heartbeat_where_it_was_not_negotiated(world: World) -> None:
 
 
 def test_silence_is_not_counted_while_nothing_is_read() -> None:
-    world = World(msgspec.structs.replace(FAST, limits=Limits(max_held_messages=0)))
+    world = World(FAST, limits=Limits(max_held_messages=0))
     peer = world.client()
     assert not peer.connection.reading
     world.advance(100)
@@ -208,7 +208,7 @@ def test_silence_is_not_counted_while_nothing_is_read() -> None:
 
 
 def test_silence_is_not_counted_during_the_verification() -> None:
-    world = World(msgspec.structs.replace(CONFIG, heartbeat_interval_sec=3), tokens=None)
+    world = World(heartbeat_interval_sec=3, tokens=None)
     peer = world.connect()
     peer.hello()
     world.advance(9)
@@ -258,7 +258,7 @@ def test_a_heartbeat_due_in_the_same_call_as_a_close_is_dropped(world: World, pe
 
 @pytest.mark.parametrize("window", [0, 60])
 def test_a_session_outlives_its_connection_by_its_window(window: int) -> None:
-    world = World(msgspec.structs.replace(CONFIG, resume_window_sec=window, journal=True))
+    world = World(resume_window_sec=window, journal=True)
     peer = world.client()
     assert peer.frames[0]["payload"]["resume_window_sec"] == window
     job = peer.submit()
@@ -280,7 +280,7 @@ def test_a_session_outlives_its_connection_by_its_window(window: int) -> None:
 
 
 def test_a_close_above_the_limit_of_answers_still_closes() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_control_envelopes=1)))
+    world = World(limits=Limits(max_control_envelopes=1))
     peer = world.client()
     peer.slow = True
     peer.send("session.list_jobs")

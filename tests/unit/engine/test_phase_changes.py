@@ -9,7 +9,6 @@ from itertools import product
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import pytest
 
 from arcp_proto import Phase
@@ -18,7 +17,7 @@ from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.phases import PHASE_CHANGES, PhaseChange, Role
 from arcp_proto.errors import InvariantViolated
 from tests.unit.scripted_runtime import ScriptedRuntime
-from tests.unit.world import CONFIG, Peer, World
+from tests.unit.world import Peer, World
 
 PACKAGE: Final = Path(__file__).parents[3] / "arcp_proto"
 
@@ -99,7 +98,7 @@ def runtime_is_asked() -> None:
 
 
 def runtime_welcomes_nobody() -> None:
-    world = World(msgspec.structs.replace(CONFIG, anonymous=True))
+    world = World(anonymous=True)
     world.connect().hello(None, scheme="anonymous")
 
 

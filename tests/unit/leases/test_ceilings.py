@@ -142,11 +142,11 @@ def test_a_ceiling_is_checked_after_agent_and_grammar_and_before_expiry() -> Non
 )
 def test_a_wrong_ceiling_raises(ceiling: Ceiling) -> None:
     with pytest.raises(LocalProtocolError):
-        World(msgspec.structs.replace(CONFIG, ceilings=(ceiling,)))
+        World(ceilings=(ceiling,))
 
 
 def test_a_lease_beyond_its_ceiling_is_an_audit_fact() -> None:
-    world = World(msgspec.structs.replace(CONFIG, ceilings=(DATA,)))
+    world = World(ceilings=(DATA,))
     peer = world.client()
     peer.send("job.submit", {"agent": "echo", "input": None, "lease_request": {"fs.write": ["/data/a"]}})
     fact = world.last(Audit)

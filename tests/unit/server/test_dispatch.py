@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
 from arcp_proto import Phase
@@ -16,7 +15,7 @@ from arcp_proto.limits import MAX_RUNTIME_SEC, Limits
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.dispatch import HANDLERS
 from arcp_proto.wire.messages import TO_RUNTIME
-from tests.unit.world import AGENTS, CONFIG, FEATURES, START, Peer, World
+from tests.unit.world import AGENTS, FEATURES, START, Peer, World
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -76,7 +75,7 @@ def test_features_are_the_intersection(world: World) -> None:
 
 
 def test_a_runtime_without_heartbeats_offers_none() -> None:
-    world = World(msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0))
+    world = World(heartbeat_interval_sec=0)
     assert "heartbeat" not in world.client().frames[0]["payload"]["capabilities"]["features"]
 
 
@@ -147,7 +146,7 @@ def test_an_auth_without_a_bearer_token_is_unauthenticated(
 
 
 def test_an_anonymous_hello_is_welcomed_where_it_is_allowed() -> None:
-    world = World(msgspec.structs.replace(CONFIG, anonymous=True))
+    world = World(anonymous=True)
     first, second = world.connect(), world.connect()
     first.hello(None, scheme="anonymous")
     second.hello(None, scheme="anonymous")
@@ -205,7 +204,7 @@ def test_messages_behind_a_refused_hello_are_dropped() -> None:
 
 
 def test_too_many_messages_behind_the_hello_stop_the_reading() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_held_messages=3)), tokens=None)
+    world = World(limits=Limits(max_held_messages=3), tokens=None)
     peer = world.connect()
     peer.hello()
     for _ in range(3):
@@ -378,7 +377,7 @@ def test_a_refused_submit_changes_nothing(
 
 def test_the_checks_of_a_submit_come_in_order() -> None:
     """Each payload breaks every rule but those that were made good before it."""
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_total_running_jobs=0)))
+    world = World(limits=Limits(max_total_running_jobs=0))
     peer = world.client()
     payload: dict[str, Any] = {
         "agent": "zork",
@@ -407,7 +406,7 @@ def test_the_checks_of_a_submit_come_in_order() -> None:
 
 
 def test_a_submit_above_the_limit_of_running_jobs_is_refused() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_total_running_jobs=1)))
+    world = World(limits=Limits(max_total_running_jobs=1))
     peer = world.client()
     job = peer.submit()
     [error] = peer.send("job.submit", {"agent": "echo"}, id="s2")
@@ -561,7 +560,7 @@ def test_only_the_submitting_session_may_cancel(world: World) -> None:
 
 
 def test_a_detached_session_still_keeps_others_from_cancelling() -> None:
-    world = World(msgspec.structs.replace(CONFIG, resume_window_sec=60))
+    world = World(resume_window_sec=60)
     alice, again = world.client(), world.client()
     job = alice.submit()
     alice.drop()

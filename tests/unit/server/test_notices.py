@@ -6,12 +6,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import Noted
 from arcp_proto.server.audit import NOTICES
-from tests.unit.world import CONFIG, World
+from tests.unit.world import World
 
 CORE = Path(__file__).parents[3] / "arcp_proto"
 
@@ -35,7 +33,7 @@ def told(world: World) -> list[tuple[str, str, dict[str, object]]]:
 
 
 def test_notices_tell_the_life_of_sessions_and_jobs() -> None:
-    world = World(msgspec.structs.replace(CONFIG, notices=True, resume_window_sec=30))
+    world = World(notices=True, resume_window_sec=30)
     alice = world.client()
     session_id = connection_state(alice.connection).session.id
     done, failed = alice.submit(), alice.submit("plain")

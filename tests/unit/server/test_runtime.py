@@ -44,12 +44,12 @@ def test_a_seed_has_32_bytes() -> None:
 
 def test_the_largest_inventory_fits_a_welcome() -> None:
     agents = tuple(AgentInfo(f"agent-{number:05}" + "x" * 100) for number in range(400))
-    entries = state_of(World(msgspec.structs.replace(CONFIG, agents=agents)).runtime).inventory.entries
+    entries = state_of(World(agents=agents).runtime).inventory.entries
     room = 60 * 1024 - WELCOME_BYTES - len(msgspec.json.encode(["", "1", entries]))
     config = msgspec.structs.replace(CONFIG, agents=agents, name="n" * room)
     assert 59 * 1024 < len(World(config).client().raw[0]) <= 60 * 1024
     with pytest.raises(LocalProtocolError, match="does not fit a welcome"):
-        World(msgspec.structs.replace(config, name="n" * (room + 1)))
+        World(config, name="n" * (room + 1))
 
 
 def test_queries_change_nothing(world: World, peer: Peer, job: JobId) -> None:
@@ -208,7 +208,7 @@ def test_events_of_features_that_were_not_negotiated_take_no_number(world: World
 
 
 def test_a_job_continues_after_the_end_of_its_session() -> None:
-    world = World(msgspec.structs.replace(CONFIG, resume_window_sec=0))
+    world = World(resume_window_sec=0)
     peer = world.client()
     job = peer.submit()
     peer.drop()
@@ -328,7 +328,7 @@ def test_a_job_beyond_max_runtime_sec_times_out(world: World) -> None:
 
 
 def test_a_streamed_result_above_its_limit_ends_the_job() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_result_bytes=10)))
+    world = World(limits=Limits(max_result_bytes=10))
     peer = world.client()
     job = peer.submit()
     world.write(job, "12345")
@@ -384,7 +384,7 @@ def test_a_detached_session_pauses_no_agent(world: World, peer: Peer, job: JobId
 
 
 def test_a_log_above_its_limit_evicts_its_oldest_events() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_events=16)))
+    world = World(limits=Limits(max_session_events=16))
     peer = world.client()
     job = peer.submit()
     for _ in range(40):
@@ -408,7 +408,7 @@ def test_a_log_above_its_limit_evicts_its_oldest_events() -> None:
 
 
 def test_a_log_at_its_limit_evicts_nothing() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_session_events=16)))
+    world = World(JOURNAL, limits=Limits(max_session_events=16))
     job = world.client().submit()
     for _ in range(17):
         world.emit(job)

@@ -22,7 +22,7 @@ def shut_down(world: World, drain: float = 30) -> None:
 
 
 def test_a_shutdown_without_jobs_closes_every_connection_at_once() -> None:
-    world = World(msgspec.structs.replace(CONFIG, resume_window_sec=0))
+    world = World(resume_window_sec=0)
     open_, early = world.client(), world.connect()
     shut_down(world)
     for peer in (open_, early):
@@ -98,7 +98,7 @@ def test_a_shutdown_refuses_new_sessions_and_jobs(world: World, peer: Peer, job:
 
 
 def test_a_shutdown_refuses_anonymous_sessions() -> None:
-    world = World(msgspec.structs.replace(CONFIG, anonymous=True))
+    world = World(anonymous=True)
     world.client().submit()
     shut_down(world)
     late = world.connect()
@@ -223,11 +223,7 @@ def test_a_restartable_job_is_left_even_if_its_agent_does_not_stop() -> None:
 
 @pytest.mark.parametrize("how", ["no journal", "streamed", "another agent"])
 def test_a_shutdown_ends_jobs_that_cannot_start_again(how: str) -> None:
-    world = World(
-        msgspec.structs.replace(
-            AGAIN, journal=how != "no journal", agents=(*AGAIN.agents, AgentInfo("plain"))
-        )
-    )
+    world = World(AGAIN, journal=how != "no journal", agents=(*AGAIN.agents, AgentInfo("plain")))
     peer = world.client()
     job = peer.submit("plain" if how == "another agent" else "echo")
     if how == "streamed":

@@ -179,7 +179,7 @@ def test_a_fast_journal_pauses_no_agent(world: World, peer: Peer) -> None:
 
 
 def test_without_a_journal_there_is_no_back_pressure_by_it() -> None:
-    world = World(msgspec.structs.replace(QUIET, journal=False))
+    world = World(QUIET, journal=False)
     peer, job = held(world)
     peer.slow = True
     emits(world, job, 2 * QUARTER)
@@ -265,7 +265,7 @@ def test_an_observer_that_begins_while_the_journal_is_behind_misses_nothing(worl
 
 
 def test_after_a_restart_everything_is_durable() -> None:
-    world = World(msgspec.structs.replace(QUIET, agents=(*AGENTS, AgentInfo("again", restartable=True))))
+    world = World(QUIET, agents=(*AGENTS, AgentInfo("again", restartable=True)))
     peer = world.client()
     job = peer.submit("again")
     emits(world, job, 2 * QUARTER)
@@ -317,7 +317,7 @@ def test_agents_with_the_smallest_logs_resume_in_the_end(events: int) -> None:
 
 def test_a_session_without_ack_keeps_old_events_that_are_not_durable() -> None:
     """The journal stands still for longer than the resume window, and the client reads all the time."""
-    world = World(msgspec.structs.replace(QUIET, resume_window_sec=60))
+    world = World(QUIET, resume_window_sec=60)
     peer, job = held(world, features=())
     for _ in range(8):
         emits(world, job, 1)

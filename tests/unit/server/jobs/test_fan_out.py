@@ -124,7 +124,7 @@ def test_number_all_does_nothing_above_an_allowance(held: str, count: int, size:
 
 @pytest.mark.parametrize("room", [6, 5])
 def test_number_all_does_nothing_above_the_limits_of_a_principal(room: int) -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_principal_events=2 + room)))
+    world = World(QUIET, limits=Limits(max_principal_events=2 + room))
     peer = world.client()
     job_id = peer.submit()
     world.emit(job_id)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from arcp_proto.ids import JobId
-from tests.unit.world import CONFIG, Peer, World
+from tests.unit.world import Peer, World
 
 
 def home_numbers(world: World, job_id: str) -> list[int]:
@@ -34,7 +32,7 @@ def test_home_numbers_are_those_of_the_submitting_session(world: World) -> None:
 
 
 def test_each_job_continues_its_home_numbers_after_the_submitting_session() -> None:
-    world = World(msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0, resume_window_sec=10))
+    world = World(heartbeat_interval_sec=0, resume_window_sec=10)
     peer = world.client()
     one, two = peer.submit(), peer.submit()
     for job in (one, one, two):

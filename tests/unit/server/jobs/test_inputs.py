@@ -205,7 +205,7 @@ def test_the_json_of_an_input_is_dropped_when_its_value_is_taken() -> None:
 
 
 def world_of(**limits: Any) -> World:
-    return World(msgspec.structs.replace(QUIET, limits=Limits(**limits), anonymous=True))
+    return World(QUIET, limits=Limits(**limits), anonymous=True)
 
 
 def pinned(world: World) -> tuple[int, int]:
@@ -316,7 +316,7 @@ def test_the_input_of_a_child_is_pinned() -> None:
 @pytest.mark.parametrize("restartable", [False, True])
 def test_inputs_of_restartable_jobs_count_with_their_kept_json(restartable: bool) -> None:
     agents = (AgentInfo("echo", restartable=restartable),)
-    world = World(msgspec.structs.replace(QUIET, agents=agents, journal=True))
+    world = World(QUIET, agents=agents, journal=True)
     submit(world.client(), 100_000)
     size = counted(100_000) + (100_000 if restartable else 0)
     assert pinned(world) == (size, size)
@@ -330,7 +330,7 @@ def test_inputs_of_restartable_jobs_count_with_their_kept_json(restartable: bool
 
 def test_a_restart_with_smaller_limits_keeps_the_jobs_and_no_event() -> None:
     agents = (AgentInfo("echo", restartable=True),)
-    world = World(msgspec.structs.replace(QUIET, agents=agents, journal=True))
+    world = World(QUIET, agents=agents, journal=True)
     peer = world.client()
     submit(peer, 100_000)
     world.config = msgspec.structs.replace(

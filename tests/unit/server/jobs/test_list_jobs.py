@@ -93,7 +93,7 @@ def test_jobs_of_other_sessions_of_the_principal_are_listed(world: World) -> Non
 
 @pytest.mark.parametrize("right", ["list", "observe"])
 def test_visible_jobs_of_other_principals_are_merged(right: str) -> None:
-    world = World(msgspec.structs.replace(QUIET, observers={"bob": {"alice": right}}), tokens=TOKENS)
+    world = World(QUIET, observers={"bob": {"alice": right}}, tokens=TOKENS)
     alice, bob, carol = (world.client(token) for token in TOKENS)
     jobs = [peer.submit() for peer in (alice, bob, carol, alice, bob)]
     assert ids(listed(bob)) == [jobs[4], jobs[3], jobs[1], jobs[0]]
@@ -102,14 +102,14 @@ def test_visible_jobs_of_other_principals_are_merged(right: str) -> None:
 
 
 def test_the_right_to_all_owners_lists_all_jobs() -> None:
-    world = World(msgspec.structs.replace(QUIET, observers={"bob": {"*": "list"}}), tokens=TOKENS)
+    world = World(QUIET, observers={"bob": {"*": "list"}}, tokens=TOKENS)
     alice, bob, carol = (world.client(token) for token in TOKENS)
     jobs = [peer.submit() for peer in (alice, carol, bob)]
     assert ids(listed(bob)) == jobs[::-1]
 
 
 def test_two_rights_are_merged_with_own_jobs() -> None:
-    world = World(msgspec.structs.replace(QUIET, observers=SECRETLY), tokens=TOKENS)
+    world = World(QUIET, observers=SECRETLY, tokens=TOKENS)
     alice, bob, carol = (world.client(token) for token in TOKENS)
     jobs = [peer.submit() for peer in (carol, alice, bob)]
     assert ids(listed(bob)) == jobs[::-1]
@@ -138,7 +138,7 @@ def test_pages_are_whole_and_never_overlap(peer: Peer, limit: int, sizes: list[i
 
 @pytest.mark.parametrize(("limit", "size"), [(-5, 1), (0, 1), (None, 100), (150, 150), (5_000, 200)])
 def test_the_limit_of_a_page_is_clamped(limit: int | None, size: int) -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_page_jobs=200)))
+    world = World(QUIET, limits=Limits(max_page_jobs=200))
     peer = world.client()
     for _ in range(230):
         peer.submit()
@@ -156,7 +156,7 @@ def test_new_jobs_do_not_appear_in_later_pages(peer: Peer) -> None:
 
 
 def test_a_cursor_stays_valid_when_its_job_is_forgotten() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(retention_sec=10)))
+    world = World(QUIET, limits=Limits(retention_sec=10))
     peer = world.client()
     jobs = [peer.submit() for _ in range(4)]
     page = listed(peer, limit=2)
@@ -197,7 +197,7 @@ SMALL_FRAME = 32 * 1024
 
 def four_jobs(length: int) -> Peer:
     """Return a client with four jobs: an old one, one whose last pattern has this length, two large ones."""
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_envelope_bytes=SMALL_FRAME)))
+    world = World(QUIET, limits=Limits(max_envelope_bytes=SMALL_FRAME))
     peer = world.client()
     for patterns, last in ((0, 1), (2, length), (31, 440), (31, 440)):
         lease = [*(f"{number:03}" + "x" * 440 for number in range(patterns)), "y" * last]
@@ -304,7 +304,7 @@ def test_jobs_are_filtered_by_exclusive_times() -> None:
 
 
 def test_a_filter_that_matches_little_searches_a_limited_number_of_jobs() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_page_jobs=10)))
+    world = World(QUIET, limits=Limits(max_page_jobs=10))
     peer = world.client()
     rare = peer.submit("plain")
     for _ in range(25):
@@ -328,7 +328,7 @@ def test_a_finished_job_is_listed_during_its_retention() -> None:
 
 
 def test_a_listing_survives_a_restart() -> None:
-    world = World(msgspec.structs.replace(QUIET, journal=True))
+    world = World(QUIET, journal=True)
     peer = world.client()
     jobs = [peer.submit() for _ in range(3)]
     world.finish(jobs[0])
@@ -343,7 +343,7 @@ def test_a_listing_survives_a_restart() -> None:
 
 
 def test_a_cursor_survives_a_restart() -> None:
-    world = World(msgspec.structs.replace(QUIET, journal=True))
+    world = World(QUIET, journal=True)
     peer = world.client()
     jobs = [peer.submit() for _ in range(3)]
     cursor = listed(peer, limit=1)["next_cursor"]
@@ -378,7 +378,7 @@ def test_a_listing_counts_as_requests_by_the_jobs_searched(
     jobs: int, request_: dict[str, Any], cost: int
 ) -> None:
     limits = Limits(max_requests_per_sec=30, max_principal_requests_per_sec=10_000)
-    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    world = World(QUIET, limits=limits)
     submit(world, jobs)
     peer = world.client()
     listed(peer, **request_)
@@ -390,7 +390,7 @@ def test_a_listing_counts_as_requests_by_the_jobs_searched(
 
 def test_a_listing_counts_at_most_a_second_of_requests() -> None:
     limits = Limits(max_requests_per_sec=1, max_principal_requests_per_sec=10_000)
-    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    world = World(QUIET, limits=limits)
     submit(world, 200)
     peer = world.client()
     assert len(ids(listed(peer))) == 100

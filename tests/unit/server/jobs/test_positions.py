@@ -156,7 +156,7 @@ def test_notices_and_job_cancelled_have_no_position() -> None:
 
 def test_a_long_inline_result_has_the_same_position_as_behind_chunks() -> None:
     """The chunks that the runtime writes for others come before the terminal: a gap where it is whole."""
-    world = World(msgspec.structs.replace(CONFIG, journal=True))
+    world = World(journal=True)
     home = world.client(features=TOLD)
     job = home.submit()
     small = world.client(framing=Framing.LINES, features=TOLD)
@@ -334,7 +334,7 @@ def test_a_repeated_submit_gets_the_last_position_of_its_job() -> None:
 
 
 def test_an_observer_behind_a_forgotten_job_gets_the_position_of_its_end() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_principal_finished_jobs=1)))
+    world = World(JOURNAL, limits=Limits(max_principal_finished_jobs=1))
     home = world.client(features=TOLD)
     job = home.submit()
     speak(world, job, 3)
@@ -355,7 +355,7 @@ def test_an_observer_behind_a_forgotten_job_gets_the_position_of_its_end() -> No
 @pytest.mark.parametrize("snapshot", [False, True])
 @pytest.mark.parametrize("cut", [False, True])
 def test_positions_continue_after_a_restart(snapshot: bool, cut: bool) -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_history_events=4 if cut else 100)))
+    world = World(JOURNAL, limits=Limits(max_history_events=4 if cut else 100))
     home = world.client(features=TOLD)
     job = home.submit(idempotency_key="k")
     other = observer(world, job, (*FEATURES[:4], Feature.POSITIONS))
@@ -388,7 +388,7 @@ def before_positions(record: Record) -> Record:
 
 @pytest.mark.parametrize("snapshot", [False, True])
 def test_a_journal_without_positions_is_restored_with_them(snapshot: bool) -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_history_events=4)))
+    world = World(JOURNAL, limits=Limits(max_history_events=4))
     home = world.client()
     job, over = home.submit(), home.submit(idempotency_key="k")
     other = observer(world, job, FEATURES, history=True)

@@ -320,7 +320,7 @@ def test_an_event_is_one_record_for_all_sessions() -> None:
 
 
 def test_a_pause_ends_with_the_session() -> None:
-    world = World(msgspec.structs.replace(QUIET, resume_window_sec=10))
+    world = World(QUIET, resume_window_sec=10)
     peer = world.client()
     job = peer.submit()
     world.carry_out(peer.connection.blocked(now=world.now))
@@ -335,9 +335,7 @@ def test_a_pause_ends_with_the_session() -> None:
 
 def test_an_ack_that_frees_nothing_rearms_the_notice_of_a_lag() -> None:
     """What is acknowledged was evicted before, so that the log itself does not change."""
-    world = World(
-        msgspec.structs.replace(QUIET, limits=Limits(back_pressure_events=5, max_session_bytes=2_000))
-    )
+    world = World(QUIET, limits=Limits(back_pressure_events=5, max_session_bytes=2_000))
     peer = world.client()
     job = peer.submit()
     world.emit(job)
@@ -371,7 +369,7 @@ def test_a_lagging_session_is_told_once_it_submits_a_job(world: World) -> None:
 
 def test_a_notice_that_a_history_was_cut_counts_for_the_lag_as_well() -> None:
     limits = Limits(back_pressure_events=5, max_history_events=8, max_backlog_events=2)
-    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    world = World(QUIET, limits=limits)
     owner, peer = world.client(), world.client()
     job, mine = owner.submit(), peer.submit()
     world.emit(mine)

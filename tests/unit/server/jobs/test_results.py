@@ -6,7 +6,6 @@ import base64
 import json
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +17,7 @@ from arcp_proto.ids import JobId
 from arcp_proto.limits import KIB, Limits
 from arcp_proto.server.jobs.idempotency import key_bytes
 from arcp_proto.wire import codec
-from tests.unit.world import CONFIG, FEATURES, Frame, Peer, World
+from tests.unit.world import FEATURES, Frame, Peer, World
 
 FRAME = 60 * KIB
 LONG_FRAME = 1024 * KIB - KIB
@@ -117,7 +116,7 @@ def test_a_result_too_large_for_a_session_without_chunks_is_an_error(world: Worl
     ],
 )
 def test_a_returned_value_above_its_limit_is_an_error(limits: Limits, code: str, details: Any) -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=limits))
+    world = World(limits=limits)
     peer = world.client()
     job = peer.submit()
     world.finish(job, "x" * 100_000)
@@ -175,7 +174,7 @@ def test_a_peer_with_the_quirk_of_the_pypi_reader_gets_no_long_frame(world: Worl
 
 
 def test_a_result_is_inline_in_long_frames_and_in_chunks_elsewhere() -> None:
-    world = World(msgspec.structs.replace(CONFIG, journal=True))
+    world = World(journal=True)
     home, wide, small = world.client(), world.client(), narrow(world)
     deaf = narrow(world, features=NO_CHUNKS)
     result = {"text": "é" * 50_000}
@@ -239,7 +238,7 @@ def test_a_session_opened_over_stdio_has_no_long_frames(world: World) -> None:
 
 def test_a_long_result_takes_at_most_a_quarter_of_a_log_and_history() -> None:
     """What a log cannot hold would be lost before it was sent."""
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_bytes=400_000)))
+    world = World(limits=Limits(max_session_bytes=400_000))
     peer = world.client()
     for size, inline in ((99_000, True), (101_000, False)):
         world.finish(peer.submit(), "x" * size)
@@ -367,7 +366,7 @@ def test_a_stream_too_large_for_a_session_without_chunks_is_an_error(
 
 
 def test_a_stream_succeeds_after_the_end_of_its_session() -> None:
-    world = World(msgspec.structs.replace(CONFIG, journal=True, resume_window_sec=0))
+    world = World(journal=True, resume_window_sec=0)
     peer = world.client(features=NO_CHUNKS)
     job = peer.submit()
     world.write(job, "x" * 50_000)
@@ -378,7 +377,7 @@ def test_a_stream_succeeds_after_the_end_of_its_session() -> None:
 
 
 def test_a_stream_above_its_limit_stays_refused() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_result_bytes=4)))
+    world = World(limits=Limits(max_result_bytes=4))
     job = world.client().submit()
     for _ in range(2):
         with pytest.raises(Denied):

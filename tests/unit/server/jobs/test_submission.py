@@ -88,7 +88,7 @@ def test_a_repeated_key_in_an_observing_session_doubles_no_event(world: World) -
 
 
 def test_a_repeated_key_counts_against_the_limit_of_subscriptions() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_subscriptions=1)))
+    world = World(limits=Limits(max_session_subscriptions=1))
     first, second = world.client(), world.client()
     keyed(first)
     other = first.submit()
@@ -103,7 +103,7 @@ def test_a_repeated_key_counts_against_the_limit_of_subscriptions() -> None:
 
 def test_the_repeated_end_of_a_job_counts_against_the_limit_of_subscriptions() -> None:
     limits = Limits(max_session_subscriptions=1, max_session_replies=1)
-    world = World(msgspec.structs.replace(CONFIG, limits=limits))
+    world = World(limits=limits)
     first = world.client()
     other = world.client().submit()
     submit = {"agent": "echo", "idempotency_key": "k"}
@@ -154,7 +154,7 @@ def test_every_repeated_key_of_an_ended_job_gets_its_end(world: World) -> None:
 
 
 def test_a_job_forgotten_before_its_replay_still_sends_its_end() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_principal_finished_jobs=1)))
+    world = World(limits=Limits(max_principal_finished_jobs=1))
     peer, other = world.client(), world.client()
     keyed(peer)
     [job] = jobs_of(world)
@@ -168,7 +168,7 @@ def test_a_job_forgotten_before_its_replay_still_sends_its_end() -> None:
 
 @pytest.mark.parametrize("whose", ["first", "second"])
 def test_a_repeated_key_of_a_forgotten_job_gets_only_its_end(whose: str) -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=SHORT))
+    world = World(limits=SHORT)
     first, second = world.client(features=()), world.client(features=("result_chunk",))
     [before] = keyed(first, lease_request={"cost.budget": ["USD:1.50"]})
     [job] = jobs_of(world)
@@ -188,7 +188,7 @@ def test_a_repeated_key_of_a_forgotten_job_gets_only_its_end(whose: str) -> None
 
 
 def test_the_end_of_a_forgotten_stream_has_the_form_that_the_session_reads() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=SHORT))
+    world = World(limits=SHORT)
     first = world.client(features=())
     keyed(first)
     [job] = jobs_of(world)
@@ -204,7 +204,7 @@ def test_the_end_of_a_forgotten_stream_has_the_form_that_the_session_reads() -> 
 
 @pytest.mark.parametrize("forgotten", [False, True])
 def test_a_repeated_key_gets_the_form_of_the_peers_quirk(forgotten: bool) -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=SHORT))
+    world = World(limits=SHORT)
     peer = world.connect()
     peer.hello(features=(), **PYPI)
     [first] = keyed(peer, lease_request={"cost.budget": ["USD:1.50"]})
@@ -222,7 +222,7 @@ def test_a_repeated_key_gets_the_form_of_the_peers_quirk(forgotten: bool) -> Non
 
 
 def test_the_budget_of_a_forgotten_job_is_written_as_numbers() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=SHORT))
+    world = World(limits=SHORT)
     peer = world.connect()
     peer.hello(features=(), **PYPI)
     keyed(peer, lease_request={"cost.budget": ["USD:0.10"]})
@@ -299,7 +299,7 @@ def test_a_repeated_key_may_have_another_trace(peer: Peer) -> None:
 
 
 def test_a_key_is_kept_for_a_day_after_the_end_of_its_job() -> None:
-    world = World(msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0))
+    world = World(heartbeat_interval_sec=0)
     peer = world.client()
     keyed(peer)
     world.advance(100_000)
@@ -326,7 +326,7 @@ def test_a_refused_submit_leaves_its_key_free(peer: Peer) -> None:
     ],
 )
 def test_a_full_table_of_keys_refuses_new_ones_and_forgets_none(field: str, bound: int) -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(**{field: bound})))
+    world = World(limits=Limits(**{field: bound}))
     peer = world.client()
     keyed(peer)
     [error] = keyed(peer, "another")
@@ -355,7 +355,7 @@ def test_a_key_survives_a_restart() -> None:
 
 
 def test_a_key_whose_job_is_forgotten_survives_a_restart() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=SHORT))
+    world = World(JOURNAL, limits=SHORT)
     peer = world.client(features=())
     keyed(peer)
     world.finish(jobs_of(world)[0], "before")
@@ -367,7 +367,7 @@ def test_a_key_whose_job_is_forgotten_survives_a_restart() -> None:
 
 
 def test_a_key_expires_across_a_restart() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, heartbeat_interval_sec=0))
+    world = World(JOURNAL, heartbeat_interval_sec=0)
     peer = world.client()
     keyed(peer)
     world.finish(jobs_of(world)[0])
@@ -418,7 +418,7 @@ def test_a_cancel_of_an_ended_job_is_answered_with_its_status() -> None:
 
 
 def test_without_a_living_submitter_any_session_of_the_principal_may_cancel() -> None:
-    world = World(msgspec.structs.replace(CONFIG, resume_window_sec=60, heartbeat_interval_sec=0))
+    world = World(resume_window_sec=60, heartbeat_interval_sec=0)
     first, second, third = (world.client() for _ in range(3))
     keyed(first)
     keyed(second)
@@ -433,7 +433,7 @@ def test_without_a_living_submitter_any_session_of_the_principal_may_cancel() ->
 
 @pytest.mark.parametrize("right", ["list", "observe"])
 def test_a_visible_job_of_another_principal_cannot_be_cancelled(right: str) -> None:
-    world = World(msgspec.structs.replace(CONFIG, observers={"bob": {"alice": right}}))
+    world = World(observers={"bob": {"alice": right}})
     job = world.client().submit()
     bob = world.client("tok-bob")
     [error] = bob.cancel(job)
@@ -490,7 +490,7 @@ def test_a_job_is_durable_before_it_starts() -> None:
 @pytest.mark.parametrize("restartable", [False, True])
 def test_an_input_is_kept_while_its_job_may_start_again(restartable: bool) -> None:
     agents = (AgentInfo("echo", restartable=restartable),)
-    world = World(msgspec.structs.replace(JOURNAL, agents=agents))
+    world = World(JOURNAL, agents=agents)
     job = world.client().submit(input={"secret": 1})
     assert world.state.jobs[job].input == (b'{"secret": 1}' if restartable else None)
     world.finish(job)

@@ -135,7 +135,7 @@ def test_an_ended_session_is_not_restored(world: World) -> None:
 
 
 def test_an_anonymous_session_is_resumed_by_its_token_after_a_restart() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, anonymous=True))
+    world = World(JOURNAL, anonymous=True)
     peer = world.connect()
     peer.hello(None, scheme="anonymous")
     job = peer.submit()
@@ -167,7 +167,7 @@ def test_a_verified_principal_is_never_taken_for_an_anonymous_one(how: str) -> N
 
 
 def test_the_notice_of_a_lag_is_not_repeated_after_a_restart() -> None:
-    world = World(msgspec.structs.replace(AGAIN, limits=Limits(back_pressure_events=5)))
+    world = World(AGAIN, limits=Limits(back_pressure_events=5))
     peer, job = started(world, 1)
     peer.send("session.ack", {"last_processed_seq": 1})
     for _ in range(8):
@@ -184,7 +184,7 @@ def test_the_notice_of_a_lag_is_not_repeated_after_a_restart() -> None:
 
 
 def test_a_lag_is_reported_once_across_a_restart() -> None:
-    world = World(msgspec.structs.replace(AGAIN, limits=Limits(back_pressure_events=5)))
+    world = World(AGAIN, limits=Limits(back_pressure_events=5))
     peer, job = started(world, 10)
     assert str(peer.frames).count("back_pressure") == 1
     world.restart()
@@ -424,7 +424,7 @@ def test_a_runtime_restores_from_no_records() -> None:
 
 
 def test_a_crash_between_an_event_and_its_eviction_restores_within_limits() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_session_events=16)))
+    world = World(JOURNAL, limits=Limits(max_session_events=16))
     started(world, 17)
     assert type(world.records[-1]) is Evicted
     world.records.pop()
@@ -435,7 +435,7 @@ def test_a_crash_between_an_event_and_its_eviction_restores_within_limits() -> N
 
 
 def test_a_crash_between_an_event_and_the_cut_of_its_history_restores_within_limits() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_history_events=16)))
+    world = World(JOURNAL, limits=Limits(max_history_events=16))
     _, job = started(world, 17)
     assert [type(record) for record in world.records[-2:]] == [Published, HistoryCut]
     world.records.pop()

@@ -81,9 +81,7 @@ def test_a_snapshot_of_jobs_that_start_again() -> None:
 
 
 def test_a_snapshot_of_an_acked_and_evicted_log() -> None:
-    world = World(
-        msgspec.structs.replace(JOURNAL, limits=Limits(max_session_events=16, max_history_events=8))
-    )
+    world = World(JOURNAL, limits=Limits(max_session_events=16, max_history_events=8))
     peer = world.client()
     job = peer.submit()
     for _ in range(40):
@@ -97,7 +95,7 @@ def test_a_snapshot_of_an_acked_and_evicted_log() -> None:
 
 
 def test_a_snapshot_of_tokens_and_replies() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_session_replies=2)))
+    world = World(JOURNAL, limits=Limits(max_session_replies=2))
     peer = world.client()
     for number in range(4):
         peer.send("job.submit", {"agent": "echo"}, id=f"s{number}")
@@ -110,7 +108,7 @@ def test_a_snapshot_of_tokens_and_replies() -> None:
 
 
 def test_a_snapshot_of_observers_live_and_behind() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_backlog_events=2)))
+    world = World(JOURNAL, limits=Limits(max_backlog_events=2))
     peer, live, behind = world.client(), world.client(), world.client()
     job, other = peer.submit(), peer.submit()
     for _ in range(5):
@@ -127,7 +125,7 @@ def test_a_snapshot_of_observers_live_and_behind() -> None:
 
 
 def test_a_snapshot_of_a_job_whose_session_has_ended() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, resume_window_sec=10))
+    world = World(JOURNAL, resume_window_sec=10)
     peer = world.client()
     job = peer.submit()
     world.emit(job)
@@ -140,7 +138,7 @@ def test_a_snapshot_of_a_job_whose_session_has_ended() -> None:
 
 
 def test_a_snapshot_of_keys_of_running_ended_and_forgotten_jobs() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(retention_sec=10)))
+    world = World(JOURNAL, limits=Limits(retention_sec=10))
     peer = world.client()
     jobs = [peer.submit(idempotency_key=key) for key in "abc"]
     world.finish(jobs[0], 1)
@@ -163,7 +161,7 @@ def test_a_snapshot_of_a_session_with_a_quirk(world: World) -> None:
 
 
 def test_a_snapshot_of_an_anonymous_session() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, anonymous=True))
+    world = World(JOURNAL, anonymous=True)
     peer = world.connect()
     peer.hello(None, scheme="anonymous")
     peer.submit()
@@ -171,7 +169,7 @@ def test_a_snapshot_of_an_anonymous_session() -> None:
 
 
 def test_a_job_keeps_its_number_when_others_are_forgotten() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(retention_sec=10)))
+    world = World(JOURNAL, limits=Limits(retention_sec=10))
     peer = world.client()
     first, second = peer.submit(), peer.submit()
     world.finish(first)
@@ -232,7 +230,7 @@ def test_a_snapshot_and_later_records_restore_the_same_state() -> None:
 
 
 def test_a_snapshot_does_not_change_after_it_was_taken() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_backlog_events=1)))
+    world = World(JOURNAL, limits=Limits(max_backlog_events=1))
     peer, other = world.client(), world.client()
     job = peer.submit(idempotency_key="k")
     for _ in range(3):

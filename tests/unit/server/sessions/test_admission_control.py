@@ -233,9 +233,7 @@ def test_a_flood_of_submit_and_cancel_starts_no_more_than_the_rate() -> None:
 
 
 def test_silence_is_not_counted_while_a_connection_is_not_read() -> None:
-    world = World(
-        msgspec.structs.replace(CONFIG, heartbeat_interval_sec=1, limits=Limits(max_total_running_jobs=0))
-    )
+    world = World(heartbeat_interval_sec=1, limits=Limits(max_total_running_jobs=0))
     peer = world.client()
     peer.send("job.submit", {"agent": "echo"})
     world.advance(1)
@@ -382,7 +380,7 @@ def test_anonymous_clients_share_one_limit_of_sessions() -> None:
 
 
 def test_restored_sessions_are_counted() -> None:
-    world = World(msgspec.structs.replace(QUIET, journal=True, limits=Limits(max_principal_sessions=2)))
+    world = World(QUIET, journal=True, limits=Limits(max_principal_sessions=2))
     old = [world.client(), world.client()]
     world.restart()
     assert world.client().connection.phase is Phase.OPEN

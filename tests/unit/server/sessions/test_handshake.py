@@ -190,7 +190,7 @@ def test_a_session_ends_after_its_resume_window(world: World) -> None:
 
 
 def test_every_resume_restarts_the_resume_window() -> None:
-    world = World(msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0))
+    world = World(heartbeat_interval_sec=0)
     peer, _ = started(world)
     for _ in range(3):
         peer.drop()
@@ -201,7 +201,7 @@ def test_every_resume_restarts_the_resume_window() -> None:
 
 
 def test_a_resume_window_of_zero_ends_the_session_with_its_connection() -> None:
-    world = World(msgspec.structs.replace(CONFIG, resume_window_sec=0))
+    world = World(resume_window_sec=0)
     first, job = started(world)
     first.drop()
     assert world.state.sessions == {}
@@ -349,7 +349,7 @@ def test_a_welcome_that_never_arrived_leaves_older_tokens_valid(world: World) ->
 
 
 def test_a_session_keeps_only_digests_of_its_tokens() -> None:
-    world = World(msgspec.structs.replace(CONFIG, journal=True))
+    world = World(journal=True)
     first = world.client()
     second = world.resumed(first)
     kept = repr([world.records, world.runtime.snapshot(), world.state.tokens, session_of(world).tokens])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
 from arcp_proto.limits import Limits
@@ -23,7 +22,7 @@ def replayed(world: World, peer: Peer) -> int:
 @pytest.mark.parametrize("limit", ["max_requests_per_sec", "max_principal_requests_per_sec"])
 def test_repeated_replays_of_a_history_count_as_requests(limit: str, unsubscribe: bool) -> None:
     rates = {"max_requests_per_sec": 10**6, "max_principal_requests_per_sec": 10**6}
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(**{**rates, limit: 100})))
+    world = World(QUIET, limits=Limits(**{**rates, limit: 100}))
     _, job = started(world, 1_000)
     other = world.client()
     requests = events = 0
@@ -58,7 +57,7 @@ def test_a_client_that_recovers_32_jobs_is_never_throttled() -> None:
 
 def test_a_long_replay_waits_and_requests_beside_it_do_not() -> None:
     limits = Limits(max_requests_per_sec=10, max_history_events=5_000)
-    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    world = World(QUIET, limits=limits)
     _, job = started(world, 3_000)
     other = world.client()
     subscribed(other, job, history=True)

@@ -25,7 +25,7 @@ WIDE: Final = {f"x-vendor.n{n}": [f"{m:02}" for m in range(64)] for n in range(2
 
 def world_of(**limits: Any) -> World:
     limits = {"max_requests_per_sec": 10_000, "max_principal_requests_per_sec": 10_000, **limits}
-    return World(msgspec.structs.replace(QUIET, limits=Limits(**limits)))
+    return World(QUIET, limits=Limits(**limits))
 
 
 def finished(world: World, peer: Peer, result: Any = None, **payload: Any) -> str:
@@ -279,7 +279,7 @@ def test_keys_may_take_half_of_the_bytes_of_a_principal(total: bool) -> None:
 
 @pytest.mark.parametrize("first", ["session", "job"])
 def test_keys_of_an_anonymous_client_are_forgotten_with_it(first: str) -> None:
-    world = World(msgspec.structs.replace(QUIET, anonymous=True))
+    world = World(QUIET, anonymous=True)
     peer = world.connect()
     peer.hello(None, scheme="anonymous")
     done = peer.submit(idempotency_key="done")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tracemalloc
 
-import msgspec
 import pytest
 
 from arcp_proto.engine.output import StartJob
@@ -12,7 +11,7 @@ from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
 from arcp_proto.server.sessions.session import ANSWERED, Replies, Reply
 from arcp_proto.wire import codec
-from tests.unit.world import CONFIG, Peer, World
+from tests.unit.world import Peer, World
 
 LIMITS = Limits(max_session_replies=3, max_session_reply_bytes=100)
 
@@ -199,7 +198,7 @@ def test_refusals_are_not_replayed(world: World, peer: Peer) -> None:
 
 
 def test_the_number_of_replayed_replies_is_limited() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_replies=3)))
+    world = World(limits=Limits(max_session_replies=3))
     peer = world.client()
     jobs = [peer.submit() for _ in range(5)]
     again = world.resumed(peer, 0, replies=True)
@@ -231,7 +230,7 @@ def test_the_end_of_a_job_does_not_come_again_behind_an_answer_that_is_kept(worl
 
 
 def test_the_end_of_a_job_joined_by_key_is_sent_for_each_submit() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_replies=1)))
+    world = World(limits=Limits(max_session_replies=1))
     peer = deaf(world)
     submit = {"agent": "echo", "idempotency_key": "k"}
     for name in ("s1", "s2"):
@@ -253,7 +252,7 @@ def test_a_repeated_submit_that_was_not_answered_is_carried_out(world: World, pe
 
 
 def test_a_repeated_submit_that_was_refused_is_judged_again() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_total_running_jobs=1)))
+    world = World(limits=Limits(max_total_running_jobs=1))
     peer = world.client()
     job = peer.submit()
     assert peer.send("job.submit", {"agent": "echo"}, id="s2")[0]["type"] == "session.error"
@@ -278,7 +277,7 @@ def test_a_request_id_whose_reply_has_arrived_is_a_new_submit(world: World, peer
 
 
 def test_repeated_submits_are_answered_even_if_their_replies_were_dropped() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_replies=1)))
+    world = World(limits=Limits(max_session_replies=1))
     peer = world.client()
     for number in range(10):
         peer.send("job.submit", {"agent": "echo"}, id=f"s{number}")
@@ -290,7 +289,7 @@ def test_repeated_submits_are_answered_even_if_their_replies_were_dropped() -> N
 
 
 def test_a_repeated_submit_of_a_forgotten_job_is_not_carried_out() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(retention_sec=10)))
+    world = World(limits=Limits(retention_sec=10))
     peer = world.client(features=())
     peer.send("job.submit", {"agent": "echo"}, id="s1")
     world.finish(world.last(StartJob).job_id)
@@ -302,7 +301,7 @@ def test_a_repeated_submit_of_a_forgotten_job_is_not_carried_out() -> None:
 
 
 def test_the_reply_about_a_forgotten_job_is_replayed() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(retention_sec=10)))
+    world = World(limits=Limits(retention_sec=10))
     peer = world.client(features=())
     job = peer.submit()
     world.finish(job)
@@ -321,7 +320,7 @@ def test_a_repeated_submit_with_a_key_is_answered_again(world: World, peer: Peer
 
 
 def test_replies_outlive_a_restart() -> None:
-    world = World(msgspec.structs.replace(CONFIG, journal=True))
+    world = World(journal=True)
     peer = world.client()
     peer.send("job.submit", {"agent": "echo"}, id="s1")
     world.restart()

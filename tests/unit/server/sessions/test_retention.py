@@ -133,7 +133,7 @@ def test_a_session_without_ack_evicts_events_older_than_its_window() -> None:
 
 
 def test_a_session_without_ack_evicts_events_at_the_end_of_its_window() -> None:
-    world = World(msgspec.structs.replace(QUIET, resume_window_sec=60))
+    world = World(QUIET, resume_window_sec=60)
     job = world.client(features=()).submit()
     for seconds, first in ((0, 1), (60.5, 1), (0.49, 1), (0.01, 2)):
         world.advance(seconds)
@@ -142,7 +142,7 @@ def test_a_session_without_ack_evicts_events_at_the_end_of_its_window() -> None:
 
 
 def test_in_a_session_with_ack_age_makes_no_check_due() -> None:
-    world = World(msgspec.structs.replace(QUIET, resume_window_sec=60))
+    world = World(QUIET, resume_window_sec=60)
     job = world.client(features=("ack",)).submit()
     world.emit(job)
     world.advance(100)
@@ -153,7 +153,7 @@ def test_in_a_session_with_ack_age_makes_no_check_due() -> None:
 
 
 def test_in_a_session_without_ack_no_check_is_due_before_the_window_ends() -> None:
-    world = World(msgspec.structs.replace(QUIET, resume_window_sec=60))
+    world = World(QUIET, resume_window_sec=60)
     job = world.client(features=()).submit()
     world.emit(job)
     world.advance(10)
@@ -237,7 +237,7 @@ def test_a_principal_above_its_limit_loses_a_64th_of_it_at_a_time(
     limits: dict[str, int], least: int, most: int
 ) -> None:
     """In events of 60 bytes and more, of the log of its session and of the history of its job."""
-    world = World(msgspec.structs.replace(limited(**limits), journal=True))
+    world = World(limited(**limits), journal=True)
     job = world.client().submit()
     for _ in range(1_000):
         world.emit(job)
@@ -266,7 +266,7 @@ def test_the_oldest_events_are_freed_across_the_sessions_and_jobs_of_a_principal
 
 @pytest.mark.parametrize("limits", [Limits(max_total_events=200), Limits(max_total_bytes=20_000)])
 def test_a_flood_of_one_principal_costs_others_no_event(limits: Limits) -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    world = World(QUIET, limits=limits)
     alice, bob = world.client(), world.client("tok-bob")
     quiet, flood = alice.submit(), bob.submit()
     for _ in range(20):
@@ -283,7 +283,7 @@ def test_a_flood_of_one_principal_costs_others_no_event(limits: Limits) -> None:
 
 def test_an_observed_event_counts_for_the_principal_of_the_observer() -> None:
     config = limited(max_principal_events=40)
-    world = World(msgspec.structs.replace(config, observers={"bob": {"*": "observe"}}))
+    world = World(config, observers={"bob": {"*": "observe"}})
     alice, bob = world.client(), world.client("tok-bob")
     job = alice.submit()
     bob.send("job.subscribe", {"job_id": job})
@@ -295,7 +295,7 @@ def test_an_observed_event_counts_for_the_principal_of_the_observer() -> None:
 
 
 def test_accounts_are_empty_after_all_sessions_and_jobs_are_forgotten() -> None:
-    world = World(msgspec.structs.replace(QUIET, resume_window_sec=10))
+    world = World(QUIET, resume_window_sec=10)
     peer = world.client()
     job = peer.submit()
     world.emit(job)
@@ -323,7 +323,7 @@ def test_the_timer_of_keys_is_disarmed_when_they_are_forgotten_with_their_princi
 
 @pytest.mark.parametrize("first", ["session", "job"])
 def test_entropy_of_an_anonymous_principal_is_forgotten_with_its_last_use(first: str) -> None:
-    world = World(msgspec.structs.replace(ANONYMOUS, resume_window_sec=0))
+    world = World(ANONYMOUS, resume_window_sec=0)
     peer = world.connect()
     peer.hello(None, scheme="anonymous")
     [principal] = world.state.anonymous_principals

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
 from arcp_proto.features import Feature
@@ -73,7 +72,7 @@ def test_a_second_history_of_an_ended_job_keeps_the_events_that_wait(world: Worl
 def test_a_cut_history_costs_the_submitting_session_no_event(ended: bool) -> None:
     """What waits for a connection that does not read is numbered before the history goes."""
     limits = Limits(max_history_events=16, max_session_events=200, max_backlog_events=4)
-    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    world = World(QUIET, limits=limits)
     peer, job = started(world, 10, features=TOLD)
     asked(peer, job, 0)
     world.carry_out(peer.connection.blocked(now=world.now))
@@ -88,7 +87,7 @@ def test_a_cut_history_costs_the_submitting_session_no_event(ended: bool) -> Non
 
 def test_a_job_is_kept_while_the_submitting_session_waits_for_its_history() -> None:
     limits = Limits(retention_sec=10, max_session_events=200, max_backlog_events=4)
-    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    world = World(QUIET, limits=limits)
     peer, job = started(world, 10, features=TOLD)
     asked(peer, job, 0)
     world.carry_out(peer.connection.blocked(now=world.now))
@@ -105,7 +104,7 @@ def test_a_job_is_kept_while_the_submitting_session_waits_for_its_history() -> N
 
 def test_another_finished_job_is_forgotten_while_a_history_is_due_to_the_submitter() -> None:
     limits = Limits(max_principal_finished_jobs=2, max_session_events=16, max_backlog_events=4)
-    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    world = World(QUIET, limits=limits)
     peer, job = started(world, 10, features=TOLD)
     asked(peer, job, 0)
     world.carry_out(peer.connection.blocked(now=world.now))
@@ -122,7 +121,7 @@ def test_another_finished_job_is_forgotten_while_a_history_is_due_to_the_submitt
 
 @pytest.mark.parametrize("snapshot", [False, True])
 def test_events_due_to_the_submitting_session_survive_a_restart(snapshot: bool) -> None:
-    world = World(msgspec.structs.replace(QUIET, journal=True))
+    world = World(QUIET, journal=True)
     peer, job = started(world, 3, features=TOLD)
     asked(peer, job, 0)
     world.finish(job)
@@ -168,7 +167,7 @@ def test_a_history_cut_while_it_was_numbered_is_not_cut_again() -> None:
     limits = Limits(
         max_history_events=16, max_session_events=400, max_principal_events=40, max_backlog_events=4
     )
-    world = World(msgspec.structs.replace(QUIET, limits=limits, journal=True))
+    world = World(QUIET, limits=limits, journal=True)
     peer, job = started(world, 10, features=TOLD)
     asked(peer, job, 0)
     world.carry_out(peer.connection.blocked(now=world.now))

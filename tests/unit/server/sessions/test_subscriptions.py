@@ -234,7 +234,7 @@ def test_an_observer_without_result_chunk_gets_an_inline_result(world: World) ->
 
 
 def test_a_history_is_replayed_piece_by_piece() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_backlog_events=4)))
+    world = World(QUIET, limits=Limits(max_backlog_events=4))
     _, job = started(world, 10)
     other = world.client()
     other.send("job.subscribe", {"job_id": job, "history": True})
@@ -247,7 +247,7 @@ def test_a_history_is_replayed_piece_by_piece() -> None:
 
 def test_a_piece_of_a_history_is_at_most_half_of_the_limit_of_a_principal() -> None:
     limits = Limits(max_session_events=100, max_principal_events=40)
-    world = World(msgspec.structs.replace(QUIET, limits=limits, observers={"bob": {"alice": "observe"}}))
+    world = World(QUIET, limits=limits, observers={"bob": {"alice": "observe"}})
     peer, job = started(world)
     for number in range(1, 31):
         say(world, job, number)
@@ -259,7 +259,7 @@ def test_a_piece_of_a_history_is_at_most_half_of_the_limit_of_a_principal() -> N
 
 
 def test_a_history_enters_the_log_only_as_fast_as_its_connection_takes_it() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_backlog_events=4)))
+    world = World(QUIET, limits=Limits(max_backlog_events=4))
     _, job = started(world, 20)
     other = world.client()
     other.send("job.subscribe", {"job_id": job, "history": True})
@@ -273,7 +273,7 @@ def test_a_history_enters_the_log_only_as_fast_as_its_connection_takes_it() -> N
 
 
 def test_a_history_continues_after_a_resume() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_backlog_events=4)))
+    world = World(QUIET, limits=Limits(max_backlog_events=4))
     _, job = started(world, 10)
     other = world.client()
     other.send("job.subscribe", {"job_id": job, "history": True})
@@ -288,7 +288,7 @@ def test_a_history_continues_after_a_resume() -> None:
 
 
 def test_two_histories_are_replayed_one_after_the_other() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_backlog_events=2)))
+    world = World(QUIET, limits=Limits(max_backlog_events=2))
     peer, one = started(world, 3)
     two = peer.submit()
     say(world, two, 1, 2, 3)
@@ -345,7 +345,7 @@ def test_a_second_subscribe_without_history_keeps_the_first_history(world: World
 
 
 def test_a_session_that_ends_before_its_history_observes_nothing() -> None:
-    world = World(msgspec.structs.replace(QUIET, resume_window_sec=0))
+    world = World(QUIET, resume_window_sec=0)
     _, job = started(world, 1)
     other = world.client()
     other.send("job.subscribe", {"job_id": job, "history": True})
@@ -432,7 +432,7 @@ def test_unsubscribe_leaves_the_submitting_session_its_job(world: World) -> None
 
 
 def test_the_number_of_jobs_that_a_session_observes_is_limited() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_session_subscriptions=2)))
+    world = World(QUIET, limits=Limits(max_session_subscriptions=2))
     peer = world.client()
     jobs = [peer.submit() for _ in range(3)]
     other = world.client()
@@ -447,7 +447,7 @@ def test_the_number_of_jobs_that_a_session_observes_is_limited() -> None:
 
 
 def test_a_job_counts_once_while_its_history_comes() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_session_subscriptions=2)))
+    world = World(QUIET, limits=Limits(max_session_subscriptions=2))
     peer, one = started(world, 3)
     two = peer.submit()
     other = world.client()
@@ -473,7 +473,7 @@ def test_an_unknown_job_and_an_invisible_one_are_the_same(world: World) -> None:
 
 @pytest.mark.parametrize("owner", ["alice", "*"])
 def test_the_rights_of_the_host_allow_an_observer(owner: str) -> None:
-    world = World(msgspec.structs.replace(QUIET, observers={"bob": {owner: "observe"}}))
+    world = World(QUIET, observers={"bob": {owner: "observe"}})
     _, job = started(world, 1)
     bob = world.client("tok-bob")
     subscribed(bob, job, history=True)
@@ -482,21 +482,21 @@ def test_the_rights_of_the_host_allow_an_observer(owner: str) -> None:
 
 
 def test_a_principal_that_may_only_list_is_denied_to_subscribe() -> None:
-    world = World(msgspec.structs.replace(QUIET, observers={"bob": {"alice": "list", "*": "observe"}}))
+    world = World(QUIET, observers={"bob": {"alice": "list", "*": "observe"}})
     _, job = started(world)
     [error] = world.client("tok-bob").send("job.subscribe", {"job_id": job})
     assert error["payload"]["code"] == "PERMISSION_DENIED"
 
 
 def test_the_right_to_observe_is_not_mutual() -> None:
-    world = World(msgspec.structs.replace(QUIET, observers={"bob": {"alice": "observe"}}))
+    world = World(QUIET, observers={"bob": {"alice": "observe"}})
     job = world.client("tok-bob").submit()
     [error] = world.client().send("job.subscribe", {"job_id": job})
     assert error["payload"]["code"] == "JOB_NOT_FOUND"
 
 
 def test_a_withdrawn_right_ends_the_observation() -> None:
-    world = World(msgspec.structs.replace(QUIET, observers={"bob": {"alice": "observe"}}))
+    world = World(QUIET, observers={"bob": {"alice": "observe"}})
     _, job = started(world)
     bob = world.client("tok-bob")
     subscribed(bob, job)
@@ -508,7 +508,7 @@ def test_a_withdrawn_right_ends_the_observation() -> None:
 
 
 def test_a_right_missing_after_a_restart_ends_the_observation() -> None:
-    world = World(msgspec.structs.replace(QUIET, journal=True, observers={"bob": {"alice": "observe"}}))
+    world = World(QUIET, journal=True, observers={"bob": {"alice": "observe"}})
     _, job = started(world)
     bob = world.client("tok-bob")
     subscribed(bob, job)
@@ -518,7 +518,7 @@ def test_a_right_missing_after_a_restart_ends_the_observation() -> None:
 
 
 def test_a_right_that_stays_keeps_the_observation() -> None:
-    world = World(msgspec.structs.replace(QUIET, observers={"bob": {"alice": "observe"}}))
+    world = World(QUIET, observers={"bob": {"alice": "observe"}})
     peer, job = started(world)
     bob = world.client("tok-bob")
     subscribed(bob, job)
@@ -581,7 +581,7 @@ def test_an_observer_that_reads_again_continues_where_it_stopped() -> None:
 
 @pytest.mark.parametrize("how", ["blocked", "detached"])
 def test_a_subscription_ends_when_the_history_that_it_waits_for_is_cut(how: str) -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_history_events=16)))
+    world = World(QUIET, limits=Limits(max_history_events=16))
     _, job = started(world)
     other = not_reading(world, job, how)
     again = world.resumed(other, 0)
@@ -604,7 +604,7 @@ def test_an_observer_that_reads_is_not_unsubscribed() -> None:
 
 
 def test_job_subscribed_tells_where_a_cut_history_begins() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_history_events=16)))
+    world = World(QUIET, limits=Limits(max_history_events=16))
     _, job = started(world, 17)
     other = world.client()
     assert subscribed(other, job, history=True)["history_from"] == 3
@@ -615,7 +615,7 @@ def test_job_subscribed_tells_where_a_cut_history_begins() -> None:
 
 @pytest.mark.parametrize("ended", [False, True])
 def test_job_subscribed_tells_where_events_continue_after_an_empty_history(ended: bool) -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_history_bytes=50)))
+    world = World(QUIET, limits=Limits(max_history_bytes=50))
     _, job = started(world, 2)
     if ended:
         world.finish(job)
@@ -625,7 +625,7 @@ def test_job_subscribed_tells_where_events_continue_after_an_empty_history(ended
 
 
 def test_a_history_that_is_cut_under_an_observer_ends_its_subscription() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_history_events=16, max_backlog_events=4)))
+    world = World(QUIET, limits=Limits(max_history_events=16, max_backlog_events=4))
     _, job = started(world, 10)
     other = world.client()
     other.send("job.subscribe", {"job_id": job, "history": True})
@@ -641,7 +641,7 @@ def test_a_history_that_is_cut_under_an_observer_ends_its_subscription() -> None
 
 
 def test_an_observer_that_cannot_subscribe_again_skips_a_cut_history() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_history_events=16, max_backlog_events=4)))
+    world = World(QUIET, limits=Limits(max_history_events=16, max_backlog_events=4))
     peer, other = world.client(), world.client(features=())
     submit = {"agent": "echo", "idempotency_key": "k"}
     [accepted] = peer.send("job.submit", submit)
@@ -660,7 +660,7 @@ def test_an_observer_that_cannot_subscribe_again_skips_a_cut_history() -> None:
 
 
 def test_an_observer_of_a_forgotten_job_gets_its_terminal() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(retention_sec=10, max_backlog_events=4)))
+    world = World(QUIET, limits=Limits(retention_sec=10, max_backlog_events=4))
     _, job = started(world, 10)
     world.finish(job)
     other = world.client(features=(*FEATURES, Feature.POSITIONS))
@@ -684,7 +684,7 @@ def test_acks_do_not_touch_a_history(world: World) -> None:
 
 
 def test_a_session_that_ends_observes_no_longer() -> None:
-    world = World(msgspec.structs.replace(QUIET, resume_window_sec=10))
+    world = World(QUIET, resume_window_sec=10)
     _, job = started(world, 3)
     live, behind = world.client(), world.client()
     subscribed(live, job)
@@ -702,7 +702,7 @@ def test_a_session_that_ends_observes_no_longer() -> None:
 
 def test_a_history_waits_for_a_journal_that_is_behind() -> None:
     limits = Limits(max_backlog_events=10, max_session_events=40)
-    world = World(msgspec.structs.replace(QUIET, journal=True, limits=limits))
+    world = World(QUIET, journal=True, limits=limits)
     _, job = started(world, 100)
     other = world.client()
     world.durable = False
@@ -722,7 +722,7 @@ def test_a_history_waits_for_a_journal_that_is_behind() -> None:
 
 def test_a_history_that_waits_for_the_journal_ends_with_its_session() -> None:
     config = msgspec.structs.replace(QUIET, journal=True, resume_window_sec=5)
-    world = World(msgspec.structs.replace(config, limits=Limits(max_backlog_events=2, max_session_events=16)))
+    world = World(config, limits=Limits(max_backlog_events=2, max_session_events=16))
     _, job = started(world, 20)
     other = world.client()
     world.durable = False
@@ -736,7 +736,7 @@ def test_a_history_that_waits_for_the_journal_ends_with_its_session() -> None:
 
 
 def test_an_observer_continues_after_a_restart() -> None:
-    world = World(msgspec.structs.replace(QUIET, journal=True, limits=Limits(max_backlog_events=2)))
+    world = World(QUIET, journal=True, limits=Limits(max_backlog_events=2))
     _, job = started(world, 5)
     live, behind = world.client(), world.client()
     subscribed(live, job)
