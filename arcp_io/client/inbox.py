@@ -21,7 +21,7 @@ _SIZE: Final = attrgetter("size")
 class Inbox:
     """Holds waiting events, and notes processed ones, which are reported to the session soon and together."""
 
-    __slots__ = ("_job_id", "behind", "full", "jobs", "size", "taken", "told", "upto", "waiting")
+    __slots__ = ("behind", "full", "job_id", "jobs", "size", "taken", "told", "upto", "waiting")
 
     def __init__(self, jobs: SessionJobs, job_id: str) -> None:
         self.waiting: deque[JobEvent | HistoryCut] = deque()
@@ -31,7 +31,7 @@ class Inbox:
         self.taken = 0
         """Receipt of the event that the iterator has taken and not finished; 0: none."""
         self.jobs = jobs
-        self._job_id = job_id
+        self.job_id = job_id
         self.upto = 0
         """The receipt up to which everything is processed."""
         self.told = 0
@@ -82,4 +82,4 @@ class Inbox:
         """Report the processed events to the session now."""
         if self.upto > self.told:
             self.told = self.upto
-            self.jobs.session._processed(self._job_id, self.upto)
+            self.jobs.session._processed(self.job_id, self.upto)

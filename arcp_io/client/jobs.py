@@ -71,8 +71,8 @@ class SessionJobs:
         """Jobs that have ended with events that were not taken yet."""
         self._seen: list[Job] = []
         """Jobs of which a loop has reached the end in this turn."""
-        self._left: dict[str, Job] = {}
-        """Jobs whose loop was left with an event that is not processed yet."""
+        self._left: dict[str, tuple[Job, int]] = {}
+        """Jobs whose loop was left with an event that is not processed yet, each with its receipt."""
         self._telling: dict[Inbox, None] = {}
         """Inboxes with processed events that were not reported to the session."""
         self.size = 0
@@ -150,7 +150,7 @@ class SessionJobs:
 
     def left(self, job: Job, receipt: int) -> None:
         """Note that a loop over a job was left with the event of this receipt."""
-        self._left[job.id] = job
+        self._left[job.id] = job, receipt
         self.session._stopped_iterating(job.id, receipt)
 
     def told_soon(self, inbox: Inbox) -> None:
@@ -164,6 +164,8 @@ class SessionJobs:
         telling, self._telling = self._telling, {}
         for inbox in telling:
             inbox.tell()
+            if self._left and self._left.get(inbox.job_id, (None, inbox.told + 1))[1] <= inbox.told:
+                del self._left[inbox.job_id]
 
     def beside(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a coroutine function until the session is over."""
@@ -231,8 +233,8 @@ class SessionJobs:
 
     def marked_processed(self, event: MarkedProcessed) -> None:
         """Note that the event with which a loop was left counts as processed."""
-        if (job := self._left.pop(event.job_id, None)) is not None:
-            job._marked_processed(event.receipt)
+        if (left := self._left.pop(event.job_id, None)) is not None:
+            left[0]._marked_processed(event.receipt)
 
     def lose(self, job_id: str, error: ArcpError) -> None:
         """Note that no further events of a job will come."""

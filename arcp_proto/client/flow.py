@@ -28,6 +28,9 @@ A program that failed with that event has left the session by then, and its next
 def mark_processed(client: ClientState, session: ClientSession, job_id: JobId, receipt: int) -> None:
     """Mark the events of a job up to a receipt as processed, and ack them now or soon."""
     session.acks.done(receipt, job_id)
+    if session.stopped and session.stopped.get(job_id, receipt + 1) <= receipt:
+        del session.stopped[job_id]
+        client.timers.disarm(TimerKind.PROCESSED, job_id)
     if session.attached and client.connection is not None:
         ack_soon(client, client.connection, session)
 
@@ -41,7 +44,7 @@ def stopped_iterating(client: ClientState, session: ClientSession, job_id: JobId
 def on_processed(client: ClientState, job_id: JobId) -> None:
     """Mark the last event of an iteration as processed, since the time for it has passed."""
     session = found(client.session, "only a session has events to process")
-    receipt = session.stopped.pop(job_id)
+    receipt = session.stopped[job_id]
     mark_processed(client, session, job_id, receipt)
     client.happened(MarkedProcessed(job_id, receipt))
 

@@ -407,9 +407,9 @@ class JobEnded(msgspec.Struct):
 
 
 class MarkedProcessed(msgspec.Struct):
-    """The events of a job up to a receipt count as processed, as the user has not gone on after them.
+    """The events of a job up to a receipt count as processed.
 
-    `Client.stopped_iterating` named the receipt five seconds ago.
+    `Client.stopped_iterating` named the receipt five seconds ago, and the user has not gone on since.
     """
 
     job_id: JobId

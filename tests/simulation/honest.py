@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arcp_proto import Connection, Framing, Phase
 from arcp_proto.client.client import Client
@@ -22,6 +22,7 @@ from arcp_proto.engine.output import (
     JobEvent,
     JobLost,
     JobsListed,
+    MarkedProcessed,
     Output,
     RequestRefused,
     SessionClosed,
@@ -115,6 +116,10 @@ class ClientEnd:
             self.flush()
 
 
+STOPS_EVERY: Final = 8
+"""Events, one of which a user stops at, so that it counts as processed by time."""
+
+
 class Listing(NamedTuple):
     """A listing of which there is more: what was asked for, where it goes on, and what it has shown."""
 
@@ -139,6 +144,8 @@ class Honest:
         """Requests without an answer: what was asked."""
         self.inbox: deque[tuple[str, int, Taken | None]] = deque()
         """Job and receipt of what is not processed."""
+        self.stopped: dict[str, tuple[int, Taken | None]] = {}
+        """Jobs that it iterates no longer, for now, and the last event taken of each."""
         self.unwanted: dict[str, int] = {}
         """When it has unsubscribed from a job last, by the clock of `Works.tick`."""
         self.listing: Listing | None = None
@@ -220,6 +227,7 @@ class Honest:
                 self.strange.add(what[0])
         self.asked.clear()
         self.inbox.clear()
+        self.stopped.clear()
         self._outputs.clear()
         self._alarm += 1
         self._dialling += 1
@@ -393,6 +401,11 @@ class Honest:
                 view = self.views.noticed(job_id)
                 if view is not None and not self.actor.reconnect:
                     view.asked = view.own = False
+            case MarkedProcessed(job_id=job_id, receipt=receipt):
+                stopped_at, taken = self.stopped.pop(job_id)
+                ensure(receipt == stopped_at, "I1", f"{self.name} processed {receipt}, not {stopped_at}")
+                if taken is not None:
+                    taken.processed()
             case Detached() | SessionFailed() | SessionClosed() | CancelAcknowledged():
                 return
             case _:
@@ -419,15 +432,24 @@ class Honest:
             return
         for _ in range(min(count, len(self.inbox))):
             job_id, receipt, taken = self.inbox.popleft()
-            machine.mark_processed(JobId(job_id), receipt, now=self.now)
-            if taken is not None:
-                taken.processed()
+            if job_id in self.stopped:
+                self._process(machine, job_id, *self.stopped.pop(job_id))
+            if (receipt + self.number) % STOPS_EVERY == 0:
+                machine.stopped_iterating(JobId(job_id), receipt, now=self.now)
+                self.stopped[job_id] = receipt, taken
+            else:
+                self._process(machine, job_id, receipt, taken)
         if self._settling:
             self._outputs.append(machine.take())
         else:
             self.take()
         if self.actor.stores and self.world.chance(50):
             self._store()
+
+    def _process(self, machine: Client, job_id: str, receipt: int, taken: Taken | None) -> None:
+        machine.mark_processed(JobId(job_id), receipt, now=self.now)
+        if taken is not None:
+            taken.processed()
 
     def _store(self) -> None:
         machine = self.machine

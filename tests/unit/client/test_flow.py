@@ -10,6 +10,7 @@ from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import ConnectionEnded, Detached, Event, MarkedProcessed, SessionFailed
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import Limits
 from arcp_proto.recording import record, replay
@@ -191,6 +192,17 @@ def test_a_later_iteration_may_end_again(runtime: ScriptedRuntime) -> None:
     runtime.client.stopped_iterating(JOB, 2, now=runtime.now)
     assert runtime.advance(4.9) == []
     assert runtime.advance(0.1) == [MarkedProcessed(JOB, 2)]
+
+
+def test_a_user_that_goes_on_marks_its_events_itself(runtime: ScriptedRuntime) -> None:
+    for seq in (1, 2, 3):
+        emit(runtime, seq)
+    runtime.client.stopped_iterating(JOB, 2, now=runtime.now)
+    runtime.client.mark_processed(JOB, 1, now=runtime.now)
+    assert runtime.state.timers.armed(TimerKind.PROCESSED, JOB) is not None
+    runtime.client.mark_processed(JOB, 2, now=runtime.now)
+    assert runtime.state.timers.armed(TimerKind.PROCESSED, JOB) is None
+    assert runtime.advance(60) == []
 
 
 def test_the_end_of_an_iteration_outlives_a_lost_session(runtime: ScriptedRuntime) -> None:
