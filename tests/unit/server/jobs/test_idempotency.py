@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import SECOND, JobId, Principal, UnixTime
 from arcp_proto.limits import MAX_DEPTH, Limits
-from arcp_proto.server.jobs.idempotency import Claim, Keys, _canonical, fingerprint
+from arcp_proto.server.jobs.idempotency import Claim, Keys, fingerprint
+from arcp_proto.wire.canonical_json import canonical_json
 from arcp_proto.wire.codec import decode_value
 from arcp_proto.wire.messages import LeaseConstraints
 
@@ -189,10 +190,10 @@ def test_the_fingerprints_in_journals_are_pinned(text: str, stored: str) -> None
     "beside", ["", "1.0", '",', '\\"', "\\\\", "\0\1", "1.5e300", "[10000000000000000000]"]
 )
 def test_strings_beside_numbers_keep_their_fingerprint(number: float, beside: str) -> None:
-    written = _canonical([beside, number, beside, {beside: number}])
+    written = canonical_json([beside, number, beside, {beside: number}])
     assert [one for one in json.loads(written) if isinstance(one, str)] == [beside, beside]
     assert list(json.loads(written)[3]) == [beside]
-    assert _canonical([beside, number]) == _canonical([beside, decode_value(str(number).encode())])
+    assert canonical_json([beside, number]) == canonical_json([beside, decode_value(str(number).encode())])
 
 
 def test_every_parameter_of_a_submit_changes_its_fingerprint() -> None:
