@@ -1,1 +1,1 @@
-"""What both roles share: connections, timers, the outbox, and the output that accumulates."""
+"""The engine of both roles: connections, timers, the outbox, and the output that accumulates."""

@@ -1,7 +1,7 @@
-"""What `Runtime` and `Client` have in common for a host: the calls of its event loop.
+"""The endpoint: the calls of a host's event loop, which `Runtime` and `Client` share.
 
-An endpoint is what a host holds of one side of the protocol. It shows what a host may call; what it keeps
-between two calls is a `Machine` of its own, which the handlers of messages and timers take.
+An endpoint is what a host holds of one side of the protocol, and has the methods that a host may call. Its
+state is a `Machine`, which the handlers of messages and timers take.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MachineT = TypeVar("MachineT", bound=Machine, covariant=True)
 
 
 class Endpoint(Generic[MachineT]):
-    """One side of the protocol as a host calls it: inputs change it and accumulate, `take` hands out."""
+    """One side of the protocol as a host calls it: inputs change it, and `take` hands out what to do."""
 
     __slots__ = {  # With their docstrings.
         "_state": "What the handlers of messages and timers take.",
@@ -30,7 +30,7 @@ class Endpoint(Generic[MachineT]):
 
     def __init__(self, state: MachineT) -> None:
         self._state = state
-        self.take = state.take  # Called after nearly every input: so it costs no call more.
+        self.take = state.take  # Called after nearly every input: this saves a call.
 
     # Outputs.
 
@@ -45,7 +45,7 @@ class Endpoint(Generic[MachineT]):
         return self._state.limits
 
     def deadline(self) -> Deadline | None:
-        """Return the next deadline, as the last Output said it. Changes nothing."""
+        """Return the next deadline, as the last Output gave it. Changes nothing."""
         return self._state.deadline()
 
     def writable(self) -> list[Connection]:
@@ -69,13 +69,13 @@ class Endpoint(Generic[MachineT]):
         return self._state.receive_all(connection_state(connection), messages, now=now)
 
     def handle_timer(self, *, now: int) -> Output:
-        """Carry out the deadlines that have come; a call that is early, late or repeated is harmless."""
+        """Carry out the deadlines that have come; a call may be early, late or repeated."""
         return self._state.handle_timer(now=now)
 
     def wall_clock_set(self, unix: int, *, now: int) -> None:
-        """Note that the wall clock says `unix`. Take afterwards.
+        """Note that the wall clock shows `unix`. Take afterwards.
 
-        Times on the wire never go back all the same.
+        Times on the wire still never go back.
         """
         self._state.wall_clock_set(unix, now=now)
 

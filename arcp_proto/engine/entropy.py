@@ -1,4 +1,4 @@
-"""Randomness as an argument: one seed, a key for ids, a key for tokens, a count for each scope."""
+"""Entropy as an argument: one seed, a key for ids, a key for tokens, and a count per scope."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Entropy:
     __slots__ = ("_id_key", "_ids", "_scopes", "_token_key", "_tokens")
 
     def __init__(self, seed: bytes) -> None:
-        """`seed` is 32 bytes of the operating system's; raises LocalProtocolError for another length."""
+        """Take 32 bytes of the operating system as `seed`; raises LocalProtocolError for another length."""
         if len(seed) != SEED_BYTES:
             raise LocalProtocolError(f"a seed is {SEED_BYTES} bytes, not {len(seed)}")
         self._take_keys(
@@ -33,7 +33,7 @@ class Entropy:
 
     @classmethod
     def of_keys(cls, id_key: bytes, token_key: bytes) -> Self:
-        """The source that a recording names; `token_key` is a stand-in unless secrets were kept."""
+        """Return the source that a recording names; `token_key` is a stand-in unless secrets were kept."""
         entropy = cls(bytes(SEED_BYTES))
         entropy._take_keys(id_key, token_key)
         return entropy
@@ -44,16 +44,16 @@ class Entropy:
         self._tokens = hashlib.blake2b(key=token_key, digest_size=32)
 
     def keys(self, *, secrets: bool) -> tuple[bytes, bytes]:
-        """What `of_keys` takes; without `secrets` the token key is a stand-in that opens nothing."""
+        """Return the keys for `of_keys`; without `secrets` the token key is a stand-in that opens nothing."""
         stand_in = hashlib.blake2b(self._id_key, digest_size=32, person=b"arcp-stand-in").digest()
         return self._id_key, self._token_key if secrets else stand_in
 
     def bits(self, scope: str, purpose: str) -> bytes:
-        """16 bytes for an id of `purpose`."""
+        """Draw 16 bytes for an id of `purpose`."""
         return self.draws(scope, purpose)[0]
 
     def draws(self, scope: str, *purposes: str) -> list[bytes]:
-        """16 bytes for each, as if they were drawn one after the other."""
+        """Draw 16 bytes for each purpose, as if they were drawn one after the other."""
         known = self._scopes.get(scope)
         if known is None:
             known = self._scopes[scope] = _Scope(scope)
@@ -67,11 +67,11 @@ class Entropy:
         return drawn
 
     def fraction(self, scope: str, purpose: str) -> float:
-        """A number in [0, 1), for jitter."""
+        """Draw a number in [0, 1), for jitter."""
         return int.from_bytes(self.bits(scope, purpose)[:6], "big") / 2**48
 
     def token(self, scope: str, prefix: str) -> Secret:
-        """A token of 256 bits behind `prefix`."""
+        """Draw a token of 256 bits behind `prefix`."""
         return self._token_of(self._next(scope, prefix), prefix)
 
     def _token_of(self, draw: bytes, prefix: str) -> Secret:
@@ -81,15 +81,15 @@ class Entropy:
         return Secret(prefix + text)
 
     def key(self, purpose: str) -> bytes:
-        """A key of 32 bytes for `purpose`, always the same of one seed."""
+        """Return the key of 32 bytes for `purpose`, always the same for one seed."""
         return hashlib.blake2b(purpose.encode(), key=self._id_key, digest_size=32).digest()
 
     def forget(self, scope: str) -> None:
-        """Drop the count of a scope whose name never comes again."""
+        """Drop the count of a scope whose name is never used again."""
         self._scopes.pop(scope, None)
 
     def _next(self, name: str, purpose: str) -> bytes:
-        """What is hashed for the next draw of a scope: nothing else is the same."""
+        """Return the unique input of the hash for the next draw of a scope."""
         scope = self._scopes.get(name)
         if scope is None:
             scope = self._scopes[name] = _Scope(name)
@@ -98,7 +98,7 @@ class Entropy:
 
 
 class _Scope:
-    """How often a scope has drawn, and how all its draws begin."""
+    """The number of draws of a scope, and the common beginning of their inputs."""
 
     __slots__ = ("draws", "prefix")
 

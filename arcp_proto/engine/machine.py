@@ -1,4 +1,4 @@
-"""What `Runtime` and `Client` share: time, timers, entropy, connections, and the output that accumulates."""
+"""The machine, which both roles share: time, timers, entropy, connections, and the accumulating output."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from .timers import TimerKey, TimerKind, Timers
 T = TypeVar("T")
 
 _LATE: Final = 10
-"""A timer that comes later than this part of what it measures tells that the process has stood still."""
+"""The divisor of a timeout: a timer that is one such part late shows that the process has stood still."""
 NEVER: Final = Monotonic(-(2**63))
-"""Before any time."""
+"""A monotonic time before any other."""
 
 
 class Recorder(Protocol):
-    """Who is told of every input before it is carried out (see `recording`)."""
+    """A callable that gets every input before it is carried out (see `recording`)."""
 
     def __call__(self, name: str, arguments: Sequence[Any], now: Monotonic) -> None: ...
 
 
 class Machine(ABC):
-    """A sans-IO state machine: inputs change it and accumulate; `take` hands out what they want done."""
+    """A sans-IO state machine: inputs change it, and `take` hands out what they want done."""
 
     def __init__(
         self, limits: Limits, entropy: Entropy, *, now: int, unix: int, journal: bool = False
@@ -46,26 +46,26 @@ class Machine(ABC):
         self.timers = Timers()
         self.connections: dict[int, ConnectionState] = {}
         self.handles: dict[ConnectionState, Connection] = {}
-        """Each as the driver holds it; a handle in its state would be a circle of references."""
+        """The connections as the driver holds them; a handle in the state would make a circular reference."""
         self.now = Monotonic(now)
         self.stamp = Stamp()
         self.recorder: Recorder | None = None
         self.record_count = 0
         self.persisted_count = 0
         self.journaling = journal
-        """Whether records are made."""
+        """Whether the machine makes records."""
         self._unix_offset = unix - now
         self._unix = UnixTime(unix)
         self.read_at = self.now
-        """When the wall clock was read last since it was set."""
+        """When the wall clock was last read since it was set."""
         self.busy = False
-        """An input is under way, or has died."""
+        """Whether an input is under way, or has failed by a bug."""
         self.used = False
-        """Whether it has had an input, or was restored."""
+        """Whether the machine has had an input, or was restored."""
         self._connection_count = 0
         self._records: list[Any] = []
         self.ready: dict[ConnectionState, None] = {}
-        """Connections that have had something to pull since the last `take`."""
+        """Connections that got something to pull since the last `take`."""
         self._requests: list[Request] = []
         self._gated: list[tuple[int, Request]] = []
         self._closing: list[Closing] = []
@@ -76,7 +76,7 @@ class Machine(ABC):
     # Outputs.
 
     def take(self) -> Output:
-        """Everything since the last `take`, whoever caused it. Carry it out in the order of its fields."""
+        """Return everything since the last `take`, to be carried out in the order of its fields."""
         self._close_runs()
         output = Output(
             self._records or NOTHING,
@@ -100,11 +100,11 @@ class Machine(ABC):
 
     @property
     def asks(self) -> bool:
-        """Whether the host is asked for something that the next `take` hands out. Changes nothing."""
+        """Whether the next `take` asks the host for something. Changes nothing."""
         return bool(self._requests)
 
     def deadline(self) -> Deadline | None:
-        """The next deadline, as the last Output said it. Changes nothing."""
+        """Return the next deadline, as the last Output gave it. Changes nothing."""
         first = self.timers.next()
         if first is None:
             return None
@@ -114,23 +114,22 @@ class Machine(ABC):
         return self._deadline
 
     def writable(self) -> list[Connection]:
-        """Every connection that has envelopes to pull. Changes nothing."""
+        """Return every connection that has envelopes to pull. Changes nothing."""
         return [connection for connection in self.handles.values() if connection.pending]
 
     def crowded(self, connection: ConnectionState) -> bool:
-        """Whether half as many answers wait as close a connection: pull some before it receives more.
+        """Return whether half as many answers wait as close a connection; pull some before it receives more.
 
-        Changes nothing. A client has no answers: if both sides stopped to read, they would wait for ever.
+        Changes nothing. A client has no answers: if both sides stopped reading, they would wait for ever.
         """
         return False
 
-    # Inputs that both machines know.
+    # Inputs of both roles.
 
     def receive_all(self, connection: ConnectionState, messages: Sequence[bytes], *, now: int) -> int:
-        """Inputs as of `Connection.receive`, for each message in its order; `take` follows.
+        """Receive messages as `Connection.receive` does, in their order; return how many were carried out.
 
-        Returns how many were carried out: the rest waits until `reading` is on again, or until some of the
-        answers are pulled.
+        The rest waits until `reading` is on again, or until some of the answers are pulled.
         """
         taken = 0
         while taken < len(messages) and takes(connection) and not self.crowded(connection):
@@ -140,7 +139,7 @@ class Machine(ABC):
         return taken
 
     def handle_timer(self, *, now: int) -> Output:
-        """A deadline may have come; early, late or twice is harmless."""
+        """Carry out the deadlines that have come; a call may be early, late or repeated."""
         self.enter(now, "handle_timer")
         for key in self.timers.pop_due(self.now):
             self._on_timer(key)
@@ -149,15 +148,15 @@ class Machine(ABC):
         return self.leave()
 
     def wall_clock_set(self, unix: int, *, now: int) -> None:
-        """The wall clock says `unix` now; times on the wire never go back all the same."""
+        """Set the wall clock to `unix`; times on the wire still never go back."""
         self.enter(now, "wall_clock_set", unix)
         self.set_wall(unix)
         self.done()
 
-    # For handlers and nouns.
+    # For handlers.
 
     def hear(self, connection: ConnectionState, data: bytes, *, now: int) -> None:
-        """Begin the input of a message, or of bytes of lines, and carry it out; its end follows."""
+        """Begin the input of a message, or of bytes of lines, and carry it out; the caller ends the input."""
         if connection.framing is Framing.MESSAGES:
             self.enter(now, "message", connection.number, data)
             connection.deliver(data)
@@ -167,12 +166,12 @@ class Machine(ABC):
 
     @property
     def wants_input(self) -> bool:
-        """Whether it can take more of what peers send."""
+        """Whether the machine can take more input from peers."""
         return True
 
     @property
     def unix(self) -> UnixTime:
-        """The wall clock, in nanoseconds; it never goes back."""
+        """The wall clock for texts, in Unix nanoseconds; it never goes back."""
         self.read_at = now = self.now
         unix = now + self._unix_offset
         if unix > self._unix:
@@ -181,25 +180,25 @@ class Machine(ABC):
 
     @property
     def wall(self) -> UnixTime:
-        """The wall clock as it was last set: for what passes by it, not for what is written."""
+        """The wall clock as it was last set, for deadlines in Unix time."""
         return UnixTime(self.now + self._unix_offset)
 
     def set_wall(self, unix: int) -> None:
-        """From now on the wall clock goes on from `unix`."""
+        """Let the wall clock continue from `unix`."""
         self.written_before(UnixTime(self.read_at + self._unix_offset))
         self.read_at = NEVER
         self._unix_offset = unix - self.now
 
     def written_before(self, unix: UnixTime) -> None:
-        """This time was written once: no later one is before it."""
+        """Note a time that was written before: no later one is before it."""
         self._unix = max(self._unix, unix)
 
     def arm_after(self, kind: TimerKind, owner: int | str, seconds: int) -> None:
-        """Arm a timer that is due in so many seconds."""
+        """Arm a timer that is due in this number of seconds."""
         self.timers.arm(kind, owner, Monotonic(self.now + seconds * SECOND))
 
     def time_text(self) -> str:
-        """The wall clock as it is written on the wire."""
+        """Return the wall clock as text for the wire."""
         return self.stamp.text(self.unix)
 
     def enter(self, now: int, name: str, *arguments: Any) -> None:
@@ -213,7 +212,7 @@ class Machine(ABC):
             self.now = Monotonic(now)
 
     def _completed(self) -> bool:
-        """Bring an input to its end that was left open for more of its kind; False when none was."""
+        """End an input that was left open for more of its kind; return False when there was none."""
         return False
 
     def done(self) -> None:
@@ -228,7 +227,7 @@ class Machine(ABC):
     def request(self, request: Request) -> bool:
         """Ask the host, with a journal only once every record so far is persisted.
 
-        Return whether it is asked at once.
+        Return whether the host is asked at once.
         """
         if self._gated or self.record_count > self.persisted_count:
             self._gated.append((self.record_count, request))
@@ -237,19 +236,19 @@ class Machine(ABC):
         return True
 
     def ask_now(self, request: Request) -> None:
-        """Ask the host, whatever is not persisted."""
+        """Ask the host at once, even if records are not persisted."""
         self._requests.append(request)
 
     def happened(self, event: Event) -> None:
-        """Tell the host."""
+        """Hand out an event."""
         self._events.append(event)
 
     def all_happened(self, events: Sequence[Event]) -> None:
-        """Tell the host of each of them."""
+        """Hand out several events."""
         self._events += events
 
     def mark_writable(self, connection: ConnectionState) -> None:
-        """The connection has something to pull."""
+        """Note that a connection has something to pull."""
         self.ready[connection] = None
 
     # Connections.
@@ -278,7 +277,7 @@ class Machine(ABC):
         error: str = "",
         flush: bool,
     ) -> None:
-        """Stop talking: what is urgent, with `flush` all that is queued, is sent; then it closes."""
+        """Close a connection after its urgent envelopes, or with `flush` after all that are queued."""
         connection.end(flush=flush)
         self._disarm(connection)
         self.arm_after(TimerKind.LINGER, connection.number, self.limits.close_linger_sec)
@@ -288,7 +287,7 @@ class Machine(ABC):
         self._detached(connection)
 
     def lose_connection(self, connection: ConnectionState, reason: str) -> None:
-        """The transport is gone."""
+        """Remove a connection whose transport is gone."""
         was = connection.phase
         if was is Phase.CLOSED:
             return
@@ -307,7 +306,7 @@ class Machine(ABC):
         self._gone()
 
     def receive_message(self, connection: ConnectionState, message: bytes | None) -> None:
-        """One message, or None for one that was too large. The one place where a Refusal is caught."""
+        """Carry out one message, None if it was too large; the only place where a Refusal is caught."""
         try:
             if message is None:
                 raise Unreadable(f"the message is larger than {connection.message_limit} bytes")
@@ -332,7 +331,7 @@ class Machine(ABC):
             self.hold_partial(connection, size)
 
     def hold_partial(self, connection: ConnectionState, size: int) -> None:
-        """So many bytes are held of a message that is not whole. Only a runtime counts them."""
+        """Note the bytes that are held of an incomplete message; only a runtime counts them."""
         connection.partial = 0
 
     def _await_rest(self, connection: ConnectionState, since: Monotonic) -> None:
@@ -340,9 +339,10 @@ class Machine(ABC):
         self.timers.arm(TimerKind.REST, connection.number, at)
 
     def _miss_rest(self, connection: ConnectionState) -> None:
-        """The rest of a message is overdue, unless others came, nothing was read, or the process stood still.
+        """Refuse a message whose rest is overdue.
 
-        A peer that sends without a pause is never seen at the end of a message.
+        The deadline moves if other messages came, if nothing was read, or if the process stood still. A peer
+        that sends without a pause is never seen at the end of a message.
         """
         if connection.whole_at > self.now - self.limits.message_timeout_sec * SECOND:
             self._await_rest(connection, connection.whole_at)
@@ -357,19 +357,19 @@ class Machine(ABC):
         self.refuse(connection, Refusal(ErrorCode.INVALID_REQUEST, message, fatal=True))
 
     def refuse_too_large(self, connection: ConnectionState) -> None:
-        """A WebSocket message is larger than the limit: INVALID_REQUEST, then close 1009 (§1)."""
+        """Refuse a WebSocket message above the limit: INVALID_REQUEST, then close 1009 (§1)."""
         message = f"the message is larger than {connection.message_limit} bytes"
         self.refuse(
             connection, Refusal(ErrorCode.INVALID_REQUEST, message, fatal=True), CloseCode.MESSAGE_TOO_BIG
         )
 
     def refuse_congested(self, connection: ConnectionState) -> None:
-        """Too many answers wait for the transport. How many depends on it, so that a recording tells."""
+        """Close a connection for which too many answers wait; recorded, since it depends on the transport."""
         if connection.phase not in DEAF:
             self.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, "answers are not read", fatal=True))
 
     def refuse_overrun(self, connection: ConnectionState) -> None:
-        """What the peer should get next is no longer kept."""
+        """Close a connection whose next event was evicted."""
         limits = self.limits
         message = (
             "events were evicted before this connection took them: the runtime keeps at most"
@@ -392,31 +392,31 @@ class Machine(ABC):
     def refuse(
         self, connection: ConnectionState, refusal: Refusal, code: CloseCode = CloseCode.POLICY_VIOLATION
     ) -> None:
-        """Answer what was refused; a fatal refusal closes with `code`."""
+        """Answer a refused message; a fatal refusal closes with `code`."""
 
     @abstractmethod
     def _detached(self, connection: ConnectionState) -> None:
-        """The connection carries its session no longer."""
+        """Detach the session that a connection carried."""
 
     @abstractmethod
     def _gone(self) -> None:
-        """A transport is closed and forgotten."""
+        """Note that a transport is closed and forgotten."""
 
     @abstractmethod
     def _silent(self, connection: ConnectionState) -> None:
-        """Nothing was heard for two intervals and a tenth (§6.4)."""
+        """Give up a connection that was silent for two intervals and a tenth (§6.4)."""
 
     @abstractmethod
     def transport_blocked(self, connection: ConnectionState, blocked: bool) -> None:
-        """The transport has stopped, or begun again, to take what is written."""
+        """Note that the transport of a connection takes no more bytes, or takes some again."""
 
     @abstractmethod
     def _on_own_timer(self, key: TimerKey) -> None:
-        """A timer that only one of the roles knows."""
+        """Carry out a timer that only one role has."""
 
     @abstractmethod
     def _close_runs(self) -> None:
-        """Note what the events since the last take have to wait for."""
+        """Note what the events since the last take wait for."""
 
     # Timers.
 
@@ -428,7 +428,7 @@ class Machine(ABC):
             case TimerKind.HELLO if (
                 self.now - self.timers.due > self.limits.hello_timeout_sec * SECOND // _LATE
             ):
-                # The process has stood still: read what has come before the connection is given up.
+                # The process has stood still: read before the connection is given up.
                 self.arm_after(TimerKind.HELLO, key.owner, 1)
             case TimerKind.PAUSE:
                 connection = self._live(connection)
@@ -450,13 +450,13 @@ class Machine(ABC):
         """Ping when nothing was sent or heard for an interval; give up after two and a tenth (§6.4)."""
         interval = connection.heartbeat
         if not connection.listening:
-            connection.heard_at = self.now  # While we do not read, silence is not counted.
+            connection.heard_at = self.now  # Silence is not counted while nothing is read.
         lost_at = connection.heard_at + 2 * interval + interval // 10
         if self.now >= lost_at:
             if self.now - self.timers.due <= interval // _LATE:
                 self._silent(connection)
                 return
-            # The process has stood still: what the peer has said meanwhile waits in its transport.
+            # The process has stood still: bytes of the peer may wait in its transport.
             lost_at = Monotonic(self.now + interval // _LATE)
             connection.heard_at = Monotonic(lost_at - 2 * interval - interval // 10)
         quiet_since = min(connection.heard_at, connection.sent_at)
@@ -468,7 +468,7 @@ class Machine(ABC):
         )
 
     def _read_on(self) -> None:
-        """Handle what was held while connections were not read: lines last, as a replay has them."""
+        """Handle the input held of connections that were not read; lines come last, as in a replay."""
         resumed, self._resumed = self._resumed, []
         for connection in sorted(resumed, key=lambda one: one.framing is Framing.LINES):
             connection.release_held()
@@ -504,17 +504,17 @@ class Machine(ABC):
 
 
 def takes(connection: ConnectionState) -> bool:
-    """Whether a message may be received: what comes in while a connection closes is dropped there."""
+    """Return whether a message may be received; a closing connection drops it."""
     return connection.reading or connection.phase in DEAF
 
 
 def cut(message: str) -> str:
-    """An error message or a reason that fits its limit."""
+    """Return an error message or reason, cut to its limit."""
     return message if len(message) <= MAX_REASON_LENGTH else message[: MAX_REASON_LENGTH - 1] + "…"
 
 
 def found(value: T | None, message: str) -> T:
-    """What has to be there; raises InvariantViolated."""
+    """Return a value that must exist; raises InvariantViolated for None."""
     if value is None:
         raise InvariantViolated(message)
     return value

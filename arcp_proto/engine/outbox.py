@@ -1,4 +1,4 @@
-"""What waits for one transport: urgent envelopes, control envelopes, and a cursor into the session's log."""
+"""The outbox of a transport: urgent envelopes, control envelopes, and a cursor into the session's log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EventLog(Protocol):
         ...
 
     def visible(self, persisted: int, records: int) -> int:
-        """Return the number up to which events may be sent, when so many of all records are durable."""
+        """Return the number up to which events may be sent, when `persisted` of `records` are durable."""
         ...
 
     def between(self, after: int, upto: int) -> Sequence[Entry]:
@@ -37,7 +37,7 @@ class EventLog(Protocol):
 
 
 class EventSource(Protocol):
-    """The session of a runtime, as its connection sees it: only its events and what makes input wait."""
+    """The session of a runtime as its connection sees it: its events, and what makes input wait."""
 
     @property
     def id(self) -> SessionId:
@@ -46,12 +46,12 @@ class EventSource(Protocol):
 
     @property
     def log(self) -> EventLog:
-        """Its numbered events."""
+        """The numbered events of the session."""
         ...
 
     @property
     def envelopes(self) -> Envelopes:
-        """What writes them."""
+        """The writer of the envelopes."""
         ...
 
     @property
@@ -61,29 +61,29 @@ class EventSource(Protocol):
 
 
 class Outbox:
-    """Hands out envelopes in order: urgent ones first, controls among the events where they were queued.
+    """The envelopes for one transport: urgent ones first, controls among the events where they were queued.
 
-    Nothing overtakes the first envelope, which is the hello or the welcome. What is not durable waits.
+    Nothing overtakes the first envelope, the hello or the welcome. Envelopes that are not durable wait.
     """
 
     __slots__ = ("_final", "_greeted", "_machine", "controls", "cursor", "overrun", "session", "urgent")
 
     def __init__(self, machine: Machine) -> None:
         self.session: EventSource | None = None
-        """In whose log the cursor is."""
+        """The session in whose log the cursor is."""
         self.cursor = 0
-        """The number of the last event that was handed out."""
+        """The number of the last event that was pulled."""
         self.urgent: list[bytes] = []
         self.controls = Controls()
         self.overrun = False
-        """The next event was evicted."""
+        """Whether the next event was evicted."""
         self._machine = machine
         self._final: int | None = None
         self._greeted = False
 
     @property
     def waiting(self) -> int:
-        """Envelopes that have no number."""
+        """How many envelopes without a number wait."""
         return len(self.controls.waiting) + len(self.urgent)
 
     @property
@@ -98,9 +98,10 @@ class Outbox:
         self.controls.add(after, self._machine.record_count, envelope)
 
     def end(self, *, flush: bool) -> None:
-        """Nothing is numbered for it any more; without `flush` only what is urgent is still sent.
+        """Send no further events; without `flush` only urgent envelopes.
 
-        That is what the peer can understand without its welcome: if it had none, only what comes after.
+        A peer without its welcome cannot understand earlier urgent envelopes, so that only later ones are
+        sent.
         """
         if self.session is not None:
             self._final = self.session.log.last if flush else self.cursor
@@ -110,13 +111,13 @@ class Outbox:
                 self.urgent.clear()
 
     def drop(self) -> None:
-        """Nothing will be pulled any more."""
+        """Drop all envelopes, since none will be pulled."""
         self.session = None
         self.urgent.clear()
         self.controls.clear()
 
     def pull(self, limit: int, size: int) -> list[bytes]:
-        """The next envelopes: at most `limit` of them, stopping after `size` bytes."""
+        """Return the next envelopes: at most `limit` of them, stopping after `size` bytes."""
         pulled: list[bytes] = []
         if self.urgent:
             self._pull_urgent(pulled, limit)
@@ -141,7 +142,7 @@ class Outbox:
         return pulled
 
     def _visible(self) -> int:
-        """The number up to which events may be sent: those whose records are durable."""
+        """Return the number up to which events may be sent, because their records are durable."""
         if self.session is None:
             return self.cursor
         machine = self._machine
@@ -149,7 +150,7 @@ class Outbox:
         return visible if self._final is None else min(visible, self._final)
 
     def _next_stop(self) -> int:
-        """The number up to which events may be pulled before the next control envelope."""
+        """Return the number up to which events may be pulled before the next control envelope."""
         visible, first = self._visible(), self.controls.first
         return visible if first is None else min(visible, first.after)
 
@@ -165,7 +166,7 @@ class Outbox:
             pulled.append(self.urgent.pop(0))
 
     def _next_events(self, upto: int, size: int) -> list[bytes]:
-        """Events up to this number, until they have so many bytes; none when the next was evicted."""
+        """Return events up to this number and this size; none when the next one was evicted."""
         session = self.session
         if session is None or self.cursor + 1 < session.log.first:
             self.overrun = session is not None
@@ -176,7 +177,7 @@ class Outbox:
 
 
 class Waiting(msgspec.Struct, gc=False):
-    """A control envelope: sent once event `after` is out and `records` are durable."""
+    """A control envelope, to be sent once event `after` is sent and `records` are durable."""
 
     after: int
     records: int
@@ -184,30 +185,30 @@ class Waiting(msgspec.Struct, gc=False):
 
 
 class Controls:
-    """Control envelopes among the events, oldest first."""
+    """The control envelopes among the events, oldest first."""
 
     __slots__ = ("size", "waiting")
 
     def __init__(self) -> None:
         self.waiting: list[Waiting] = []
         self.size = 0
-        """Bytes of all of them."""
+        """Bytes of all control envelopes."""
 
     def __len__(self) -> int:
         return len(self.waiting)
 
     @property
     def first(self) -> Waiting | None:
-        """What goes next; None for nothing."""
+        """The next control envelope; None for none."""
         return self.waiting[0] if self.waiting else None
 
     def add(self, after: int, records: int, envelope: bytes) -> None:
-        """One more, behind all others."""
+        """Append a control envelope."""
         self.waiting.append(Waiting(after, records, envelope))
         self.size += len(envelope)
 
     def take(self, upto: int, persisted: int, limit: int, size: int) -> list[bytes]:
-        """Take the first ones that may be sent once event `upto` is out and so many records are durable.
+        """Take the first envelopes that may be sent once event `upto` is sent and `persisted` are durable.
 
         At most `limit` of them, and no more once they have `size` bytes.
         """
@@ -222,6 +223,6 @@ class Controls:
         return taken
 
     def clear(self) -> None:
-        """Nothing is sent any more."""
+        """Drop all control envelopes."""
         self.waiting.clear()
         self.size = 0

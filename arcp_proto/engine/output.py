@@ -1,7 +1,7 @@
-"""What comes out of a machine: start here.
+"""The output of a machine: start here.
 
-An input accumulates in the machine what it wants done, and `take()` hands it out, once, as one `Output`.
-Its parts are carried out in the order of its fields.
+An input accumulates in the machine what it wants done, and `take()` hands it out, once, as one `Output`. Its
+parts are carried out in the order of its fields.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 NOTHING: Final[tuple[()]] = ()
-"""A part of an Output that holds nothing."""
+"""An empty part of an Output."""
 
 
 class Deadline(NamedTuple):
-    """When to call `handle_timer`, in nanoseconds of the monotonic clock, and what for."""
+    """When to call `handle_timer`, in nanoseconds of the monotonic clock, and for what reason."""
 
     at: Monotonic
     reason: str
 
 
-# What only the host can do. Each is asked once.
+# Requests: what only the host can do, each asked once.
 
 
 class Authenticate(msgspec.Struct):
     """Verify a hello's token (§6.1); answer with `Runtime.authenticated(request, principal)`.
 
-    With a `principal` there is no token to verify: somebody resumes this principal's session by its resume
-    token alone (§6.3). Answer with the principal if it still may, else with None.
+    With a `principal` there is no token to verify: a peer resumes the session of this principal by its resume
+    token alone (§6.3). Answer with the principal if it is still valid, else with None.
     """
 
     request: int
@@ -58,16 +58,16 @@ class StartJob(msgspec.Struct, gc=False):
     agent: str
     version: str | None
     given: Input
-    """Its input as JSON; `input` is the value."""
+    """The input as JSON; `input` is the value."""
     principal: Principal
     lease: Mapping[str, Sequence[str]]
     trace_id: str
     trace_headers: Mapping[str, str]
     """`traceparent` and, if there is one, `tracestate`, for the tools that the agent calls (§11)."""
     attempt: int = 1
-    """1, and one more each time that the job was started again after a restart of the runtime."""
+    """The number of the attempt: 1, and one more for each start after a restart of the runtime."""
     credentials: Sequence[Credential] = ()
-    """Those that it begins with; `AgentApi.credentials_of` has the current ones."""
+    """The credentials at the start; `AgentApi.credentials_of` has the current ones."""
 
     @property
     def input(self) -> Any:
@@ -94,8 +94,8 @@ class StopJob(msgspec.Struct):
 class IssueCredentials(msgspec.Struct):
     """Ask the provisioner for credentials under `alias` (§9.8); answer with `Runtime.credentials_issued`.
 
-    They are to be bounded by the lease, by what the budget has left, and by `expires_at`. Whatever fails is
-    answered too, and without delay: a client waits.
+    They are to be bounded by the lease, by the rest of the budget, and by `expires_at`. Answer a failure too,
+    and without delay, because a client waits.
     """
 
     alias: str
@@ -108,18 +108,18 @@ class IssueCredentials(msgspec.Struct):
     """Currency to amount, in decimal digits."""
     expires_at: str | None
     any_model: bool
-    """Every model is allowed; else those that the lease names (§9.7)."""
+    """Whether every model is allowed; else those that the lease names (§9.7)."""
     rotation: bool = False
-    """They take the place of others, which are revoked then."""
+    """Whether the credentials replace others, which are then revoked."""
     session_id: str = ""
     """The session that submitted the job; of a child that of the root of its tree (§10)."""
 
 
 class RevokeCredential(msgspec.Struct):
-    """Revoke all that is there under `alias`; answer with `Runtime.credential_revoked`.
+    """Revoke every credential under `alias`; answer with `Runtime.credential_revoked`.
 
-    `handles` are the provisioner's own names for it; without any the alias is the name. Nothing being there
-    is a success.
+    `handles` are the provisioner's own names for them; without any, the alias is the name. If nothing exists,
+    the revocation has succeeded.
     """
 
     alias: str
@@ -127,23 +127,23 @@ class RevokeCredential(msgspec.Struct):
 
 
 class PauseJob(msgspec.Struct, gc=False):
-    """The transport of the submitting session, or its journal, is full: the agent waits in its next emit.
+    """Let the agent wait in its next emit: the transport of the submitting session, or its journal, is full.
 
-    It comes at once, and waits for no record. Each output is carried out before the next, so that a
-    `ResumeJob` stays behind it.
+    It comes at once, and waits for no record. Carry out each output before the next, so that a `ResumeJob`
+    stays behind it.
     """
 
     job_id: JobId
 
 
 class ResumeJob(msgspec.Struct, gc=False):
-    """Neither transport nor journal are full any more, or the session is detached: the agent goes on."""
+    """Let the agent continue: neither transport nor journal is full, or the session is detached."""
 
     job_id: JobId
 
 
 class Dial(msgspec.Struct, gc=False):
-    """Open a transport to the runtime at `at` (monotonic), and `Client.connect` it; or say `dial_failed`.
+    """Open a transport to the runtime at `at` (monotonic), and `Client.connect` it; or call `dial_failed`.
 
     `attempt` counts from 1 since the session was last of use.
     """
@@ -170,7 +170,7 @@ class Closing(NamedTuple):
     abort: bool = False
 
 
-# What happened; there is nothing to answer.
+# Events, which need no answer.
 
 
 class ConnectionEnded(msgspec.Struct):
@@ -191,7 +191,7 @@ class Audit(msgspec.Struct):
 
 
 class Noted(msgspec.Struct):
-    """A fact of every day for the host's log, if its configuration asks for `notices` (`audit.NOTICES`)."""
+    """An everyday fact for the host's log, if its configuration asks for `notices` (`audit.NOTICES`)."""
 
     what: str
     principal: str
@@ -217,7 +217,7 @@ class ChildEnded(msgspec.Struct):
 
 
 class CredentialRotated(msgspec.Struct):
-    """What an agent has asked for with `rotate_credential` is done, or has failed: then there is a `code`."""
+    """The rotation that an agent requested is done, or has failed: then there is a `code`."""
 
     job_id: JobId
     credential_id: str
@@ -235,7 +235,7 @@ class RuntimeEnded(msgspec.Struct):
 class Welcomed(msgspec.Struct):
     """Our client's session is open (§6.2), or open again (§6.3).
 
-    What `Client.resumption()` says has changed: a SessionStore keeps it before anything else is done.
+    `Client.resumption()` has changed: a SessionStore keeps it before anything else is done.
     """
 
     connection: Connection
@@ -248,10 +248,10 @@ class Welcomed(msgspec.Struct):
 
 
 class Detached(msgspec.Struct):
-    """The connection was cut, and the session is being resumed (§6.3): nothing is lost so far.
+    """The connection was lost, and the session is being resumed (§6.3): no event is lost so far.
 
-    `code` is an error code or empty, `reason` says why: in the words of the runtime, if it sent an error
-    before it closed the connection.
+    `code` is an error code or empty. `reason` is that of the runtime, if it sent an error before it closed
+    the connection.
     """
 
     session_id: SessionId
@@ -260,9 +260,9 @@ class Detached(msgspec.Struct):
 
 
 class SessionLost(msgspec.Struct):
-    """The session cannot be resumed any more. `final`: our client does not open another one by itself.
+    """The session can be resumed no longer. `final`: our client does not open another one by itself.
 
-    Of the jobs that were unfinished `Subscribed` or `JobLost` follows, one for each.
+    `Subscribed` or `JobLost` follows for each unfinished job.
     """
 
     session_id: SessionId
@@ -272,7 +272,7 @@ class SessionLost(msgspec.Struct):
 
 
 class JobLost(msgspec.Struct):
-    """What becomes of an unfinished job will not be seen: its session is lost, and it cannot be observed."""
+    """The end of an unfinished job will not be seen: its session is lost, and it cannot be observed."""
 
     job_id: JobId
     code: str
@@ -290,9 +290,9 @@ class JobsListed(msgspec.Struct):
 class Subscribed(msgspec.Struct):
     """The answer to a subscribe (§7.6). `request_id` is None when the client asked by itself, to recover.
 
-    Events follow as `JobEvent`. `subscribed_from` is the position of the last event of the job when it was
-    answered, and `history_from` of the first one that is left of a history that a bound has cut; of a runtime
-    that tells no positions they are numbers of the session that submitted the job.
+    Events follow as `JobEvent`. `subscribed_from` is the position of the last event of the job at the time of
+    the answer, and `history_from` that of the first event left of a cut history. For a runtime without
+    positions they are numbers of the session that submitted the job.
     """
 
     request_id: RequestId | None
@@ -308,11 +308,11 @@ class Subscribed(msgspec.Struct):
     replayed: bool
     history_from: int | None
     credentials: Sequence[Credential] | None = None
-    """The current ones; None: the answer does not show any."""
+    """The current credentials; None: the answer does not show any."""
 
 
 class SubscriptionEnded(msgspec.Struct):
-    """The runtime has ended our observation of a job, which goes on (§7.6).
+    """The runtime has ended our observation of a job, which continues (§7.6).
 
     Subscribe again from the last `job_seq`.
     """
@@ -334,7 +334,7 @@ class JobAccepted(msgspec.Struct):
     accepted_at: str
     trace_id: str | None
     credentials: Sequence[Credential] | None = None
-    """The current ones; None: the answer does not show any."""
+    """The current credentials; None: the answer does not show any."""
 
 
 class RequestRefused(msgspec.Struct):
@@ -351,9 +351,9 @@ class RequestRefused(msgspec.Struct):
 class JobEvent(msgspec.Struct):
     """One event of a job (§8.1).
 
-    `job_seq` is its position: its place in its job, the same for everybody; None of a runtime that tells
-    none, and of a notice to this session alone. `value` is the new value of the credential that a `status
-    credential_rotated` names: not in its body.
+    `job_seq` is its position: its place in its job, the same in every session; None for a runtime without
+    positions, and for a notice to this session alone. `value` is the new value of the credential that a
+    `status credential_rotated` names; its body does not hold it.
     """
 
     job_id: JobId
@@ -364,13 +364,13 @@ class JobEvent(msgspec.Struct):
     job_seq: int | None = None
     value: Secret | None = None
     size: int = 0
-    """Bytes that it takes, about: what is not processed is bounded by them."""
+    """About the bytes of the event: unprocessed events are limited by them."""
     receipt: int = 0
-    """How many events this client had handed out with it: what `Client.mark_processed` is told."""
+    """How many events this client had handed out with it: the argument of `Client.mark_processed`."""
 
 
 class CancelAcknowledged(msgspec.Struct):
-    """The answer to a cancel (§7.4); the end of the job follows unless `final_status` says how it ended."""
+    """The answer to a cancel (§7.4); the end of the job follows unless `final_status` tells how it ended."""
 
     request_id: RequestId | None
     job_id: JobId
@@ -381,12 +381,12 @@ class CancelAcknowledged(msgspec.Struct):
 class JobEnded(msgspec.Struct):
     """The end of a job (§7.3); `code` is empty on success.
 
-    `result` is the value, or the assembled text or bytes of a streamed result; None for one whose chunks
-    were left to the user (`Client.stream_result`). `content_type` is `application/json` when the chunks are
-    the JSON text of a value that was too large for a frame.
+    `result` is the value, or the assembled text or bytes of a streamed result; None for one whose chunks were
+    left to the user (`Client.stream_result`). `content_type` is `application/json` when the chunks are the
+    JSON text of a value that was too large for a frame.
 
-    A job that had ended before it was observed, or cancelled, may have nothing but a final status, and a
-    `receipt` of 0: there is nothing to process.
+    A job that had ended before it was observed, or cancelled, may have only a final status, and a `receipt`
+    of 0: there is nothing to process.
     """
 
     job_id: JobId
@@ -409,7 +409,7 @@ class JobEnded(msgspec.Struct):
 class MarkedProcessed(msgspec.Struct):
     """The events of a job up to a receipt count as processed.
 
-    `Client.stopped_iterating` named the receipt five seconds ago, and the user has not gone on since.
+    `Client.stopped_iterating` named the receipt five seconds ago, and the user has not continued since.
     """
 
     job_id: JobId
@@ -417,7 +417,7 @@ class MarkedProcessed(msgspec.Struct):
 
 
 class SessionFailed(msgspec.Struct):
-    """An error that answers no request of ours: it is the connection's."""
+    """An error that answers no request of ours: it concerns the connection."""
 
     code: str
     message: str
@@ -426,7 +426,7 @@ class SessionFailed(msgspec.Struct):
 
 
 class SessionClosed(msgspec.Struct):
-    """The runtime has acknowledged our close, or says goodbye (§6.7)."""
+    """The runtime has acknowledged our close, or has said goodbye (§6.7)."""
 
     reason: str
 
@@ -463,13 +463,13 @@ class Output(NamedTuple):
     """Records of a runtime: persist them before the envelopes that they allow are pulled, then
     report `persisted`."""
     writable: Sequence[Connection]
-    """These now have envelopes to pull."""
+    """Connections that have envelopes to pull."""
     requests: Sequence[Request]
-    """What only the host can do."""
+    """Requests that only the host can carry out."""
     closing: Sequence[Closing]
-    """Close these after their last envelope."""
+    """Connections to close after their last envelope."""
     events: Sequence[Event]
-    """What happened."""
+    """Events that happened."""
     timer: Deadline | None
     """The machine's next deadline, in place of the last one; None: none."""
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 
 class Phase(StrEnum):
-    """Where a connection stands. All changes, with the role of the machine and the function that makes them:
+    """The phase of a connection. All changes, with the role of the machine and the function that makes them:
 
     AWAITING_HELLO   -> AUTHENTICATING  runtime: _ask
                      -> OPEN            runtime: ConnectionState.open
@@ -28,19 +28,19 @@ class Phase(StrEnum):
     AWAITING_HELLO = "awaiting_hello"
     """The runtime waits for `session.hello`."""
     AUTHENTICATING = "authenticating"
-    """The host verifies; what comes in is held."""
+    """The host verifies the token; input is held."""
     AWAITING_WELCOME = "awaiting_welcome"
     """The client has said hello."""
     OPEN = "open"
-    """The welcome was said; messages go both ways."""
+    """The welcome was sent; messages go both ways."""
     CLOSING = "closing"
-    """Nothing more is read; the last envelopes may be pulled."""
+    """The connection reads no more; the last envelopes may be pulled."""
     CLOSED = "closed"
     """The transport is gone."""
 
 
 class Role(StrEnum):
-    """Whose connection it is."""
+    """The role of the side that has the connection."""
 
     RUNTIME = "runtime"
     CLIENT = "client"
@@ -62,11 +62,13 @@ _ENDED: Final = "ConnectionState.end"
 _LOST: Final = "Machine.lose_connection"
 PHASE_CHANGES: Final = (
     PhaseChange(
-        Phase.AWAITING_HELLO, Phase.AUTHENTICATING, Role.RUNTIME, "_ask", "The host is asked who the peer is."
+        Phase.AWAITING_HELLO,
+        Phase.AUTHENTICATING,
+        Role.RUNTIME,
+        "_ask",
+        "The host is asked to verify the token.",
     ),
-    PhaseChange(
-        Phase.AWAITING_HELLO, Phase.OPEN, Role.RUNTIME, _OPENED, "A client without a name is welcomed."
-    ),
+    PhaseChange(Phase.AWAITING_HELLO, Phase.OPEN, Role.RUNTIME, _OPENED, "An anonymous client is welcomed."),
     PhaseChange(Phase.AWAITING_HELLO, Phase.CLOSING, Role.RUNTIME, _ENDED, "The hello is refused, or late."),
     PhaseChange(Phase.AWAITING_HELLO, Phase.CLOSED, Role.RUNTIME, _LOST, "The transport is gone."),
     PhaseChange(Phase.AUTHENTICATING, Phase.OPEN, Role.RUNTIME, _OPENED, "The client is welcomed."),

@@ -1,4 +1,4 @@
-"""Every deadline of a machine in one heap."""
+"""The timers of a machine: every deadline in one heap."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SLACK: Final = 64
 
 
 class TimerKind(StrEnum):
-    """What a deadline is for; the value is the reason that `Output.timer` gives."""
+    """The purpose of a deadline; its value is the reason in `Output.timer`."""
 
     HELLO = "hello"
     """The first message of a connection is overdue."""
     AUTHENTICATION = "authentication"
     """The host's answer to a hello is overdue."""
     HEARTBEAT = "heartbeat"
-    """Look when the connection last heard and sent; ping, or give it up (§6.4)."""
+    """A connection is due for a look: it may need a ping, or be given up (§6.4)."""
     PAUSE = "pause"
     """A connection that was told of a limit is read again (§14)."""
     REST = "rest"
@@ -38,15 +38,15 @@ class TimerKind(StrEnum):
     LEASE_ENDS = "lease_ends"
     """The lease of a submit that waits for credentials has ended (§9.5)."""
     ISSUE = "issue"
-    """Credentials were asked for, and have not come (§9.8)."""
+    """Credentials were requested and have not come (§9.8)."""
     REVOCATION = "revocation"
     """Credentials are to be revoked once more."""
     REVOCATION_WAIT = "revocation_wait"
-    """The terminal of a job does not wait any longer for the revocation of its credentials."""
+    """The terminal of a job waits no longer for the revocation of its credentials."""
     WALL_CLOCK = "wall_clock"
     """While a lease is to end, the driver is woken to look whether the wall clock was set."""
     GRACE = "grace"
-    """An agent that was told to stop has not."""
+    """An agent that was told to stop has not stopped."""
     RETENTION = "retention"
     """The oldest finished jobs are forgotten."""
     KEYS = "keys"
@@ -62,33 +62,33 @@ class TimerKind(StrEnum):
     ACK = "ack"
     """The client tells what it has processed (§6.5)."""
     GAP = "gap"
-    """Events that the client misses have not come (§8.3)."""
+    """Missing events have not come to the client (§8.3)."""
     GIVE_UP = "give_up"
-    """A session of the client has not been reached again for too long."""
+    """A session of the client was detached for too long."""
     RESUBSCRIBE = "resubscribe"
     """The client observes a job again whose subscription has ended, or was refused for now (§7.6)."""
     PROCESSED = "processed"
     """The event at which the user of a client stopped iterating over its job counts as processed (§6.5)."""
     SILENCE = "silence"
-    """Nothing has followed the acceptance of a submit with a key: the client asks for its job (§7.2)."""
+    """The job of a submit with a key has sent nothing since its acceptance: the client asks for it (§7.2)."""
 
 
 OF_A_RUN: Final = (TimerKind.MAX_RUNTIME, TimerKind.LEASE_EXPIRED, TimerKind.GRACE)
-"""What may be armed for a job while its agent runs."""
+"""The timers that may be armed for a job while its agent runs."""
 
 OF_A_REQUEST: Final = (TimerKind.ISSUE, TimerKind.LEASE_ENDS)
-"""What may be armed for credentials that were asked for."""
+"""The timers that may be armed for a request of credentials."""
 
 
 class TimerKey(NamedTuple):
-    """One deadline: its kind, and whose it is (a connection's number, a session's or job's id, 0 for all)."""
+    """The key of one deadline: its kind and owner (a connection's number, a session's or job's id, or 0)."""
 
     kind: TimerKind
     owner: int | str
 
 
 _Entry = tuple[Monotonic, int, TimerKey]
-"""When a key is due, how many were armed up to it, and the key."""
+"""When a key is due, the count of arming, and the key."""
 
 
 class Timers:
@@ -101,15 +101,15 @@ class Timers:
 
     def __init__(self) -> None:
         self._armed: dict[int | str, dict[TimerKind, _Entry]] = {}
-        """By owner; most that ever had a deadline have none any more, and are not in here."""
+        """The deadlines by owner; an owner without a deadline has no entry."""
         self._live = 0
-        """How many there are."""
+        """How many deadlines there are."""
         self._heap: list[_Entry] = []
         self._count = 0
         self.due = Monotonic(0)
         """When the key that was taken last was due."""
         self._next: tuple[Monotonic, TimerKey] | None = None
-        """The first deadline, as long as it is known."""
+        """The first deadline, while it is known."""
 
     def __len__(self) -> int:
         return self._live
@@ -146,18 +146,18 @@ class Timers:
                 self.disarm(kind, owner)
 
     def armed(self, kind: TimerKind, owner: int | str) -> Monotonic | None:
-        """When a key is due, or None."""
+        """Return when a key is due; None when it is not armed."""
         armed = self._armed.get(owner)
         if armed is None or (entry := armed.get(kind)) is None:
             return None
         return entry[0]
 
     def keys(self) -> list[TimerKey]:
-        """Every armed key, for tests of what must be armed."""
+        """Return every armed key, for tests."""
         return [key for _, _, key in self._entries()]
 
     def next(self) -> tuple[Monotonic, TimerKey] | None:
-        """The first deadline, or None. Drops dead entries from the top; no answer changes by it."""
+        """Return the first deadline, or None; dead entries are dropped from the top."""
         if self._next is None and self._heap:
             heap, armed = self._heap, self._armed
             while heap and heap[0] is not armed.get(heap[0][2].owner, {}).get(heap[0][2].kind):
@@ -167,7 +167,7 @@ class Timers:
         return self._next
 
     def pop_due(self, now: Monotonic) -> Iterator[TimerKey]:
-        """Take the keys that are due, one by one: not those that carrying out an earlier one disarms.
+        """Yield the keys that are due, except those that an earlier one disarms.
 
         A key that is armed again meanwhile waits for the next call, so that nothing loops for ever.
         """
