@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
 
 from arcp_proto import Connection, Phase
@@ -36,6 +37,7 @@ class ByteStream(Protocol):
         """Close at once; harmless on a closed stream."""
 
 
+_DEAF: Final = (Phase.CLOSING, Phase.CLOSED)
 STEP: Final = 64 * 1024
 """Bytes of an incomplete message after which its size is reported again."""
 
@@ -70,32 +72,87 @@ class Codec(Protocol):
         """Return the bytes that the framing protocol itself has to send."""
 
 
+class Stage(Enum):
+    """How far a transport is between its handshake and its end.
+
+      OPENING ---------> OPEN ---------> CLOSING ---------> CLOSE_SENT ---------> ENDED
+         |  |   framing         `close`     ^    all is sent             finished   ^
+         |  |                               |                                       |
+         |  '---------- `close` ------------'                                       |
+         '------------------ the peer does not agree on the framing ----------------'
+
+    Every stage goes to GONE: at an abort, when the peer ends the framing or the stream, and at the end.
+    """
+
+    OPENING = "opening"
+    """Messages cannot be framed yet."""
+    OPEN = "open"
+    """Messages go both ways."""
+    CLOSING = "closing"
+    """The last envelopes are sent before the end of the framing."""
+    CLOSE_SENT = "close sent"
+    """The end of the framing is sent; the framing may wait for that of the peer."""
+    ENDED = "ended"
+    """Our direction of the stream is ended; the peer ends its own."""
+    GONE = "gone"
+    """The stream is over, and the connection lost."""
+
+
+class Writing(Enum):
+    """Whether a transport can take the next batch.
+
+      IDLE --------------------> BUSY
+       | ^    a write begins       |
+       | '---- it finishes --------|
+       |                           | more to send
+       |      a write begins       v
+      DRAINED ----------------> BLOCKED
+       ^                           |
+       '------ it finishes --------'
+
+    DRAINED goes to IDLE when it is reported. A write is finished when the stream has taken all of it, and
+    nothing is left to pull.
+    """
+
+    IDLE = "idle"
+    """No write is in progress."""
+    BUSY = "busy"
+    """A write is not finished."""
+    BLOCKED = "blocked"
+    """The connection became writable during a write, which was reported to the core."""
+    DRAINED = "drained"
+    """The write of a blocked connection is finished, which is not reported yet."""
+
+
+_OPENING: Final = Stage.OPENING
+_OPEN: Final = Stage.OPEN
+_CLOSING: Final = Stage.CLOSING
+_ENDED: Final = Stage.ENDED
+_GONE: Final = Stage.GONE
+_IDLE: Final = Writing.IDLE
+_BUSY: Final = Writing.BUSY
+_BLOCKED: Final = Writing.BLOCKED
+_DRAINED: Final = Writing.DRAINED
+
+
 class StreamTransport:
     """Carries one connection over one stream: a Transport for the pump, and the receiver of the stream's
     reports.
-
-    It is busy from a write that the stream did not take at once, or a batch that left more to pull, until
-    nothing waits; becoming writable while it is busy blocks a connection.
     """
 
     __slots__ = (
-        "_blocked",
-        "_busy",
-        "_close_sent",
-        "_closing",
+        "_close_code",
         "_codec",
-        "_ended",
         "_more",
         "_on_gone",
         "_on_ready",
-        "_opened",
-        "_overran",
         "_paused",
         "_pump",
-        "_refused",
         "_reported",
+        "_stage",
         "_stream",
         "_undelivered",
+        "_writing",
         "connection",
         "gone",
     )
@@ -125,13 +182,12 @@ class StreamTransport:
         """Bytes of an incomplete message, as reported to the core."""
         self._paused = False
         """Whether reading is paused."""
-        self._opened = False
-        self._busy = self._blocked = False
         self._more = True
         """Whether there may be more to pull; False when the last batch could have been larger."""
-        self._refused = self._overran = False
-        self._closing: tuple[int, str] | None = None
-        self._close_sent = self._ended = False
+        self._stage = _OPENING
+        self._writing = _IDLE
+        self._close_code = (0, "")
+        """The code and reason of the close, from CLOSING on."""
         pump.attach(connection, self)
         if codec.open:
             self._open()
@@ -141,19 +197,20 @@ class StreamTransport:
     # Called by the pump.
 
     def flush(self) -> None:
-        if self.gone or not self._opened:
+        if self._stage is _OPENING or self._stage is _GONE:
             return
-        if not self._busy:
-            self._advance()
-        elif not self._blocked:
-            self._blocked = True
+        if self._writing is _BUSY:
+            self._writing = _BLOCKED
             self._pump.blocked(self.connection)
+        elif self._writing is not _BLOCKED:
+            self._advance()
 
     def close(self, code: int, reason: str, *, abort: bool) -> None:
         if abort:
             self._leave(reason or "aborted", in_order=False)
-        elif not self.gone and self._closing is None:
-            self._closing = (code, reason)
+        elif self._stage is _OPENING or self._stage is _OPEN:
+            self._stage = _CLOSING
+            self._close_code = (code, reason)
             self._more = True
             self._undelivered.clear()
             self._resume()
@@ -162,7 +219,7 @@ class StreamTransport:
 
     def read_on(self) -> None:
         messages, self._undelivered = self._undelivered, []
-        if self.gone:
+        if self._stage is _GONE:
             return
         if messages:
             self._deliver(messages)
@@ -173,12 +230,12 @@ class StreamTransport:
 
     def received(self, data: bytes) -> None:
         """Take received bytes."""
-        if self.gone:
+        if self._stage is _GONE:
             return
         codec = self._codec
         codec.limit = self.connection.message_limit
         messages = codec.receive(data)
-        if codec.open and not self._opened:
+        if self._stage is _OPENING and codec.open:
             self._open()
         if messages:
             self._deliver(messages)
@@ -187,8 +244,7 @@ class StreamTransport:
         pending = codec.pending
         if pending or self._reported:
             self._look_at_pending(pending)
-        if codec.too_large and not self._refused:
-            self._refused = True
+        if codec.too_large and self.connection.phase not in _DEAF:
             self._pump.too_large(self.connection)
         if not self.gone:
             self._progress()
@@ -241,7 +297,7 @@ class StreamTransport:
             self._stream.resume()
 
     def _open(self) -> None:
-        self._opened = True
+        self._stage = _OPEN
         self._ready()
         self._advance()
 
@@ -253,7 +309,12 @@ class StreamTransport:
     @property
     def _over(self) -> bool:
         """Whether the peer has ended the framing, by a close frame or an error."""
-        return self._opened and not self._codec.open and self._closing is None
+        return self._stage is _OPEN and not self._codec.open
+
+    @property
+    def _busy(self) -> bool:
+        """Whether a write is not finished."""
+        return self._writing is _BUSY or self._writing is _BLOCKED
 
     def _progress(self) -> None:
         """Send the codec's own bytes after it has taken input."""
@@ -284,41 +345,47 @@ class StreamTransport:
         if not data or self._stream.write(data):
             self._settle()
         else:
-            self._busy = True
+            self._begin_write()
+
+    def _begin_write(self) -> None:
+        """Note that a write is not finished; one that follows a blocked one blocks as well."""
+        self._writing = _BLOCKED if self._writing is _BLOCKED or self._writing is _DRAINED else _BUSY
 
     def _settle(self) -> None:
         """Choose the next step after everything so far is written."""
-        self._busy = False
+        if self._writing is _BUSY:
+            self._writing = _IDLE
+        elif self._writing is _BLOCKED:
+            self._writing = _DRAINED
         connection, codec = self.connection, self._codec
-        if connection.overrun and not self._overran and codec.open:
-            self._overran = True
+        if connection.overrun and codec.open and connection.phase not in _DEAF:
             self._pump.overran(connection)
         elif self._more and codec.open and connection.pending:
-            self._busy = True
+            self._begin_write()
             self._pump.loop.call_soon(self.written)
-        elif self._closing is not None and not self._close_sent:
-            self._close_sent = True
-            codec.close(*self._closing)
+        elif self._stage is _CLOSING:
+            self._stage = Stage.CLOSE_SENT
+            codec.close(*self._close_code)
             self._write(codec.data_to_send())
         else:
-            if self._blocked:
-                self._blocked = False
+            if self._writing is _DRAINED:
+                self._writing = _IDLE
                 self._pump.drained(connection)
-            if not self._busy and not self.gone:
+            if self._writing is _IDLE and not self.gone:
                 self._end()
 
     def _end(self) -> None:
         """End the stream if nothing more will be written."""
         if self._over:
             self._leave("the peer closed the connection", in_order=True)
-        elif self._codec.finished and not self._ended:
-            self._ended = True
+        elif self._codec.finished and self._stage is not _ENDED:
+            self._stage = _ENDED
             self._stream.end()
 
     def _leave(self, reason: str, *, in_order: bool) -> None:
-        if self.gone:
+        if self._stage is _GONE:
             return
-        self.gone = reason
+        self._stage, self.gone = _GONE, reason or "the stream is over"
         if in_order and not self._busy:
             self._stream.close()
         else:
