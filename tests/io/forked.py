@@ -1,7 +1,7 @@
 """Commands of `arcp-io` in processes that are forked from one that has the modules already.
 
 Each is a process as users have it: its own streams, environment, directory, signals and exit code. To start
-Python and import the command line takes eight times as long as most commands; tests/io/test_serve_submit.py
+Python and import the command line takes ten times as long as most commands; tests/io/test_serve_submit.py
 and tests/io/test_cli_output.py start some that way, with `processes.COMMAND`.
 """
 
@@ -19,8 +19,15 @@ from typing import Final
 
 _SERVER: Final = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["trio", "arcp_io.cli.commands", "arcp_io.drivers.asyncio", "arcp_io.drivers.trio", "arcp_io.server.app"]
+    [
+        *("anyio._backends._asyncio", "anyio._backends._trio", "pydantic.type_adapter", "typer._adapters"),
+        *("rich.progress", "rich.table", "arcp_io.cli.commands", "arcp_io.cli.follow", "arcp_io.cli.view"),
+        *("arcp_io.agents.host", "arcp_io.client.connect", "arcp_io.journal.sqlite", "arcp_io.server.run"),
+        *("arcp_io.drivers.asyncio.loop", "arcp_io.drivers.asyncio.sockets", "arcp_io.server.server"),
+        *("arcp_io.drivers.trio.loop", "arcp_io.drivers.trio.tls", "arcp_proto.client.client"),
+    ]
 )
+"""What commands import sooner or later. A name that is not there is left out without an error."""
 
 
 def start(
