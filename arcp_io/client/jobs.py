@@ -216,7 +216,7 @@ class SessionJobs:
     def ended(self, event: JobEnded) -> None:
         """Apply the end of a job."""
         job = self._unfinished.pop(event.job_id, None)
-        if job is None and self._restoring and event.job_id not in self._stored:
+        if job is None and event.receipt and self._restoring and event.job_id not in self._stored:
             job = self._restore(event.job_id)
             del self._unfinished[event.job_id]
         if job is None:

@@ -108,6 +108,8 @@ class Session:
         """The connection that carries the session."""
         self._welcome = Answer()
         self._answers = Answers()
+        self._subscribing: list[str] = []
+        """The jobs that callers of `subscribe` wait for."""
         self._holding = Holding(self._hold)
         self._jobs = SessionJobs(self, loop, self._clock, resumption, self._holding, buffer_size)
         self._pump = ClientPump(
@@ -251,7 +253,11 @@ class Session:
         """
         if (known := self._jobs.claim(job_id)) is not None:
             return known
-        job: Job = await self._ask(partial(self._client.subscribe, JobId(job_id), from_seq, history))
+        self._subscribing.append(job_id)
+        try:
+            job: Job = await self._ask(partial(self._client.subscribe, JobId(job_id), from_seq, history))
+        finally:
+            self._subscribing.remove(job_id)
         return job
 
     async def unsubscribe(self, job: Job) -> None:
@@ -462,7 +468,7 @@ class Session:
         """
         if event.request_id is None or event.request_id in self._answers:
             self._answers.give(event.request_id, self._jobs.subscribed(event))
-        elif event.job_id not in self._jobs:
+        elif event.job_id not in self._jobs and event.job_id not in self._subscribing:
             self._client.unsubscribe(event.job_id, now=self._pump.now())
             self._pump.soon()
 

@@ -799,6 +799,23 @@ async def test_a_job_that_is_over_cannot_be_cancelled() -> None:
         assert await ended_in(other, job.id) == 1
 
 
+async def test_a_job_that_is_over_is_not_a_stored_one() -> None:
+    store = MemoryStore()
+    async with place() as there:
+        async with connect(there.url, TOKEN, store=store) as session:
+            over = await session.submit("echo", 1)
+            await over.result()
+            unfinished = await session.submit("halves", 4)
+        async with connect(there.url, TOKEN, store=store) as session:
+            assert session.stored_jobs == [unfinished.id]
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(session.subscribe, over.id)
+                await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+            assert (await session.subscribe(over.id)).final_status == "success"
+            assert session.stored_jobs == [unfinished.id]
+
+
 async def ended_in(session: Session, job_id: str) -> Any:
     return await (await session.attach(job_id)).result()
 
