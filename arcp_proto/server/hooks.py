@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Hooks(NamedTuple):
-    """The functions to call, each with the runtime as its first argument."""
+    """The functions to call, each with the state of the runtime as its first argument."""
 
     session_ends: Callable[[RuntimeState, Session], None]
     """A session has ended: its waiting submits do not become jobs."""
