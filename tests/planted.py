@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from arcp_proto import Phase
-from arcp_proto.client import fast_path, resubscribe, resuming
+from arcp_proto.client import fast_path, resuming
 from arcp_proto.client.acks import Acks
 from arcp_proto.client.followed_job import FollowedJob
 from arcp_proto.client.session import ClientSession
@@ -40,7 +40,7 @@ from arcp_proto.server.sessions.session import Session
 from arcp_proto.server.state import RuntimeState
 from arcp_proto.wire.codec import Envelope
 from arcp_proto.wire.envelopes import Entry
-from arcp_proto.wire.messages import Ack, Submit, Subscribe, Welcome
+from arcp_proto.wire.messages import Ack, Submit, Welcome
 
 Patch = pytest.MonkeyPatch
 
@@ -608,14 +608,13 @@ def new_event_dropped_after_a_lost_session(patch: Patch, hits: Hits) -> None:
 @bug
 def recovery_asks_from_one_too_high(patch: Patch, hits: Hits) -> None:
     """A subscribe of the client's own leaves out the event behind the cursor."""
-    original = resubscribe._subscribe
+    original = FollowedJob.asks_after.fget
 
-    def subscribe(job: FollowedJob) -> Subscribe:
-        message = original(job)
+    def asks_after(job: FollowedJob) -> int:
         hits.hit()
-        return msgspec.structs.replace(message, from_job_seq=(message.from_job_seq or 0) + 1)
+        return original(job) + 1
 
-    patch.setattr(resubscribe, "_subscribe", subscribe)
+    patch.setattr(FollowedJob, "asks_after", property(asks_after))
 
 
 @bug

@@ -648,12 +648,16 @@ class Judge:
 
         return check
 
-    def judge_again(self, line: Line, work: Work, payload: dict[str, Any]) -> str:
-        """The answer to a submit that was carried out before; with a key the end of its job comes again."""
+    def judge_again(self, line: Line, work: Work, payload: dict[str, Any], request_id: str) -> str:
+        """The answer to a submit that was carried out before.
+
+        With a key the end of its job comes again, unless the answer is kept and was replayed before the end.
+        """
+        kept = request_id in line.answers[-self.config.limits.max_session_replies :]
         job = self.world.state.jobs.get(work.job_id)
         if job is None:
             return "JOB_NOT_FOUND"
-        if work.ended and "idempotency_key" in payload and self._is_new(line, work):
+        if work.ended and "idempotency_key" in payload and not kept and self._is_new(line, work):
             if self._observes_all(line, work):
                 return "INVALID_REQUEST"
             line.flows[work.job_id] = Flow(job.history.first)

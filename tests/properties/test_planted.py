@@ -7,14 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import pytest
-from msgspec.structs import replace
 
-from arcp_proto.client import resubscribe
 from arcp_proto.client.followed_job import FollowedJob
 from arcp_proto.client.session import ClientSession
 from arcp_proto.client.stored_session import ResumedJob
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.wire.messages import Subscribe
 from tests.planted import plant
 
 from .fake_runtime import OF_OTHERS, FakeRuntime
@@ -138,13 +135,8 @@ def test_the_judge_of_clients_finds_a_job_that_is_given_up() -> None:
 
 def asks_behind_the_next_event(patch: pytest.MonkeyPatch) -> None:
     """A client whose session is lost asks from the position behind the next one."""
-    original = resubscribe._subscribe
-
-    def subscribe(job: FollowedJob) -> Subscribe:
-        asked = original(job)
-        return replace(asked, from_job_seq=(asked.from_job_seq or 0) + 1)
-
-    patch.setattr(resubscribe, "_subscribe", subscribe)
+    original = FollowedJob.asks_after.fget
+    patch.setattr(FollowedJob, "asks_after", property(lambda job: original(job) + 1))
 
 
 def takes_no_history_again(patch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ ROWS: Final = (
     Row("position_of_what_the_submitter_takes", 1_000_000_020, ("I1",)),
     Row("position_given_anew_after_a_restart", 10_095, ("I1",)),
     Row("copy_is_taken_after_a_run", 10_020, ("I1", "I2")),
-    Row("new_event_dropped_after_a_lost_session", 10_000, ("I1",)),
+    Row("new_event_dropped_after_a_lost_session", 10_000, ("I1", "I10")),
     Row("recovery_asks_from_one_too_high", 10_000, ("I1",)),
     Row("history_asked_again_is_dropped", 10_001, ("I1",)),
     Row("set_back_before_it_is_processed", 10_184, ("I1",)),
