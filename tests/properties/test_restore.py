@@ -127,7 +127,9 @@ def test_records_survive_being_written(setup: tuple[int, int, int], drawn: list[
 def test_without_a_journal_the_wire_is_the_same(setup: tuple[int, int, int], drawn: list[Action]) -> None:
     """Records only say what happened.
 
-    The logs are long: in a short one agents and observers wait for the journal (§6.5), and for nothing else.
+    All bounds of logs are long, those of a principal and of all included: "when a quarter of the events or
+    bytes that a session's log may hold is not durable, the agents of its jobs wait"
+    (docs/explanation/durability.md), and one input can make a quarter of a short one.
     """
     setup = setup[0] & ~0b10000, setup[1] & ~0b100011, setup[2]
     with_journal = played(setup, [action for action in drawn if action[0] != "lag"])

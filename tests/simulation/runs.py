@@ -16,7 +16,8 @@ from .broken import Broken
 from .truth import FINAL, Work
 
 ANY: Final = -1
-"""It is not known where the next event stands: "`from_event_seq` are home numbers", which nobody tells."""
+"""It is not known where the next event stands: "`from_event_seq` are home numbers", the `event_seq` of the
+session that has submitted the job, which it may not have been sent, and which other sessions never see."""
 
 
 class Ask(NamedTuple):

@@ -40,7 +40,8 @@ class View:
     own: bool = False
     """It was accepted, or announced as a child, in this session, where it comes by itself."""
     known: bool = True
-    """The client knows that it comes by itself; of a child whose parent was accepted by a key it may not."""
+    """The client knows that it comes by itself. Of a child whose parent was accepted by a key it may not:
+    "the first payload" answers a repeated key, and does not say whose submit has made the job (§7.2)."""
     unwanted: bool = False
     """The user has unsubscribed from a child that comes by itself, which the next process does not know."""
     waits: bool = True
@@ -152,7 +153,11 @@ class Views:
         self.features = features
         self.session_id: str | None = None
         self.strange: set[str] = set()
-        """Jobs and keys that it had asked for, and was not answered, when an earlier process died."""
+        """Jobs and keys that it had asked for, and was not answered, when an earlier process died.
+
+        A store keeps "session id, token, cursor" and no requests, so that nothing of them is owed to the next
+        process; whether anything may come of them is judged in the session (see `Runs`).
+        """
         self.forgotten: set[str] = set()
         """Labels of submits of which it was told that their jobs are over, and forgotten."""
         self.over: dict[str, str] = {}

@@ -108,7 +108,7 @@ def persisted(state: RuntimeState) -> None:
     most = state.most_unsaved
     for session in list(state.unsaved.values()):
         log = session.log
-        if log.save(state.persisted_count, state.record_count):
+        if log.save(state.persisted_count, state.record_count, state.now):
             del state.unsaved[session.id]
         if session.awaits_journal and most.passed(*log.unsaved):
             session.awaits_journal = False

@@ -46,7 +46,7 @@ def _resume_clock(state: RuntimeState) -> None:
 def _restore_sessions(state: RuntimeState) -> None:
     """Let every session wait for its resume."""
     for session in state.sessions.values():
-        session.log.settle()
+        session.log.settle(state.now)
         session.lagging = (
             session.acking and session.log.last - session.acked > state.limits.back_pressure_events
         )

@@ -73,6 +73,7 @@ class Log:
         "_allowed_until",
         "_allowed_upto",
         "_durable",
+        "_durable_ages",
         "_entries",
         "_marks",
         "_released",
@@ -91,6 +92,7 @@ class Log:
         self._entries: list[Entry] = []
         self._runs: list[Run] = []
         self._durable = 0
+        self._durable_ages = Ages()
         self._marks: list[Mark] = []
         self._saved = 0
         self._released = self._saved_size = 0
@@ -191,9 +193,10 @@ class Log:
         self._released += size
         del self._entries[:count]
         self.first += count
-        self._ages.drop(self.first)
-        if not self._entries:
-            self._ages.clear()
+        for ages in (self._ages, self._durable_ages):
+            ages.drop(self.first)
+            if not self._entries:
+                ages.clear()
         self.look_again()
         return count, size
 
@@ -227,11 +230,11 @@ class Log:
         if not self._runs or self._runs[-1].last < self.last:
             self._runs.append(Run(self.last, records))
 
-    def settle(self) -> None:
+    def settle(self, at: Monotonic) -> None:
         """Note that every entry in the log is durable."""
         self._runs.clear()
         self._durable = self.last
-        self.save(0, 0)
+        self.save(0, 0, at)
 
     def visible(self, persisted: int, records: int) -> int:
         """Return the number up to which entries may be sent, when `persisted` of `records` are durable."""
@@ -261,12 +264,23 @@ class Log:
         if not self._marks or self._marks[-1].last < self.last:
             self._marks.append(Mark(self.last, self._released + self.size, records))
 
-    def save(self, persisted: int, records: int) -> bool:
+    def save(self, persisted: int, records: int, at: Monotonic) -> bool:
         """Note that `persisted` of `records` are durable; return whether no mark waits for the others."""
+        saved = self._saved
+        self._save(persisted, records)
+        if self._saved > saved and self._entries:
+            self._durable_ages.note(saved + 1, at)
+        return not self._marks
+
+    def durable_before(self, at: Monotonic) -> int:
+        """Return the number up to which every entry was known to be durable before `at`; 0 for none."""
+        return self._durable_ages.last_before(at, self._saved)
+
+    def _save(self, persisted: int, records: int) -> None:
         if persisted >= records:
             self._marks.clear()
             self._saved, self._saved_size = self.last, self._released + self.size
-            return True
+            return
         done = 0
         for mark in self._marks:
             if mark.records > persisted:
@@ -274,7 +288,6 @@ class Log:
             self._saved, self._saved_size = mark.last, mark.size
             done += 1
         del self._marks[:done]
-        return not self._marks
 
     # Snapshots.
 

@@ -63,8 +63,8 @@ def age(state: RuntimeState, session: Session) -> None:
         return
     log = session.log
     upto = log.older_than(horizon)
-    if state.journaling:  # Events that the journal has still to store have not been sent.
-        upto = min(upto, log.last - log.unsaved[0])
+    if state.journaling:  # An event is not sent before it is durable.
+        upto = min(upto, log.durable_before(horizon))
     if upto >= log.first:
         state.commit(Evicted(session.id, upto))
 

@@ -331,3 +331,19 @@ def test_a_session_without_ack_keeps_old_events_that_are_not_durable() -> None:
     emits(world, job, 2)
     assert session_of(world, peer).log.first > 8
     assert peer.numbers() == list(range(1, 13))
+
+
+def test_a_session_without_ack_keeps_events_for_the_window_from_when_they_are_durable() -> None:
+    world = World(QUIET, resume_window_sec=60)
+    peer, job = held(world, features=())
+    emits(world, job, 3)
+    world.advance(100)
+    peer.slow = True
+    world.durable = True
+    world.persist()
+    world.advance(1)
+    emits(world, job, 1)
+    assert session_of(world, peer).log.first == 1, "they could be sent for a second"
+    world.advance(62)
+    emits(world, job, 1)
+    assert session_of(world, peer).log.first == 5
