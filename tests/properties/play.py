@@ -303,8 +303,7 @@ class Play(Judge):
         may: tuple[str, ...]
         job_id: JobId | None
         if carried is not None and carried in self.works:
-            may = (self.judge_again(line, self.works[carried], payload, request_id),)
-            job_id = carried
+            job_id, may = carried, (self.judge_again(line, self.works[carried], payload, request_id),)
         else:
             may, job_id = self.judge_submit(line, payload)
             if job_id is not None:
