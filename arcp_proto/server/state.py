@@ -340,8 +340,8 @@ class RuntimeState(Machine):
         return True
 
     def _close_runs(self) -> None:
+        self._completed()
         if not self.journaling:
-            self._completed()
             return
         for session in self.unsettled.values():
             session.log.mark_run(self.record_count)

@@ -124,9 +124,9 @@ MOST_TOGETHER: Final = 64
 def begin(state: RuntimeState, job: Job) -> None:
     """End the input in which an event of a job was numbered, or keep it open to collect the next events.
 
-    Events are not collected for observers, nor while a recording or a journal takes each by itself.
+    Events are not collected for observers.
     """
-    if state.journaling or job.home is None or job.observers or job.body_limit < SHORT:
+    if job.home is None or job.observers or job.body_limit < SHORT:
         state.busy = False
     else:
         state.speaker = job
@@ -140,7 +140,11 @@ def end(state: RuntimeState, job: Job) -> None:
         return
     if state.said_at > state.now:
         state.now = Monotonic(state.said_at)
-    if not number_all(state, job, said):
+    if state.journaling:
+        for payload in said:
+            state.commit(Published(job.id, state.openings.kind_of(payload), payload))
+            spread(state, job, None)
+    elif not number_all(state, job, said):
         for payload in said:
             if number(state, job, "", payload):
                 spread(state, job, None)
@@ -181,6 +185,10 @@ class Openings:
         if len(self.by_kind) < MOST_KINDS:
             self.by_kind[kind] = opening
         return opening
+
+    def kind_of(self, payload: bytes) -> str:
+        """Return the kind of an event whose payload has one of the present openings."""
+        return next(kind for kind, opening in self.by_kind.items() if payload.startswith(opening))
 
     def forget(self) -> None:
         """Drop the cache, because the wall clock was set."""

@@ -14,6 +14,7 @@ from arcp_proto.ids import MILLISECOND, JobId
 from arcp_proto.limits import Limits
 from arcp_proto.recording import record
 from arcp_proto.server.jobs.publish import MOST_TOGETHER, SHORT
+from arcp_proto.server.journal.records import Published
 from tests.unit.world import CONFIG, World
 
 
@@ -144,12 +145,22 @@ def test_events_are_collected_with_a_recording() -> None:
     assert [session.log.last for session in recorded.state.sessions.values()] == [2]
 
 
-def test_events_are_not_collected_with_a_journal_or_observer() -> None:
-    journal, observed = Speaker(journal=True), Speaker()
+def test_events_are_collected_with_a_journal() -> None:
+    world = Speaker(journal=True)
+    world.say(3)
+    assert (world.numbered, len(world.state.said)) == (1, 2)
+    before = world.runtime.record_count
+    world.take()
+    assert (world.numbered, world.runtime.record_count) == (3, before + 2)
+    published = [record for record in world.records if isinstance(record, Published)]
+    assert [record.kind for record in published] == ["log"] * 3
+
+
+def test_events_are_not_collected_with_an_observer() -> None:
+    observed = Speaker()
     observed.client().send("job.subscribe", {"job_id": observed.job})
-    for world in (journal, observed):
-        world.say(2)
-        assert next(session.log.last for session in world.state.sessions.values()) == 2
+    observed.say(2)
+    assert next(session.log.last for session in observed.state.sessions.values()) == 2
 
 
 def test_events_are_not_collected_in_an_input_that_has_failed(world: Speaker) -> None:
