@@ -418,6 +418,8 @@ def _unobserved(state: RuntimeState, record: records.Unobserved) -> None:
                 position=record.position,
             ),
         )
+    else:
+        session.replies.drop_subscribed(job.id)
     session.backlogs.pop(job.id, None)
     session.observed.pop(job.id, None)
     job.behind.pop(session.id, None)

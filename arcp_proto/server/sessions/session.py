@@ -293,6 +293,13 @@ class Replies:
         for request_id in arrived:
             del self._answered[request_id]
 
+    def drop_subscribed(self, job_id: JobId) -> None:
+        """Drop the answers to subscribes of a job that is observed no longer: sent again, they are new."""
+        for reply in [one for one in self._kept if one.job_id == job_id]:
+            if reply.message_type == "job.subscribed":
+                self._kept.remove(reply)
+                self._size -= len(reply.payload)
+
     def accepted(self, request_id: str) -> JobId | None:
         """Return the job in the answer to a submit, while that may not have arrived; else None."""
         found = self._answered.get(request_id)

@@ -205,6 +205,17 @@ def test_the_number_of_replayed_replies_is_limited() -> None:
     assert [frame["job_id"] for frame in again.of("job.accepted")] == jobs[2:]
 
 
+def test_a_subscribe_that_is_sent_again_behind_its_unsubscribe_is_carried_out(world: World) -> None:
+    job = world.client().submit()
+    peer = world.client()
+    peer.send("job.subscribe", {"job_id": job}, id="s7")
+    again = world.resumed(peer, 0, replies=True)
+    again.send("job.unsubscribe", {"job_id": job})
+    again.send("job.subscribe", {"job_id": job}, id="s7")
+    world.emit(job)
+    assert types(again) == ["session.welcome", "job.subscribed", "job.subscribed", "job.event"]
+
+
 # A submit that is sent again.
 
 
