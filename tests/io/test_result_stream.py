@@ -99,6 +99,13 @@ def held_by(session: Session) -> int:
     return machine.assembly.size + session._jobs.size
 
 
+def received_by(session: Session) -> int:
+    """The last number that the client has received."""
+    machine = state_of(session._client).session
+    assert machine is not None
+    return machine.numbers.last
+
+
 @on_every_loop
 async def test_a_result_larger_than_any_limit_of_the_client_is_read_and_held_nowhere() -> None:
     async with place(max_result_bytes=2**40) as there, connect(there.url, TOKEN) as session:
@@ -243,6 +250,7 @@ async def test_chunks_that_are_gone_are_an_error_of_its_own() -> None:
         job = await session.submit("text", [4, 30])
         pieces = job.result_stream()
         taken = await take(pieces, 2)
+        await until(lambda: received_by(session) == 1 + 4)  # All of the first half, behind a log.
         await lose(there)
         with pytest.raises(ResultIncomplete, match=r"gone: chunk .* came where .* was due") as caught:
             while True:
