@@ -77,7 +77,7 @@ def look_at(state: RuntimeState, session: Session) -> None:
     if state.journaling:
         last, most = back_pressure.look(state, session)
         upto, size = min(upto, last), min(size, most)
-    log.allow(upto, size, None if session.acking else retention.aged_at(state, session))
+    log.allow(upto + 1, size, None if session.acking else retention.aged_at(state, session))
 
 
 def _wake(state: RuntimeState, session: Session) -> None:

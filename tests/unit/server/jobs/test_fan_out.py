@@ -68,7 +68,7 @@ def let_in(world: World, job_id: JobId, count: int, size: int) -> None:
     """Let so many events more, with so many bytes, into the log of the only session and into the history."""
     [session] = world.state.sessions.values()
     history = world.state.jobs[job_id].history
-    session.log.allow(session.log.last + count, session.log.size + size, None)
+    session.log.allow(session.log.last + count + 1, session.log.size + size, None)
     history.allow(history.end + count, history.size + size)
 
 
@@ -113,7 +113,7 @@ def test_number_all_does_nothing_above_an_allowance(held: str, count: int, size:
     job = world.state.jobs[job_id]
     let_in(world, job_id, 99, 999)
     if held == "log":
-        session.log.allow(session.log.last + count, session.log.size + size, None)
+        session.log.allow(session.log.last + count + 1, session.log.size + size, None)
     else:
         job.history.allow(job.history.end + count, job.history.size + size)
     world.state.now = Monotonic(world.state.now + seconds * SECOND)

@@ -131,7 +131,7 @@ def test_a_log_is_due_beyond_its_allowance(
 ) -> None:
     log = Log(SESSION)
     assert append(log, 5, 1)
-    log.allow(upto, size, None if until is None else Monotonic(int(until * SECOND)))
+    log.allow(upto + 1, size, None if until is None else Monotonic(int(until * SECOND)))
     assert [(append(log, 5, at), log.due(Monotonic(int(at * SECOND)))) for at in (1.1, 1.2, 2)] == [
         (look, look) for look in looks
     ]
