@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 
 class ErrorCode(StrEnum):
@@ -95,3 +97,10 @@ def ensure(condition: object, message: str) -> None:
     """Raise InvariantViolated unless a condition holds; also active under -O."""
     if not condition:
         raise InvariantViolated(message)
+
+
+def require(value: T | None, message: str) -> T:
+    """Return a value that must exist; raises InvariantViolated for None."""
+    if value is None:
+        raise InvariantViolated(message)
+    return value

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from arcp_proto.engine.connection_state import ConnectionState
-from arcp_proto.engine.machine import found
 from arcp_proto.engine.output import MarkedProcessed
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.errors import ensure
+from arcp_proto.errors import ensure, require
 from arcp_proto.ids import SECOND, JobId, Monotonic
 from arcp_proto.wire import messages
 
@@ -43,7 +42,7 @@ def stopped_iterating(client: ClientState, session: ClientSession, job_id: JobId
 
 def on_processed(client: ClientState, job_id: JobId) -> None:
     """Mark the last event of an iteration as processed, since the time for it has passed."""
-    session = found(client.session, "only a session has events to process")
+    session = require(client.session, "only a session has events to process")
     receipt = session.stopped[job_id]
     mark_processed(client, session, job_id, receipt)
     client.happened(MarkedProcessed(job_id, receipt))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from arcp_proto.engine.connection_state import ConnectionState
-from arcp_proto.engine.machine import found
 from arcp_proto.engine.output import (
     CancelAcknowledged,
     JobAccepted,
@@ -17,7 +16,7 @@ from arcp_proto.engine.output import (
     Subscribed,
     SubscriptionEnded,
 )
-from arcp_proto.errors import RETRYABLE, ErrorCode, Unreadable
+from arcp_proto.errors import RETRYABLE, ErrorCode, Unreadable, require
 from arcp_proto.final_statuses import FAILURES, FINAL_STATUSES
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import MAX_ID_LENGTH
@@ -271,7 +270,7 @@ def trace_ids_of(envelope: codec.Envelope) -> Sequence[str]:
 
 def session_of(client: ClientState) -> ClientSession:
     """Return the session of an open connection."""
-    return found(client.session, "only an open connection gets here")
+    return require(client.session, "only an open connection gets here")
 
 
 # Below: steps of the above.

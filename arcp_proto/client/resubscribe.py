@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from arcp_proto.engine.machine import found
 from arcp_proto.engine.output import JobEnded, JobLost
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.errors import ErrorCode
+from arcp_proto.errors import ErrorCode, require
 from arcp_proto.final_statuses import FINAL_STATUSES
 from arcp_proto.ids import SECOND, JobId, Monotonic
 from arcp_proto.wire import messages
@@ -287,4 +286,4 @@ def lose(client: ClientState, session: ClientSession, job: FollowedJob, code: st
 
 
 def _session(client: ClientState) -> ClientSession:
-    return found(client.session, "only an attached session recovers")
+    return require(client.session, "only an attached session recovers")

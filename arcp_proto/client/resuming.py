@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 from arcp_proto.close_codes import CloseCode
 from arcp_proto.engine.connection_state import ConnectionState
-from arcp_proto.engine.machine import found
 from arcp_proto.engine.output import ConnectionEnded, Detached, RequestRefused, SessionLost, Welcomed
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.errors import ErrorCode
+from arcp_proto.errors import ErrorCode, require
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.limits import MAX_TOKEN_LENGTH
 from arcp_proto.secret import Secret
@@ -199,7 +198,7 @@ def _send(
     client: ClientState, connection: ConnectionState, session: ClientSession, request: Outstanding
 ) -> None:
     """Send a request, now that the session is attached; one that its runtime did not negotiate is refused."""
-    message = found(request.message, "a request that waits has its message")
+    message = require(request.message, "a request that waits has its message")
     reason = commands.not_negotiated(message, session.features or frozenset())
     if reason is None:
         transmit(connection, session, request)
@@ -210,7 +209,7 @@ def _send(
 
 def transmit(connection: ConnectionState, session: ClientSession, request: Outstanding) -> None:
     """Hand a request to its connection."""
-    message = found(request.message, "a request that is sent has its message")
+    message = require(request.message, "a request that is sent has its message")
     connection.send(
         commands.as_negotiated(message, session.features or frozenset()),
         job_id=request.job_id,

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from arcp_proto.close_codes import CLOSE_REASON_BYTES, CloseCode
 from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.entropy import Entropy
-from arcp_proto.engine.machine import Machine, found
+from arcp_proto.engine.machine import Machine
 from arcp_proto.engine.output import CancelAcknowledged, ConnectionEnded, JobEnded
 from arcp_proto.engine.timers import TimerKey, TimerKind
-from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
+from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal, require
 from arcp_proto.ids import MILLISECOND, SECOND, JobId, RequestId, control_id_prefix
 from arcp_proto.wire import messages
 from arcp_proto.wire.framing import Framing
@@ -91,7 +91,7 @@ class ClientState(Machine):
 
     def ask(self, request: Outstanding) -> None:
         """Send a checked request, or keep it until the session is attached."""
-        session, connection = found(self.session, "a session is asked"), self.connection
+        session, connection = require(self.session, "a session is asked"), self.connection
         kept = session.requests.kept + request.size <= self.limits.max_control_bytes
         request.sent = False
         if session.attached and connection is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from arcp_proto.close_codes import CloseCode
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal, Unreadable
@@ -20,8 +20,6 @@ from .entropy import Entropy
 from .output import NOTHING, Closing, ConnectionEnded, Deadline, Event, Output, Request
 from .phases import DEAF, Phase
 from .timers import TimerKey, TimerKind, Timers
-
-T = TypeVar("T")
 
 _LATE: Final = 10
 """The divisor of a timeout: a timer that is one such part late shows that the process has stood still."""
@@ -511,10 +509,3 @@ def takes(connection: ConnectionState) -> bool:
 def cut(message: str) -> str:
     """Return an error message or reason, cut to its limit."""
     return message if len(message) <= MAX_REASON_LENGTH else message[: MAX_REASON_LENGTH - 1] + "…"
-
-
-def found(value: T | None, message: str) -> T:
-    """Return a value that must exist; raises InvariantViolated for None."""
-    if value is None:
-        raise InvariantViolated(message)
-    return value

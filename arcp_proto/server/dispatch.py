@@ -9,10 +9,9 @@ import msgspec
 
 from arcp_proto.close_codes import CloseCode
 from arcp_proto.engine.connection_state import ConnectionState
-from arcp_proto.engine.machine import found
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKey, TimerKind
-from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
+from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal, require
 from arcp_proto.features import Feature
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.limits import MAX_ID_LENGTH
@@ -116,7 +115,7 @@ def on_ack(
             ErrorCode.INVALID_REQUEST,
             f"last_processed_seq is not between 0 and the last event, {session.log.last}",
         )
-    admission = found(admission_of(connection), "a connection in a session was admitted")
+    admission = require(admission_of(connection), "a connection in a session was admitted")
     if ack.last_processed_seq > admission.cursor:
         prove(state, connection, session)
     if ack.last_processed_seq > session.acked:

@@ -9,9 +9,8 @@ from typing import Any
 
 from arcp_proto import Connection, Phase
 from arcp_proto.engine.connection_state import ConnectionState
-from arcp_proto.engine.machine import found
 from arcp_proto.engine.timers import TimerKey, TimerKind
-from arcp_proto.errors import ensure
+from arcp_proto.errors import ensure, require
 from arcp_proto.ids import JobId, Principal, SessionId
 from arcp_proto.limits import KIB
 from arcp_proto.server.jobs.idempotency import key_bytes
@@ -478,7 +477,7 @@ def pinned_bytes(runtime: RuntimeState) -> dict[Principal, int]:
         pinned[session.principal] += sum(turn.pinned for turn in session.turns)
     for connection in runtime.connections.values():
         if connection.partial:
-            pinned[found(connection.session, "it counts in a session").principal] += connection.partial
+            pinned[require(connection.session, "it counts in a session").principal] += connection.partial
     for principal, key, claim in runtime.keys.items():
         pinned[principal] += 0 if claim.ended is None else key_bytes(key, claim)
     return +pinned

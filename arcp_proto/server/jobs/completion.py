@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from arcp_proto.engine.machine import found
 from arcp_proto.engine.output import ChildEnded, StopJob
 from arcp_proto.engine.timers import OF_A_RUN, TimerKind
-from arcp_proto.errors import RETRYABLE, ErrorCode
+from arcp_proto.errors import RETRYABLE, ErrorCode, require
 from arcp_proto.final_statuses import status_of
 from arcp_proto.ids import SECOND, Monotonic, qualified
 from arcp_proto.server.audit import notice
@@ -152,7 +151,7 @@ def agent_over(state: RuntimeState, job: Job, word: LastWord) -> None:
 
 
 def _fixed(job: Job) -> Outcome:
-    return found(job.outcome, "the outcome of a job that is stopped is fixed")
+    return require(job.outcome, "the outcome of a job that is stopped is fixed")
 
 
 def conclude(state: RuntimeState, job: Job) -> None:
@@ -160,7 +159,7 @@ def conclude(state: RuntimeState, job: Job) -> None:
     if job.children:
         return
     if job.stage is JobStage.WAITING_FOR_CHILDREN:
-        word = found(job.word, "a job that waits for its children has its last word")
+        word = require(job.word, "a job that waits for its children has its last word")
         state.hooks.verdicts[word.verdict](state, job, word)
     elif job.stage is JobStage.STOPPED:
         end_with_error(state, job, _fixed(job))
@@ -168,7 +167,7 @@ def conclude(state: RuntimeState, job: Job) -> None:
 
 def failed(state: RuntimeState, job: Job, word: LastWord) -> None:
     """End a job whose agent has failed."""
-    end_with_error(state, job, found(word.failure, "the outcome of a failed agent is known"))
+    end_with_error(state, job, require(word.failure, "the outcome of a failed agent is known"))
 
 
 def end_with_error(state: RuntimeState, job: Job, outcome: Outcome) -> None:
@@ -243,7 +242,7 @@ def release(state: RuntimeState, job: Job) -> None:
 
 
 def _let_go(state: RuntimeState, job: Job) -> None:
-    ending = found(job.ending, "a terminal that waits is written")
+    ending = require(job.ending, "a terminal that waits is written")
     state.timers.disarm(TimerKind.REVOCATION_WAIT, job.id)
     _send(state, job, ending.ended, ending.how)
 
@@ -306,5 +305,5 @@ def _tell_parent(state: RuntimeState, job: Job, parent: Job, how: Outcome | Retu
             how.details,
         )
     else:
-        told.result, told.result_id, told.result_size = found(how, "the outcome of an ended child is known")
+        told.result, told.result_id, told.result_size = require(how, "the outcome of an ended child is known")
     state.happened(told)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
-from arcp_proto.engine.machine import found
-from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError, Refusal
+from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError, Refusal, require
 from arcp_proto.ids import JobId, UnixTime, qualified, ulid
 from arcp_proto.leases import ceilings
 from arcp_proto.leases.budget import COST_BUDGET, parse_budget
@@ -81,7 +80,7 @@ def delegate(state: RuntimeState, parent: Job, wish: Wish, input: Input) -> Job:
     The checks come in the order of §10: the gate, the agent, the subset, the ceiling and limits of the host.
     """
     if parent.stage in OUTCOME_COUNTS:
-        outcome = found(parent.outcome, "the outcome of a job that is stopped is fixed")
+        outcome = require(parent.outcome, "the outcome of a job that is stopped is fixed")
         raise Denied(ErrorCode(outcome.code), "the job is ending and can delegate no longer")
     target = target_of(parent, wish.agent)
     gate.check(state, parent, AGENT_DELEGATE, target)

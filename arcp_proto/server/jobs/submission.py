@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from arcp_proto.empty import NOTHING
 from arcp_proto.engine.connection_state import ConnectionState
-from arcp_proto.engine.machine import cut, found
+from arcp_proto.engine.machine import cut
 from arcp_proto.engine.output import StartJob
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.errors import ErrorCode, Refusal
+from arcp_proto.errors import ErrorCode, Refusal, require
 from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, JobId, Monotonic, Principal, qualified, ulid
 from arcp_proto.leases import ceilings
@@ -60,7 +60,7 @@ def carry_out(
 
 def judge(state: RuntimeState, connection: ConnectionState | None, turn: Turn) -> bool:
     """Answer a submit whose turn has come, or return False when it has to wait; raises Refusal."""
-    session, submit = turn.session, found(turn.submit, "a submit that is judged was decoded")
+    session, submit = turn.session, require(turn.submit, "a submit that is judged was decoded")
     check_runtime(submit.max_runtime_sec)
     key, claimed = submit.idempotency_key, None
     if key is not None:
@@ -81,7 +81,7 @@ def judge(state: RuntimeState, connection: ConnectionState | None, turn: Turn) -
 
 def ask_ahead(state: RuntimeState, turn: Turn) -> None:
     """Ask for the credentials of a submit that waits behind others; raises Refusal if it is refused."""
-    session, submit = turn.session, found(turn.submit, "a submit that is judged was decoded")
+    session, submit = turn.session, require(turn.submit, "a submit that is judged was decoded")
     key = submit.idempotency_key
     claimed = None if key is None else fingerprint_of(submit)
     known = key is not None and (
@@ -248,7 +248,7 @@ def _join(
 
 def _end_again(state: RuntimeState, session: Session, claim: Claim, trace_id: str | None) -> None:
     """Send the terminal of a forgotten job again, from what is kept for its key."""
-    message_type, payload, inline = found(claim.ended, "a job is forgotten after its end")
+    message_type, payload, inline = require(claim.ended, "a job is forgotten after its end")
     if inline is not None and Feature.RESULT_CHUNK not in session.features:
         payload = inline
     message_type, payload = rewrite_end(
@@ -285,7 +285,7 @@ def answered_before(
 
 def _send_kept(connection: ConnectionState, session: Session, job: Job) -> None:
     """Send `job.accepted` as it was kept for a resume; with credentials, which are not kept, made anew."""
-    kept = found(session.replies.newest, "a session keeps the answer to a submit")
+    kept = require(session.replies.newest, "a session keeps the answer to a submit")
     if job.credentials:
         _send_accepted(connection, session, job, kept.request_id)
     else:

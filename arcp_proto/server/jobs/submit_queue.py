@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from arcp_proto.engine.connection_state import ConnectionState
-from arcp_proto.engine.machine import found
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.errors import ErrorCode, Refusal
+from arcp_proto.errors import ErrorCode, Refusal, require
 from arcp_proto.ids import Monotonic
 from arcp_proto.server import responses
 from arcp_proto.server.audit import note
@@ -38,7 +37,7 @@ def on_submit(
 ) -> None:
     """Handle `job.submit` (§7.1): accept it after every check, or let it wait."""
     session = session_of(connection)
-    admission = found(admission_of(connection), "a connection in a session was admitted")
+    admission = require(admission_of(connection), "a connection in a session was admitted")
     if admission.replays and submission.answered_before(state, connection, session, envelope):
         return
     request_id = connection.request_id(envelope)
@@ -143,7 +142,7 @@ def _answer(state: RuntimeState, session: Session, freed: dict[SessionId, None])
                 accepted_at, some = state.unix, bool(turn.credentials)
                 issuing.counts_no_more(state, turn)
                 terms = msgspec.structs.replace(turn.terms, accepted_at=accepted_at, credentials=some)
-                submit, alias = found(turn.submit, "a submit that is accepted was decoded"), turn.alias
+                submit, alias = require(turn.submit, "a submit that is accepted was decoded"), turn.alias
                 credentials = turn.credentials
                 submission.accept(
                     state, connection, session, submit, terms, turn.request_id, credentials, alias
@@ -232,7 +231,7 @@ def refuse_all(state: RuntimeState, message: str) -> None:
 def _wait(state: RuntimeState, turn: Turn) -> None:
     """Queue a submit; later submits with the same key wait for it."""
     turn.session.turns.append(turn)
-    submit = found(turn.submit, "a submit that waits was decoded")
+    submit = require(turn.submit, "a submit that waits was decoded")
     payload = msgspec.Raw(codec.encode_checked({"agent": submit.agent}))  # All that a refusal may name.
     turn.envelope = msgspec.structs.replace(turn.envelope, payload=payload)
     _pin(state, turn)
@@ -262,7 +261,7 @@ def _check_lease(state: RuntimeState, turn: Turn) -> None:
     """Check that the lease of a submit has not ended; raises Refusal LEASE_EXPIRED, and drops its turn."""
     if not _has_ended(state, turn):
         return
-    terms = found(turn.terms, "a submit with a lease has terms")
+    terms = require(turn.terms, "a submit with a lease has terms")
     issuing.drop(state, turn)
     note(state, "lease_expired", terms.principal, job_id=terms.job_id, expires_at=terms.expires_at)
     message = f"the lease expired at {terms.expires_at}, before the job could begin"

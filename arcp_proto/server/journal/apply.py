@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from msgspec.structs import replace
 
 from arcp_proto.empty import NOTHING
-from arcp_proto.engine.machine import found
+from arcp_proto.errors import require
 from arcp_proto.features import Feature
 from arcp_proto.ids import JobId
 from arcp_proto.leases.budget import UNBOUND, Budget, Hold
@@ -123,7 +123,7 @@ def _job_accepted(state: RuntimeState, record: records.JobAcceptedRecord) -> Non
 
 def _delegated(state: RuntimeState, record: records.Delegated) -> None:
     terms = record.terms
-    parent = state.jobs[found(terms.parent_job_id, "a child has a parent")]
+    parent = state.jobs[require(terms.parent_job_id, "a child has a parent")]
     number(state, parent, EventKind.DELEGATE, record.payload)
     state.job_count += 1
     job = Job(state.job_count, terms, Budget.of(terms.lease, parent.budget))

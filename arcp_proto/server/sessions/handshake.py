@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from arcp_proto.engine.connection_state import ConnectionState
-from arcp_proto.engine.machine import cut, found
+from arcp_proto.engine.machine import cut
 from arcp_proto.engine.output import Authenticate
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
+from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal, require
 from arcp_proto.features import Feature
 from arcp_proto.ids import Monotonic, Principal, SessionId, UnixTime, control_id_prefix, ulid
 from arcp_proto.secret import Secret
@@ -194,7 +194,7 @@ def expire(state: RuntimeState, connection: ConnectionState) -> None:
 
 def prove(state: RuntimeState, connection: ConnectionState, session: Session) -> None:
     """Note that the peer holds the token of its welcome: the older ones are valid no longer (§6.3)."""
-    admission = found(admission_of(connection), "a connection in a session was admitted")
+    admission = require(admission_of(connection), "a connection in a session was admitted")
     token, admission.token = admission.token, None
     if token is not None and token in session.tokens and session.tokens[0] != token:
         state.commit(TokenProven(session.id, token))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from arcp_proto.engine.machine import found
 from arcp_proto.engine.timers import TimerKind
+from arcp_proto.errors import require
 from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, Monotonic, Principal, SessionId
 from arcp_proto.server.audit import notice
@@ -127,7 +127,7 @@ def _give_up_oldest(state: RuntimeState, principal: Principal) -> bool:
     large = state.retired.oldest_large(principal) if holdings.too_large(principal) else None
     if large is not None:
         ended_at = large[1] - limits.retention_sec * SECOND
-        if holder is None or ended_at <= found(holder.oldest_at, "the chosen holder has an event"):
+        if holder is None or ended_at <= require(holder.oldest_at, "the chosen holder has an event"):
             forget(state, state.jobs[large[0]])
             return True
     if holder is None:
@@ -199,7 +199,7 @@ def _end_alone(state: RuntimeState, session: Session, job: Job) -> None:
     if job.id not in session.observed:
         state.commit(Unobserved(session.id, job.id))
         return
-    end = found(job.end, "a job is forgotten after its end")
+    end = require(job.end, "a job is forgotten after its end")
     message_type, payload = ending(state, job, session, end)
     state.commit(Unobserved(session.id, job.id, payload, message_type, job.last_position))
     state.delivered(session)

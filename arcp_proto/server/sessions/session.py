@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from arcp_proto.engine.connection_state import ConnectionState
-from arcp_proto.engine.machine import found
+from arcp_proto.errors import require
 from arcp_proto.features import Feature
 from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
 from arcp_proto.limits import Limits
@@ -209,7 +209,7 @@ def attached_to(connection: ConnectionState) -> Session | None:
 
 def session_of(connection: ConnectionState) -> Session:
     """Return the session of an open connection; raises InvariantViolated for any other."""
-    return found(attached_to(connection), "only an open connection gets here")
+    return require(attached_to(connection), "only an open connection gets here")
 
 
 def admission_of(connection: ConnectionState) -> Admission | None:

@@ -6,9 +6,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from arcp_proto.engine.connection_state import ConnectionState
-from arcp_proto.engine.machine import found
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.errors import ErrorCode, Refusal
+from arcp_proto.errors import ErrorCode, Refusal, require
 from arcp_proto.ids import MILLISECOND, JobId, Monotonic, Principal
 from arcp_proto.limits import details_of
 from arcp_proto.server import responses
@@ -231,7 +230,7 @@ def feed(state: RuntimeState, session: Session) -> None:
     upto = job.history.reach(backlog.position, *_piece(state))
     if backlog.until is not None:
         upto = min(upto, backlog.until)
-    allowance = state.caps.allowances.get(found(session.connection, "a reader is connected").number)
+    allowance = state.caps.allowances.get(require(session.connection, "a reader is connected").number)
     wait = 0 if allowance is None else allowance.replay(state.now, job_id, backlog.position, upto)
     if wait:
         state.timers.arm(TimerKind.BACKLOG, session.id, Monotonic(state.now + wait))

@@ -12,10 +12,9 @@ from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.endpoint import state_of
-from arcp_proto.engine.machine import found
 from arcp_proto.engine.output import ConnectionEnded, Dial, Output, SessionFailed, SessionLost
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.errors import LocalProtocolError
+from arcp_proto.errors import LocalProtocolError, require
 from arcp_proto.ids import SECOND, SessionId
 from arcp_proto.recording import record, replay
 from arcp_proto.secret import Secret
@@ -68,7 +67,7 @@ def test_a_transport_that_ends_before_the_welcome_is_another_attempt() -> None:
         assert dial.attempt == attempt
     connection = client.connect(None, now=NOW)
     client.take()
-    while not dials_of(output := client.handle_timer(now=found(client.deadline(), "a timer is armed").at)):
+    while not dials_of(output := client.handle_timer(now=require(client.deadline(), "a timer is armed").at)):
         pass
     assert [type(event) for event in output.events] == [ConnectionEnded]
 

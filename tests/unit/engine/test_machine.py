@@ -11,10 +11,10 @@ import pytest
 from arcp_proto import Framing, Phase
 from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
-from arcp_proto.engine.machine import cut, found
+from arcp_proto.engine.machine import cut
 from arcp_proto.engine.output import NOTHING, ConnectionEnded, Deadline
 from arcp_proto.engine.timers import TimerKey, TimerKind
-from arcp_proto.errors import InvariantViolated
+from arcp_proto.errors import InvariantViolated, require
 from arcp_proto.ids import SECOND, JobId, Monotonic
 from arcp_proto.limits import Limits
 from arcp_proto.server.journal.records import SessionEnded
@@ -336,6 +336,6 @@ def test_cut_limits_the_length_of_a_text() -> None:
 
 
 def test_found_raises_for_none() -> None:
-    assert found(0, "zero is there") == 0
+    assert require(0, "zero is there") == 0
     with pytest.raises(InvariantViolated, match="gone"):
-        found(None, "gone")
+        require(None, "gone")
