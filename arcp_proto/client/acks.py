@@ -81,6 +81,7 @@ class Acks:
         "sent_at",
         "size",
         "told",
+        "unfollowed",
     )
 
     def __init__(self, now: Monotonic) -> None:
@@ -99,6 +100,8 @@ class Acks:
         """Batches with numbers of the session that are not processed, and those that wait for an answer."""
         self._by_job: dict[JobId, deque[_Batch]] = {}
         self._waiting: dict[tuple[int, JobId], _Batch] = {}
+        self.unfollowed: dict[JobId, tuple[int, int]] = {}
+        """Jobs that are not followed, such as children -> number and position of the last processed event."""
 
     def wait(self, seq: int, job_id: JobId, size: int) -> None:
         """Keep the number of an event that is handed out later, or dropped, from being acked."""
@@ -165,6 +168,8 @@ class Acks:
             if not batch.is_done:
                 break
             batches.popleft()
+            if batch.job is None and batch.placed and batch.receipt >= self._session:
+                self.unfollowed[job_id] = (batch.seq, batch.places[0])
         if batches is not None and not batches:
             del self._by_job[job_id]
         self._advance()
@@ -185,6 +190,7 @@ class Acks:
         for batch in self._waiting.values():
             self.size -= batch.size
         self._waiting, self._order, self._session = {}, deque(), self.receipts + 1
+        self.unfollowed.clear()
         self.told, self.processed, self.sent_at = 0, 0, Monotonic(now - ACK_INTERVAL)
 
     def holds_of_lost(self, job_id: JobId) -> bool:

@@ -333,7 +333,7 @@ def _is_taken(session: ClientSession, envelope: codec.Envelope, job_id: JobId, p
     if job is None and not over and _waits(session, envelope, job_id):
         return False
     if job is None and session.restored and seq and not over:
-        job = session.follow(job_id, observed=False, cursor=max((position or 0) - 1, 0))
+        job = session.follow(job_id, observed=False, cursor=session.position_before(job_id, position))
         job.keyed = job.restored = True  # An earlier process has submitted it, or observes it.
     if job is None:
         taken = not over
@@ -481,11 +481,9 @@ def _hand_out(
 ) -> int:
     """Return the receipt of what the user gets."""
     seq, size = envelope.event_seq or 0, len(envelope.payload) + EVENT_BYTES
-    if job is None:
-        return session.acks.handed_out(seq, job_id, size)
     if position is not None:
         return session.acks.handed_out(seq, job_id, size, job, position, placed=True)
-    at_home = 0 if session.is_placed or job.observed else seq  # A notice has no place in its job.
+    at_home = 0 if job is None or session.is_placed or job.observed else seq  # A notice has no place.
     return session.acks.handed_out(seq, job_id, size, job, at_home)
 
 

@@ -139,6 +139,7 @@ class ClientSession:
         for job_id, seq in resumption.ended:
             session.ended[job_id] = None
             session._ending.append((FollowedJob(job_id, observed=False), seq))
+        session.acks.unfollowed = {job_id: (seq, position) for job_id, seq, position in resumption.unfollowed}
         session.unwanted.update(dict.fromkeys(resumption.left, 0))  # The runtime may not know it.
         return session
 
@@ -155,6 +156,12 @@ class ClientSession:
         ending = [job for job, _ in self._ending if self.acks.holds(job.id)]
         jobs = {job.id: self._resumed(job) for job in (*ending, *self.jobs.values())}
         over = {job.id: seq for job, seq in self._ending if job.id not in jobs}
+        unfollowed = []
+        for job_id, (seq, position) in self.acks.unfollowed.items():
+            if job_id in self.ended and not self.acks.holds(job_id):
+                over.setdefault(job_id, seq)
+            elif job_id not in jobs:
+                unfollowed.append((job_id, seq, position))
         return Resumption(
             self.id,
             self.token,
@@ -163,6 +170,7 @@ class ClientSession:
             self.resume_window_sec,
             tuple(over.items()),
             tuple(self.unwanted),
+            tuple(unfollowed),
         )
 
     def follow(self, job_id: JobId, *, observed: bool, cursor: int = 0) -> FollowedJob:
@@ -183,6 +191,15 @@ class ClientSession:
         self.ended.pop(job_id, None)
         self.unwanted.pop(job_id, None)
         return job
+
+    def position_before(self, job_id: JobId, position: int | None) -> int:
+        """Return from where to take the events of a job of an earlier process, of which this one has come.
+
+        That is the position up to which an earlier process has processed them, if it is told, and else the
+        one before.
+        """
+        processed = self.acks.unfollowed.get(job_id)
+        return max((position or 0) - 1, 0) if processed is None else processed[1]
 
     def go_back(self, job: FollowedJob, position: int) -> None:
         """Take again what is above a position: the user has asked for that, and the answer has come."""
@@ -206,6 +223,10 @@ class ClientSession:
         self.ended[job_id] = None
         if len(self.ended) > self._ended_limit:
             del self.ended[next(iter(self.ended))]
+        if len(self.acks.unfollowed) > self._ended_limit:
+            self._forget_processed()
+            if len(self.acks.unfollowed) > self._ended_limit:
+                del self.acks.unfollowed[next(iter(self.acks.unfollowed))]
 
     def knows(self, job_id: JobId | None) -> bool:
         """Return whether the client knows a job: its own, one that it observes or observed, or a child."""
@@ -290,6 +311,9 @@ class ClientSession:
         self._ending = deque(
             (job, seq) for job, seq in self._ending if seq > cursor or self.acks.holds(job.id)
         )
+        unfollowed = self.acks.unfollowed
+        for job_id in [job_id for job_id, (seq, _) in unfollowed.items() if seq <= cursor]:
+            del unfollowed[job_id]
 
     def _resumed(self, job: FollowedJob) -> ResumedJob:
         behind = job.awaited or job.risen_from > self.cursor or self.acks.holds_of_lost(job.id)

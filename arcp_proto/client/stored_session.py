@@ -47,7 +47,9 @@ class Resumption(msgspec.Struct, frozen=True):
     `cursor` is the highest number up to which all events are processed; later ones come again. `jobs` are
     those whose end is not processed, to find them again when the session is lost. `ended` are those whose
     end is, each with its number in the session, which is above the cursor, and `left` those that are
-    observed no longer: events of both that come again are not handed out.
+    observed no longer: events of both that come again are not handed out. `unfollowed` are jobs that the
+    client does not follow, such as children, of which events above the cursor are processed, each with the
+    number and the position of the last of these.
     """
 
     session_id: SessionId
@@ -58,6 +60,7 @@ class Resumption(msgspec.Struct, frozen=True):
     """Seconds from the end of its connection in which the runtime lets it be resumed (§6.3)."""
     ended: tuple[tuple[JobId, int], ...] = ()
     left: tuple[JobId, ...] = ()
+    unfollowed: tuple[tuple[JobId, int, int], ...] = ()
 
     def to_json(self) -> bytes:
         """Return one object of JSON with the token in it, for a file that only its owner can read."""
@@ -70,6 +73,7 @@ class Resumption(msgspec.Struct, frozen=True):
                 self.resume_window_sec,
                 self.ended,
                 self.left,
+                self.unfollowed,
             )
         )
 
@@ -90,6 +94,7 @@ class Resumption(msgspec.Struct, frozen=True):
             stored.resume_window_sec,
             stored.ended,
             stored.left,
+            stored.unfollowed,
         )
 
 
@@ -103,6 +108,7 @@ class _Stored(msgspec.Struct, frozen=True):
     resume_window_sec: Count = RESUME_WINDOW_SEC
     ended: tuple[tuple[_JobId, Count], ...] = ()
     left: tuple[_JobId, ...] = ()
+    unfollowed: tuple[tuple[_JobId, Count, Count], ...] = ()
 
 
 class _ReadJob(ResumedJob, frozen=True):

@@ -9,7 +9,16 @@ from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.engine.output import JobEnded, JobEvent, SubscriptionEnded
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.secret import Secret
-from tests.unit.resubscribing import UNSUBSCRIBED, another_process, answer, at, lose, refuse, subscribes
+from tests.unit.resubscribing import (
+    UNSUBSCRIBED,
+    another_process,
+    answer,
+    at,
+    lose,
+    process_all,
+    refuse,
+    subscribes,
+)
 from tests.unit.scripted_runtime import JOB, ScriptedRuntime, log, numbers, positions
 
 
@@ -129,3 +138,51 @@ def test_a_restarted_client_learns_of_a_child_by_the_history(runtime: ScriptedRu
     other.client.unsubscribe(child, now=other.now)
     other.take()
     assert numbers(other.say("job.event", log(), job_id=child, event_seq=2)) == [2]
+
+
+def processed_child(runtime: ScriptedRuntime, *positions_of_child: int) -> None:
+    """Hold back the cursor by an event of the parent, and process events of its child behind it."""
+    runtime.accept()
+    at(runtime, 1, 1, kind="delegate", body={"child_job_id": "job_2", "agent": "a"})
+    for seq, position in enumerate(positions_of_child, start=2):
+        at(runtime, seq, position, "job_2")
+    process_all(runtime, "job_2")
+
+
+def test_a_restarted_client_hands_out_no_copies_of_a_child_that_is_not_followed(
+    runtime: ScriptedRuntime,
+) -> None:
+    processed_child(runtime, 1, 2)
+    other = another_process(runtime)
+    assert positions(at(other, 1, 1)) == [1]
+    assert positions(at(other, 2, 1, "job_2") + at(other, 3, 2, "job_2") + at(other, 4, 3, "job_2")) == [3]
+
+
+def test_the_third_process_hands_out_no_copies_of_a_child_either(runtime: ScriptedRuntime) -> None:
+    processed_child(runtime, 1, 2)
+    third = another_process(another_process(runtime))
+    at(third, 1, 1)
+    process_all(third)
+    assert positions(at(third, 2, 1, "job_2") + at(third, 3, 2, "job_2") + at(third, 4, 3, "job_2")) == [3]
+
+
+def test_a_restarted_client_hands_out_no_second_end_of_a_child(runtime: ScriptedRuntime) -> None:
+    processed_child(runtime, 1)
+    end = {"final_status": "success", "completed_at": "t", "result": 1, "job_seq": 2}
+    runtime.only(JobEnded, runtime.say("job.result", end, job_id="job_2", event_seq=3))
+    held = another_process(runtime)
+    assert at(held, 1, 1) and not at(held, 2, 1, "job_2")
+    held.only(JobEnded, held.say("job.result", end, job_id="job_2", event_seq=3))
+    process_all(runtime, "job_2")
+    other = another_process(runtime)
+    assert at(other, 1, 1) and not at(other, 2, 1, "job_2")
+    assert other.say("job.result", end, job_id="job_2", event_seq=3) == []
+
+
+def test_a_child_is_stored_no_longer_once_the_cursor_has_passed_its_events(runtime: ScriptedRuntime) -> None:
+    processed_child(runtime, 1, 2)
+    stored = runtime.client.resumption()
+    assert stored is not None and stored.unfollowed == ((JobId("job_2"), 3, 2),)
+    process_all(runtime)
+    stored = runtime.client.resumption()
+    assert stored is not None and stored.unfollowed == () and stored.cursor == 3

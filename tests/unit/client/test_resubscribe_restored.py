@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from arcp_proto.client.config import ClientConfig
+from arcp_proto.engine.output import JobEnded, JobLost
 from tests.unit.resubscribing import (
     accept_by_key,
     another_process,
@@ -183,3 +184,20 @@ def test_a_position_of_a_kind_not_taken_is_not_missed(runtime: ScriptedRuntime) 
     answer(other, job_seq=9)
     events = at(other, 2, 3) + at(other, 3, 7) + at(other, 4, 9) + at(other, 5, 12)
     assert positions(events) == [3, 7, 9, 12]
+
+
+def test_a_restarted_client_takes_a_job_that_was_joined_again_from_a_resume_without_subscribe(
+    runtime: ScriptedRuntime,
+) -> None:
+    """A repeated key joins a job whose end is not processed; the resume brings both ends by itself."""
+    end = {"final_status": "success", "completed_at": "t", "result": 1, "job_seq": 1}
+    for seq in (1, 2):
+        accept_by_key(runtime)
+        runtime.only(JobEnded, runtime.say("job.result", end, job_id=JOB, event_seq=seq))
+    resumption = runtime.client.resumption()
+    assert resumption is not None and [job.behind for job in resumption.jobs] == [True]
+    other = ScriptedRuntime(ClientConfig(), resumption=resumption)
+    other.welcome(*(feature for feature in FEATURES if feature != "subscribe"), session_id="sess_1")
+    assert [event for event in other.events if isinstance(event, JobLost)] == []
+    other.only(JobEnded, other.say("job.result", end, job_id=JOB, event_seq=1))
+    assert other.say("job.result", end, job_id=JOB, event_seq=2) == []
