@@ -59,9 +59,6 @@ def begin(client: ClientState) -> None:
         return
     recovery.waiting.clear()
     for job in awaited:
-        if job.stale:  # The session is resumed, and brings what it has of the job by itself.
-            job.awaited = job.stale = False
-            continue
         why = "its session is lost, and the runtime does not offer to subscribe"
         lose(client, session, job, WINDOW_EXPIRED, why)
 

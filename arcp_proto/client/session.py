@@ -316,7 +316,9 @@ class ClientSession:
             del unfollowed[job_id]
 
     def _resumed(self, job: FollowedJob) -> ResumedJob:
-        behind = job.awaited or job.risen_from > self.cursor or self.acks.holds_of_lost(job.id)
+        behind = job.awaited or self.acks.holds_of_lost(job.id)
+        if self.features is None or Feature.SUBSCRIBE in self.features:  # Else a resume brings all there is.
+            behind = behind or job.risen_from > self.cursor
         return ResumedJob(job.id, job.stored, job.stored_home, job.observed, behind, job.keyed, job.own)
 
     def _take_ending(self, job_id: JobId) -> FollowedJob | None:

@@ -134,7 +134,7 @@ def test_a_job_of_a_key_that_an_earlier_process_may_have_asked_for_is_kept_as_lo
 
 def test_a_job_that_is_followed_again_keeps_what_was_not_processed_before_its_end() -> None:
     opened, job_id = session(), JobId("job_1")
-    opened.features = frozenset({Feature.POSITIONS})
+    opened.features = frozenset({Feature.POSITIONS, Feature.SUBSCRIBE})
     opened.token = Secret("rt_1")
     job = opened.follow(job_id, observed=False)
     first, second = hand_out(opened, job, 1, 1), hand_out(opened, job, 2, 2)
