@@ -53,11 +53,13 @@ def main(arguments: list[str]) -> int:
 
 
 def stage(source: Path) -> None:
-    """Copy the pages to a new directory, with the changelog as one of them."""
+    """Copy the pages to a new directory, with the changelog as one of them, and the plots of benchmarks."""
     shutil.copytree(DOCS, source, ignore=shutil.ignore_patterns("snippets", ".*", "_site"))
-    shutil.copy(ROOT / "CHANGELOG.md", source / "changelog.md")
+    shutil.copytree(ROOT / "benchmarks" / "plots", source / "plots")
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    (source / "changelog.md").write_text(changelog.replace("](docs/", "]("))
     for page in source.rglob("*.md"):
-        page.write_text(with_changelog(page.read_text()))
+        page.write_text(with_changelog(page.read_text()).replace("](../benchmarks/plots/", "](plots/"))
 
 
 def with_changelog(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tests.docs import pages, pictures, site
@@ -29,6 +30,13 @@ def test_the_navigation_lists_every_page_once() -> None:
 def test_links_to_the_changelog_lead_to_its_copy() -> None:
     assert site.with_changelog("[c](../CHANGELOG.md#x)") == "[c](changelog.md#x)"
     assert site.with_changelog("[c](../../CHANGELOG.md)") == "[c](../changelog.md)"
+
+
+def test_links_between_the_pages_of_the_site_lead_somewhere(tmp_path: Path) -> None:
+    site.stage(tmp_path / "docs")
+    for page in (tmp_path / "docs").rglob("*.md"):
+        places = [link.partition("#")[0] for link in pages.links_of(page.read_text()) if "://" not in link]
+        assert [place for place in places if place and not (page.parent / place).is_file()] == [], page.name
 
 
 def test_what_a_page_loads_from_other_hosts_is_found() -> None:
