@@ -45,12 +45,12 @@ class Notes:
     def __init__(self, path: Path) -> None:
         self.lives = 0
         self.done: dict[str, int] = {}
-        """The number of the last event of each job that was noted."""
+        """The position of the last event of each job that was noted."""
         if path.exists():
             for note in read_notes(path):
                 self.lives += note["what"] == "life"
-                if note["what"] == "event":
-                    self.done[note["job"]] = note["seq"]
+                if note["what"] == "event" and note["position"] is not None:
+                    self.done[note["job"]] = note["position"]
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.write("life", life=self.lives)
 
@@ -131,8 +131,8 @@ class Client:
         self._followed.add(job.id)
         done = self._notes.done.get(job.id, 0)
         async for event in job:
-            if event.seq <= done:
-                self._notes.write("repeat", job=job.id, seq=event.seq)
+            if event.job_seq is not None and event.job_seq <= done:
+                self._notes.write("repeat", job=job.id, seq=event.seq, position=event.job_seq)
             else:
                 self._notes.write(
                     "event",

@@ -107,27 +107,29 @@ def check_tags(paths: Iterable[Path], history: Callable[[str], History], jobs: I
 
 
 def check_repeats(path: Path, stores: Mapping[int, Stored]) -> list[str]:
-    """Return where a life got again what its store held as processed, or not what it did not hold."""
+    """Return where a life got again what its store held as processed, or not what it did not hold.
+
+    An event is known by its job and position: one that a subscription brings again has another number.
+    """
     wrong = []
-    known: dict[int, Note] = {}
+    known: dict[tuple[str, int], Note] = {}
     for number, life in enumerate(_lives(read_notes(path))):
         store = stores.get(number, Stored())
-        behind = {seq: note["job"] for seq, note in known.items() if not store.has(note)}
-        repeated = {note["seq"]: note["job"] for note in life.repeats}
+        behind = {key for key, note in known.items() if not store.has(note)}
+        repeated = {(note["job"], note["position"]) for note in life.repeats}
         if len(repeated) != len(life.repeats):
             wrong.append(f"{path.name}: life {number} got an event twice")
         wrong += [
-            f"{path.name}: life {number} got {seq} of {job_id} again, and its store was {store}"
-            for seq, job_id in repeated.items()
-            if behind.get(seq) != job_id
+            f"{path.name}: life {number} got {position} of {job_id} again, and its store was {store}"
+            for job_id, position in sorted(repeated - behind)
         ]
         went_on = {note["job"] for note in life.events}
         wrong += [
-            f"{path.name}: life {number} went on with {job_id} without {seq}, and its store was {store}"
-            for seq, job_id in behind.items()
-            if job_id in went_on and seq not in repeated
+            f"{path.name}: life {number} went on with {job_id} without {position}, and its store was {store}"
+            for job_id, position in sorted(behind - repeated)
+            if job_id in went_on
         ]
-        known |= {note["seq"]: note for note in life.events}
+        known |= {(note["job"], note["position"]): note for note in life.events if not is_notice(note)}
     return wrong
 
 

@@ -111,9 +111,9 @@ def test_wrong_notes_are_found(notes: list[dict[str, Any]], wrong: str, tmp_path
 @pytest.mark.parametrize(
     ("second_life", "wrong"),
     [
-        pytest.param([repeated := {"what": "repeat", "job": "j", "seq": 2}, event(3)], "", id="right"),
+        pytest.param([repeated := {**event(2), "what": "repeat", "seq": 7}, event(3)], "", id="right"),
         pytest.param([event(3)], "without 2", id="lost"),
-        pytest.param([{**repeated, "seq": 1}, repeated, event(3)], "got 1 of j again", id="before"),
+        pytest.param([{**repeated, "position": 1}, repeated, event(3)], "got 1 of j again", id="before"),
         pytest.param([repeated, repeated, event(3)], "twice", id="twice"),
     ],
 )
