@@ -6,6 +6,7 @@ the sessions and jobs of `streams`; what it decides is read from the protocol, n
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final
@@ -106,6 +107,12 @@ class Judge:
         """The session that ends with the resume under way, which it refuses."""
         self.blind = False
         self.count = self.crashes = self.noted = 0
+        self.durable: list[tuple[int, int]] = []
+        """How many records of this runtime were durable, and since when; it grows."""
+        self.restored_at = 0
+        """When the runtime was restored: all events of before are durable from then on."""
+        self.restored_upto: dict[SessionId, int] = {}
+        """The last number of each session then."""
         self.recording: list[str] | None = []
         self.world: World = Watched(self)
         record(self.world.runtime, self.recording.append, salt=bytes(16), keep_secrets=secrets)
@@ -130,6 +137,8 @@ class Judge:
     def watch(self) -> None:
         """Look at what was numbered since the last time."""
         runtime = self.world.state
+        if not self.durable or runtime.persisted_count > self.durable[-1][0]:
+            self.durable.append((runtime.persisted_count, runtime.now))
         for line in self.lines.values():
             if line.session_id not in runtime.sessions and not line.over:
                 self._session_over(line)
@@ -286,8 +295,22 @@ class Judge:
         elif roomy and first > 1:
             ensure(line.at.get(first - 1, 0) <= since, "what is younger than the window is gone")
         if not line.acking and aged and first <= line.last:
-            oldest = line.at.get(first, now)
-            ensure(oldest + 2 * MARK > since, "what is older than the window is kept")
+            ensure(self._sendable_at(line, first) + 2 * MARK > since, "what is older than the window is kept")
+
+    def _sendable_at(self, line: Line, number: int) -> int:
+        """Return from when on an event may be sent, which is when its window begins (§6.3, §6.5).
+
+        With a journal that is when its records are durable: docs/explanation/durability.md, "The gate".
+        """
+        state = self.world.state
+        numbered = line.at.get(number, state.now)
+        if not state.journaling:
+            return numbered
+        if number <= self.restored_upto.get(line.session_id, 0):
+            return max(numbered, self.restored_at)
+        index = bisect_left(self.durable, (line.needs.get(number, 0),))
+        durable = self.durable[index][1] if index < len(self.durable) else state.now
+        return max(numbered, durable)
 
     def _takes(self, line: Line, session: Session) -> bool:
         """Whether a limit may have taken what is gone of a log: it leaves the log all but full (§6.5).

@@ -69,6 +69,8 @@ def restart(judge: Judge, a: int, *, snapshot: bool) -> None:
     kept = [list(map(read, encoded(one))) for one in (durable, bare.snapshot())]
     records, others = reversed(kept) if snapshot else kept
     judge.crashes += 1
+    judge.durable, judge.restored_at = [], now
+    judge.restored_upto = {session_id: line.last for session_id, line in judge.lines.items()}
     seed = bytes([a, judge.crashes]) * 16
     runtime = Runtime.restore(config, records, seed=seed, now=now, unix=unix)
     other = Runtime.restore(config, others, seed=seed, now=now, unix=unix)
