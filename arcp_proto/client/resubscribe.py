@@ -51,7 +51,7 @@ def begin(client: ClientState) -> None:
     asked = {request.job_id for request in session.requests if request.ours}
     awaited = [job for job in session.jobs.values() if job.awaited and job.id not in asked]
     recovery.open = len(asked)
-    if session.features is not None and "subscribe" in session.features:
+    if session.can_subscribe:
         recovery.waiting = deque(
             job.id for job in awaited if client.timers.armed(TimerKind.RESUBSCRIBE, job.id) is None
         )
@@ -121,7 +121,7 @@ def look_for(client: ClientState, session: ClientSession, job: FollowedJob, *, o
     offer to subscribe, the client only waits.
     """
     job.heard = False
-    if over and "subscribe" in (session.features or ()):
+    if over and session.can_subscribe:
         _ask_for(client, session, job)
     else:
         _await_sign(client, session, job)
@@ -145,7 +145,7 @@ def on_silence(client: ClientState, job_id: JobId) -> None:
 
 def mends(session: ClientSession, job: FollowedJob) -> bool:
     """Return whether the missing chunks of a result can be asked for: an earlier process has taken them."""
-    return job.restored and "subscribe" in (session.features or ())
+    return job.restored and session.can_subscribe
 
 
 def mend(client: ClientState, session: ClientSession, job: FollowedJob, end: JobEnded) -> None:
@@ -189,7 +189,7 @@ def give_up_mending(client: ClientState, session: ClientSession, job: FollowedJo
 
 def _await_sign(client: ClientState, session: ClientSession, job: FollowedJob) -> None:
     """Give a job a second in which something may come of it."""
-    if not job.awaited and "subscribe" in (session.features or ()):
+    if not job.awaited and session.can_subscribe:
         client.timers.arm(TimerKind.SILENCE, job.id, Monotonic(client.now + SILENCE))
 
 

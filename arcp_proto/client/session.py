@@ -273,6 +273,11 @@ class ClientSession:
         """Whether the runtime tells the positions of events."""
         return self.features is not None and Feature.POSITIONS in self.features
 
+    @property
+    def can_subscribe(self) -> bool:
+        """Whether the runtime offers to subscribe to jobs."""
+        return self.features is not None and Feature.SUBSCRIBE in self.features
+
     def lose(self) -> None:
         """Note that the session cannot be resumed, so that its jobs are observed in another."""
         self.lost = True
@@ -317,7 +322,7 @@ class ClientSession:
 
     def _resumed(self, job: FollowedJob) -> ResumedJob:
         behind = job.awaited or self.acks.holds_of_lost(job.id)
-        if self.features is None or Feature.SUBSCRIBE in self.features:  # Else a resume brings all there is.
+        if self.features is None or self.can_subscribe:  # Else a resume brings all there is.
             behind = behind or job.risen_from > self.cursor
         return ResumedJob(job.id, job.stored, job.stored_home, job.observed, behind, job.keyed, job.own)
 
