@@ -7,7 +7,7 @@ from typing import Final
 
 
 class CloseCode(IntEnum):
-    """Why a connection is closed, by the names of the WebSocket registry."""
+    """The reason for which a connection is closed, by the names of the WebSocket registry."""
 
     NORMAL_CLOSURE = 1000
     """The session was closed, or its hello refused in words of the protocol (§6.7)."""

@@ -44,12 +44,17 @@ RIDDLE: Final = re.compile(
 """The name of a test without a subject, or with a word for an unnamed subject or amount."""
 
 
+NOT_A_NOUN: Final = re.compile(r"(?:Whether|How|When|Where|Why|Which)\b")
+"""The beginning of a docstring that does not say what a class represents."""
+
+
 class Docstring(NamedTuple):
-    """A docstring, its line, and whether it is of a function that is not a property."""
+    """A docstring, its line, and whether it is of a function that is not a property, or of a class."""
 
     line: int
     text: str
     of_function: bool
+    of_class: bool
 
 
 def docstrings(source: str) -> Iterator[Docstring]:
@@ -59,16 +64,18 @@ def docstrings(source: str) -> Iterator[Docstring]:
         for place, statement in enumerate(body if isinstance(body, list) else ()):
             match statement:
                 case ast.Expr(value=ast.Constant(value=str(text))):
-                    yield Docstring(statement.lineno, text, place == 0 and _is_function(node))
+                    of_class = place == 0 and isinstance(node, ast.ClassDef)
+                    yield Docstring(statement.lineno, text, place == 0 and _is_function(node), of_class)
 
 
 def faults(source: str) -> list[str]:
     """Return the lines of a module with words that the prose rule forbids, each with these words."""
     found = []
-    for line, text, of_function in docstrings(source):
+    for line, text, of_function, of_class in docstrings(source):
         found += [f"{line}: {match[0]}" for match in VAGUE.finditer(NAME.sub("", text))]
-        for forbidden in (NO_SUBJECT, NOT_IMPERATIVE) if of_function else (NO_SUBJECT,):
-            if match := forbidden.match(text):
+        kinds = ((NO_SUBJECT, True), (NOT_IMPERATIVE, of_function), (NOT_A_NOUN, of_class))
+        for forbidden, applies in kinds:
+            if applies and (match := forbidden.match(text)):
                 found.append(f"{line}: {match[0]} ...")
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -138,6 +145,10 @@ def test_files_are_found() -> None:
 )
 def test_words_of_functions_are_refused(docstring: str) -> None:
     assert faults(f'def f():\n    """{docstring}"""\n')
+
+
+def test_a_class_says_what_it_represents() -> None:
+    assert faults('class A:\n    """Whether a job has ended."""\n') == ["2: Whether ..."]
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ class Text:
 
 
 class Names:
-    """How often each identifier occurs, in bounded memory.
+    """The counts of identifiers, in bounded memory.
 
     Exact until NAMES_SIZE is reached. Then the rarer half is forgotten, and a count may be low by `low_by`.
     """

@@ -64,7 +64,7 @@ TIMES_AS_LONG: Final = 3
 
 
 class Schedule(Enum):
-    """When the pump sends the events of agents, and the envelopes that wait for agents.
+    """The schedule by which the pump sends the events of agents, and the envelopes that wait for agents.
 
               event, not long after a send
       IDLE ---------------------------------> COLLECTING

@@ -73,7 +73,7 @@ class Codec(Protocol):
 
 
 class Stage(Enum):
-    """How far a transport is between its handshake and its end.
+    """The stage of a transport between its handshake and its end.
 
       OPENING ---------> OPEN ---------> CLOSING ---------> CLOSE_SENT ---------> ENDED
          |  |   framing         `close`     ^    all is sent             finished   ^
@@ -99,7 +99,7 @@ class Stage(Enum):
 
 
 class Writing(Enum):
-    """Whether a transport can take the next batch.
+    """The state of the writes of a transport, which says if it can take the next batch.
 
       IDLE --------------------> BUSY
        | ^    a write begins       |

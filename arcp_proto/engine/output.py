@@ -27,7 +27,7 @@ NOTHING: Final[tuple[()]] = ()
 
 
 class Deadline(NamedTuple):
-    """When to call `handle_timer`, in nanoseconds of the monotonic clock, and for what reason."""
+    """The time to call `handle_timer`, in nanoseconds of the monotonic clock, and the reason."""
 
     at: Monotonic
     reason: str

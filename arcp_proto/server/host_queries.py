@@ -53,7 +53,7 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """How many connections, sessions and jobs a runtime has."""
+    """The numbers of connections, sessions and jobs of a runtime."""
 
     connections: int
     """Open transports, also those that have not said hello."""

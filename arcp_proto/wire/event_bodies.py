@@ -55,7 +55,7 @@ class ToolCall(msgspec.Struct):
 
 
 class ToolError(msgspec.Struct, gc=False):
-    """Why a tool call failed."""
+    """The error of a tool call that failed."""
 
     code: str
     message: str

@@ -10,7 +10,7 @@ OVERLONG: Final = None
 
 
 class Framing(StrEnum):
-    """How envelopes are told apart: a WebSocket message a call, or lines of bytes cut anywhere (§4)."""
+    """The boundary of envelopes: a WebSocket message a call, or lines of bytes cut anywhere (§4)."""
 
     MESSAGES = "messages"
     LINES = "lines"

@@ -48,7 +48,7 @@ SCHEMES: Final = ("bearer",)
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """How messages of one type are repaired and settled."""
+    """The rule by which messages of one type are repaired and settled."""
 
     defaults: Mapping[str, Any] = {}
     """Defaults of missing fields."""

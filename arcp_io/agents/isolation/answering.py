@@ -22,7 +22,7 @@ RAISED: Final = (Denied, ArcpError, LocalProtocolError, JobOver)
 
 
 class Deed(NamedTuple):
-    """How to carry out one request, and the types of its arguments; the returned value is the answer."""
+    """The function that carries out one request and returns its answer, and the types of its arguments."""
 
     arguments: Any
     carry_out: Callable[..., Any]

@@ -61,7 +61,7 @@ _decode_request: Final = msgspec.json.Decoder(Request).decode
 
 
 class Reference(NamedTuple):
-    """Where a child finds a function: in a module, or in the script at a path."""
+    """The place where a child finds a function: in a module, or in the script at a path."""
 
     module: str
     script: str

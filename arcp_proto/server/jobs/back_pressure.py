@@ -56,7 +56,7 @@ STEPS: Final = 16
 
 
 class Most(NamedTuple):
-    """How many events and bytes of one log wait for the journal when its session has to wait."""
+    """The events and bytes of one log that may wait for the journal before its session has to wait."""
 
     events: int
     size: int

@@ -67,14 +67,14 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Verdict(StrEnum):
-    """How the agent of a job has decided its end: the key of a function in `Hooks.verdicts`."""
+    """The decision of an agent on the end of its job: the key of a function in `Hooks.verdicts`."""
 
     RETURNED = "returned"
     FAILED = "failed"
 
 
 class LastWord(msgspec.Struct, frozen=True, gc=False):
-    """How the agent of a job has ended, as the agent or the host reports it.
+    """The last word of the agent of a job, as the agent or the host reports it.
 
     `failure` is the outcome of an agent that has failed; `value` is the JSON that it has returned, None for
     nothing. `left` tells that the job was to be left to the next process, as it is if its result cannot be

@@ -74,7 +74,7 @@ from arcp_proto.errors import InvariantViolated
 
 
 class JobStage(StrEnum):
-    """How far a job has come; the statuses of the wire (§7.3) tell less: `running` covers most of these."""
+    """The stage of a job; the statuses of the wire (§7.3) tell less: `running` covers most of these."""
 
     ACCEPTED = "accepted"
     """The job exists, and its agent was not asked for."""
@@ -107,7 +107,7 @@ class JobStage(StrEnum):
 
 
 class AgentStage(StrEnum):
-    """Whether an agent works for a job."""
+    """The stage of the agent of a job."""
 
     NONE = "none"
     """No agent was asked for, or the agent is over."""

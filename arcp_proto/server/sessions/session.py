@@ -47,7 +47,7 @@ class Backlog(msgspec.Struct):
 
 
 class Admission(msgspec.Struct):
-    """How a connection was admitted to its session.
+    """The admission of a connection to its session.
 
     `token` is the digest of the resume token in its welcome, until the peer has proven that it holds it;
     `cursor` is the last event that the peer had; `replays` tells whether the peer asked for the answers that
