@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .memory import MemoryJournal
-    from .protocol import Journal, JournalDamaged, JournalError, JournalFailed, JournalGap, JournalInUse
+    from .protocol import (
+        Fenced,
+        Journal,
+        JournalDamaged,
+        JournalError,
+        JournalFailed,
+        JournalGap,
+        JournalInUse,
+    )
     from .repair import Repair, repair_journal
     from .sqlite import SqliteJournal
 
 __all__ = [
+    "Fenced",
     "Journal",
     "JournalDamaged",
     "JournalError",
@@ -27,6 +36,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "Fenced": "protocol",
     "Journal": "protocol",
     "JournalDamaged": "protocol",
     "JournalError": "protocol",

@@ -34,6 +34,10 @@ class JournalFailed(JournalError):
     """The journal could not store a record (disk full, I/O error) and stores nothing from then on."""
 
 
+class Fenced(JournalError):
+    """Another process has taken the journal over, and this one stores nothing in it from then on."""
+
+
 class JournalGap(JournalError):
     """The appended records do not have the next numbers."""
 
