@@ -18,7 +18,7 @@ TOP: Final = "top"
 
 LAYERS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "arcp_proto": ((BASE,), ("wire",), ("leases",), ("engine",), ("server", "client"), (TOP,)),
-    "arcp_io": ((BASE,), ("journal",), ("drivers",), ("host", "client"), (TOP,)),
+    "arcp_io": ((BASE,), ("journal",), ("drivers",), ("host", "client"), ("cluster",), (TOP,)),
 }
 """The layers of each package, the lowest first; two layers of one row do not import each other."""
 
