@@ -14,6 +14,7 @@ from arcp_proto.limits import KIB, MAX_RUNTIME_SEC, Limits
 from arcp_proto.server.jobs.inventory import AgentInfo, Inventory
 from arcp_proto.server.sessions.subscriptions import Right
 from arcp_proto.wire import codec
+from arcp_proto.wire.first import MAX_LABEL_LENGTH, is_label
 
 SUPPORTED_FEATURES: Final = FEATURES
 """The features of §6.2 that this runtime offers."""
@@ -63,6 +64,11 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     notices: bool = False
     """Whether the host gets `Noted` for sessions and jobs that begin and end."""
     ceilings: tuple[Ceiling, ...] = ()
+    label: str = ""
+    """The label in the resume tokens, which tells a host with several runtimes which one issued a token.
+
+    It has 1 to 32 letters, digits, `-` and `_` of ASCII, and clients see it: `rt_<label>.` begins each token.
+    """
     limits: Limits = Limits()
 
     @property
@@ -77,7 +83,10 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_config(config: RuntimeConfig, inventory: Inventory) -> None:
-    """Check that every answer fits a frame, and the rights of observers; raises LocalProtocolError if not."""
+    """Check that every answer fits a frame, the label, and the rights of observers.
+
+    Raises LocalProtocolError if not.
+    """
     if config.limits.max_envelope_bytes < LEAST_FRAME:
         raise LocalProtocolError(f"a frame has at least {LEAST_FRAME} bytes")
     size = len(codec.encode_checked([config.name, config.version, inventory.entries]))
@@ -86,6 +95,11 @@ def check_config(config: RuntimeConfig, inventory: Inventory) -> None:
     for seconds in (config.heartbeat_interval_sec, config.resume_window_sec):
         if not 0 <= seconds <= MAX_RUNTIME_SEC:
             raise LocalProtocolError(f"{seconds} is not between 0 and {MAX_RUNTIME_SEC} seconds")
+    if config.label and not is_label(config.label):
+        raise LocalProtocolError(
+            f"a label has at most {MAX_LABEL_LENGTH} letters, digits, '-' and '_' of ASCII, unlike"
+            f" {config.label!r}"
+        )
     check_observers(config.observers)
     check_ceilings(config.ceilings)
 

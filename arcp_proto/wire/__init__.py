@@ -1,7 +1,8 @@
 """The wire: JSON, envelopes, the shape of every message, and the deviations of other implementations.
 
 A host takes from here what it reads and writes itself: JSON values, bodies of events (§8.2), chunks of
-results (§8.4) and timestamps. The modules of this folder are for `arcp_proto` alone.
+results (§8.4), timestamps, and the properties of a first message (§6). The modules of this folder are for
+`arcp_proto` alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .event_bodies import (
     encode_metric,
     read_metric,
 )
+from .first import FirstKind, FirstMessage, Scheme, look
 from .inputs import NO_INPUT, Input
 from .result_chunks import JSON_TYPE, ChunkError, ChunkReader, missing_chunks, read_chunk
 from .shortening import shorten
@@ -48,10 +50,13 @@ __all__ = [
     "ChunkReader",
     "Credential",
     "EventKind",
+    "FirstKind",
+    "FirstMessage",
     "Input",
     "Log",
     "Metric",
     "Progress",
+    "Scheme",
     "Status",
     "Thought",
     "ToolCall",
@@ -65,6 +70,7 @@ __all__ = [
     "encode_value",
     "format_time",
     "holds_too_many",
+    "look",
     "missing_chunks",
     "read_chunk",
     "read_metric",

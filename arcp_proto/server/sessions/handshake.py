@@ -21,6 +21,7 @@ from arcp_proto.server.credentials import issuing
 from arcp_proto.server.jobs import back_pressure
 from arcp_proto.server.journal.records import SessionOpened, TokenIssued, TokenProven
 from arcp_proto.wire import codec, messages
+from arcp_proto.wire.first import token_prefix
 from arcp_proto.wire.framing import Framing
 from arcp_proto.wire.peer_quirks import QUIRKS, recognise
 
@@ -376,7 +377,7 @@ def _welcome(state: RuntimeState, pending: Pending, session: Session, cursor: in
     connection, config = pending.connection, state.config
     if pending.asks is not None:
         session.withheld = issuing.withheld(state, session) if pending.asks else ""
-    token = state.entropy.token(state.scope(session.principal), "rt_")
+    token = state.entropy.token(state.scope(session.principal), token_prefix(config.label))
     digest = token.digest()
     state.commit(TokenIssued(session.id, digest, cursor, pending.expires))
     replies = pending.resume is not None and pending.resume.replies
