@@ -100,7 +100,7 @@ def message_types() -> list[str]:
         "## What a client sends",
         "A handler is named by its module below `arcp_proto`.",
         "Any other type is answered by `session.error` with INVALID_REQUEST. A *request* counts towards"
-        " `requests_per_sec` (see [Limits](limits.md)).",
+        " `max_requests_per_sec` (see [Limits](limits.md)).",
     ]
     rows = [
         [

@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from arcp_io.cli import commands as cli
+from arcp_proto import Limits
 from tests.docs import pages
 
 ROOT: Final = pages.ROOT
@@ -104,6 +105,25 @@ def test_files_and_modules_that_are_named_exist(page: Path) -> None:
 def test_missing_names_are_found() -> None:
     text = "`arcp_proto/wire.py` `arcp_proto/limits.py` `arcp_io.sync` `arcp_io.nothing` arcp_proto.ids.ulid"
     assert missing_names(text) == ["arcp_proto/wire.py", "arcp_io.nothing"]
+
+
+def short_names_of_limits(text: str) -> list[str]:
+    """Return the words of a page, set as code, that leave out the `max_` or the unit of a limit."""
+    names = Limits.__struct_fields__
+    short = {name.removeprefix("max_") for name in names} | {name.removesuffix("_sec") for name in names}
+    return [word for word in re.findall(r"`(\w+)`", text) if word in short.difference(names)]
+
+
+def test_limits_have_their_whole_names() -> None:
+    """The pages of the reference also show timers, and words of the wire, which are shorter."""
+    written = {name: page for name, page in PAGES.items() if page.parent.name != "reference"}
+    found = {name: short_names_of_limits(page.read_text()) for name, page in written.items()}
+    assert {name: words for name, words in found.items() if words} == {}
+
+
+def test_short_names_of_limits_are_found() -> None:
+    text = "`gap_bytes` `max_gap_bytes` `retention` `retention_sec` gap_bytes"
+    assert short_names_of_limits(text) == ["gap_bytes", "retention"]
 
 
 # Programs.
