@@ -12,6 +12,7 @@ from .errors import Refusal, Unreadable
 from .limits import MAX_CONTAINERS, MAX_DEPTH
 from .secret import Secret
 from .wire import codec, messages
+from .wire.messages import MessageType
 
 SALT_BYTES: Final = 16
 """Least number of bytes of the salt of the stand-ins."""
@@ -27,12 +28,12 @@ _SCHEME: Final = "scheme"
 _MOST_PROVED: Final = 100_000
 """Digests of proved secrets that are kept, to find them in other messages; the oldest are dropped."""
 _WITH_SECRETS: Final = (
-    "session.hello",
-    "session.resume",
-    "session.welcome",
-    "session.jobs",
-    "job.accepted",
-    "job.subscribed",
+    MessageType.SESSION_HELLO,
+    MessageType.SESSION_RESUME,
+    MessageType.SESSION_WELCOME,
+    MessageType.SESSION_JOBS,
+    MessageType.JOB_ACCEPTED,
+    MessageType.JOB_SUBSCRIBED,
 )
 _OWN: Final = tuple(
     name for name in codec.Envelope.__struct_fields__ if name not in ("extensions", "payload")
@@ -200,7 +201,7 @@ def token_of(message: bytes) -> str | None:
     """Return the bearer token of a hello or a resume; None if there is none."""
     try:
         envelope = codec.decode_envelope(message)
-        if envelope.type not in ("session.hello", "session.resume"):
+        if envelope.type not in (MessageType.SESSION_HELLO, MessageType.SESSION_RESUME):
             return None
         auth = codec.decode_fields(codec.decode_fields(envelope.payload)["auth"])
         token = codec.decode_value(auth["token"])

@@ -19,6 +19,7 @@ from arcp_proto.errors import ErrorCode, Refusal
 from arcp_proto.ids import JobId
 from arcp_proto.wire import codec, messages
 from arcp_proto.wire.lenient import read_message
+from arcp_proto.wire.messages import MessageType
 
 from . import flow, resuming
 from . import job_messages as jobs
@@ -44,7 +45,7 @@ def handle(client: ClientState, connection: ConnectionState, data: bytes) -> Non
     if session is None or connection.phase is not _OPEN:
         _carry_out(client, connection, envelope)
         return
-    if envelope.type != "session.error":
+    if envelope.type != MessageType.SESSION_ERROR:
         client.reconnecting.heard = True
     if envelope.event_seq is None:
         _carry_out(client, connection, envelope)
@@ -236,27 +237,27 @@ Handler = Callable[["ClientState", ConnectionState, codec.Envelope, Any], None]
 
 HANDLERS: Final[Mapping[Phase, Mapping[str, Handler]]] = {
     Phase.AWAITING_WELCOME: {
-        "session.welcome": on_welcome,
-        "session.error": on_early_error,
-        "session.ping": on_ping,
-        "job.cancelled": on_early_event,
-        "job.event": on_early_event,
-        "job.result": on_early_event,
-        "job.error": on_early_event,
+        MessageType.SESSION_WELCOME: on_welcome,
+        MessageType.SESSION_ERROR: on_early_error,
+        MessageType.SESSION_PING: on_ping,
+        MessageType.JOB_CANCELLED: on_early_event,
+        MessageType.JOB_EVENT: on_early_event,
+        MessageType.JOB_RESULT: on_early_event,
+        MessageType.JOB_ERROR: on_early_event,
     },
     Phase.OPEN: {
-        "session.ping": on_ping,
-        "session.pong": on_pong,
-        "session.error": on_session_error,
-        "session.closed": on_closed,
-        "session.bye": on_closed,
-        "session.jobs": on_jobs,
-        "job.accepted": on_accepted,
-        "job.subscribed": on_subscribed,
-        "job.cancelled": jobs.on_cancelled,
-        "job.event": jobs.on_event,
-        "job.result": jobs.on_result,
-        "job.error": jobs.on_job_error,
+        MessageType.SESSION_PING: on_ping,
+        MessageType.SESSION_PONG: on_pong,
+        MessageType.SESSION_ERROR: on_session_error,
+        MessageType.SESSION_CLOSED: on_closed,
+        MessageType.SESSION_BYE: on_closed,
+        MessageType.SESSION_JOBS: on_jobs,
+        MessageType.JOB_ACCEPTED: on_accepted,
+        MessageType.JOB_SUBSCRIBED: on_subscribed,
+        MessageType.JOB_CANCELLED: jobs.on_cancelled,
+        MessageType.JOB_EVENT: jobs.on_event,
+        MessageType.JOB_RESULT: jobs.on_result,
+        MessageType.JOB_ERROR: jobs.on_job_error,
     },
     Phase.CLOSING: {},
     Phase.CLOSED: {},
@@ -330,7 +331,7 @@ def _carry_out(client: ClientState, connection: ConnectionState, envelope: codec
             raise Refusal(ErrorCode.INVALID_REQUEST, f"{envelope.type[:64]} is not legal here")
         handler(client, connection, envelope, read_message(envelope))
     except Refusal as refusal:
-        if envelope.type == "session.welcome" and connection.phase is Phase.AWAITING_WELCOME:
+        if envelope.type == MessageType.SESSION_WELCOME and connection.phase is Phase.AWAITING_WELCOME:
             refusal.fatal = True  # No other welcome will come.
         connection.count_bad(refusal)
         client.refuse(connection, refusal)

@@ -10,7 +10,7 @@ import msgspec
 
 from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import JobId, RequestId
-from arcp_proto.wire.messages import Subscribe
+from arcp_proto.wire.messages import MessageType, Subscribe
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -19,10 +19,10 @@ V = TypeVar("V")
 class RequestKind(StrEnum):
     """The requests that are answered, by their message type."""
 
-    SUBMIT = "job.submit"
-    CANCEL = "job.cancel"
-    SUBSCRIBE = "job.subscribe"
-    LIST = "session.list_jobs"
+    SUBMIT = MessageType.JOB_SUBMIT
+    CANCEL = MessageType.JOB_CANCEL
+    SUBSCRIBE = MessageType.JOB_SUBSCRIBE
+    LIST = MessageType.SESSION_LIST_JOBS
 
 
 class Outstanding(msgspec.Struct):

@@ -14,7 +14,7 @@ from arcp_proto.ids import JobId, SessionId, control_id_prefix
 from arcp_proto.limits import MAX_ID_LENGTH
 from arcp_proto.wire import codec
 from arcp_proto.wire.framing import Framing, LineSplitter
-from arcp_proto.wire.messages import TYPE_OF
+from arcp_proto.wire.messages import TYPE_OF, MessageType
 
 from .outbox import EventSource, Outbox
 from .phases import AFTER, DEAF, Phase
@@ -192,7 +192,7 @@ class ConnectionState:
         trace_id: str | None = None,
         extensions: bytes | None = None,
         message_id: str | None = None,
-        message_type: str | None = None,
+        message_type: MessageType | None = None,
         after: int | None = None,
     ) -> str:
         """Queue a control envelope and return its id.

@@ -24,6 +24,7 @@ from arcp_proto.server.sessions.session import admission_of, session_of
 from arcp_proto.server.sessions.subscriptions import on_subscribe, on_unsubscribe, owners_listed
 from arcp_proto.wire import codec, messages
 from arcp_proto.wire.lenient import read_request
+from arcp_proto.wire.messages import MessageType
 
 from . import shutdown
 from .credentials import issuing, revocation
@@ -132,7 +133,7 @@ def on_close(
     `session.close` is answered by `session.closed`. `session.bye` is answered by the close alone: its
     senders do not know `session.closed`.
     """
-    if envelope.type == "session.close":
+    if envelope.type == MessageType.SESSION_CLOSE:
         connection.send(messages.Closed(close.reason))
     state.close_connection(connection, CloseCode.NORMAL_CLOSURE, "session closed", who="peer", flush=True)
 
@@ -168,7 +169,7 @@ def on_list_jobs(
         if state.cursor_key is None:
             state.commit(RuntimeKept(state.job_count, state.entropy.key("cursors")))
     answer = messages.EncodedJobs(connection.request_id(envelope), entries, cursor)
-    connection.send(answer, message_type="session.jobs")
+    connection.send(answer, message_type=MessageType.SESSION_JOBS)
 
 
 M = TypeVar("M", bound=msgspec.Struct)
@@ -188,20 +189,20 @@ def _rule(
 
 HANDLERS: Final[Mapping[Phase, Mapping[str, Rule]]] = {
     Phase.AWAITING_HELLO: {
-        "session.hello": _rule(messages.Hello, on_hello),
-        "session.resume": _rule(messages.SessionResume, on_resume),
+        MessageType.SESSION_HELLO: _rule(messages.Hello, on_hello),
+        MessageType.SESSION_RESUME: _rule(messages.SessionResume, on_resume),
     },
     Phase.OPEN: {
-        "session.ping": _rule(messages.Ping, on_ping, idle=True),
-        "session.pong": _rule(messages.Pong, on_pong, counted=False, idle=True),
-        "session.ack": _rule(messages.Ack, on_ack, feature=Feature.ACK, counted=False),
-        "session.list_jobs": _rule(messages.ListJobs, on_list_jobs, feature=Feature.LIST_JOBS),
-        "session.close": _rule(messages.Close, on_close),
-        "session.bye": _rule(messages.Close, on_close),
-        "job.submit": _rule(messages.Submit, on_submit),
-        "job.cancel": _rule(messages.Cancel, on_cancel),
-        "job.subscribe": _rule(messages.Subscribe, on_subscribe, feature=Feature.SUBSCRIBE),
-        "job.unsubscribe": _rule(messages.Unsubscribe, on_unsubscribe, feature=Feature.SUBSCRIBE),
+        MessageType.SESSION_PING: _rule(messages.Ping, on_ping, idle=True),
+        MessageType.SESSION_PONG: _rule(messages.Pong, on_pong, counted=False, idle=True),
+        MessageType.SESSION_ACK: _rule(messages.Ack, on_ack, feature=Feature.ACK, counted=False),
+        MessageType.SESSION_LIST_JOBS: _rule(messages.ListJobs, on_list_jobs, feature=Feature.LIST_JOBS),
+        MessageType.SESSION_CLOSE: _rule(messages.Close, on_close),
+        MessageType.SESSION_BYE: _rule(messages.Close, on_close),
+        MessageType.JOB_SUBMIT: _rule(messages.Submit, on_submit),
+        MessageType.JOB_CANCEL: _rule(messages.Cancel, on_cancel),
+        MessageType.JOB_SUBSCRIBE: _rule(messages.Subscribe, on_subscribe, feature=Feature.SUBSCRIBE),
+        MessageType.JOB_UNSUBSCRIBE: _rule(messages.Unsubscribe, on_unsubscribe, feature=Feature.SUBSCRIBE),
     },
     Phase.AUTHENTICATING: {},
     Phase.CLOSING: {},
@@ -212,7 +213,7 @@ HANDLERS: Final[Mapping[Phase, Mapping[str, Rule]]] = {
 
 def _not_legal(connection: ConnectionState, envelope: codec.Envelope) -> None:
     kind = envelope.type
-    if kind == "session.error" and connection.phase is Phase.OPEN:
+    if kind == MessageType.SESSION_ERROR and connection.phase is Phase.OPEN:
         return  # No error answers an error.
     if connection.phase is Phase.AWAITING_HELLO:
         raise Refusal(ErrorCode.INVALID_REQUEST, "a connection begins with session.hello or session.resume")

@@ -20,6 +20,7 @@ from arcp_proto.server.credentials.model import shown, with_credentials
 from arcp_proto.server.sessions.session import Session, attached_to
 from arcp_proto.wire import codec, messages
 from arcp_proto.wire.inputs import SMALL
+from arcp_proto.wire.messages import MessageType
 from arcp_proto.wire.peer_quirks import RefusalForm
 from arcp_proto.wire.timestamps import format_time
 from arcp_proto.wire.trace_context import read_trace
@@ -174,13 +175,13 @@ NULL: Final = msgspec.Raw(b"null")
 LONGEST: Final = 6 * MAX_ID_LENGTH + 2
 """Bytes of the longest JSON string of an id."""
 _UNREAD: Final = (Unreadable, UnreadablePayload)
-_OF_A_JOB: Final = ("job.cancel", "job.subscribe", "job.unsubscribe")
+_OF_A_JOB: Final = (MessageType.JOB_CANCEL, MessageType.JOB_SUBSCRIBE, MessageType.JOB_UNSUBSCRIBE)
 
 
 def refuse(state: RuntimeState, connection: ConnectionState, refusal: Refusal) -> None:
     """Answer `connection.answering` with an error, or report a fault of the connection itself."""
     envelope, session = connection.answering, attached_to(connection)
-    if envelope is not None and envelope.type == "session.error":
+    if envelope is not None and envelope.type == MessageType.SESSION_ERROR:
         return  # No error answers an error.
     if envelope is None or session is None or refusal.fatal:
         _send_session_error(state, connection, envelope, refusal)
@@ -280,9 +281,9 @@ def _named_session(state: RuntimeState, connection: ConnectionState, refusal: Re
     envelope, asked = connection.answering, None
     if envelope is not None and not isinstance(refusal, _UNREAD):
         names = _names(envelope.payload)
-        if envelope.type == "session.resume":
+        if envelope.type == MessageType.SESSION_RESUME:
             asked = _name(names.session_id) or envelope.session_id
-        elif envelope.type == "session.hello":
+        elif envelope.type == MessageType.SESSION_HELLO:
             asked = _name(_names(names.resume).session_id)
     if asked is not None:
         return SessionId(asked)

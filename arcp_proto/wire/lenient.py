@@ -19,6 +19,7 @@ from arcp_proto.limits import MAX_FEATURES, MAX_REASON_LENGTH, MAX_RUNTIME_SEC
 
 from . import codec, event_bodies, messages
 from .inputs import Input, decode_submit, input_of
+from .messages import MessageType
 
 Fields = dict[str, Any]
 """A payload or an object in it, without its nulls."""
@@ -370,33 +371,35 @@ def _seconds(value: Any) -> int:
 
 
 RULES: Final[Mapping[str, Rule]] = {
-    "session.hello": Rule(objects=("resume",), repair=_repair_hello, settle=_settle_hello),
-    "session.resume": Rule(
+    MessageType.SESSION_HELLO: Rule(objects=("resume",), repair=_repair_hello, settle=_settle_hello),
+    MessageType.SESSION_RESUME: Rule(
         defaults={"last_event_seq": 0},
         ids=("session_id",),
         objects=("auth",),
         repair=_repair_resume,
         settle=_settle_resume,
     ),
-    "session.ping": Rule(defaults={"nonce": ""}, texts=("sent_at",)),
-    "session.pong": Rule(defaults={"ping_nonce": ""}, texts=("received_at",)),
-    "session.ack": Rule(defaults={"last_processed_seq": 0}),
-    "session.list_jobs": Rule(objects=("filter",), repair=_repair_list_jobs, settle=_settle_list_jobs),
-    "session.close": Rule(texts=("reason",)),
-    "session.bye": Rule(texts=("reason",)),
-    "job.submit": Rule(defaults={"input": None}, objects=("lease_request",), settle=_settle_submit),
-    "job.cancel": Rule(ids=("job_id",), texts=("reason",)),
-    "job.subscribe": Rule(ids=("job_id",)),
-    "job.unsubscribe": Rule(ids=("job_id",)),
-    "session.welcome": Rule(
+    MessageType.SESSION_PING: Rule(defaults={"nonce": ""}, texts=("sent_at",)),
+    MessageType.SESSION_PONG: Rule(defaults={"ping_nonce": ""}, texts=("received_at",)),
+    MessageType.SESSION_ACK: Rule(defaults={"last_processed_seq": 0}),
+    MessageType.SESSION_LIST_JOBS: Rule(
+        objects=("filter",), repair=_repair_list_jobs, settle=_settle_list_jobs
+    ),
+    MessageType.SESSION_CLOSE: Rule(texts=("reason",)),
+    MessageType.SESSION_BYE: Rule(texts=("reason",)),
+    MessageType.JOB_SUBMIT: Rule(defaults={"input": None}, objects=("lease_request",), settle=_settle_submit),
+    MessageType.JOB_CANCEL: Rule(ids=("job_id",), texts=("reason",)),
+    MessageType.JOB_SUBSCRIBE: Rule(ids=("job_id",)),
+    MessageType.JOB_UNSUBSCRIBE: Rule(ids=("job_id",)),
+    MessageType.SESSION_WELCOME: Rule(
         ids=("session_id",), texts=("resume_token", "accepted_at"), repair=_repair_welcome
     ),
-    "session.error": Rule(texts=("message",), repair=_repair_error, settle=_settle_error),
-    "session.jobs": Rule(
+    MessageType.SESSION_ERROR: Rule(texts=("message",), repair=_repair_error, settle=_settle_error),
+    MessageType.SESSION_JOBS: Rule(
         defaults={"next_cursor": None}, texts=("request_id",), repair=_repair_jobs, settle=_settle_jobs
     ),
-    "session.closed": Rule(texts=("reason",)),
-    "job.accepted": Rule(
+    MessageType.SESSION_CLOSED: Rule(texts=("reason",)),
+    MessageType.JOB_ACCEPTED: Rule(
         defaults={"lease": {}},
         texts=("agent", "accepted_at", "request_id"),
         ids=("job_id",),
@@ -404,8 +407,10 @@ RULES: Final[Mapping[str, Rule]] = {
         repair=_repair_accepted,
         settle=_settle_accepted,
     ),
-    "job.cancelled": Rule(ids=("job_id",), texts=("request_id", "reason"), settle=_settle_cancelled),
-    "job.subscribed": Rule(
+    MessageType.JOB_CANCELLED: Rule(
+        ids=("job_id",), texts=("request_id", "reason"), settle=_settle_cancelled
+    ),
+    MessageType.JOB_SUBSCRIBED: Rule(
         defaults={"lease": {}, "subscribed_from": 0},
         texts=("current_status", "agent", "request_id"),
         ids=("job_id",),
@@ -413,19 +418,21 @@ RULES: Final[Mapping[str, Rule]] = {
         repair=_repair_subscribed,
         settle=_settle_subscribed,
     ),
-    "job.event": Rule(texts=("ts",), repair=_repair_event, settle=_settle_event),
-    "job.result": Rule(
+    MessageType.JOB_EVENT: Rule(texts=("ts",), repair=_repair_event, settle=_settle_event),
+    MessageType.JOB_RESULT: Rule(
         defaults={"final_status": "success"},
         texts=("completed_at",),
         repair=_repair_result,
         settle=_settle_result,
     ),
-    "job.error": Rule(texts=("message", "completed_at"), repair=_repair_error, settle=_settle_job_error),
+    MessageType.JOB_ERROR: Rule(
+        texts=("message", "completed_at"), repair=_repair_error, settle=_settle_job_error
+    ),
 }
 """Type -> how its messages are accepted."""
 
 
-def _decoders(shapes: Mapping[str, type[msgspec.Struct]]) -> Shapes:
+def _decoders(shapes: Mapping[MessageType, type[msgspec.Struct]]) -> Shapes:
     return {name: (shape, codec.decoder_of(shape)) for name, shape in shapes.items()}
 
 
@@ -452,7 +459,10 @@ def _decode_list_jobs(payload: bytes | msgspec.Raw) -> messages.ListJobs:
 _exact_list_jobs: Final = codec.decoder_of(_ExactListJobs)
 _TO_RUNTIME: Final[Shapes] = {
     **_decoders(messages.TO_RUNTIME),
-    "session.list_jobs": (messages.ListJobs, _decode_list_jobs),
-    "job.submit": (messages.Submit, decode_submit),
+    MessageType.SESSION_LIST_JOBS: (messages.ListJobs, _decode_list_jobs),
+    MessageType.JOB_SUBMIT: (messages.Submit, decode_submit),
 }
-_TO_CLIENT: Final[Shapes] = {**_decoders(messages.TO_CLIENT), "job.result": (messages.Result, _decode_result)}
+_TO_CLIENT: Final[Shapes] = {
+    **_decoders(messages.TO_CLIENT),
+    MessageType.JOB_RESULT: (messages.Result, _decode_result),
+}

@@ -7,6 +7,7 @@ these shapes by `lenient`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -30,6 +31,40 @@ Reason = Annotated[str, msgspec.Meta(max_length=MAX_REASON_LENGTH)]
 IdempotencyKey = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_IDEMPOTENCY_KEY_LENGTH)]
 Lease = dict[str, list[str]]
 """Capability namespace -> patterns (§9.2)."""
+
+
+class MessageType(StrEnum):
+    """The types of the messages (§5); each has a Struct below."""
+
+    SESSION_HELLO = "session.hello"
+    SESSION_RESUME = "session.resume"
+    SESSION_PING = "session.ping"
+    SESSION_PONG = "session.pong"
+    SESSION_ACK = "session.ack"
+    SESSION_LIST_JOBS = "session.list_jobs"
+    SESSION_CLOSE = "session.close"
+    SESSION_BYE = "session.bye"
+    SESSION_WELCOME = "session.welcome"
+    SESSION_ERROR = "session.error"
+    SESSION_JOBS = "session.jobs"
+    SESSION_CLOSED = "session.closed"
+    JOB_SUBMIT = "job.submit"
+    JOB_CANCEL = "job.cancel"
+    JOB_SUBSCRIBE = "job.subscribe"
+    JOB_UNSUBSCRIBE = "job.unsubscribe"
+    JOB_ACCEPTED = "job.accepted"
+    JOB_CANCELLED = "job.cancelled"
+    JOB_SUBSCRIBED = "job.subscribed"
+    JOB_EVENT = "job.event"
+    JOB_RESULT = "job.result"
+    JOB_ERROR = "job.error"
+
+
+JOB_ACCEPTED: Final = MessageType.JOB_ACCEPTED
+JOB_EVENT: Final = MessageType.JOB_EVENT
+JOB_RESULT: Final = MessageType.JOB_RESULT
+JOB_ERROR: Final = MessageType.JOB_ERROR
+"""The types of what every job sends: on CPython 3.11 a constant costs less than a member of an enum."""
 
 
 class Peer(msgspec.Struct):
@@ -388,39 +423,42 @@ class JobError(msgspec.Struct, omit_defaults=True):
     job_seq: Count | None = None
 
 
-TO_RUNTIME: Final[Mapping[str, type[msgspec.Struct]]] = {
-    "session.hello": Hello,
-    "session.resume": SessionResume,
-    "session.ping": Ping,
-    "session.pong": Pong,
-    "session.ack": Ack,
-    "session.list_jobs": ListJobs,
-    "session.close": Close,
-    "session.bye": Close,
-    "job.submit": Submit,
-    "job.cancel": Cancel,
-    "job.subscribe": Subscribe,
-    "job.unsubscribe": Unsubscribe,
+TO_RUNTIME: Final[Mapping[MessageType, type[msgspec.Struct]]] = {
+    MessageType.SESSION_HELLO: Hello,
+    MessageType.SESSION_RESUME: SessionResume,
+    MessageType.SESSION_PING: Ping,
+    MessageType.SESSION_PONG: Pong,
+    MessageType.SESSION_ACK: Ack,
+    MessageType.SESSION_LIST_JOBS: ListJobs,
+    MessageType.SESSION_CLOSE: Close,
+    MessageType.SESSION_BYE: Close,
+    MessageType.JOB_SUBMIT: Submit,
+    MessageType.JOB_CANCEL: Cancel,
+    MessageType.JOB_SUBSCRIBE: Subscribe,
+    MessageType.JOB_UNSUBSCRIBE: Unsubscribe,
 }
 """Messages of a client, by type."""
 
-TO_CLIENT: Final[Mapping[str, type[msgspec.Struct]]] = {
-    "session.welcome": Welcome,
-    "session.ping": Ping,
-    "session.pong": Pong,
-    "session.error": SessionError,
-    "session.jobs": Jobs,
-    "session.closed": Closed,
-    "session.bye": Closed,
-    "job.accepted": Accepted,
-    "job.cancelled": Cancelled,
-    "job.subscribed": Subscribed,
-    "job.event": JobEvent,
-    "job.result": Result,
-    "job.error": JobError,
+TO_CLIENT: Final[Mapping[MessageType, type[msgspec.Struct]]] = {
+    MessageType.SESSION_WELCOME: Welcome,
+    MessageType.SESSION_PING: Ping,
+    MessageType.SESSION_PONG: Pong,
+    MessageType.SESSION_ERROR: SessionError,
+    MessageType.SESSION_JOBS: Jobs,
+    MessageType.SESSION_CLOSED: Closed,
+    MessageType.SESSION_BYE: Closed,
+    MessageType.JOB_ACCEPTED: Accepted,
+    MessageType.JOB_CANCELLED: Cancelled,
+    MessageType.JOB_SUBSCRIBED: Subscribed,
+    MessageType.JOB_EVENT: JobEvent,
+    MessageType.JOB_RESULT: Result,
+    MessageType.JOB_ERROR: JobError,
 }
 """Messages of a runtime, by type."""
 
-TYPE_OF: Final[Mapping[type[msgspec.Struct], str]] = {
-    shape: name for table in (TO_CLIENT, TO_RUNTIME) for name, shape in table.items() if name != "session.bye"
+TYPE_OF: Final[Mapping[type[msgspec.Struct], MessageType]] = {
+    shape: name
+    for table in (TO_CLIENT, TO_RUNTIME)
+    for name, shape in table.items()
+    if name != MessageType.SESSION_BYE
 }

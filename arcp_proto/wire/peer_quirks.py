@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from . import codec
+from .messages import MessageType
 
 _UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
 
@@ -62,13 +63,13 @@ class Quirk(msgspec.Struct, frozen=True, kw_only=True):
     def refusal_of(self, message_type: str) -> RefusalForm:
         """Return the form of the answer to a refused message of this type."""
         match message_type:
-            case "job.submit":
+            case MessageType.JOB_SUBMIT:
                 return self.submit
-            case "job.cancel":
+            case MessageType.JOB_CANCEL:
                 return self.cancel
-            case "job.subscribe":
+            case MessageType.JOB_SUBSCRIBE:
                 return self.subscribe
-            case "session.list_jobs":
+            case MessageType.SESSION_LIST_JOBS:
                 return self.list_jobs
             case _:
                 return self.other
@@ -124,7 +125,9 @@ def recognise(envelope: codec.Envelope) -> str:
     return ""
 
 
-def rewrite_end(quirk: Quirk, message_type: str, payload: bytes, limit: int) -> tuple[str, bytes]:
+def rewrite_end(
+    quirk: Quirk, message_type: MessageType, payload: bytes, limit: int
+) -> tuple[MessageType, bytes]:
     """Return the type and the open payload (without its last brace) of a terminal in the form for such a
     peer.
 
@@ -134,7 +137,7 @@ def rewrite_end(quirk: Quirk, message_type: str, payload: bytes, limit: int) -> 
         return message_type, payload
     fields: dict[str, Any] = codec.decode_value(payload + b"}")
     if quirk.ends_as_result and fields["final_status"] in ("cancelled", "timed_out"):
-        message_type = "job.result"
+        message_type = MessageType.JOB_RESULT
         fields = {name: fields[name] for name in ("final_status", "completed_at")}
     elif quirk.result_as_output and "result" in fields:
         fields["output"] = fields["result"]

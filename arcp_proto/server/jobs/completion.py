@@ -20,7 +20,7 @@ from arcp_proto.server.journal.records import JobEndedRecord, OutcomeFixed
 from arcp_proto.server.sessions import retention
 from arcp_proto.server.sessions.session import Session
 from arcp_proto.wire import codec
-from arcp_proto.wire.messages import JobError
+from arcp_proto.wire.messages import JOB_ERROR, JobError
 
 from . import back_pressure, spending
 from .job import Job, LastWord, Outcome, Status, Verdict
@@ -184,7 +184,7 @@ def end_with_error(state: RuntimeState, job: Job, outcome: Outcome) -> None:
     if len(payload) > state.payload_limit(job):
         error.details = None
         payload = codec.encode_checked(error)
-    ended = JobEndedRecord(job.id, outcome.status, "job.error", payload[:-1], state.unix)
+    ended = JobEndedRecord(job.id, outcome.status, JOB_ERROR, payload[:-1], state.unix)
     end(state, job, ended, outcome)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import repeat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from arcp_proto.server.credentials.model import Rotated, takes
 from arcp_proto.server.journal.records import Unobserved
@@ -11,14 +11,12 @@ from arcp_proto.server.sessions.session import Session
 from arcp_proto.wire import codec
 from arcp_proto.wire.envelopes import Entry
 from arcp_proto.wire.event_bodies import FEATURE_OF_KIND, Status
+from arcp_proto.wire.messages import JOB_EVENT
 
 from .job import NO_EVENTS, Job
 
 if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
-
-EVENT: Final = "job.event"
-"""The message type of a published event."""
 
 
 def number(
@@ -43,7 +41,7 @@ def number(
     elif not job.home_behind and (feature is None or feature in home.features):
         log, connection = home.log, home.connection
         count = 2  # The home session has the same principal.
-        head = job.heads.get(EVENT) or job.head(EVENT)
+        head = job.heads.get(JOB_EVENT) or job.head(JOB_EVENT)
         look = log.append(Entry(head, payload, position, rotated), size, now)
         source = job.home_seq = log.last
     else:
@@ -56,7 +54,7 @@ def number(
         connection.sent_at = now
         ready[connection] = None
     if job.observers:
-        entry = Entry(job.head(EVENT), payload, position, rotated)
+        entry = Entry(job.head(JOB_EVENT), payload, position, rotated)
         for session in job.observers.values():
             if feature is None or takes(job, session, feature):
                 if session.log.append(entry, size, now):
@@ -86,7 +84,7 @@ def number_all(state: RuntimeState, job: Job, payloads: list[bytes]) -> bool:
         return False
     position = history.end + 1
     history.add(payloads, log.last + 1, size)
-    head = job.heads.get(EVENT) or job.head(EVENT)
+    head = job.heads.get(JOB_EVENT) or job.head(JOB_EVENT)
     log.add(list(map(Entry, repeat(head), payloads, range(position, position + count))), size)
     job.home_seq = log.last
     state.holdings.changed(principal, 2 * count, 2 * size)

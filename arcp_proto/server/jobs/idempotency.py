@@ -14,7 +14,7 @@ from arcp_proto.errors import ensure
 from arcp_proto.ids import SECOND, JobId, Principal, UnixTime
 from arcp_proto.limits import Limits
 from arcp_proto.wire.canonical_json import canonical_json
-from arcp_proto.wire.messages import LeaseConstraints
+from arcp_proto.wire.messages import LeaseConstraints, MessageType
 
 
 class Claim(msgspec.Struct):
@@ -29,7 +29,7 @@ class Claim(msgspec.Struct):
     fingerprint: bytes
     job_id: JobId
     accepted: bytes
-    ended: tuple[str, bytes, bytes | None] | None = None
+    ended: tuple[MessageType, bytes, bytes | None] | None = None
     ended_at: UnixTime = UnixTime(0)
     position: int = 0
 
@@ -121,7 +121,7 @@ class Keys:
         self,
         principal: Principal,
         key: str,
-        ended: tuple[str, bytes, bytes | None],
+        ended: tuple[MessageType, bytes, bytes | None],
         at: UnixTime,
         position: int = 0,
     ) -> int:

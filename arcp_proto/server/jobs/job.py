@@ -16,6 +16,7 @@ from arcp_proto.leases.lease import Grants
 from arcp_proto.server.sessions.event_log import History
 from arcp_proto.wire import codec
 from arcp_proto.wire.inputs import SMALL
+from arcp_proto.wire.messages import MessageType
 from arcp_proto.wire.timestamps import parse_time
 from arcp_proto.wire.trace_context import TraceContext, extensions_json
 
@@ -137,7 +138,7 @@ class End(msgspec.Struct, frozen=True, gc=False):
     `source` is the home number of the terminal.
     """
 
-    message_type: str
+    message_type: MessageType
     payload: bytes
     at: UnixTime
     source: int
@@ -350,7 +351,7 @@ class Job(msgspec.Struct, eq=False):
             raise not_in_table(self.agent_stage, stage)
         self.agent_stage = stage
 
-    def head(self, message_type: str) -> bytes:
+    def head(self, message_type: MessageType) -> bytes:
         """Return the envelope template of one message type of this job, which its events share."""
         head = self.heads.get(message_type)
         if head is None:
@@ -360,6 +361,6 @@ class Job(msgspec.Struct, eq=False):
             self.heads[message_type] = head
         return head
 
-    def new_head(self, message_type: str) -> bytes:
+    def new_head(self, message_type: MessageType) -> bytes:
         """Return such a template for a message that is sent once, without keeping it."""
         return codec.event_head(message_type, self.id, self.terms.trace.trace_id, self.extensions)

@@ -16,6 +16,7 @@ from arcp_proto.server.sessions import retention
 from arcp_proto.server.sessions.session import Session
 from arcp_proto.wire import codec
 from arcp_proto.wire.event_bodies import FEATURE_OF_KIND
+from arcp_proto.wire.messages import JOB_EVENT
 from arcp_proto.wire.timestamps import format_time
 
 from . import back_pressure
@@ -92,7 +93,7 @@ def _wake(state: RuntimeState, session: Session) -> None:
 def notify(state: RuntimeState, session: Session, job_id: JobId, phase: str, message: str) -> None:
     """Send a `status` event of a job to one session only, numbered there and in no history (§6.5, §7.6)."""
     payload = notice_payload(state, phase, message)
-    state.commit(Delivered(session.id, job_id, "job.event", payload))
+    state.commit(Delivered(session.id, job_id, JOB_EVENT, payload))
     noted(state, session)
 
 

@@ -13,7 +13,7 @@ from arcp_proto.limits import details_of
 from arcp_proto.server.journal.records import JobEndedRecord, Whole
 from arcp_proto.wire import codec
 from arcp_proto.wire.event_bodies import RESULT_CHUNK, UNSET
-from arcp_proto.wire.messages import Result
+from arcp_proto.wire.messages import JOB_RESULT, Result
 from arcp_proto.wire.result_chunks import JSON_TYPE, encode_chunk, encode_chunks, encode_whole
 
 from .completion import Returned, end, end_with_error, fix_outcome, outcome_of
@@ -79,7 +79,7 @@ def returned(state: RuntimeState, job: Job, word: LastWord) -> None:
         at = state.unix
         payload = codec.encode_checked(Result("success", state.stamp.text(at), value, summary=summary))
         how = None if job.parent is None else _for_parent(encoded)
-        ended = JobEndedRecord(job.id, Status.SUCCESS, "job.result", payload[:-1], at)
+        ended = JobEndedRecord(job.id, Status.SUCCESS, JOB_RESULT, payload[:-1], at)
         if encoded is None:
             end(state, job, ended, how)
         elif not _fits(state, job, payload):
@@ -151,7 +151,7 @@ def _end_stream(
         value = _joined(stream) if returned is None else codec.decode_value(returned.encode())
         how = Returned(value, stream.result_id, stream.size)
     payload = codec.encode_checked(result)[:-1]
-    end(state, job, JobEndedRecord(job.id, Status.SUCCESS, "job.result", payload, state.unix, inline), how)
+    end(state, job, JobEndedRecord(job.id, Status.SUCCESS, JOB_RESULT, payload, state.unix, inline), how)
 
 
 def _inline(state: RuntimeState, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:

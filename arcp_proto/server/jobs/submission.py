@@ -203,7 +203,7 @@ def on_cancel(
         job.status.value if job.ended else None,
     )
     payload = codec.encode_checked(answer)[:-1]
-    state.commit(Delivered(session.id, job.id, "job.cancelled", payload))
+    state.commit(Delivered(session.id, job.id, messages.MessageType.JOB_CANCELLED, payload))
     state.delivered(session)
     message = "cancelled by the client" + (f": {cancel.reason}" if cancel.reason else "")
     completion.fix_outcome(state, job, completion.outcome_of(ErrorCode.CANCELLED, cut(message)))

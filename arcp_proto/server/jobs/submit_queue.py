@@ -71,7 +71,7 @@ def keeps_place(state: RuntimeState, connection: ConnectionState, refusal: Refus
     if envelope is None or session is None or not session.turns or refusal.fatal:
         return False
     binds = session.quirk.refusal_of(envelope.type) is RefusalForm.JOB_ERROR_OF_JOB
-    if not (envelope.type == "job.submit" or binds) or connection.phase is not Phase.OPEN:
+    if not (envelope.type == messages.MessageType.JOB_SUBMIT or binds) or connection.phase is not Phase.OPEN:
         return False
     if len(session.turns) >= state.limits.max_control_envelopes:
         refusal.fatal = True

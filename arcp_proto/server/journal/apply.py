@@ -13,7 +13,7 @@ from arcp_proto.features import Feature
 from arcp_proto.ids import JobId
 from arcp_proto.leases.budget import UNBOUND, Budget, Hold
 from arcp_proto.server.credentials.model import Provision, takes
-from arcp_proto.server.jobs.fan_out import EVENT, append, keep, number
+from arcp_proto.server.jobs.fan_out import append, keep, number
 from arcp_proto.server.jobs.idempotency import Claim
 from arcp_proto.server.jobs.job import End, Job, Status
 from arcp_proto.server.jobs.stage import JOB_ENDED, JOB_STARTED, OUTCOME_FIXED
@@ -22,6 +22,7 @@ from arcp_proto.server.sessions.session import Reply, Session
 from arcp_proto.wire import codec
 from arcp_proto.wire.envelopes import Entry
 from arcp_proto.wire.event_bodies import RESULT_CHUNK, EventKind
+from arcp_proto.wire.messages import JOB_ACCEPTED, JOB_EVENT, MessageType
 from arcp_proto.wire.peer_quirks import rewrite_end
 from arcp_proto.wire.result_chunks import encode_whole
 
@@ -149,7 +150,7 @@ def _answered(state: RuntimeState, session: Session, job: Job, request_id: str) 
     others = job.submitters and tuple(other for other in job.submitters if other in state.sessions)
     job.submitters = others if session.id in others else (*others, session.id)
     payload = codec.encode_checked(accepted_of(job, request_id, session))
-    reply = Reply(session.log.last, request_id, "job.accepted", job.id, payload)
+    reply = Reply(session.log.last, request_id, JOB_ACCEPTED, job.id, payload)
     session.replies.add(reply, state.limits)
 
 
@@ -176,7 +177,7 @@ def _delivered(state: RuntimeState, record: records.Delivered) -> None:
         job.home_seq = session.log.last
 
 
-def head_of(state: RuntimeState, job_id: JobId, trace_id: str | None, message_type: str) -> bytes:
+def head_of(state: RuntimeState, job_id: JobId, trace_id: str | None, message_type: MessageType) -> bytes:
     """Return the envelope template for a message about a job, even if the job is forgotten."""
     job = state.jobs.get(job_id)
     if job is not None:
@@ -284,7 +285,7 @@ def _cut_whole(state: RuntimeState, job: Job, whole: records.Whole, end: End) ->
         payload = codec.open_event(EventKind.RESULT_CHUNK, ts, body)
         keep(state, job, payload, end.source, RESULT_CHUNK)
         for session in observers:
-            append(state, session, Entry(job.head(EVENT), payload, job.history.end))
+            append(state, session, Entry(job.head(JOB_EVENT), payload, job.history.end))
 
 
 def _reads_chunks(session: Session) -> bool:
@@ -308,7 +309,7 @@ def terminal(
 
 def ending(
     state: RuntimeState, job: Job, session: Session, end: End, whole: records.Whole | None = None
-) -> tuple[str, bytes]:
+) -> tuple[MessageType, bytes]:
     """Return the terminal of a job as one session reads it: message type, payload without the last brace."""
     payload = end.payload
     if whole is not None and session.long_frames:
@@ -377,7 +378,7 @@ def _observed(state: RuntimeState, record: records.Observed) -> None:
 def _replayed(state: RuntimeState, record: records.Replayed) -> None:
     session, job = state.sessions[record.session_id], state.jobs[record.job_id]
     backlog = session.backlogs[job.id]
-    head, start = job.head(EVENT), backlog.position
+    head, start = job.head(JOB_EVENT), backlog.position
     entries = [
         Entry(head, payload, position)
         for position, (payload, _, feature) in enumerate(job.history.between(start, record.upto), start + 1)

@@ -41,6 +41,7 @@ from arcp_proto.leases.budget import Hold
 from arcp_proto.server.jobs.idempotency import Claim
 from arcp_proto.server.jobs.job import End, Outcome, Status, Terms
 from arcp_proto.server.sessions.session import Backlog, Reply
+from arcp_proto.wire.messages import JOB_EVENT, MessageType
 
 RECORD_VERSION: Final = 2
 """The version of the schema: a journal names it, and a journal of another version is refused."""
@@ -140,7 +141,7 @@ class Delivered(msgspec.Struct, tag=True, gc=False):
 
     session_id: SessionId
     job_id: JobId
-    message_type: str
+    message_type: MessageType
     payload: bytes
     trace_id: str | None = None
     position: int = 0
@@ -207,7 +208,7 @@ class JobEndedRecord(msgspec.Struct, tag="JobEnded", gc=False):
 
     job_id: JobId
     status: Status
-    message_type: str
+    message_type: MessageType
     payload: bytes
     at: UnixTime
     inline: bytes | None = None
@@ -298,7 +299,7 @@ class Unobserved(msgspec.Struct, tag=True, gc=False):
     session_id: SessionId
     job_id: JobId
     last: bytes | None = None
-    message_type: str = "job.event"
+    message_type: MessageType = JOB_EVENT
     position: int = 0
 
 

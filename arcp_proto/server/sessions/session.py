@@ -18,6 +18,7 @@ from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
 from arcp_proto.limits import Limits
 from arcp_proto.wire import codec
 from arcp_proto.wire.envelopes import Envelopes
+from arcp_proto.wire.messages import JOB_ACCEPTED, MessageType
 from arcp_proto.wire.peer_quirks import QUIRKS, Quirk
 
 from .event_log import Log
@@ -239,7 +240,7 @@ class Reply(msgspec.Struct, gc=False):
 
     after: int
     request_id: str
-    message_type: str
+    message_type: MessageType
     job_id: JobId
     payload: bytes
 
@@ -274,7 +275,7 @@ class Replies:
             reply.payload = codec.compact(reply.payload)
         self.newest = reply
         kept.append(reply)
-        if reply.message_type == "job.accepted":
+        if reply.message_type == JOB_ACCEPTED:
             answered[reply.request_id] = (reply.after, reply.job_id)
             if len(answered) > ANSWERED:
                 del answered[next(iter(answered))]
@@ -296,7 +297,7 @@ class Replies:
     def drop_subscribed(self, job_id: JobId) -> None:
         """Drop the answers to subscribes of a job that is observed no longer: sent again, they are new."""
         for reply in [one for one in self._kept if one.job_id == job_id]:
-            if reply.message_type == "job.subscribed":
+            if reply.message_type == MessageType.JOB_SUBSCRIBED:
                 self._kept.remove(reply)
                 self._size -= len(reply.payload)
 

@@ -17,6 +17,7 @@ from arcp_proto.server.jobs.job import Job
 from arcp_proto.server.journal.records import Observed, Replayed, Replied, Unobserved
 from arcp_proto.server.responses import subscribed_of
 from arcp_proto.wire import codec, messages
+from arcp_proto.wire.messages import MessageType
 
 from .session import Backlog, Reply, Session, admission_of, session_of
 
@@ -86,7 +87,7 @@ def on_subscribe(
     request_id = connection.request_id(envelope)
     message = subscribed_of(job, session, request_id, replayed=start is not None, cut=cut)
     payload = codec.encode_checked(message)
-    reply = Reply(session.log.last, request_id, "job.subscribed", job.id, payload)
+    reply = Reply(session.log.last, request_id, MessageType.JOB_SUBSCRIBED, job.id, payload)
     state.commit(Replied(session.id, reply))
     responses.send(connection, reply, job)
 
@@ -99,8 +100,8 @@ def _answered_before(session: Session, connection: ConnectionState, request_id: 
     admission = admission_of(connection)
     if admission is None or not admission.replays:
         return None
-    kept = (one for one in session.replies if one.message_type == "job.subscribed")
-    return next((one for one in kept if one.request_id == request_id), None)
+    asked = (one for one in session.replies if one.request_id == request_id)
+    return next((one for one in asked if one.message_type == MessageType.JOB_SUBSCRIBED), None)
 
 
 def _asked(session: Session, job: Job, subscribe: messages.Subscribe) -> tuple[int, bool]:
