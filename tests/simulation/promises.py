@@ -18,6 +18,7 @@ from .broken import Broken, ensure
 from .runs import Ask, Begin, runs_of
 from .told import Frame, Line, Told, decode_frame, digest_of
 from .truth import FINAL, MOST_TOKENS, NO_MARK, UNSURE, Heard, Work, is_notice, mark_of, need_of
+from .unsubscribes import Unsubscribes
 
 if TYPE_CHECKING:
     from .world import World
@@ -101,17 +102,15 @@ class Promises:
         match frame.type:
             case "job.subscribe":
                 told.subscribes[job_id] = told.subscribes.get(job_id, 0) + 1
-                told.left.pop(job_id, None)
+                told.unsubscribes.asked_again(job_id)
             case "job.unsubscribe" if "subscribe" in told.features:
-                told.left[job_id] = at
-                told.watched.pop(job_id, None)
-                told.runs.left(job_id, at)
+                told.unsubscribes.heard(job_id, at, line, told.watched.pop(job_id, None))
             case "job.submit" if isinstance(key, str):
                 if len(told.asks[frame.id]) > 1:
                     told.runs.asked_again(key, frame.id)
                 told.keyed[key] = told.keyed.get(key, 0) + 1
-                for left in [left for left in told.left if self._has_key(left, key)]:
-                    del told.left[left]
+                for left in [left for left in told.unsubscribes.jobs if self._has_key(left, key)]:
+                    told.unsubscribes.asked_again(left)
             case _:
                 return
 
@@ -142,13 +141,15 @@ class Promises:
         """What has come in was carried out, as far as the connection lived."""
         told = line.told
         ahead, line.ahead = line.ahead, 0
-        if told is None or not (line.proves or ahead):
+        if told is None:
             return
-        if (
-            line.proves
-            and line.connection.phase is Phase.OPEN
-            and not connection_state(line.connection).holds_input
-        ):
+        all_done = line.connection.phase is Phase.OPEN and not connection_state(line.connection).holds_input
+        if all_done:
+            world = self._world
+            told.unsubscribes.handled(line, world.works.tick, world.host.state.record_count - 1)
+        if not (line.proves or ahead):
+            return
+        if line.proves and all_done:
             self.prove(told, line.token)
         elif line.token in told.tokens:  # Whether it was carried out is not known.
             told.doubtful.update(told.tokens[: told.tokens.index(line.token)])
@@ -207,6 +208,11 @@ class Promises:
                 self._carried_out(session_id, Begin(job_id, request_id, None, gone))
             case facts.Unobserved(session_id=session_id, job_id=job_id, position=position) if position:
                 self._carried_out(session_id, Begin(job_id, "", None))
+            case facts.Unobserved(session_id=session_id, job_id=job_id, last=None):
+                if session_id in self.sessions:
+                    world = self._world
+                    unsubscribes = self.sessions[session_id].unsubscribes
+                    unsubscribes.carried_out(job_id, world.works.tick(), world.host.state.record_count)
             case facts.Replied(session_id=session_id, reply=reply):
                 answer = msgspec.json.decode(reply.payload)
                 self._carried_out(session_id, Begin(reply.job_id, reply.request_id, answer))
@@ -241,7 +247,7 @@ class Promises:
         told.runs.subscribed(work, ask, begin.answer)
         over = begin.answer["current_status"] in FINAL
         follows = not over or (begin.answer["replayed"] and told.runs.after_of(ask.payload) == 0)
-        if work.home != told.id and follows and not told.runs.left_since(work.job_id, ask.at):
+        if work.home != told.id and follows and not told.unsubscribes.between(work.job_id, ask.at):
             told.watched[work.job_id] = ask.at
 
     def crash(self, count: int) -> None:
@@ -255,6 +261,7 @@ class Promises:
                 told.doubtful.intersection_update(told.tokens)
                 told.expires = self._world.truth.kept_expiries[session_id]
                 told.over, told.over_at = False, None
+                told.watched.update(told.unsubscribes.crash(count))
             else:
                 del self.sessions[session_id]
                 self._begins.pop(session_id, None)
@@ -277,8 +284,10 @@ class Promises:
         if told is None:
             ensure(not line.resume, "I1", "a resume was answered by another session")
             features = frozenset(payload["capabilities"]["features"])
-            runs = runs_of(session_id, principal, features)
-            told = self.sessions[session_id] = Told(session_id, principal, features, runs)
+            unsubscribes = Unsubscribes()
+            runs = runs_of(session_id, principal, features, unsubscribes)
+            told = Told(session_id, principal, features, runs, unsubscribes)
+            self.sessions[session_id] = told
             told.expires, told.lines = line.expires, connection_state(line.connection).framing == "lines"
         else:
             ensure(line.resume, "I9", f"{session_id} was given to somebody who did not ask for it")
@@ -354,7 +363,7 @@ class Promises:
             said = work.times.get(mark_of(frame.payload["kind"], frame.payload["body"]), 0)
         if not self._world.works.may_observe(told.principal, work.owner, said):
             raise Broken("I9", f"{told.principal} sees {frame.type} of {work.owner}'s {work.job_id}")
-        left = told.left.get(work.job_id)
+        left = told.unsubscribes.since(work.job_id)
         if work.home != told.id and left is not None and said > left:
             raise Broken("I1", f"{told.id} gets an event of {work.job_id}, from which it has unsubscribed")
 

@@ -14,6 +14,7 @@ from arcp_proto.features import Feature
 
 from .broken import Broken
 from .truth import FINAL, Work
+from .unsubscribes import Unsubscribes
 
 ANY: Final = -1
 """It is not known where the next event stands: "`from_event_seq` are home numbers", the `event_seq` of the
@@ -72,25 +73,18 @@ class Begin(NamedTuple):
 class Runs:
     """All that one session was told of jobs."""
 
-    def __init__(self, session_id: str, principal: str, features: frozenset[str]) -> None:
+    def __init__(
+        self, session_id: str, principal: str, features: frozenset[str], unsubscribes: Unsubscribes
+    ) -> None:
         self.id = session_id
         self._principal = principal
         self._features = features
+        self._unsubscribes = unsubscribes
         self._runs: dict[str, Run] = {}
-        self._left: dict[str, list[int]] = {}
-        """When the session has unsubscribed from a job, by the clock of `Works.tick`."""
         self._again: dict[str, str] = {}
         """Submits that came again, by request, with their keys."""
 
     # Requests.
-
-    def left(self, job_id: str, at: int) -> None:
-        """The session unsubscribes from a job."""
-        self._left.setdefault(job_id, []).append(at)
-
-    def left_since(self, job_id: str, at: int) -> bool:
-        """Return whether the session has unsubscribed from a job after a time."""
-        return any(left > at for left in self._left.get(job_id, ()))
 
     def after_of(self, ask: Mapping[str, Any]) -> int:
         """Return the position behind which a subscribe asks for the history; "from_job_seq wins"."""
@@ -181,7 +175,7 @@ class Runs:
         run = self._run(work)
         if run is None or run.ended:
             return None
-        left = any(run.since < left < at for left in self._left.get(work.job_id, ()))
+        left = self._unsubscribes.between(work.job_id, run.since, at)
         return run if run.own or not left else None
 
     def _follows(self, work: Work, run: Run, position: int) -> bool:
@@ -194,9 +188,10 @@ class Runs:
         return work.missed(run.at, position, takes, self.id) is None
 
 
-def runs_of(session_id: str, principal: str, features: frozenset[str]) -> Runs:
+def runs_of(session_id: str, principal: str, features: frozenset[str], unsubscribes: Unsubscribes) -> Runs:
     """Return the record of a new session."""
-    return (Runs if Feature.POSITIONS in features else NumberedRuns)(session_id, principal, features)
+    kind = Runs if Feature.POSITIONS in features else NumberedRuns
+    return kind(session_id, principal, features, unsubscribes)
 
 
 class NumberedRuns(Runs):
@@ -205,8 +200,10 @@ class NumberedRuns(Runs):
     There "events come at once", in the submitting session too, and a history that is asked for between them.
     """
 
-    def __init__(self, session_id: str, principal: str, features: frozenset[str]) -> None:
-        super().__init__(session_id, principal, features)
+    def __init__(
+        self, session_id: str, principal: str, features: frozenset[str], unsubscribes: Unsubscribes
+    ) -> None:
+        super().__init__(session_id, principal, features, unsubscribes)
         self._replays: dict[str, Run] = {}
 
     def after_of(self, ask: Mapping[str, Any]) -> int:

@@ -13,6 +13,7 @@ from arcp_proto import Connection
 
 from .runs import Ask, Begin, Runs
 from .truth import Work
+from .unsubscribes import Unsubscribes
 
 
 class Frame(msgspec.Struct):
@@ -37,6 +38,7 @@ class Told:
     principal: str
     features: frozenset[str]
     runs: Runs
+    unsubscribes: Unsubscribes
     tokens: list[bytes] = field(default_factory=list)
     """Digests of those that are valid, by our own count."""
     digests: dict[int, bytes] = field(default_factory=dict)
@@ -55,8 +57,6 @@ class Told:
     """What each asked; more than once if its client says the same again, or uses an id for another."""
     watched: dict[str, int] = field(default_factory=dict)
     """Jobs whose end it has to get as an observer, and since when."""
-    left: dict[str, int] = field(default_factory=dict)
-    """When it unsubscribed from a job for which it has not asked again."""
     rotated: dict[int, str | None] = field(default_factory=dict)
     """The values of credentials that were told, by the numbers of the events that did."""
     acked: int = 0

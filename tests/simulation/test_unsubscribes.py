@@ -1,0 +1,69 @@
+"""The judge takes back an unsubscribe exactly when a crash has lost what it had brought."""
+
+from __future__ import annotations
+
+import pytest
+
+from .unsubscribes import Unsubscribes
+
+JOB = "job"
+LINE = object()
+
+
+@pytest.fixture
+def unsubscribes() -> Unsubscribes:
+    one = Unsubscribes()
+    one.heard(JOB, 10, LINE, 5)
+    return one
+
+
+def test_an_unsubscribe_that_waits_does_not_count(unsubscribes: Unsubscribes) -> None:
+    unsubscribes.handled(object(), lambda: 11, 3)
+    assert unsubscribes.since(JOB) is None
+
+
+def test_it_counts_from_its_record_on(unsubscribes: Unsubscribes) -> None:
+    unsubscribes.carried_out(JOB, 12, 3)
+    unsubscribes.handled(LINE, lambda: 13, 4)
+    assert unsubscribes.since(JOB) == 12
+
+
+def test_it_counts_without_a_record_once_all_input_is_carried_out(unsubscribes: Unsubscribes) -> None:
+    unsubscribes.handled(LINE, lambda: 13, 4)
+    assert unsubscribes.since(JOB) == 13
+
+
+def test_a_second_one_moves_nothing(unsubscribes: Unsubscribes) -> None:
+    unsubscribes.carried_out(JOB, 12, 3)
+    unsubscribes.heard(JOB, 20, LINE, None)
+    unsubscribes.handled(LINE, lambda: 21, 4)
+    assert unsubscribes.since(JOB) == 12
+
+
+def test_a_job_that_is_asked_for_again_comes_again(unsubscribes: Unsubscribes) -> None:
+    unsubscribes.asked_again(JOB)
+    unsubscribes.carried_out(JOB, 12, 3)
+    assert unsubscribes.since(JOB) is None
+    assert unsubscribes.between(JOB, 9, 11)
+
+
+def test_a_crash_keeps_what_is_durable(unsubscribes: Unsubscribes) -> None:
+    unsubscribes.carried_out(JOB, 12, 3)
+    assert unsubscribes.crash(4) == {}
+    assert unsubscribes.crash(0) == {}
+    assert unsubscribes.since(JOB) == 12
+
+
+def test_a_crash_takes_back_what_is_not(unsubscribes: Unsubscribes) -> None:
+    unsubscribes.carried_out(JOB, 12, 3)
+    unsubscribes.heard(JOB, 20, LINE, None)
+    unsubscribes.handled(LINE, lambda: 21, 3)
+    assert unsubscribes.crash(3) == {JOB: 5}
+    assert unsubscribes.since(JOB) is None
+    assert not unsubscribes.between(JOB, 0)
+
+
+def test_a_crash_takes_back_what_was_not_carried_out(unsubscribes: Unsubscribes) -> None:
+    assert unsubscribes.crash(100) == {JOB: 5}
+    unsubscribes.handled(LINE, lambda: 21, 3)
+    assert unsubscribes.since(JOB) is None

@@ -1,0 +1,97 @@
+"""The unsubscribes of one session: when each was carried out, and what a crash takes back (§7.6).
+
+The runtime has carried one out when it records that the session does not observe the job any more, or when
+nothing is left to read on the connection that brought the request. "Unsubscribe only ends observing and has
+no answer": so no client was told that it is durable. A crash that loses this record, or one before it,
+restores the observation, and the session gets the events of the job until its client unsubscribes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, eq=False)
+class Unsubscribe:
+    """One request; times are by the clock of `Works.tick`."""
+
+    heard: int
+    line: object
+    """The connection on which it came."""
+    watched: int | None
+    """Since when the session had to get the end of the job, until it sent this request; None: it had not."""
+    at: int | None = None
+    """When it was carried out; None as long as it waits."""
+    record: int = -1
+    """The last record of the present runtime by then; -1 if an earlier runtime has carried it out."""
+
+
+class Unsubscribes:
+    """All that a session has sent and no crash has taken back, by job."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, list[Unsubscribe]] = {}
+        self._valid: dict[str, list[Unsubscribe]] = {}
+        """Those of jobs for which the session has not asked again."""
+        self._waiting: list[Unsubscribe] = []
+
+    @property
+    def jobs(self) -> Iterable[str]:
+        """Return the jobs from which the session has unsubscribed, and for which it has not asked again."""
+        return tuple(self._valid)
+
+    def heard(self, job_id: str, at: int, line: object, watched: int | None) -> None:
+        """The request has come in."""
+        one = Unsubscribe(at, line, watched)
+        self._all.setdefault(job_id, []).append(one)
+        self._valid.setdefault(job_id, []).append(one)
+        self._waiting.append(one)
+
+    def asked_again(self, job_id: str) -> None:
+        """The session asks for a job: what it gets of it is due to that request."""
+        self._valid.pop(job_id, None)
+
+    def carried_out(self, job_id: str, at: int, record: int) -> None:
+        """The runtime makes this record: the session does not observe the job any more."""
+        for one in self._all.get(job_id, ()):
+            if one.at is None:
+                one.at, one.record = at, record
+                self._waiting.remove(one)
+
+    def handled(self, line: object, tick: Callable[[], int], record: int) -> None:
+        """All that has come in on a connection is carried out, and this was the last record by then."""
+        if not self._waiting:
+            return
+        for one in self._waiting:
+            if one.line is line:
+                one.at, one.record = tick(), record
+        self._waiting = [one for one in self._waiting if one.at is None]
+
+    def between(self, job_id: str, after: int, before: int | None = None) -> bool:
+        """Return whether the session has sent one after a time, and before another if that is given."""
+        sent = [one.heard for one in self._all.get(job_id, ()) if one.heard > after]
+        return any(before is None or at < before for at in sent)
+
+    def since(self, job_id: str) -> int | None:
+        """Return since when the session gets no new events of a job; None: it may get some."""
+        return next((one.at for one in self._valid.get(job_id, ()) if one.at is not None), None)
+
+    def crash(self, count: int) -> dict[str, int]:
+        """The runtime is gone, and so many of its records are kept: take back what the others had brought.
+
+        Return the jobs whose ends the session has to get again, and since when.
+        """
+        self._waiting.clear()
+        watched: dict[str, int] = {}
+        for job_id, sent in self._all.items():
+            lost = [one for one in sent if one.at is None or one.record >= count]
+            since = [one.watched for one in lost if one.watched is not None]
+            if since and job_id in self._valid:
+                watched[job_id] = since[0]
+            for held in (sent, self._valid.get(job_id, [])):
+                held[:] = [one for one in held if one not in lost]
+            for one in sent:
+                one.record = -1
+        self._valid = {job_id: sent for job_id, sent in self._valid.items() if sent}
+        return watched
