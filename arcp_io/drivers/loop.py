@@ -8,14 +8,15 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeVar
 
-from .transport import ByteStream, StreamTransport
+from .transport import ByteStream, Receiver
 
-Connected = Callable[[ByteStream], StreamTransport]
-"""Takes a fresh stream, and returns the transport that it reports to."""
-Accepted = Callable[[ByteStream, str], StreamTransport]
-"""Takes a fresh stream and the peer's address, and returns the transport that it reports to."""
+Connected = Callable[[ByteStream], Receiver]
+"""Takes a fresh stream, and returns the receiver that it reports to."""
+Accepted = Callable[[ByteStream, str], Receiver]
+"""Takes a fresh stream and the peer's address, and returns the receiver that it reports to."""
+R = TypeVar("R", bound=Receiver)
 
 READ_SIZE: Final = 256 * 1024
 """Bytes of one read."""
@@ -113,11 +114,11 @@ class Loop(Protocol):
         """Accept on a listening socket, which it owns, until it is closed; over TLS if there is a context."""
 
     async def connect(
-        self, host: str, port: int, context: ssl.SSLContext | None, connected: Connected
-    ) -> StreamTransport:
+        self, host: str, port: int, context: ssl.SSLContext | None, connected: Callable[[ByteStream], R]
+    ) -> R:
         """Connect to a host over TCP, and over TLS if there is a context. Raises OSError."""
 
-    async def open_pipes(self, reading: int, writing: int, connected: Connected) -> StreamTransport:
+    async def open_pipes(self, reading: int, writing: int, connected: Callable[[ByteStream], R]) -> R:
         """Carry a connection over two file descriptors of pipes, which the stream owns."""
 
 

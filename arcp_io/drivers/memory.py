@@ -11,7 +11,7 @@ from arcp_proto import Connection
 
 from .loop import Loop
 from .pump import Pump
-from .transport import StreamTransport
+from .transport import Receiver, StreamTransport
 
 _LENGTH: Final = struct.Struct(">I")
 
@@ -74,8 +74,8 @@ class MemoryStream:
     loop.
     """
 
-    transport: StreamTransport
-    """The transport that the stream reports to."""
+    transport: Receiver
+    """The receiver that the stream reports to."""
     _other: MemoryStream
 
     def __init__(self, loop: Loop, capacity: int) -> None:
@@ -136,4 +136,4 @@ class MemoryStream:
             self._other._unwritten = False
             self._other._loop.call_soon(self._other.transport.written)
         if self._other_ended and not self._inbox:
-            self.transport.ended("the peer ended the stream")
+            self.transport.received_eof()

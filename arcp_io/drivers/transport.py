@@ -12,8 +12,30 @@ if TYPE_CHECKING:
     from .pump import Pump
 
 
+class Receiver(Protocol):
+    """Takes the reports of a stream, each of them once the call that caused it has returned."""
+
+    def received(self, data: bytes) -> None:
+        """Take received bytes."""
+
+    def written(self) -> None:
+        """Note that the last write has finished."""
+
+    def received_eof(self) -> bool:
+        """Note that the peer has ended its direction, and return whether a socket stays open for writing.
+
+        If not, the receiver closes the stream; TLS does not stay open.
+        """
+
+    def ended(self, reason: str) -> None:
+        """Note that the stream is closed or broken; it may be called again."""
+
+
 class ByteStream(Protocol):
     """The native half: a socket, TLS over one, or two pipes. No method blocks, or calls back at once."""
+
+    transport: Receiver
+    """The receiver of the reports of this stream, which may be replaced."""
 
     def write(self, data: bytes) -> bool:
         """Take all bytes; return whether they are written.
@@ -254,8 +276,13 @@ class StreamTransport:
         if not self.gone:
             self._advance()
 
+    def received_eof(self) -> bool:
+        """Note that the peer's direction has ended."""
+        self.ended("the peer ended the stream")
+        return False
+
     def ended(self, reason: str) -> None:
-        """Note that the peer's direction has ended, or the stream is broken."""
+        """Note that the stream is over."""
         if not self.gone:
             self._codec.receive_eof()
             self._leave(reason, in_order=True)

@@ -42,8 +42,9 @@ class MemoryServer:
         accepted = server.connect(Framing.MESSAGES, secure=True, peer="memory")
         theirs.transport = StreamTransport(server.pump, accepted, LengthCodec(accepted.message_limit), theirs)
         server.pump.run()
-        ours.transport = StreamTransport(pump, connection, LengthCodec(connection.message_limit), ours)
-        return ours.transport
+        transport = StreamTransport(pump, connection, LengthCodec(connection.message_limit), ours)
+        ours.transport = transport
+        return transport
 
 
 @asynccontextmanager

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import pytest
 
 from arcp_io.drivers.loop import Loop, current, open_loop
-from arcp_io.drivers.transport import ByteStream, StreamTransport
+from arcp_io.drivers.transport import ByteStream
 from tests.io.conftest import on_every_loop
 from tests.io.test_leaks import nothing_left
 from tests.io.test_limits import until
@@ -31,6 +32,8 @@ class Recorder:
         self.size = 0
         self.writes = 0
         self.reasons: list[str] = []
+        self.stays_open = False
+        """Whether the stream stays open for writing when the peer has ended its direction."""
 
     def received(self, data: bytes) -> None:
         self.size += len(data)
@@ -38,13 +41,15 @@ class Recorder:
     def written(self) -> None:
         self.writes += 1
 
+    def received_eof(self) -> bool:
+        self.reasons.append("the peer ended the stream")
+        if not self.stays_open:
+            self.stream.close()
+        return self.stays_open
+
     def ended(self, reason: str) -> None:
         self.reasons.append(reason)
         self.stream.close()
-
-
-def record(stream: ByteStream) -> StreamTransport:
-    return cast(StreamTransport, Recorder(stream))
 
 
 class Far:
@@ -65,6 +70,13 @@ class Far:
     def send(self, data: bytes) -> int:
         end = self.ends[1]
         return os.write(end, data) if isinstance(end, int) else end.send(data)
+
+    def at_end(self) -> bool:
+        """Return whether the peer has ended its direction, and everything before was received."""
+        try:
+            return self.receive(1) == b""
+        except BlockingIOError:
+            return False
 
     def shut_down(self) -> None:
         end = self.ends[1]
@@ -88,7 +100,7 @@ async def sockets(loop: Loop) -> AsyncIterator[tuple[Recorder, Far]]:
     """A recorder of one end of a connection, and the other end."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        recorder = cast(Recorder, await loop.connect("127.0.0.1", port, None, record))
+        recorder = await loop.connect("127.0.0.1", port, None, Recorder)
         accepted, _ = listener.accept()
     with accepted:
         yield recorder, Far(accepted, accepted)
@@ -101,7 +113,7 @@ async def pipes(loop: Loop) -> AsyncIterator[tuple[Recorder, Far]]:
     far_reading, near_writing = os.pipe()
     far = Far(far_reading, far_writing)
     try:
-        yield cast(Recorder, await loop.open_pipes(near_reading, near_writing, record)), far
+        yield await loop.open_pipes(near_reading, near_writing, Recorder), far
     finally:
         if far.ends != (-1, -1):
             far.close()
@@ -165,6 +177,72 @@ async def test_the_end_of_the_peer(pair: Any) -> None:
 
 
 @on_every_loop
+async def test_a_socket_stays_open_for_writing_after_the_end_of_the_peer() -> None:
+    async with nothing_left(), open_loop() as loop, sockets(loop) as (recorder, far):
+        recorder.stays_open = True
+        far.shut_down()
+        await until(lambda: recorder.reasons != [])
+        assert not recorder.stream.write(bytes(LARGE))
+        assert len(await read(far, LARGE)) == LARGE
+        await until(lambda: recorder.writes == 1)
+        recorder.stream.end()
+        await until(far.at_end)
+        assert recorder.reasons == ["the peer ended the stream"]
+        recorder.stream.close()
+        await until(lambda: len(recorder.reasons) > 1)
+
+
+@on_every_loop
+async def test_a_socket_that_stays_open_for_writing_is_closed_with_its_loop() -> None:
+    async with nothing_left(), AsyncExitStack() as stack:
+        async with open_loop() as loop:
+            recorder, far = await stack.enter_async_context(sockets(loop))
+            recorder.stays_open = True
+            far.shut_down()
+            await until(lambda: recorder.reasons != [])
+        assert len(recorder.reasons) > 1
+
+
+@on_every_loop
+async def test_another_receiver_gets_the_reports_of_a_stream() -> None:
+    async with nothing_left(), open_loop() as loop, sockets(loop) as (first, far):
+        second = Recorder(first.stream)
+        first.stream.transport = second
+        far.send(b"data")
+        await until(lambda: second.size == 4)
+        assert not first.stream.write(bytes(LARGE))
+        await read(far, LARGE)
+        await until(lambda: second.writes == 1)
+        far.shut_down()
+        await until(lambda: second.reasons != [])
+        assert (first.size, first.writes, first.reasons) == (0, 0, [])
+
+
+@on_every_loop
+@pytest.mark.parametrize("size", [5, LARGE])
+async def test_the_first_bytes_may_be_written_before_the_tls_handshake(
+    size: int, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    accepted: list[Recorder] = []
+
+    def accept(stream: ByteStream, peer: str) -> Recorder:
+        accepted.append(Recorder(stream))
+        assert not stream.write(bytes(size))
+        return accepted[0]
+
+    async with nothing_left(), open_loop() as loop:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        listening = await loop.listen(listener, server_tls, accept)
+        recorder = await loop.connect("127.0.0.1", listener.getsockname()[1], client_tls, Recorder)
+        await until(lambda: recorder.size == size)
+        await until(lambda: accepted[0].writes == 1)
+        recorder.stream.close()
+        await until(lambda: accepted[0].reasons != [])
+        listening.close()
+
+
+@on_every_loop
 @both
 async def test_a_peer_that_is_gone_is_noticed_by_a_write(pair: Any) -> None:
     async with nothing_left(), open_loop() as loop, pair(loop) as (recorder, far):
@@ -193,7 +271,7 @@ async def test_pipes_that_nobody_reads_from_the_beginning() -> None:
         reading, far_writing = os.pipe()
         far_reading, writing = os.pipe()
         os.close(far_reading)
-        recorder = cast(Recorder, await loop.open_pipes(reading, writing, record))
+        recorder = await loop.open_pipes(reading, writing, Recorder)
         with anyio.fail_after(20):
             while not recorder.reasons:
                 recorder.stream.write(b"anybody?")

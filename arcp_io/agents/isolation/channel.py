@@ -90,6 +90,11 @@ class Channel:
         self._writing = bool(unsent) and not self._gone and not self._stream.write(b"".join(unsent))
         self._wake()
 
+    def received_eof(self) -> bool:
+        """Note that the process has closed its pipes."""
+        self.ended("the peer ended the stream")
+        return False
+
     def ended(self, reason: str) -> None:
         """Note that the process has closed its pipes or has ended."""
         self._gone = self._gone or reason

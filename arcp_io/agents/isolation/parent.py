@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
 import msgspec
@@ -21,7 +21,6 @@ from arcp_io.agents.running_job import RunningJob
 from arcp_io.drivers.loop import open_loop
 from arcp_io.drivers.pump import BYTES_HELD
 from arcp_io.drivers.stdio import EXIT_TIMEOUT
-from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.errors import AgentStopped, ConnectionLost, InternalError
 from arcp_proto import ChildEnded, wire
 from arcp_proto.wire import NO_INPUT
@@ -168,14 +167,7 @@ class Isolated:
         if self._running.stopping:
             self._process.kill()
         limit = message_limit(self._running.limits)
-        opened: list[Channel] = []
-
-        def connected(stream: ByteStream) -> StreamTransport:
-            opened.append(Channel(stream, limit))
-            return cast(StreamTransport, opened[0])  # It has the methods that a stream calls.
-
-        await loop.open_pipes(reading, writing, connected)
-        return opened[0]
+        return await loop.open_pipes(reading, writing, lambda stream: Channel(stream, limit))
 
     async def _serve(self, channel: Channel) -> Any:
         """Answer the agent's requests, one by one, until it reports its end."""

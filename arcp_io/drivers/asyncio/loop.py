@@ -8,12 +8,12 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import anyio
 
-from arcp_io.drivers.loop import READ_SIZE, Accepted, AgentTask, Connected, Listening
-from arcp_io.drivers.transport import ByteStream, StreamTransport
+from arcp_io.drivers.loop import READ_SIZE, Accepted, AgentTask, Connected, Listening, R
+from arcp_io.drivers.transport import ByteStream, Receiver
 
 from .listener import Listener
 from .pipes import PipeStream
@@ -137,8 +137,8 @@ class AsyncioLoop:
         return listening
 
     async def connect(
-        self, host: str, port: int, context: ssl.SSLContext | None, connected: Connected
-    ) -> StreamTransport:
+        self, host: str, port: int, context: ssl.SSLContext | None, connected: Callable[[ByteStream], R]
+    ) -> R:
         stream = SocketStream(self, connected)
         await self._loop.create_connection(
             lambda: stream,
@@ -147,14 +147,14 @@ class AsyncioLoop:
             ssl=context,
             ssl_shutdown_timeout=SHUTDOWN_TIMEOUT if context else None,
         )
-        return stream.transport
+        return cast(R, stream.transport)
 
-    async def open_pipes(self, reading: int, writing: int, connected: Connected) -> StreamTransport:
+    async def open_pipes(self, reading: int, writing: int, connected: Callable[[ByteStream], R]) -> R:
         stream = PipeStream(self, connected)
         await stream.open(reading, writing)
-        return stream.transport
+        return cast(R, stream.transport)
 
-    def stream_opened(self, stream: ByteStream, connected: Connected) -> StreamTransport:
+    def stream_opened(self, stream: ByteStream, connected: Connected) -> Receiver:
         """Add an open stream, until `stream_closed`; an error here is a bug."""
         self._streams[stream] = None
         try:

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, cast
 
 from arcp_io.drivers.loop import Connected
-from arcp_io.drivers.transport import StreamTransport
+from arcp_io.drivers.transport import Receiver
 
 if TYPE_CHECKING:
     from .loop import AsyncioLoop
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class PipeStream:
     """A ByteStream over two pipes."""
 
-    transport: StreamTransport
-    """The transport that gets reports, once both pipes are open."""
+    transport: Receiver
+    """The receiver of reports, once both pipes are open."""
 
     def __init__(self, loop: AsyncioLoop, connected: Connected) -> None:
         self._loop = loop

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from arcp_io.drivers.loop import Connected
 from arcp_io.drivers.sockets import send_at_once
-from arcp_io.drivers.transport import StreamTransport
+from arcp_io.drivers.transport import Receiver
 from arcp_proto import InvariantViolated
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class SocketStream(asyncio.BufferedProtocol):
     __slots__ = (
         "_carried",
         "_connected",
+        "_early",
         "_give_up",
         "_loop",
         "_paused",
@@ -43,6 +44,8 @@ class SocketStream(asyncio.BufferedProtocol):
         self._paused = False
         self._unfinished = False
         self._carried = False
+        self._early = b""
+        """Bytes that are written before the TLS handshake has ended."""
         self._give_up: Callable[[], object] | None = None
         """Gives up the connection that is being made; None once it is made."""
 
@@ -71,12 +74,16 @@ class SocketStream(asyncio.BufferedProtocol):
             send_at_once(raw)
         if not self._carried:
             self._carry()
+        if self._early:
+            early, self._early = self._early, b""
+            if self.write(early):
+                self.transport.written()
 
     def _carry(self) -> None:
         connected, self._connected = self._connected, None
         if connected is None:
             raise InvariantViolated("a stream is connected once")
-        self.transport: StreamTransport = self._loop.stream_opened(self, connected)
+        self.transport: Receiver = self._loop.stream_opened(self, connected)
         self._carried = True
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -85,8 +92,8 @@ class SocketStream(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self.transport.received(bytes(self._loop.buffer[:nbytes]))
 
-    def eof_received(self) -> None:
-        self.transport.ended("the peer ended the stream")
+    def eof_received(self) -> bool:
+        return self.transport.received_eof() and not self._tls
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._loop.stream_closed(self)
@@ -105,6 +112,9 @@ class SocketStream(asyncio.BufferedProtocol):
     # Called by the transport.
 
     def write(self, data: bytes) -> bool:
+        if self._give_up is not None:
+            self._early = data
+            return False
         # TLS pauses for bytes of its own too, and may resume within a write.
         self._socket.write(data)
         self._unfinished = self._paused

@@ -8,12 +8,12 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import trio
 
-from arcp_io.drivers.loop import READ_SIZE, Accepted, AgentTask, Connected, Listening
-from arcp_io.drivers.transport import StreamTransport
+from arcp_io.drivers.loop import READ_SIZE, Accepted, AgentTask, Listening, R
+from arcp_io.drivers.transport import ByteStream
 
 from .listener import Listener
 from .streams import PipeStream, SocketStream
@@ -182,15 +182,16 @@ class TrioLoop:
         return Listener(self, listener, context, accepted)
 
     async def connect(
-        self, host: str, port: int, context: ssl.SSLContext | None, connected: Connected
-    ) -> StreamTransport:
+        self, host: str, port: int, context: ssl.SSLContext | None, connected: Callable[[ByteStream], R]
+    ) -> R:
         stream = await trio.open_tcp_stream(host, port)
         if context is not None:
-            return TlsStream(self, await client_side(stream, context, host), connected).transport
-        return SocketStream(self, socket.socket(fileno=stream.socket.detach()), connected).transport
+            return cast(R, TlsStream(self, await client_side(stream, context, host), connected).transport)
+        opened = socket.socket(fileno=stream.socket.detach())
+        return cast(R, SocketStream(self, opened, connected).transport)
 
-    async def open_pipes(self, reading: int, writing: int, connected: Connected) -> StreamTransport:
-        return PipeStream(self, reading, writing, connected).transport
+    async def open_pipes(self, reading: int, writing: int, connected: Callable[[ByteStream], R]) -> R:
+        return cast(R, PipeStream(self, reading, writing, connected).transport)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ import trio
 
 from arcp_io.drivers.loop import Connected
 from arcp_io.drivers.sockets import send_at_once
+from arcp_io.drivers.transport import Receiver
 
 if TYPE_CHECKING:
     from .loop import TrioLoop
@@ -59,8 +60,8 @@ class DirectStream(ABC):
         self._resumed: trio.Event | None = None
         self._rest = _NOTHING
         self._sending = False
-        self.transport = connected(self)
-        """The transport that the stream reports to."""
+        self.transport: Receiver = connected(self)
+        """The receiver that the stream reports to."""
         loop.start(self._read, "arcp reader")
 
     # Called by the transport.
@@ -122,7 +123,8 @@ class DirectStream(ABC):
                 except BlockingIOError:
                     continue
                 if not size:
-                    reason = "the peer ended the stream"
+                    if self.transport.received_eof():
+                        await self._wait_until_closed()
                     break
                 self.transport.received(bytes(self._loop.buffer[:size]))
         except OSError as error:
@@ -131,6 +133,12 @@ class DirectStream(ABC):
             pass
         finally:
             self.transport.ended(reason)
+
+    async def _wait_until_closed(self) -> None:
+        while not self._closed:
+            self.pause()
+            if self._resumed is not None:
+                await self._resumed.wait()
 
     async def _send_rest(self) -> None:
         try:

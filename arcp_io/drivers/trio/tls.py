@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from arcp_io.drivers.loop import READ_SIZE, Connected
+from arcp_io.drivers.transport import Receiver
 
 if TYPE_CHECKING:
     from .loop import TrioLoop
@@ -49,8 +50,8 @@ class TlsStream:
         self._outgoing = b""
         self._sending = False
         self._begun = self._closed = False
-        self.transport = connected(self)
-        """The transport that the stream reports to."""
+        self.transport: Receiver = connected(self)
+        """The receiver that the stream reports to."""
         loop.start(self._read, "arcp TLS reader")
 
     # Called by the transport.
@@ -97,7 +98,7 @@ class TlsStream:
                 self.transport.received(bytes(data))
                 while self._resumed is not None:
                     await self._resumed.wait()
-            reason = "the peer ended the stream"
+            self.transport.received_eof()
         except trio.BrokenResourceError as error:
             reason = f"the stream broke: {error.__cause__ or error}"
         except trio.ClosedResourceError:
