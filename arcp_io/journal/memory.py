@@ -21,6 +21,8 @@ class MemoryJournal:
         self._version = 0
         self._kept = self._since = Amount()
         self._on_durable: Durable | None = None
+        self._untouched = False
+        """Whether nothing has been appended since the journal was opened."""
 
     def __repr__(self) -> str:
         return f"<MemoryJournal of {self._next} records>"
@@ -43,9 +45,12 @@ class MemoryJournal:
             raise JournalError(f"its records are of version {self._version}, newer than {record_version}")
         self._version = record_version
         self._on_durable = on_durable
+        self._untouched = True
 
     def read(self) -> Iterator[bytes]:
-        """Yield the snapshot and all records after it."""
+        """Yield the snapshot and all records after it, as Journal.read."""
+        if not self._untouched:
+            raise JournalError("a journal is read when it is open, before anything is appended")
         yield from self._snapshot
         yield from self._records
 
@@ -54,6 +59,7 @@ class MemoryJournal:
         if self._on_durable is None:
             raise JournalError("this journal is not open")
         check_gap(self._next, first)
+        self._untouched = False
         self._records += records
         self._next += len(records)
         self._since = added(self._since, records)

@@ -13,7 +13,11 @@ GROWTH: Final = 4
 """The factor by which a journal may outgrow its last snapshot before it is compacted."""
 
 Durable = Callable[[int], object]
-"""Called from any thread with the number below which every record survives the process."""
+"""Called from any thread with the number below which every record survives the process.
+
+The number grows, but for one case: it is told once more when a journal needs a `compact`, as its
+`compaction_due` says, and nothing new is durable before that.
+"""
 Failed = Callable[[Exception], object]
 """Called once, from any thread, when the journal stops storing records."""
 
@@ -82,7 +86,10 @@ class Journal(Protocol):
         """
 
     def read(self) -> Iterator[bytes]:
-        """Yield the records that the journal held when it was opened; call it before the first `append`."""
+        """Yield the records that the journal held when it was opened.
+
+        Raises JournalError after the first `append`, and JournalDamaged for what `open` has not checked.
+        """
 
     def append(self, first: int, records: Sequence[bytes]) -> None:
         """Store records numbered from `first` on: all of them, or none. After a failure it does nothing.

@@ -50,8 +50,14 @@ class Watched:
 
     def compacted(self) -> None:
         """Wait until no compaction is under way."""
-        while getattr(self.inside, "_compacting", None) is not None:
+        while getattr(self.inside, "_compacting", None):
             time.sleep(0.001)
+
+    @property
+    def closing(self) -> bool:
+        """Whether `close` has begun, and has not ended."""
+        lane = getattr(self.inside, "_lane", None)
+        return self.inside._closing if lane is None else lane.closing
 
     def close(self) -> None:
         self.journal.close()

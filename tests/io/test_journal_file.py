@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -537,3 +537,31 @@ def test_no_thread_outlives_its_journal(tmp_path: Path) -> None:
     assert threading.active_count() == before + 1
     watched.close()
     assert threading.active_count() == before
+
+
+def test_a_compaction_that_is_given_up_leaves_no_file(path: Path, tmp_path: Path) -> None:
+    watched = Watched(SqliteJournal(path))
+    watched.append(b"x")
+    at_work, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> Iterator[bytes]:
+        yield bytes(1_000_000)
+        at_work.set()
+        go_on.wait()
+        yield bytes(1_000_000)
+
+    watched.journal.compact(slowly())
+    at_work.wait()
+    closing = threading.Thread(target=watched.close)
+    closing.start()
+    while not watched.inside._closing:
+        pass
+    go_on.set()
+    closing.join()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["journal", "journal.lock"]
+
+
+def test_a_journal_knows_how_safe_it_is(path: Path) -> None:
+    sync: Any = "off"
+    with pytest.raises(ValueError, match='"full" or "normal"'):
+        SqliteJournal(path, sync=sync)

@@ -1,37 +1,62 @@
-"""What every journal does: numbers without a gap, durability that is reported, compaction."""
+"""What `arcp_io.journal.protocol` states of every journal, for those in memory and in a file.
+
+tests/cluster/test_journal_contract.py runs the same tests for a shard of a store.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arcp_io.journal import Journal, JournalError, JournalGap, JournalInUse, MemoryJournal, SqliteJournal
+from arcp_io.journal import rows as rows_module
 from arcp_io.journal import sqlite as sqlite_module
 from arcp_io.journal.protocol import LEAST_RECORDS
 from tests.io.journaled import Watched, numbered
 
-CUT: Final = sqlite_module.rows
-
-Make = Callable[[Path], Journal]
-
-KINDS: Final[dict[str, Make]] = {
-    "memory": lambda path: MemoryJournal(),
-    "full": lambda path: SqliteJournal(path / "journal"),
-    "normal": lambda path: SqliteJournal(path / "journal", sync="normal"),
-}
-
-every_kind = pytest.mark.parametrize("kind", KINDS)
+Fresh = Callable[[], Journal]
+"""Makes an empty journal."""
 
 
-@every_kind
-def test_records_survive_and_their_numbers_go_on(tmp_path: Path, kind: str) -> None:
-    journal = KINDS[kind](tmp_path)
+def in_memory(path: Path) -> Fresh:
+    return MemoryJournal
+
+
+def full(path: Path) -> Fresh:
+    paths = (path / f"journal-{number}" for number in range(1_000))
+    return lambda: SqliteJournal(next(paths))
+
+
+def normal(path: Path) -> Fresh:
+    paths = (path / f"journal-{number}" for number in range(1_000))
+    return lambda: SqliteJournal(next(paths), sync="normal")
+
+
+@pytest.fixture(params=[in_memory, full, normal])
+def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Fresh:
+    """Every kind of journal."""
+    return request.param(tmp_path)
+
+
+@pytest.fixture(params=[full, normal])
+def fresh_threaded(request: pytest.FixtureRequest, tmp_path: Path) -> Fresh:
+    """Every kind of journal that stores records on a thread of its own."""
+    return request.param(tmp_path)
+
+
+@pytest.fixture
+def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snapshots of many rows."""
+    monkeypatch.setattr(sqlite_module, "rows", lambda records: rows_module.rows(records, 20))
+
+
+def test_records_survive_and_their_numbers_go_on(fresh: Fresh) -> None:
+    journal = fresh()
     watched = Watched(journal)
     assert (watched.held, journal.next) == ([], 0)
     journal.append(0, numbered(0, 1, 2))
@@ -46,10 +71,9 @@ def test_records_survive_and_their_numbers_go_on(tmp_path: Path, kind: str) -> N
     watched.close()
 
 
-@every_kind
 @pytest.mark.parametrize("first", [0, 2, 4, 100])
-def test_a_gap_or_an_overlap_is_refused(tmp_path: Path, kind: str, first: int) -> None:
-    watched = Watched(KINDS[kind](tmp_path))
+def test_a_gap_or_an_overlap_is_refused(fresh: Fresh, first: int) -> None:
+    watched = Watched(fresh())
     watched.append(*numbered(0, 1, 2))
     with pytest.raises(JournalGap, match=f"the next record of the journal is 3, not {first}"):
         watched.journal.append(first, numbered(9))
@@ -60,9 +84,8 @@ def test_a_gap_or_an_overlap_is_refused(tmp_path: Path, kind: str, first: int) -
     watched.close()
 
 
-@every_kind
-def test_what_is_durable_is_reported(tmp_path: Path, kind: str) -> None:
-    watched = Watched(KINDS[kind](tmp_path))
+def test_what_is_durable_is_reported(fresh: Fresh) -> None:
+    watched = Watched(fresh())
     for _ in range(50):
         watched.append(*numbered(1, 2))
     watched.close()
@@ -71,16 +94,14 @@ def test_what_is_durable_is_reported(tmp_path: Path, kind: str) -> None:
     assert watched.journal.waiting_bytes == 0
 
 
-@every_kind
-def test_nothing_is_reported_when_nothing_was_appended(tmp_path: Path, kind: str) -> None:
-    watched = Watched(KINDS[kind](tmp_path))
+def test_nothing_is_reported_when_nothing_was_appended(fresh: Fresh) -> None:
+    watched = Watched(fresh())
     watched.close()
     assert (watched.durable, watched.failures, watched.journal.failed) == ([], [], None)
 
 
-@every_kind
-def test_a_snapshot_stands_for_all_before_it(tmp_path: Path, kind: str) -> None:
-    watched = Watched(KINDS[kind](tmp_path))
+def test_a_snapshot_stands_for_all_before_it(fresh: Fresh) -> None:
+    watched = Watched(fresh())
     watched.append(*numbered(0, 1, 2))
     watched.journal.compact([b"snapshot", b"of three"])
     watched.append(*numbered(3))
@@ -93,9 +114,8 @@ def test_a_snapshot_stands_for_all_before_it(tmp_path: Path, kind: str) -> None:
         watched.close()
 
 
-@every_kind
-def test_it_is_worth_compacting_when_it_has_grown(tmp_path: Path, kind: str) -> None:
-    watched = Watched(KINDS[kind](tmp_path))
+def test_it_is_worth_compacting_when_it_has_grown(fresh: Fresh) -> None:
+    watched = Watched(fresh())
     watched.append(*[b"x"] * LEAST_RECORDS)
     assert not watched.journal.compaction_due
     watched.append(b"x")
@@ -111,9 +131,8 @@ def test_it_is_worth_compacting_when_it_has_grown(tmp_path: Path, kind: str) -> 
     watched.close()
 
 
-@every_kind
-def test_one_writer_at_a_time(tmp_path: Path, kind: str) -> None:
-    watched = Watched(KINDS[kind](tmp_path))
+def test_one_writer_at_a_time(fresh: Fresh) -> None:
+    watched = Watched(fresh())
     with pytest.raises(JournalInUse):
         Watched(watched.journal)
     watched.close()
@@ -126,9 +145,8 @@ def test_one_writer_at_a_time(tmp_path: Path, kind: str) -> None:
     assert watched.durable == [1]
 
 
-@every_kind
-def test_records_of_a_newer_version_are_refused(tmp_path: Path, kind: str) -> None:
-    watched = Watched(KINDS[kind](tmp_path), version=3)
+def test_records_of_a_newer_version_are_refused(fresh: Fresh) -> None:
+    watched = Watched(fresh(), version=3)
     watched.append(b"x")
     watched.close()
     with pytest.raises(JournalError, match=r"version 3\b.* 2\b"):
@@ -138,16 +156,48 @@ def test_records_of_a_newer_version_are_refused(tmp_path: Path, kind: str) -> No
     again.close()
 
 
-def test_a_journal_is_read_before_it_is_written(tmp_path: Path) -> None:
-    watched = Watched(SqliteJournal(tmp_path / "journal"))
+def test_a_snapshot_may_be_empty(fresh: Fresh) -> None:
+    watched = Watched(fresh())
+    watched.append(*numbered(0, 1, 2))
+    watched.journal.compact([])
+    watched.append(*numbered(3))
+    watched.compacted()
+    watched.close()
+    watched = Watched(watched.journal)
+    assert (watched.held, watched.journal.next) == (numbered(3), 4)
+    watched.close()
+
+
+def test_a_record_has_any_size(fresh: Fresh) -> None:
+    """Those of one append are more than a row has room for, and are stored together."""
+    records = [b"", bytes(5_000_000), b"x", *[b"y" * 1_000_000] * 5, b""]
+    watched = Watched(fresh())
+    watched.append(*records)
+    watched.settle()
+    assert (watched.durable, watched.journal.waiting_bytes) == ([len(records)], 0)
+    for record in records:
+        watched.append(record)
+    watched.close()
+    watched = Watched(watched.journal)
+    assert watched.held == records * 2
+    watched.journal.compact([*records, b"snapshot"])
+    watched.compacted()
+    watched.close()
+    watched = Watched(watched.journal)
+    assert watched.held == [*records, b"snapshot"]
+    watched.close()
+
+
+def test_a_journal_is_read_before_it_is_written(fresh: Fresh) -> None:
+    watched = Watched(fresh())
     watched.append(b"x")
     with pytest.raises(JournalError, match="before anything is appended"):
         next(watched.journal.read())
     watched.close()
 
 
-def test_everything_that_waits_is_one_transaction(tmp_path: Path) -> None:
-    watched = Watched(SqliteJournal(tmp_path / "journal"))
+def test_everything_that_waits_is_one_transaction(fresh_threaded: Fresh) -> None:
+    watched = Watched(fresh_threaded())
     watched.gate.clear()
     watched.append(b"first")
     while not watched.durable:
@@ -161,9 +211,9 @@ def test_everything_that_waits_is_one_transaction(tmp_path: Path) -> None:
     watched.close()
 
 
-def test_records_around_a_compaction_end_up_behind_it(tmp_path: Path) -> None:
+def test_records_around_a_compaction_end_up_behind_it(fresh_threaded: Fresh) -> None:
     """They wait together with some before it, and so are stored in one row with these."""
-    watched = Watched(SqliteJournal(tmp_path / "journal"))
+    watched = Watched(fresh_threaded())
     watched.gate.clear()
     watched.append(*numbered(0))
     while not watched.durable:
@@ -181,8 +231,8 @@ def test_records_around_a_compaction_end_up_behind_it(tmp_path: Path) -> None:
     watched.close()
 
 
-def test_records_are_stored_while_a_snapshot_is_written(tmp_path: Path) -> None:
-    watched = Watched(SqliteJournal(tmp_path / "journal", sync="normal"))
+def test_records_are_stored_while_a_snapshot_is_written(fresh_threaded: Fresh) -> None:
+    watched = Watched(fresh_threaded())
     watched.append(*numbered(0))
     at_work, go_on = threading.Event(), threading.Event()
 
@@ -209,8 +259,8 @@ def test_records_are_stored_while_a_snapshot_is_written(tmp_path: Path) -> None:
     watched.close()
 
 
-def test_a_compaction_that_is_under_way_at_the_end_is_given_up(tmp_path: Path) -> None:
-    watched = Watched(SqliteJournal(tmp_path / "journal"))
+def test_a_compaction_that_is_under_way_at_the_end_is_given_up(fresh_threaded: Fresh) -> None:
+    watched = Watched(fresh_threaded())
     watched.append(*numbered(0, 1))
     at_work, go_on = threading.Event(), threading.Event()
 
@@ -225,11 +275,10 @@ def test_a_compaction_that_is_under_way_at_the_end_is_given_up(tmp_path: Path) -
     watched.append(*numbered(2))
     closing = threading.Thread(target=watched.close)
     closing.start()
-    while not watched.inside._closing:
+    while not watched.closing:
         pass
     go_on.set()
     closing.join()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal", "journal.lock"]
     watched = Watched(watched.journal)
     assert watched.held == numbered(0, 1, 2)
     watched.close()
@@ -246,38 +295,28 @@ STEPS = st.lists(
 )
 
 
-@pytest.mark.parametrize("kind", ["memory", "normal"])
+@pytest.mark.usefixtures("short_rows")
 @given(steps=STEPS)
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_done_it_holds_the_same(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, steps: list[tuple[str, int]]
-) -> None:
-    """Against a list, in which nothing is compacted: a snapshot is all that it stands for, once more."""
-    watched = Watched(KINDS[kind](tmp_path_factory.mktemp("journal")))
+def test_a_journal_holds_the_same_as_a_list(fresh: Fresh, steps: list[tuple[str, int]]) -> None:
+    """In the list nothing is compacted: a snapshot is all that it stands for, once more."""
+    watched = Watched(fresh())
     held: list[bytes] = []
     appended = 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite_module, "rows", lambda records: CUT(records, 20))
-        for step, count in [*steps, ("reopen", 0)]:
-            if step == "append":
-                new = numbered(*range(appended, appended + count))
-                watched.append(*new)
-                held += new
-                appended += count
-            elif step == "compact":
-                watched.compacted()
-                watched.journal.compact(list(held))
-            elif step == "settle" and watched.durable:
-                watched.compacted()
-            elif step == "reopen":
-                watched.close()
-                watched = Watched(watched.journal)
-                assert watched.held == held
-                assert watched.journal.next == appended
+    for step, count in [*steps, ("reopen", 0)]:
+        if step == "append":
+            new = numbered(*range(appended, appended + count))
+            watched.append(*new)
+            held += new
+            appended += count
+        elif step == "compact":
+            watched.compacted()
+            watched.journal.compact(list(held))
+        elif step == "settle" and watched.durable:
+            watched.compacted()
+        elif step == "reopen":
+            watched.close()
+            watched = Watched(watched.journal)
+            assert watched.held == held
+            assert watched.journal.next == appended
     watched.close()
-
-
-def test_a_journal_knows_how_safe_it_is(tmp_path: Path) -> None:
-    sync: Any = "off"
-    with pytest.raises(ValueError, match='"full" or "normal"'):
-        SqliteJournal(tmp_path / "journal", sync=sync)

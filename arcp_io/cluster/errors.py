@@ -1,0 +1,20 @@
+"""Errors of the store, the database that all nodes share."""
+
+from __future__ import annotations
+
+from arcp_io.journal.protocol import JournalError
+
+
+class StoreError(JournalError):
+    """A store that refuses a statement or cannot be used; the message gives the reason and the remedy.
+
+    The statement has changed nothing.
+    """
+
+
+class StoreAway(StoreError):
+    """A store that cannot be reached, or does not answer; a statement may have been carried out or not."""
+
+
+class NoStore(StoreError):
+    """A database without a store."""

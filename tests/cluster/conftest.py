@@ -1,0 +1,60 @@
+"""Stores for tests, each in a database of its own; skipped where there is no PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from arcp_io.cluster.postgres_journal import PostgresJournal
+from arcp_io.cluster.store import PostgresStore
+from tests.cluster import servers
+
+SHARDS = 64
+
+MakeStore = Callable[..., PostgresStore]
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """The URL of an empty database."""
+    if reason := servers.missing():
+        pytest.skip(reason)
+    with servers.private_database() as url:
+        yield url
+
+
+@pytest.fixture
+def make_store(database: str) -> Iterator[MakeStore]:
+    """Makes stores in one database, by its own URL or another one, and closes them at the end."""
+    made: list[PostgresStore] = []
+
+    def make(url: str = database, **options: float) -> PostgresStore:
+        store = PostgresStore(url, **options)
+        store.open(make_shards=SHARDS)
+        made.append(store)
+        return store
+
+    yield make
+    for store in made:
+        store.close()
+
+
+@pytest.fixture
+def store(make_store: MakeStore) -> PostgresStore:
+    """One store."""
+    return make_store()
+
+
+@pytest.fixture
+def fresh(store: PostgresStore) -> Callable[[], PostgresJournal]:
+    """Makes the journal of a shard that nobody had before."""
+    shards = iter(range(SHARDS))
+
+    def make() -> PostgresJournal:
+        shard = next(shards)
+        claimed = store.claim(shard, 0, 1)
+        assert claimed == (1, 0)
+        return PostgresJournal(store, shard, claimed[0])
+
+    return make
