@@ -57,6 +57,7 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "job_stopped",
         "persisted",
         "shut_down",
+        "hand_over",
         "credentials_issued",
         "credential_revoked",
         "handle_timer",

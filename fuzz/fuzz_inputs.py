@@ -9,6 +9,7 @@ most of the time there. One input in `PLAYED` is played there as well.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from zlib import crc32
@@ -369,7 +370,11 @@ class Inputs:
         self.carry_out(self.runtime.take())
 
     def shut_down(self, a: int, b: int, c: int) -> None:
-        self.runtime.shut_down(a % 3, now=self.now)
+        if b & 1 and self.config.journal:
+            with suppress(LocalProtocolError):  # It shuts down already.
+                self.runtime.hand_over(a % 3, now=self.now)
+        else:
+            self.runtime.shut_down(a % 3, now=self.now)
         self.carry_out(self.runtime.take())
 
     def lag(self, a: int, b: int, c: int) -> None:

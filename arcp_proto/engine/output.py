@@ -226,7 +226,7 @@ class CredentialRotated(msgspec.Struct):
 
 
 class RuntimeEnded(msgspec.Struct):
-    """A runtime that was shut down has no unfinished job and no open connection left."""
+    """A runtime that was shut down, or hands over, has no running job and no open connection left."""
 
     unstopped: int
     """Agents that have not stopped by the end of their grace."""

@@ -283,6 +283,6 @@ DUE: Final[Mapping[TimerKind, Callable[[RuntimeState, int | str], None]]] = {
     TimerKind.KEYS: lambda state, _: retention.forget_keys(state),
     TimerKind.BACKLOG: lambda state, owner: subscriptions.feed(state, state.sessions[SessionId(str(owner))]),
     TimerKind.EXPIRY: lambda state, owner: handshake.expire(state, state.connections[int(owner)]),
-    TimerKind.DRAIN: lambda state, _: shutdown.cancel_rest(state),
+    TimerKind.DRAIN: lambda state, _: shutdown.drain_over(state),
 }
 """The function of each timer; its owner is a connection's number, a session's id or a job's."""

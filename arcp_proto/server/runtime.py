@@ -85,7 +85,8 @@ class Runtime(Endpoint[RuntimeState]):
         """Return a runtime restored from the records of another; `seed` is a new one.
 
         Sessions wait to be resumed. A job whose agent died with the process starts again if its agent is
-        restartable, else it ends with INTERNAL_ERROR. The first `take` holds what recovery itself decided.
+        restartable, else it ends with INTERNAL_ERROR. A job that was kept by `hand_over` starts. The first
+        `take` holds what recovery itself decided.
         """
         runtime = cls(config, seed=seed, now=now, unix=unix)
         recovery.restore(runtime._state, records)
@@ -231,11 +232,29 @@ class Runtime(Endpoint[RuntimeState]):
         LocalProtocolError for a time out of range.
         """
         state = self._state
-        if not 0 <= drain <= MAX_RUNTIME_SEC:
-            raise LocalProtocolError(f"{drain} is not between 0 and {MAX_RUNTIME_SEC} seconds")
+        _check_drain(drain)
         state.enter(now, "shut_down", drain)
-        state.draining = True
         shutdown.begin(state, drain)
+        state.done()
+
+    def hand_over(self, drain: float = 30.0, *, now: int) -> None:
+        """End this runtime for the next one, which is restored from its records.
+
+        Sessions open and resume as before. A submit is accepted and kept with its input, and the next runtime
+        starts its agent. Running jobs have `drain` seconds, and may delegate; then they are cancelled, but
+        for those that can start again. When no job runs, every connection is closed with 1012, and
+        `RuntimeEnded` is handed out after the last one is gone. A second call can shorten the wait, and
+        `shut_down` ends the acceptance of jobs. Take afterwards. Raises LocalProtocolError without a journal,
+        after `shut_down`, and for a time out of range.
+        """
+        state = self._state
+        _check_drain(drain)
+        if not state.journaling:
+            raise LocalProtocolError("a runtime without a journal has nothing to hand over")
+        if state.draining and not state.handing_over:
+            raise LocalProtocolError("a runtime that shuts down takes no jobs for the next one")
+        state.enter(now, "hand_over", drain)
+        shutdown.hand_over(state, drain)
         state.done()
 
     def credentials_awaited(self, alias: str) -> bool:
@@ -268,3 +287,9 @@ class Runtime(Endpoint[RuntimeState]):
         Changes nothing. It looks at every session.
         """
         return host_queries.counts(self._state)
+
+
+def _check_drain(drain: float) -> None:
+    """Check the seconds that running jobs get; raises LocalProtocolError if they are out of range."""
+    if not 0 <= drain <= MAX_RUNTIME_SEC:
+        raise LocalProtocolError(f"{drain} is not between 0 and {MAX_RUNTIME_SEC} seconds")

@@ -81,6 +81,9 @@ class RuntimeState(Machine):
         self.openings = Openings(self)
         self.retired = Retired()
         self.draining = False
+        """Whether no more sessions and jobs are taken."""
+        self.handing_over = False
+        """Whether accepted jobs are kept for the next process."""
         self.pending: dict[int, handshake.Pending] = {}
         """The handshakes that wait for the host's verifier, by the number of their connection."""
         self.anonymous_principals: dict[Principal, int] = {}
@@ -242,7 +245,12 @@ class RuntimeState(Machine):
             retention.watch_keys(self)
         if self.anonymous_principals:
             retention.let_go(self, job.terms.principal)
-        if self.draining:
+        if self.draining or self.handing_over:
+            shutdown.end_if_over(self)
+
+    def may_end(self) -> None:
+        """End a runtime that hands over and has waited for a submit, if nothing else runs."""
+        if self.handing_over and not self.draining:
             shutdown.end_if_over(self)
 
     def leave_job(self, job: Job) -> None:

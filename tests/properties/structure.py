@@ -13,6 +13,7 @@ from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import ensure, require
 from arcp_proto.ids import JobId, Principal, SessionId
 from arcp_proto.limits import KIB
+from arcp_proto.server.jobs import submit_queue
 from arcp_proto.server.jobs.idempotency import key_bytes
 from arcp_proto.server.jobs.job import NO_EVENTS, Job
 from arcp_proto.server.jobs.stage import (
@@ -106,7 +107,8 @@ def check_timers(runtime: RuntimeState, aborted: Sequence[Connection], drain: bo
         if here and job.outcome is None and job.expires is not None:
             expected.append(TimerKey(TimerKind.LEASE_EXPIRED, job.id))
             ensure(runtime.timers.armed(TimerKind.WALL_CLOCK, 0), "nobody looks at the wall clock")
-    if drain and runtime.unfinished:
+    works = any(job.stage is not JobStage.KEPT for job in runtime.unfinished.values())
+    if drain and (works or submit_queue.waits(runtime)):
         expected.append(TimerKey(TimerKind.DRAIN, 0))
     keys = runtime.timers.keys()
     # The wall clock's lapses by itself, and that of room is due at once.
@@ -242,6 +244,7 @@ def check_jobs(runtime: RuntimeState) -> None:
         agent = job.agent_stage is not AgentStage.NONE
         ensure(agent == (job.id in runtime.running), "an index of jobs with an agent is wrong")
         check_stage(job)
+        ensure(job.stage is not JobStage.KEPT or runtime.handing_over, "a job is kept, and does not start")
         ensure(job.ended == (job.end is not None) == (job.id in retired), "ended, or not")
         ensure(not job.ended or (job.home is None and job.stream is None), "it has a home after its end")
         if job.home is not None:

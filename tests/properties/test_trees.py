@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from arcp_proto import Phase
 from arcp_proto.engine.endpoint import state_of
-from arcp_proto.engine.output import ChildEnded, StartJob, StopJob
+from arcp_proto.engine.output import ChildEnded, StopJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, ensure
 from arcp_proto.features import Feature
@@ -123,7 +123,7 @@ class Forest(World):
         before = len(self.state.jobs)
         self.peer.send("job.submit", payload)
         if len(self.state.jobs) > before:
-            self._born(self.last(StartJob).job_id)
+            self._born(next(reversed(self.state.jobs)))
 
     def _delegate(self, a: int, b: int, c: int) -> None:
         job = self._unended(a)
@@ -280,7 +280,10 @@ class Forest(World):
 
     def _shut_down(self, a: int, b: int, c: int) -> None:
         if c % 8 == 0:
-            self.runtime.shut_down(a % 4, now=self.now)
+            if b & 1 and self.config.journal and not self.state.draining:
+                self.runtime.hand_over(a % 4, now=self.now)
+            else:
+                self.runtime.shut_down(a % 4, now=self.now)
             self.take()
 
     # Checks.

@@ -413,6 +413,11 @@ class Stage(World):
         self.runtime.shut_down(float(drain), now=self.now)
         self.take()
 
+    def hands_over(self, drain: str) -> None:
+        """The host ends the runtime, and the next one starts the jobs that come meanwhile."""
+        self.runtime.hand_over(float(drain), now=self.now)
+        self.take()
+
     def host_verifies(self) -> None:
         """Hellos wait for the story."""
         self.tokens = None
@@ -447,6 +452,7 @@ VERBS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
     (r"wall ([+-][\d.]+)s", Stage.wall),
     (r"host cancels (\S+)(?: (.+))?", Stage.host_cancels),
     (r"shut down ([\d.]+)", Stage.shuts_down),
+    (r"hand over ([\d.]+)", Stage.hands_over),
     (r"restart", Stage.restart),
     (r"host verifies", Stage.host_verifies),
     (r"journal holds", Stage.journal_holds),

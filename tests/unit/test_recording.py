@@ -92,6 +92,8 @@ def say_everything(world: World) -> None:
     world.carry_out(
         world.runtime.authenticated(connection_state(held.connection).number, "carol", now=world.now)
     )
+    if world.config.journal:
+        world.runtime.hand_over(2, now=world.now)
     world.runtime.shut_down(1.5, now=world.now)
     world.take()
     peer.send_bytes(b"\x00\xff")

@@ -75,7 +75,10 @@ class Issuing:
     def __init__(self) -> None:
         self.awaited: dict[str, Turn | Starting | Rotating] = {}
         self.submits: Counter[Principal] = Counter()
-        """Per principal, how many jobs may run soon: submits and accepted jobs that wait for credentials."""
+        """Per principal, how many jobs may run soon.
+
+        They are submits and accepted jobs that wait for credentials, and jobs kept for the next process.
+        """
         self.keys: dict[tuple[Principal, str], dict[SessionId, None]] = {}
         self.wanted: Counter[tuple[Principal, str]] = Counter()
         """Per key, how many unanswered submits may claim it; a later submit with it does not prefetch."""
@@ -85,9 +88,14 @@ class Issuing:
         job.goes_to(JobStage.WAITING_FOR_CREDENTIALS)
         self.submits[job.terms.principal] += 1
 
+    def keeps(self, job: Job) -> None:
+        """Count a job that the next process starts."""
+        job.goes_to(JobStage.KEPT)
+        self.submits[job.terms.principal] += 1
+
     def starts_no_more(self, job: Job) -> None:
-        """Count a job that leaves the stage in which it waits for credentials, if it is in that stage."""
-        if job.stage is JobStage.WAITING_FOR_CREDENTIALS:
+        """Count a job that leaves a stage in which it is to start later, if it is in such a stage."""
+        if job.stage in (JobStage.WAITING_FOR_CREDENTIALS, JobStage.KEPT):
             self.one_less(job.terms.principal)
 
     def one_less(self, principal: Principal) -> None:

@@ -63,7 +63,7 @@ def fix_outcome(state: RuntimeState, job: Job, outcome: Outcome) -> bool:
         return False
     if job.stage is JobStage.LEFT:
         state.unfinished[job.id] = job
-    elif job.stage is JobStage.WAITING_FOR_CREDENTIALS:
+    else:
         state.issuing.starts_no_more(job)
     stop_children(state, job)
     state.commit(OutcomeFixed(job.id, outcome))
@@ -94,9 +94,16 @@ def stop_agent(state: RuntimeState, job: Job, reason: str) -> None:
 
 
 def starts_again(state: RuntimeState, job: Job) -> bool:
-    """Return whether an unfinished job starts again, from its input, after a restart of the runtime."""
-    kept = job.input is not None and job.stage in UNDECIDED and not job.streamed
-    return kept and state.inventory.restartable(job.terms.agent)
+    """Return whether an unfinished job starts, from its input, after a restart of the runtime.
+
+    A job whose agent has run starts again if that is restartable; one that never ran starts in any case.
+    """
+    terms = job.terms
+    if job.input is None or job.stage not in UNDECIDED or job.streamed:
+        return False
+    if not state.inventory.has(terms.agent, terms.version):
+        return False
+    return job.status is Status.PENDING or state.inventory.restartable(terms.agent)
 
 
 def grace_over(state: RuntimeState, job: Job) -> None:

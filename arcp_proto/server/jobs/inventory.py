@@ -87,6 +87,13 @@ class Inventory:
             )
         return name, version
 
+    def has(self, name: str, version: str | None) -> bool:
+        """Return whether an agent is registered with this version; None: without a version."""
+        entry = self._by_name.get(name)
+        return entry is not None and (
+            version in entry.versions if version is not None else not entry.versions
+        )
+
     def restartable(self, name: str) -> bool:
         """Return whether the jobs of an agent start again after a restart of the runtime."""
         return name in self._restartable

@@ -19,6 +19,7 @@ A record of the journal makes a transition that survives a crash, live and in re
 transitions are forgotten in a crash: after it the job is in the last stage that a record made, or ENDED.
 
     ACCEPTED                -> WAITING_FOR_CREDENTIALS
+                            -> KEPT
                             -> RUNNING                  by JobStarted
                             -> STOPPING                 by OutcomeFixed
                             -> REVOKING
@@ -27,6 +28,7 @@ transitions are forgotten in a crash: after it the job is in the last stage that
                             -> LEAVING
                             -> STOPPING                 by OutcomeFixed
                             -> REVOKING
+    KEPT                    -> STOPPING                 by OutcomeFixed
     RUNNING                 -> RUNNING                  by JobStarted
                             -> WAITING_FOR_CREDENTIALS
                             -> LEAVING
@@ -80,6 +82,8 @@ class JobStage(StrEnum):
     """The job exists, and its agent was not asked for."""
     WAITING_FOR_CREDENTIALS = "waiting for credentials"
     """The agent starts once the job has its provisioned credentials (§9.8)."""
+    KEPT = "kept"
+    """The runtime hands over: the job is kept with its input, and the next process starts its agent."""
     RUNNING = "running"
     """The agent was asked to run."""
     LEAVING = "leaving"
@@ -136,6 +140,7 @@ JOB_ENDED: Final = "JobEnded"
 _J: Final = JobStage
 TRANSITIONS: Final[tuple[Transition[JobStage], ...]] = (
     Transition(_J.ACCEPTED, _J.WAITING_FOR_CREDENTIALS, "The provisioner is asked for credentials."),
+    Transition(_J.ACCEPTED, _J.KEPT, "The runtime hands over, and keeps it for the next process."),
     Transition(_J.ACCEPTED, _J.RUNNING, "The host is asked to run the agent.", JOB_STARTED),
     Transition(_J.ACCEPTED, _J.STOPPING, "In a journal: it ended before its agent started.", OUTCOME_FIXED),
     Transition(_J.ACCEPTED, _J.REVOKING, "The restart of the process ends a job that had not started."),
@@ -144,6 +149,7 @@ TRANSITIONS: Final[tuple[Transition[JobStage], ...]] = (
     Transition(_J.WAITING_FOR_CREDENTIALS, _J.LEAVING, "The time to drain is over, and no agent runs."),
     Transition(_J.WAITING_FOR_CREDENTIALS, _J.STOPPING, "It ends before it has started.", OUTCOME_FIXED),
     Transition(_J.WAITING_FOR_CREDENTIALS, _J.REVOKING, "No credentials were issued, or not in time."),
+    Transition(_J.KEPT, _J.STOPPING, "It ends before the next process starts it.", OUTCOME_FIXED),
     Transition(_J.RUNNING, _J.RUNNING, "After a restart the agent starts again.", JOB_STARTED),
     Transition(_J.RUNNING, _J.WAITING_FOR_CREDENTIALS, "After a restart it needs credentials again."),
     Transition(_J.RUNNING, _J.LEAVING, "The time to drain is over: the agent is told to stop."),

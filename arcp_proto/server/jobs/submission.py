@@ -106,9 +106,9 @@ def accept(
 ) -> None:
     """Create the job, answer on the connection that the session has now, and start the agent.
 
-    `alias` names the credentials.
+    A runtime that hands over keeps the job for the next process instead. `alias` names the credentials.
     """
-    again = state.journaling and state.inventory.restartable(terms.agent)
+    again = state.journaling and (state.handing_over or state.inventory.restartable(terms.agent))
     kept = submit.input.json if again else None
     state.commit(JobAcceptedRecord(terms, request_id, kept))
     job = state.jobs[terms.job_id]
@@ -117,10 +117,21 @@ def accept(
     if connection is not None:
         _send_kept(connection, session, job)
     job.paused = session.full
-    if terms.credentials:
+    if state.handing_over:
+        keep(state, job, submit.input)
+    elif terms.credentials:
         start(state, job, submit.input, attempt=1)
     else:
         go(state, job, submit.input, 1)
+
+
+def keep(state: RuntimeState, job: Job, input: Input) -> None:
+    """Keep an accepted job for the next process, which starts its agent; until then it is pending."""
+    state.issuing.keeps(job)
+    _hold(state, job, input)
+    state.unfinished[job.id] = job
+    if job.terms.principal in state.anonymous_principals:
+        state.anonymous_principals[job.terms.principal] += 1
 
 
 def start(state: RuntimeState, job: Job, input: Input, *, attempt: int) -> None:
@@ -135,14 +146,7 @@ def start(state: RuntimeState, job: Job, input: Input, *, attempt: int) -> None:
 def go(state: RuntimeState, job: Job, input: Input, attempt: int) -> None:
     """Ask the host to run the agent now."""
     terms = job.terms
-    if (input.size or terms.lease) and not job.pinned:
-        _pin(state, job, input)
-    if terms.max_runtime_sec is not None:
-        most = terms.max_runtime_sec * SECOND
-        left = terms.accepted_at + most - state.unix
-        state.timers.arm(TimerKind.MAX_RUNTIME, job.id, Monotonic(state.now + min(max(left, 0), most)))
-    if job.expires is not None:
-        gate.watch(state, job)
+    _hold(state, job, input)
     held = dict.fromkeys(hold.currency for hold in job.holds.values()) if job.holds else NOTHING
     state.commit(JobStarted(job.id, attempt))
     state.begin(job)
@@ -170,6 +174,19 @@ def go(state: RuntimeState, job: Job, input: Input, attempt: int) -> None:
         restarted = event_bodies.Status("restarted", f"attempt {attempt}")
         state.publish(job, "status", event_bodies.encode_body("status", restarted))
         spending.tell(state, job, held)  # Reservations from before the restart count as spent.
+
+
+def _hold(state: RuntimeState, job: Job, input: Input) -> None:
+    """Pin the bytes of a job, and arm the timers of its longest time and of its lease."""
+    terms = job.terms
+    if (input.size or terms.lease) and not job.pinned:
+        _pin(state, job, input)
+    if terms.max_runtime_sec is not None:
+        most = terms.max_runtime_sec * SECOND
+        left = terms.accepted_at + most - state.unix
+        state.timers.arm(TimerKind.MAX_RUNTIME, job.id, Monotonic(state.now + min(max(left, 0), most)))
+    if job.expires is not None:
+        gate.watch(state, job)
 
 
 def _pin(state: RuntimeState, job: Job, input: Input) -> None:

@@ -102,6 +102,11 @@ def refused(state: RuntimeState, turn: Turn, refusal: Refusal) -> None:
 
 def proceed(state: RuntimeState, session: Session) -> None:
     """Answer the submits of a session that can be answered, in order, and those that wait for their keys."""
+    _proceed(state, session)
+    state.may_end()
+
+
+def _proceed(state: RuntimeState, session: Session) -> None:
     freed: dict[SessionId, None] = {}
     full = len(session.turns) >= state.limits.max_session_waiting_submits
     _answer(state, session, freed)
@@ -110,7 +115,12 @@ def proceed(state: RuntimeState, session: Session) -> None:
     for session_id in freed:
         waiting = state.sessions.get(session_id)
         if waiting is not None and waiting is not session:
-            proceed(state, waiting)
+            _proceed(state, waiting)
+
+
+def waits(state: RuntimeState) -> bool:
+    """Return whether a submit waits for its credentials."""
+    return any(isinstance(waiting, Turn) for waiting in state.issuing.awaited.values())
 
 
 def _read_on(state: RuntimeState, session: Session) -> None:
@@ -208,7 +218,8 @@ def abandon(state: RuntimeState, session: Session) -> None:
         _free_key(state, turn, freed)
     for session_id in freed:
         if session_id in state.sessions:
-            proceed(state, state.sessions[session_id])
+            _proceed(state, state.sessions[session_id])
+    state.may_end()
 
 
 def wall_clock_moves(state: RuntimeState) -> None:

@@ -19,8 +19,8 @@ crash could take back.
 
 A restore applies all records and then decides: sessions wait to be resumed; ended jobs are kept for the
 rest of their retention; a job that was running starts again if its agent is restartable, and ends with
-INTERNAL_ERROR otherwise; children end before their parents; credentials that are not known to be revoked
-are revoked.
+INTERNAL_ERROR otherwise; a job that a hand-over has kept starts for the first time; children end before
+their parents; credentials that are not known to be revoked are revoked.
 
 `snapshot` writes the live state as records, with the law `restore(snapshot()) == restore(all records)`. A
 journal compacts by it. Agents wait for a disk that is slow, long before a log would have to drop an event.
@@ -87,7 +87,7 @@ class SessionEnded(msgspec.Struct, tag=True, gc=False):
 class JobAcceptedRecord(msgspec.Struct, tag="JobAccepted", gc=False):
     """A request was answered with `job.accepted` (§7.1).
 
-    `input` is JSON, kept only if the agent can be started again.
+    `input` is JSON, kept only if the agent can be started again, or is started by the next process.
     """
 
     terms: Terms

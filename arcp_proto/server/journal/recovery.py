@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from arcp_proto.errors import ErrorCode
+from arcp_proto.errors import ErrorCode, Refusal
 from arcp_proto.ids import SECOND, Monotonic, Principal
 from arcp_proto.server.credentials import revocation
 from arcp_proto.server.jobs import completion, publish, submission
-from arcp_proto.server.jobs.job import Job, Status
+from arcp_proto.server.jobs.job import Job, Outcome, Status
 from arcp_proto.server.sessions import retention, subscriptions
 from arcp_proto.wire.inputs import Input
 
@@ -83,7 +83,7 @@ def _end_unfinished(state: RuntimeState) -> None:
 
 
 def _go_on(state: RuntimeState, job: Job) -> None:
-    """Start an unfinished job again, or end it: its agent died with the process."""
+    """Start a job that never ran, start one again, or end it: its agent died with the process."""
     if job.input is not None and completion.starts_again(state, job):
         attempt = job.attempt + (job.status is Status.RUNNING)
         submission.start(state, job, Input.of(job.input), attempt=attempt)
@@ -92,12 +92,21 @@ def _go_on(state: RuntimeState, job: Job) -> None:
 
 
 def _end(state: RuntimeState, job: Job) -> None:
-    """End a job whose agent died with the process."""
+    """End a job whose agent died with the process, or is not registered in this one."""
     if job.terms.principal in state.anonymous_principals:
         _count(state, job.terms.principal)
     state.unfinished[job.id] = job
-    lost = completion.outcome_of(ErrorCode.INTERNAL_ERROR, RESTARTED)
-    completion.end_with_error(state, job, job.outcome or lost)
+    completion.end_with_error(state, job, job.outcome or _lost(state, job))
+
+
+def _lost(state: RuntimeState, job: Job) -> Outcome:
+    """Return the outcome of a job that does not go on; one that was kept lacks its agent."""
+    if job.status is Status.PENDING and job.input is not None:
+        try:
+            state.inventory.resolve(job.agent)
+        except Refusal as refusal:
+            return completion.outcome_of(refusal.code, refusal.message)
+    return completion.outcome_of(ErrorCode.INTERNAL_ERROR, RESTARTED)
 
 
 def _count(state: RuntimeState, principal: Principal) -> None:

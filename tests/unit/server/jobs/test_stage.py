@@ -196,6 +196,18 @@ def leaves_before_it_starts(world: Staged) -> None:
     world.shut_down()
 
 
+def is_kept(world: Staged) -> JobId:
+    world.plain()  # It keeps the runtime from its end.
+    world.runtime.hand_over(now=world.now)
+    world.take()
+    world.other.send("job.submit", {"agent": "echo", "lease_request": LEASE})
+    return next(reversed(world.state.jobs))
+
+
+def is_kept_and_cancelled(world: Staged) -> None:
+    world.cancel(is_kept(world))
+
+
 def starts_again(world: Staged) -> None:
     world.plain("again")
     world.restart()
@@ -361,6 +373,8 @@ STORIES: Final[dict[Callable[[Staged], object], tuple[tuple[JobStage, JobStage],
         (J.RUNNING, J.WAITING_FOR_CREDENTIALS),
         (J.WAITING_FOR_CREDENTIALS, J.LEAVING),
     ),
+    is_kept: ((J.ACCEPTED, J.KEPT),),
+    is_kept_and_cancelled: ((J.KEPT, J.STOPPING),),
     starts_again: ((J.ACCEPTED, J.RUNNING), (J.RUNNING, J.RUNNING)),
     returns: ((J.RUNNING, J.ENDED),),
     returns_with_credentials: ((J.RUNNING, J.REVOKING),),
