@@ -74,13 +74,15 @@ class MadeUpRuntime:
     ends_by_itself: bool = False
     """Once it has waited for Ctrl-C."""
     ctrl_c: int = 0
-    """How often Ctrl-C is pressed once the job waits."""
+    """How often Ctrl-C is pressed once the job waits: again when the command line has answered."""
     cancel_refused: Exception | None = None
     stubborn: bool = False
     cancel_takes: float = 0
     """Seconds until a job that is cancelled has ended."""
     changes: list[Any] = field(default_factory=list)
     state: str = "attached"
+    terminal: io.StringIO = field(default_factory=io.StringIO)
+    """Where the command line writes what the user reads."""
     agents: Sequence[AgentEntry] = ()
     asked: list[Any] = field(default_factory=list)
 
@@ -130,9 +132,11 @@ class MadeUpJob:
             self.events_received += 1
             yield event
         if self._runtime.waits:
-            for _ in range(self._runtime.ctrl_c):
+            for pressed in range(self._runtime.ctrl_c):
+                shown = self._runtime.terminal.getvalue()
                 os.kill(os.getpid(), signal.SIGINT)
-                await anyio.sleep(0.01)
+                while pressed + 1 < self._runtime.ctrl_c and self._runtime.terminal.getvalue() == shown:
+                    await anyio.sleep(0.001)  # Equal signals that wait to be handled are one signal.
             if not self._runtime.ends_by_itself:
                 await self._cancelled.wait()
         self.final_status = self._runtime.status
@@ -193,11 +197,11 @@ def follow(
     server: Server = SERVER,
 ) -> tuple[Ending, str]:
     monkeypatch.setattr("arcp_io.cli.follow.connect", runtime.connect)
-    file = io.StringIO()
-    with View(Console(file=file, width=100), "echo", ends_with_us=server.ends_with_us) as view:
+    console = Console(file=runtime.terminal, width=100)
+    with View(console, "echo", ends_with_us=server.ends_with_us) as view:
         ending = anyio.run(Following(server, job, view).run, backend=backend)
         view.end(ending)
-    return ending, file.getvalue()
+    return ending, runtime.terminal.getvalue()
 
 
 def test_a_summary_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
