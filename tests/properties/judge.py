@@ -26,10 +26,13 @@ from arcp_proto.server.runtime import Runtime
 from arcp_proto.server.sessions.event_log import MARK
 from arcp_proto.server.sessions.session import Session
 from arcp_proto.wire.timestamps import format_time
+from tests.reference.streams import Stream
+from tests.reference.tokens import is_over, prove, verdict
+from tests.reference.visibility import is_asked_for, page_size, right
 from tests.unit.world import FEATURES, UNIX, Frame, World
 
 from .model import Attempt, Client
-from .streams import Flow, Line, Token, Work
+from .streams import Line, Token, Work
 
 GRACE: Final = 5 * SECOND
 EXPIRES_AT: Final = UNIX + 80 * SECOND
@@ -233,8 +236,7 @@ class Judge:
             work.expires = EXPIRES_AT if terms.expires_at else None
             work.expire_by(self.wall, now)
             work.money = BUDGET if "cost.budget" in terms.lease else None
-            home.home[job.id] = Flow(0, live=True)
-            home.ends[job.id] = 1
+            home.streams.submitted(job.id)
             self.works[job.id] = work
         if self.blind:
             work.ended, work.stopped = job.ended, job.id not in self.world.state.running
@@ -259,18 +261,22 @@ class Judge:
 
         Others are told of a cut, and may subscribe again; the session that has submitted a job loses nothing.
         """
-        for job_id, flow in line.flows.items():
+        for job_id, stream in line.streams.observed.items():
             work, job = self.works[JobId(job_id)], self.world.state.jobs.get(JobId(job_id))
-            if job is None and not flow.live:
-                flow.floor = len(work.events)
-            elif job is not None and not flow.live and "subscribe" not in line.features:
-                flow.floor = job.history.first
+            if job is None and not stream.live:
+                stream.floor = len(work.events)
+            elif job is not None and not stream.live and "subscribe" not in line.features:
+                stream.floor = job.history.first
 
     def _overlooked(self, line: Line, session: Session) -> None:
         """What a session observes of which something was lost, nobody but the runtime knows."""
         if line.blind:
-            observed = dict.fromkeys([*session.observed, *session.backlogs])
-            line.flows = {job_id: line.flows.get(job_id) or Flow(0) for job_id in observed}
+            streams, observed = line.streams, {*session.observed, *session.backlogs}
+            for job_id in streams.observed.keys() - observed:
+                streams.left(job_id)
+            for job_id in sorted(observed - streams.observed.keys()):
+                where = streams.replays if line.is_home(job_id) else streams.jobs
+                where[job_id] = Stream(0)
 
     def _numbered(self, line: Line, session: Session) -> None:
         log, before = session.log, line.last
@@ -535,23 +541,22 @@ class Judge:
         known = self.find(attempt)
         if alone:
             if known is not None and not known[0].principal.startswith("anonymous-"):
-                late = known[0].expires is not None and known[0].expires <= self.wall
+                late = is_over(known[0].expires, self.wall, alone=True)
                 return "UNAUTHENTICATED" if late else None
         elif attempt.bearer and who is None:
             return "UNAUTHENTICATED"
         if known is None or (not alone and known[0].principal != who):
             return "RESUME_WINDOW_EXPIRED"
         line, token = known
-        if not attempt.bearer and line.expires is not None and line.expires <= self.wall:
+        if is_over(line.expires, self.wall, alone=not attempt.bearer):
             return "UNAUTHENTICATED"
         session = self.world.state.sessions[line.session_id]
-        first = session.log.first
-        if attempt.cursor > line.last:
-            return "INVALID_REQUEST"
-        if attempt.cursor < first - 1:
+        code = verdict(attempt.cursor, first=session.log.first, last=line.last)
+        if code == "RESUME_WINDOW_EXPIRED":
             line.may_end = line.attached is None and line.tokens[-1] is token
             self.doomed = line if line.may_end else None
-            return "RESUME_WINDOW_EXPIRED"
+        if code:
+            return code
         if session.long_frames and attempt.lines:
             return "PERMISSION_DENIED"
         return known
@@ -578,7 +583,7 @@ class Judge:
         attempt = client.attempt
         if attempt is None:
             return
-        line.prove(token)
+        prove(line.tokens, token)
         client.token, client.line, client.quirk = line.issue(client.number), line, line.quirk
         client.resumed, client.cursor, client.replies = True, attempt.cursor, attempt.replies
         line.seen = max(line.seen, attempt.cursor)
@@ -595,7 +600,7 @@ class Judge:
         """A client shows that its welcome has arrived."""
         if client.line is not None and client.token is not None and not client.proved:
             client.proved = True
-            client.line.prove(client.token)
+            prove(client.line.tokens, client.token)
 
     # Jobs.
 
@@ -603,10 +608,7 @@ class Judge:
         """What a principal may see of a job; None: it does not exist for it."""
         if work.job_id not in self.world.state.jobs:
             return None
-        if work.principal == principal:
-            return "observe"
-        owners = self.observers.get(principal, {})
-        return owners.get(work.principal, owners.get("*"))
+        return right(self.observers, principal, work.principal) or None
 
     def judge_submit(self, line: Line, payload: dict[str, Any]) -> tuple[tuple[str, ...], JobId | None]:
         """The answers that a submit may have, and the job that it joins."""
@@ -649,12 +651,12 @@ class Judge:
         line.answers.append(request_id)
         line.carried[request_id] = (job_id, line.last, payload)
         if job is None:
-            line.ends[job_id] = line.ends.get(job_id, 0) + 1
+            line.streams.joined(job_id, gone=True)
             return
         if line.session_id not in work.submitters:
             work.submitters.append(line.session_id)
         if self._is_new(line, work):
-            line.flows[job_id] = Flow(job.history.first)
+            line.streams.joined(job_id, gone=False).at = job.history.first
 
     def accepted(self, line: Line, job_id: JobId | None) -> Check:
         """Return what the answer to a submit has to be, which a new job answers, or this one."""
@@ -683,14 +685,12 @@ class Judge:
         if work.ended and "idempotency_key" in payload and not kept and self._is_new(line, work):
             if self._observes_all(line, work):
                 return "INVALID_REQUEST"
-            line.flows[work.job_id] = Flow(job.history.first)
+            line.streams.joined(work.job_id, gone=False).at = job.history.first
         return "job.accepted"
 
     def _is_new(self, line: Line, work: Work) -> bool:
         """Whether a session observes a job from the time on at which it submits it again."""
-        observes = work.job_id in line.flows and line.flows[work.job_id].until is None
-        known = work.job_id in self.world.state.jobs
-        return known and not observes and work.job_id not in line.home
+        return work.job_id in self.world.state.jobs and line.streams.going(work.job_id) is None
 
     def _observes_all(self, line: Line, work: Work) -> bool:
         """Whether a session observes as many jobs as it may, and not this one."""
@@ -707,11 +707,11 @@ class Judge:
 
     def judge_subscribe(self, line: Line, work: Work) -> str | None:
         """The code with which a subscription is refused; None when it is answered."""
-        right = self.right(line.principal, work)
+        may = self.right(line.principal, work)
         if "subscribe" not in line.features:
             return "INVALID_REQUEST"
-        if right != "observe":
-            return "PERMISSION_DENIED" if right else "JOB_NOT_FOUND"
+        if may != "observe":
+            return "PERMISSION_DENIED" if may else "JOB_NOT_FOUND"
         return "INVALID_REQUEST" if self._observes_all(line, work) else None
 
     def subscribed(self, line: Line, work: Work, after: int | None, position: int | None = None) -> Check:
@@ -719,34 +719,12 @@ class Judge:
 
         It asks for the history above the home number `after`, or above `position` if it says that.
         """
-        history = self.world.state.jobs[work.job_id].history
-        home, flow = line.home.get(work.job_id), line.flows.get(work.job_id)
-        if after is None:
-            if not work.ended and home is None and flow is None:
-                line.flows[work.job_id] = Flow(len(work.events))
-        else:
-            later = (
-                pos
-                for pos, event in enumerate(work.events)
-                if pos >= history.first and (event is None or event.source > after)
-            )
-            pos = next(later, len(work.events))
-            whole = work.end_source is None or after < work.end_source
-            if position is not None:
-                pos = min(max(position, history.first), len(work.events))
-                whole = work.end_source is None or position <= len(work.events)
-            if home is not None and line.placed:
-                home.rewind(pos)
-                home.live = home.live and pos >= len(work.events)
-            elif home is not None and pos < len(work.events):
-                line.flows[work.job_id] = Flow(pos, len(work.events))  # §6: live already flows.
-            elif home is None and flow is not None and line.placed:
-                flow.rewind(pos)
-            elif home is None and whole:
-                line.flows[work.job_id] = Flow(pos)
+        history, last = self.world.state.jobs[work.job_id].history, work.last_position
+        asked = None if after is None else max(self._behind(work, after, position), history.first)
+        line.streams.subscribed(work.job_id, asked, last, over=work.ended)
         cut = after is not None and (after < history.cut if position is None else position < history.first)
-        ended, last = work.ended, max([event.source for event in work.events if event], default=0)
-        place = work.last_position if Feature.POSITIONS in line.features else None
+        ended, source = work.ended, max([event.source for event in work.events if event], default=0)
+        place = last if Feature.POSITIONS in line.features else None
         left = history.first + 1 if cut and Feature.POSITIONS in line.features else None
 
         def check(frame: Frame) -> None:
@@ -757,11 +735,19 @@ class Judge:
             ensure(payload.get("job_seq") == place, "it stands at another position, or nobody is told")
             ensure(payload.get("history_from_job_seq") == left, "another position is the first that is left")
             told = payload["subscribed_from"]
-            ensure(told >= last or (told, last) == (0, 1), "it goes on before its last event")
+            ensure(told >= source or (told, source) == (0, 1), "it goes on before its last event")
             over = payload["current_status"] not in ("pending", "running")
             ensure(over == ended, "another status")
 
         return check
+
+    @staticmethod
+    def _behind(work: Work, after: int, position: int | None) -> int:
+        """Return the position above which a history is asked for, by that or by a home number."""
+        if position is not None or (work.end_source is not None and after >= work.end_source):
+            return work.last_position if position is None else position
+        later = (pos for pos, one in enumerate(work.events) if one is None or one.source > after)
+        return next(later, len(work.events))
 
     def is_silent(self, line: Line, job_id: JobId | None = None) -> bool:
         """Whether a refusal would end a job of a TypeScript client: the one that it names, or all of them."""
@@ -793,7 +779,7 @@ class Judge:
         if "list_jobs" not in line.features:
             return payload, ("INVALID_REQUEST",), None
         most = self.config.limits.max_page_jobs
-        limit = min(max(payload.get("limit", 100), 1), most)
+        limit = page_size(payload.get("limit"), most)
         expected, rest = self._page(line.principal, payload.get("filter", {}), upto, limit, most)
         told = Feature.POSITIONS in line.features
         last = {job_id: self.works[JobId(job_id)].last_position if told else None for job_id in expected}
@@ -834,7 +820,7 @@ class Judge:
         job = self.world.state.jobs[work.job_id]
         created = format_time(UnixTime(work.created // MILLISECOND * MILLISECOND))
         return (
-            asked.get("agent") in (None, work.agent, job.agent)
+            is_asked_for(asked, (job.status,), (work.agent, job.agent))
             and ("created_after" not in asked or created > asked["created_after"])
             and ("created_before" not in asked or created < asked["created_before"])
         )
@@ -872,20 +858,20 @@ class Judge:
 
     def _check_line(self, line: Line, session: Session) -> None:
         ensure(not line.cancels, "a cancel was not answered")
-        for job_id, flow in line.home.items():
+        streams = line.streams
+        for job_id, stream in streams.own.items():
             work = self.works[JobId(job_id)]
-            due = work.ended or flow.due(work, line.features)
-            ensure(not (flow.live and due), "an event is not numbered at home")
-        due = [job_id for job_id, count in line.ends.items() if count and job_id not in line.home]
-        ensure(not due, f"the ends of {due} are missing")
-        for job_id, flow in list(line.flows.items()):
+            due = work.ended or line.misses(work, stream)
+            ensure(not (stream.live and due), "an event is not numbered at home")
+        for job_id, stream in streams.observed.items():
             work = self.works[JobId(job_id)]
+            ensure(not stream.alone, f"the end of {job_id} is missing")
             ensure(self.right(line.principal, work) == "observe" or work.gone, "it may not observe this job")
-            if not flow.live:
+            if not stream.live:
                 continue
-            ensure(not flow.due(work, line.features), "an observer missed an event")
-            if flow.until is not None:
-                del line.flows[job_id]
+            ensure(not line.misses(work, stream), "an observer missed an event")
+            if job_id in streams.replays:
+                del streams.replays[job_id]
             else:
                 ensure(not work.ended, "an observer was not told of the end")
                 ensure(job_id in session.observed, "a subscription is lost")

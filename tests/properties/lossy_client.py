@@ -32,13 +32,11 @@ from arcp_proto.errors import LocalProtocolError
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.recording import record, replay
 from arcp_proto.secret import Secret
+from tests.reference.cursor import Cursor
+from tests.reference.wire import FINAL, is_notice
 
 UNIX = 1_780_000_000 * SECOND
 ANSWERS = (JobAccepted, RequestRefused, CancelAcknowledged, Subscribed, JobsListed)
-
-
-NOTICES = ("back_pressure", "unsubscribed")
-"""Phases of the events that one session is told of alone (§6.5, §7.6): they have no position."""
 
 
 class Fact(NamedTuple):
@@ -52,22 +50,17 @@ class Fact(NamedTuple):
     feature: str | None = None
 
 
-class Told:
+class Told(Cursor):
     """What a user was handed of one job by a runtime that tells positions, in any number of processes (§5).
 
-    There is one cursor. What is handed out is the next event above it that the session takes, and a history
-    that the user asks for again sets it back when the answer is handed out, in whatever session.
+    A history that the user asks for again sets the cursor back when the answer is handed out, in any session.
     """
 
     def __init__(self) -> None:
         self.followed = False
         """Whether its events are to come, up to its end."""
-        self.cursor = 0
-        """The position of the last event that was handed out, or behind which the user has asked."""
-        self.stored = 0
-        """The cursor of the next process: everything up to it is processed, in the order of handing out."""
-        self.open: deque[JobEvent | JobEnded | int] = deque()
-        """What is handed out and not processed; a number says that the cursor was set back to it."""
+        self.cursor = self.done = 0
+        self.held = deque()
         self.starts: set[int] = set()
         """The cursors of what dead processes have asked for, if their answers came too late for them."""
         self.live = False
@@ -87,7 +80,7 @@ class Told:
         """Take an event, which has to be the next that there is for this session."""
         position = event.job_seq
         if position is None:
-            assert isinstance(event, JobEvent) and event.body.get("phase") in NOTICES, event
+            assert isinstance(event, JobEvent) and is_notice(event.kind, event.body), event
         else:
             if not self.followed:
                 self._begin_late(position, facts, features)
@@ -97,26 +90,22 @@ class Told:
             assert position >= self.floor, f"{position} came, and {self.floor} was told to be the first left"
             self.cursor = position
             self._look_at(event, position, facts)
-        self.open.append(event)
+        self.hand(position, event)
 
     def begin(self, after: int) -> None:
         """The job is followed from now on, above a position."""
-        self.followed, self.left, self.cursor = True, False, after
+        self.followed, self.left = True, False
         self.starts.clear()
         self.live = False
         self.chunks.clear()
-        self._set_back(after)
+        self.go(after)
 
     def subscribed(self, after: int | None, answer: Subscribed) -> None:
         """The user is answered, who has asked for what is above a position, or for what comes from now on."""
-        last = answer.subscribed_from
-        begins = last if after is None else min(after, last)
-        if not self.followed:
-            if answer.status in ("pending", "running") or begins < last:
-                self.begin(begins)
-        elif after is not None and begins < self.cursor:
-            self.cursor = begins
-            self._set_back(begins)
+        over = answer.status in FINAL
+        place = self.place_of(after, answer.subscribed_from, over=over, followed=self.followed)
+        if place is not None:
+            (self.go if self.followed else self.begin)(place)
 
     def told_of_cut(self, first: int) -> None:
         """The runtime says that nothing is left before a position."""
@@ -139,35 +128,23 @@ class Told:
 
     def process(self) -> JobEvent | JobEnded:
         """The user has done with the next event, and with the cursor being set back behind it."""
-        event = self.open.popleft()
-        assert not isinstance(event, int)
-        if event.job_seq is not None:
-            self.stored = event.job_seq
-        while self.open and isinstance(self.open[0], int):
-            self.stored = self.open[0]
-            self.open.popleft()
+        event: JobEvent | JobEnded = self.processed()
         return event
 
     def restart(self) -> None:
         """The process dies. The next one goes on behind what was processed, if the end was not."""
-        self.followed |= not self.left and any(isinstance(event, JobEnded) for event in self.open)
-        self.cursor, self.floor = self.stored, 0
-        self.open.clear()
+        self.followed |= not self.left and any(isinstance(step.what, JobEnded) for step in self.held)
+        self.cursor, self.floor = self.done, 0
+        self.held.clear()
         self.chunks.clear()
 
     def check(self, facts: Sequence[Fact]) -> None:
         """Raise unless all has come: since each event was the next one, that is so if the end has."""
         assert facts[-1].kind == "end"
         assert not self.followed, f"nothing came behind {self.cursor} of {len(facts)}"
-        assert not self.open
+        assert not self.held
 
     # Below: steps of the above.
-
-    def _set_back(self, position: int) -> None:
-        if self.open:
-            self.open.append(position)
-        else:
-            self.stored = position
 
     def _begin_late(self, position: int, facts: Sequence[Fact], features: frozenset[str]) -> None:
         """What a dead process has asked for may come to the next one, from where it was asked for."""
@@ -227,7 +204,7 @@ class ToldLoosely(Told):
             self.numbers.append([(fact.kind, fact.body) for fact in facts].index(what) + 1)
         assert event.seq > self.last, "an event came out of order"
         self.last = event.seq
-        self.open.append(event)
+        self.hand(None, event)
 
     def begin(self, after: int) -> None:
         """What comes from here on may have come before."""
@@ -239,16 +216,10 @@ class ToldLoosely(Told):
         """Another session numbers from 1."""
         self.last = 0
 
-    def process(self) -> JobEvent | JobEnded:
-        """The user has done with the next event."""
-        event = self.open.popleft()
-        assert not isinstance(event, int)
-        return event
-
     def restart(self) -> None:
         """The process dies: what was not processed comes again."""
-        del self.numbers[len(self.numbers) - len(self.open) :]
-        self.open.clear()
+        del self.numbers[len(self.numbers) - len(self.held) :]
+        self.held.clear()
         self.last = 0
 
     def check(self, facts: Sequence[Fact]) -> None:
@@ -434,11 +405,11 @@ class LossyClient:
 
     def process(self, count: int, number: int = 0) -> None:
         """The user has done with the next events of one of the jobs, and stores how far."""
-        jobs = [job_id for job_id, told in self.told.items() if told.open]
+        jobs = [job_id for job_id, told in self.told.items() if told.held]
         if jobs:
             job_id = jobs[number % len(jobs)]
             told = self.told[job_id]
-            while told.open and count > 0:
+            while told.held and count > 0:
                 count -= 1
                 self.client.mark_processed(job_id, told.process().receipt, now=self.world.now)
                 self.keep()
@@ -446,7 +417,7 @@ class LossyClient:
 
     def process_all(self) -> None:
         """The user has done with everything."""
-        while any(told.open for told in self.told.values()):
+        while any(told.held for told in self.told.values()):
             self.process(10_000)
 
     def keep(self) -> None:

@@ -9,14 +9,11 @@ from typing import Any, Final
 from arcp_proto import Framing, Phase
 from arcp_proto.engine.connection import connection_state
 from arcp_proto.errors import ErrorCode, ensure
-from arcp_proto.limits import KIB, MIB
+from tests.reference.wire import FRAME, RESULT_FRAME
 from tests.unit.world import Frame, Peer
 
 from .streams import Line, Token
 
-FRAME: Final = 60 * KIB
-RESULT_FRAME: Final = MIB - KIB
-"""Of a `job.result` with its value, over WebSocket."""
 ANSWERS: Final = (
     *("session.error", "job.accepted", "job.cancelled", "job.error", "job.subscribed", "session.jobs"),
 )
@@ -185,7 +182,7 @@ class Client:
         strict = not self.resumed or (self.replies and self.honest and self.whole and not line.skipped)
         if frame["type"] == "job.event" and current and strict:
             job_id = frame["job_id"]
-            ensure(job_id in line.accepted or job_id not in line.home, "an event before its job")
+            ensure(job_id in line.accepted or not line.is_home(job_id), "an event before its job")
 
     def _see_answer(self, frame: Frame) -> None:
         message_type, payload = frame["type"], frame["payload"]
@@ -195,7 +192,7 @@ class Client:
         asked = self.asked.get(request_id or "")
         if message_type == "job.accepted" and self.line is not None:
             self.line.outstanding.pop(request_id, None)
-            if self.quirk != "pypi" or frame["job_id"] in self.line.home:
+            if self.quirk != "pypi" or self.line.is_home(frame["job_id"]):
                 self.line.accepted[frame["job_id"]] = None
         if asked is None:
             replayed = self.replies and message_type in ("job.accepted", "job.subscribed")

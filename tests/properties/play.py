@@ -34,11 +34,12 @@ from arcp_proto.server.journal.records import (
     TokenProven,
     encode_record,
 )
-from tests.unit.world import AGENTS, FEATURES, UNIX, Peer
+from tests.reference.wire import FRAME
+from tests.unit.world import AGENTS, FEATURES, UNIX
 
 from . import structure
 from .judge import BUDGETED, Judge
-from .model import FRAME, Asked, Attempt, Client
+from .model import Asked, Attempt, Client
 from .restart import check_survives, restart
 from .streams import Work
 
@@ -358,11 +359,12 @@ class Play(Judge):
         line = None if client is None else client.line
         if client is None or line is None or not self._acts(client):
             return
-        work = _one([self.works[JobId(job)] for job in line.flows] if c % 4 else list(self.works.values()), b)
+        observed = [self.works[JobId(job)] for job in line.streams.observed]
+        work = _one(observed if c % 4 else list(self.works.values()), b)
         if work is not None:
             may = () if "subscribe" in line.features else ("INVALID_REQUEST",)
             if not may:
-                line.flows.pop(work.job_id, None)
+                line.streams.left(work.job_id)
             self._say(client, "job.unsubscribe", {"job_id": work.job_id}, may)
 
     def list_jobs(self, a: int, b: int, c: int) -> None:
@@ -719,7 +721,8 @@ class Play(Judge):
                 if not client.peer.slow:
                     client.see_end()
             self.check_promises()
-        aborted = [connection for connection, peer in self.world.peers.items() if _aborted(peer)]
+        peers = self.world.peers.items()
+        aborted = [connection for connection, peer in peers if peer.closing and peer.closing.abort]
         structure.check(self.world.state, aborted=aborted, drain=self.drain_at is not None)
 
     def check_replay(self) -> None:
@@ -877,10 +880,6 @@ def _over(ended: bool) -> Any:
         ensure(("final_status" in frame["payload"]) == ended, "a cancel of what was over, or was not")
 
     return check
-
-
-def _aborted(peer: Peer) -> bool:
-    return peer.closing is not None and peer.closing.abort
 
 
 def _one(items: Sequence[T], number: int) -> T | None:

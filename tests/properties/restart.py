@@ -24,8 +24,9 @@ from arcp_proto.server.journal.records import (
 from arcp_proto.server.runtime import Runtime
 from arcp_proto.server.sessions.session import Session
 from arcp_proto.server.state import RuntimeState
+from tests.reference.streams import Stream, Streams
 
-from .streams import Flow, Line, Token, Work, marker_of
+from .streams import Line, Token, Work, marker_of
 
 if TYPE_CHECKING:
     from .judge import Judge
@@ -189,8 +190,7 @@ def forget(judge: Judge, bare: RuntimeState, durable: list[Record]) -> None:
         elif session is not None:
             _forget_in_line(judge, line, session)
         else:
-            line.flows.clear()
-            line.home.clear()
+            line.streams = Streams(line.placed)
     for work in judge.works.values():
         work.stopped = True  # Agents die with their process, also those that had not stopped in time.
         job = bare.jobs.get(work.job_id)
@@ -229,14 +229,15 @@ def _forget_in_line(judge: Judge, line: Line, session: Session) -> None:
 
 def _flows(judge: Judge, line: Line, session: Session) -> None:
     """What flows in a session, as its records say."""
-    line.home = {job_id: Flow(len(judge.works[job_id].events), live=True) for job_id in session.jobs}
-    line.ends = dict.fromkeys(session.jobs, 1)
-    line.flows = {job_id: Flow(len(judge.works[job_id].events)) for job_id in session.observed}
+    streams = line.streams = Streams(line.placed)
+    for job_id in (*session.jobs, *session.observed):
+        own = job_id in session.jobs
+        streams.jobs[job_id] = Stream(len(judge.works[job_id].events), own=own, live=own)
     for job_id, backlog in session.backlogs.items():
-        flows = line.home if backlog.owed else line.flows
-        flows[job_id] = Flow(backlog.position, backlog.until)
-        if backlog.owed and line.flows.pop(job_id, None) is not None:
-            line.ends[job_id] = 1  # It has ended, and is told of that behind its history.
+        if backlog.until is not None:
+            streams.replays[job_id] = Stream(backlog.position, until=backlog.until)
+        else:  # What is owed has ended, perhaps, and the session is told of that behind its history.
+            streams.jobs[job_id] = Stream(backlog.position, own=backlog.owed)
 
 
 def _forget_in_work(judge: Judge, work: Work, job: Job) -> None:

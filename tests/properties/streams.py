@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
-from arcp_proto.errors import ensure
+from arcp_proto.errors import InvariantViolated, ensure
 from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, JobId, SessionId
 from arcp_proto.server.sessions.event_log import Past
+from tests.reference.streams import Stream, Streams
+from tests.reference.tokens import issue
+from tests.reference.wire import NOTICES, need_of
 
 ENDS: Final = {"cancelled": "CANCELLED", "timed_out": "TIMEOUT"}
 """How a peer that gets every end but an error as `job.result` reads the code."""
-NOTICES: Final = ("back_pressure", "unsubscribed")
 
 
 @dataclass
@@ -28,11 +30,12 @@ class Event:
 
     payload: dict[str, Any]
     source: int
-    feature: str | None
+    need: str
 
     @classmethod
     def of(cls, past: Past) -> Event:
-        return cls(json.loads(past.payload + b"}"), past.source, past.feature)
+        payload = json.loads(past.payload + b"}")
+        return cls(payload, past.source, need_of(payload["kind"], payload["body"]))
 
     @property
     def is_chunk(self) -> bool:
@@ -41,7 +44,7 @@ class Event:
 
     def wanted(self, features: tuple[str, ...]) -> bool:
         """Whether a session that negotiated these features gets it."""
-        return self.feature is None or self.feature in features
+        return not self.need or self.need in features
 
 
 @dataclass
@@ -164,6 +167,15 @@ class Work:
             ensure(json.loads(text) == value, "its chunks are another value")
         return True
 
+    def check(self, payload: dict[str, Any], position: int, features: tuple[str, ...]) -> None:
+        """A session is told of an event at a position, which has to be this one."""
+        ensure(0 < position <= len(self.events), "an event at a position that there is not")
+        event = self.events[position - 1]
+        if event is not None:
+            theirs = {name: value for name, value in payload.items() if name != "job_seq"}
+            ensure(event.payload == theirs, "an event has another position, or was changed")
+            ensure(event.wanted(features), "an event that was not negotiated")
+
     def _count(self, source: int) -> None:
         ensure(self.end_source is None, "something comes after the end")
         if self.source is not None:
@@ -176,48 +188,6 @@ class Work:
         ensure(code in self.outcomes, f"it ended as {code}, not as {self.outcomes}")
         self.code = self.code or code
         ensure(code == self.code, "it ended in two ways")
-
-
-@dataclass
-class Flow:
-    """Of one job in one session: the next event by position, and where it ends if it is history alone.
-
-    A session that is told positions has one of each job, its own and those that it observes (§5, §7.6).
-    """
-
-    pos: int
-    until: int | None = None
-    floor: int = 0
-    """What was published before this position may be left out: it was cut, or all of it is forgotten."""
-    live: bool = False
-    """Whether what is published is numbered at once; else it waits behind a history, or for the reader."""
-
-    def rewind(self, pos: int) -> None:
-        """A history from a position on is asked for: everything from there goes on as one stream."""
-        self.pos = min(self.pos, pos)
-
-    def take(self, work: Work, features: tuple[str, ...], payload: dict[str, Any], position: int) -> None:
-        """An event is numbered: it has to be the next one that the session takes, by its position."""
-        pos = position - 1
-        ensure(self.pos <= pos < len(work.events), "an event came out of order, or twice, or is unknown")
-        left_out = work.events[max(self.pos, self.floor) : pos]
-        ensure(not any(event is not None and event.wanted(features) for event in left_out), "one is left out")
-        event = work.events[pos]
-        if event is not None:
-            theirs = {name: value for name, value in payload.items() if name != "job_seq"}
-            ensure(event.payload == theirs, "an event has another position, or was changed")
-            ensure(event.wanted(features), "an event that was not negotiated")
-        self.pos = position
-
-    def due(self, work: Work, features: tuple[str, ...], *, whole: bool = False) -> bool:
-        """Whether something is left for the session, before its end.
-
-        With `whole` the end has the value itself, in place of its chunks.
-        """
-        rest = work.events[max(self.pos, self.floor) : self.until]
-        if whole:
-            rest = [event for event in rest if event is None or not event.is_chunk]
-        return any(event is not None and event.wanted(features) for event in rest)
 
 
 @dataclass
@@ -270,11 +240,8 @@ class Line:
     unsteady: bool = False
     """The runtime has come back with a clock that was behind."""
     accepted: dict[str, None] = field(default_factory=dict)
-    home: dict[str, Flow] = field(default_factory=dict)
-    flows: dict[str, Flow] = field(default_factory=dict)
-    """Of the jobs that it observes, or whose history it has asked for."""
-    ends: dict[str, int] = field(default_factory=dict)
-    """Terminals without a home number that are due, by job."""
+    streams: Streams = field(init=False)
+    """What flows in it of jobs."""
     cancels: dict[str, str] = field(default_factory=dict)
     """Cancels that are answered in here: request to job."""
     seen: int = 0
@@ -288,6 +255,9 @@ class Line:
     answers: list[str] = field(default_factory=list)
     """Requests that were answered with a job or a subscription, in order."""
 
+    def __post_init__(self) -> None:
+        self.streams = Streams(self.placed)
+
     @property
     def acking(self) -> bool:
         return "ack" in self.features
@@ -300,16 +270,33 @@ class Line:
     @property
     def observed(self) -> set[str]:
         """The jobs that count as observed: also its own as long as a history of them is asked for (§7.6)."""
-        return {*self.flows, *(job_id for job_id, flow in self.home.items() if not flow.live)}
+        waiting = (job_id for job_id, stream in self.streams.own.items() if not stream.live)
+        return {*self.streams.observed, *waiting}
+
+    def is_home(self, job_id: str) -> bool:
+        """Return whether the session has submitted a job whose end has not come."""
+        stream = self.streams.going(job_id)
+        return stream is not None and stream.own
+
+    def lacks(self, work: Work, stream: Stream, position: int, *, whole: bool = False) -> bool:
+        """Return whether an event between is left out. With `whole` the end has the value of the chunks."""
+        rest = work.events[max(stream.at, stream.floor) : position - 1]
+        return any(
+            one is not None and one.wanted(self.features) and not (whole and one.is_chunk) for one in rest
+        )
+
+    def misses(self, work: Work, stream: Stream) -> bool:
+        """Return whether anything is left for the session, before the end."""
+        return self.lacks(work, stream, min(stream.until, len(work.events)) + 1)
 
     def look(self, backlogs: Container[str]) -> None:
         """Look at what waits now: a job of its own does behind a history alone that was asked for."""
-        for job_id, flow in self.home.items():
+        for job_id, stream in self.streams.own.items():
             waits = self.placed and job_id in backlogs
-            ensure(not (waits and flow.live), "its own job waits, and no history was asked for")
-            flow.live = not waits
-        for job_id, flow in self.flows.items():
-            flow.live = job_id not in backlogs
+            ensure(not (waits and stream.live), "its own job waits, and no history was asked for")
+            stream.live = not waits
+        for job_id, stream in self.streams.observed.items():
+            stream.live = job_id not in backlogs
 
     def numbered(
         self, raw: bytes, works: dict[JobId, Work], position: int, *, lag: int, records: int, now: int
@@ -328,8 +315,8 @@ class Line:
         work = works.get(JobId(job_id))
         told = position if self.placed and position else None
         ensure(payload.get("job_seq") == told, "another position is told, or none")
-        home = self.home.get(job_id)
-        if position == 0 or (home is not None and home.live and position > home.pos):
+        home = self.streams.going(job_id)
+        if position == 0 or (home is not None and home.own and home.live and position > home.at):
             self.current[self.last] = None
         match frame["type"]:
             case "job.cancelled":
@@ -338,64 +325,58 @@ class Line:
                 ensure(position == 0, "a notice has no place in its job")
                 self._notice(payload["body"]["phase"], job_id, lag)
             case "job.event" if not self.blind:
-                ensure(work is not None, "an event of an unknown job")
-                if home is None or (not self.placed and position <= home.pos):
-                    flow = self.flows.get(job_id)
-                else:
-                    flow = home
-                ensure(flow is not None, f"nobody asked for this event of {job_id}")
-                if flow is not None and work is not None:
-                    flow.take(work, self.features, payload, position)
+                if work is None:
+                    raise InvariantViolated("an event of an unknown job")
+                stream = self._next(work, position)
+                work.check(payload, position, self.features)
+                self.streams.take(stream, position)
             case "job.result" | "job.error":
                 if work is not None and not self.blind:
                     ensure(position == len(work.events) + 1, "the end is not behind the last event")
-                self._ended(work, job_id, payload)
+                self._ended(work, position, payload)
+
+    def _next(self, work: Work, position: int, *, ends: bool = False, whole: bool = False) -> Stream:
+        """Return the stream in which an event is the next one, or the end."""
+
+        def missing(stream: Stream, position: int) -> bool:
+            return self.lacks(work, stream, position, whole=whole)
+
+        stream = self.streams.goes_on(work.job_id, position, missing, ends=ends)
+        if stream is None:
+            known = self.streams.jobs.get(work.job_id)
+            raise InvariantViolated(f"event {position} of {work.job_id} is not the next one behind {known}")
+        return stream
 
     def _notice(self, phase: str, job_id: str, lag: int) -> None:
         if phase == "unsubscribed":
-            ensure(self.blind or self.flows.pop(job_id, None) is not None, "nobody was subscribed")
+            ensure(self.streams.left(job_id) or self.blind, "nobody was subscribed")
             return
         ensure(self.acking and self.told is not True, "told of back-pressure twice, or without ack")
         ensure(self.last - 1 - self.acked > lag, "told of back-pressure although it keeps up")
-        ensure(job_id in self.home, "told of back-pressure in a job that is not its")
+        ensure(self.is_home(job_id), "told of back-pressure in a job that is not its")
         self.told = True
 
-    def _ended(self, work: Work | None, job_id: str, payload: dict[str, Any]) -> None:
+    def _ended(self, work: Work | None, position: int, payload: dict[str, Any]) -> None:
         code = payload["code"] if "code" in payload else ENDS.get(payload["final_status"], "success")
-        if work is not None:
-            work.told(code)
+        if work is None:
+            return
+        work.told(code)
         if self.blind:
             return
-        observed = self.flows.get(job_id)
-        if job_id in self.home or observed is None or observed.until is not None:
-            self.ends[job_id] = self.ends.get(job_id, 0) - 1
-            ensure(self.ends[job_id] >= 0, "an end that nobody waits for")
-            flow = self.home.pop(job_id, None)
-            if flow is not None and flow.live and work is not None:
-                work.ended_at_home(self.last)
-        else:
-            flow = self.flows.pop(job_id)
-        if flow is not None and work is not None:
-            whole = "result" in payload and work.returned(payload["result"])
-            ensure(not flow.due(work, self.features, whole=whole), "the end came before an event")
+        whole = "result" in payload and work.returned(payload["result"])
+        stream = self._next(work, position, ends=True, whole=whole)
+        if stream.own and stream.live:
+            work.ended_at_home(self.last)
+        self.streams.take(stream, position, ends=True)
 
     def lost(self, first: int) -> None:
         """What was numbered before `first` is gone, and nobody has looked."""
         self.blind, self.told = True, None
         self.last = first - 1
 
-    def prove(self, token: Token) -> None:
-        """The client has this token: those before it are over."""
-        if token in self.tokens:
-            del self.tokens[: self.tokens.index(token)]
-
     def issue(self, number: int) -> Token:
-        """A welcome brings another token; at most four are valid."""
-        token = Token(None, number)
-        self.tokens.append(token)
-        if len(self.tokens) > 4:
-            del self.tokens[1]
-        return token
+        """A welcome brings another token."""
+        return issue(self.tokens, Token(None, number))
 
 
 def marker_of(payload: dict[str, Any]) -> int | None:

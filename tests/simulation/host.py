@@ -32,6 +32,7 @@ from arcp_proto.server.jobs.job import Job
 from arcp_proto.server.journal.records import Record
 from arcp_proto.server.runtime import Runtime
 from arcp_proto.server.state import RuntimeState
+from tests.reference.tokens import is_over, verdict
 
 from . import bounds
 from .agents import AGENTS, Agents
@@ -360,11 +361,10 @@ class Host:
         for told in self.world.promises.sessions.values():
             if digest not in told.tokens or told.principal != principal or told.over:
                 continue
-            if (alone and told.expires is not None and told.expires <= self.unix) or not isinstance(
-                cursor, int
-            ):
+            if is_over(told.expires, self.unix, alone=alone) or not isinstance(cursor, int):
                 continue
-            return told, told.floor <= cursor <= told.last and digest not in told.doubtful
+            served = not verdict(cursor, first=told.floor + 1, last=told.last)
+            return told, served and digest not in told.doubtful
         return None, True
 
     def _check_resumed(self, end: ServerEnd, expected: Told | None, *, certain: bool) -> None:

@@ -17,10 +17,11 @@ from arcp_proto.engine.output import ChildEnded, StartJob
 from arcp_proto.ids import SECOND
 from arcp_proto.server.jobs.job import Terms
 from arcp_proto.server.journal import records as facts
+from tests.reference.wire import REMAINING
 
 from . import leases
 from .broken import ensure
-from .truth import COMMON, REMAINING
+from .truth import COMMON
 
 if TYPE_CHECKING:
     from .world import World

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from tests.reference.visibility import STATUSES, is_asked_for, page_size
+
 from .broken import Broken, ensure
-from .truth import FINAL, GONE, UNSURE, Work
+from .truth import GONE, UNSURE, Work
 
 if TYPE_CHECKING:
     from .told import Ask
@@ -39,9 +41,7 @@ class Pages:
         """A page leaves, and answers this request."""
         asked, now = ask.payload, self._world.works.tick()
         place = self._place(principal, ask)
-        limits = self._world.options.limits
-        limit = asked.get("limit")
-        most = min(max(100 if limit is None else limit, 1), limits.max_page_jobs)
+        most = page_size(asked.get("limit"), self._world.options.limits.max_page_jobs)
         entries = payload["jobs"]
         ensure(len(entries) <= most, "I9", f"a page of {most} has {len(entries)} jobs")
         last, shown = place.last, set(place.shown)
@@ -105,11 +105,9 @@ class Pages:
 
 def _matches(work: Work, had: set[str], asked: Mapping[str, Any]) -> bool:
     """Whether a job with one of these statuses is asked for."""
+    names = (work.agent, f"{work.agent}@{work.version}") if work.version else (work.agent,)
     terms = asked.get("filter") or {}
-    statuses, agent = terms.get("status"), terms.get("agent")
-    known = {"pending", "running", *FINAL}
-    fits = statuses is None or UNSURE in had or bool(had & set(statuses) & known)
-    return fits and agent in (None, work.agent, work.version and f"{work.agent}@{work.version}")
+    return is_asked_for(terms, STATUSES if UNSURE in had else had, names)
 
 
 def terms_of(asked: Mapping[str, Any]) -> bytes:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import WIRE_WORDS
+from tests.reference.wire import REMAINING
 
 from . import leases
 from .agents import Agent
 from .broken import Broken, ensure
 from .ledger import ZERO, Account
-from .truth import REMAINING, RESULTS
+from .truth import RESULTS
 
 if TYPE_CHECKING:
     from .host import Host

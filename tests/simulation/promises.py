@@ -13,19 +13,18 @@ from arcp_proto.engine.connection import connection_state
 from arcp_proto.features import Feature
 from arcp_proto.ids import SessionId
 from arcp_proto.server.journal import records as facts
+from tests.reference.tokens import issue, prove
+from tests.reference.wire import FINAL, FRAME, RESULT_FRAME, is_notice, need_of
 
 from .broken import Broken, ensure
-from .runs import Ask, Begin, runs_of
+from .runs import Ask, Begin, Runs
 from .told import Frame, Line, Told, decode_frame, digest_of
-from .truth import FINAL, MOST_TOKENS, NO_MARK, UNSURE, Heard, Work, is_notice, mark_of, need_of
+from .truth import NO_MARK, UNSURE, Heard, Work, mark_of
 from .unsubscribes import Unsubscribes
 
 if TYPE_CHECKING:
     from .world import World
 
-FRAME: Final = 60 * 1024
-RESULT_FRAME: Final = 1024 * 1024 - 1024
-"""Of a `job.result` with its value, over WebSocket."""
 ASKS: Final = ("job.submit", "job.cancel", "job.subscribe", "job.unsubscribe", "session.list_jobs")
 
 
@@ -158,7 +157,7 @@ class Promises:
     @staticmethod
     def prove(told: Told, digest: bytes) -> None:
         if digest in told.tokens:
-            del told.tokens[: told.tokens.index(digest)]
+            prove(told.tokens, digest)
             told.doubtful.intersection_update(told.tokens)
 
     # What the runtime says.
@@ -285,7 +284,7 @@ class Promises:
             ensure(not line.resume, "I1", "a resume was answered by another session")
             features = frozenset(payload["capabilities"]["features"])
             unsubscribes = Unsubscribes()
-            runs = runs_of(session_id, principal, features, unsubscribes)
+            runs = Runs(session_id, principal, features, unsubscribes)
             told = Told(session_id, principal, features, runs, unsubscribes)
             self.sessions[session_id] = told
             told.expires, told.lines = line.expires, connection_state(line.connection).framing == "lines"
@@ -301,9 +300,7 @@ class Promises:
                 self.prove(told, digest_of(str((line.resume or {}).get("resume_token"))))
         ensure(digest not in self.tokens, "I9", "a token was issued twice")
         self.tokens[digest] = (session_id, payload["resume_token"])
-        told.tokens.append(digest)
-        if len(told.tokens) > MOST_TOKENS:
-            del told.tokens[1]
+        issue(told.tokens, digest)
         line.token, line.told = digest, told
         told.acked = max(told.acked, line.acked)
         self.verified(line, principal, session_id)

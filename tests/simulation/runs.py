@@ -1,24 +1,17 @@
-"""The events of jobs in one session, as they leave the runtime: by position, in order, each once (§5, §7.6).
-
-In every session the positions of a job rise. A history that is asked for goes on from where it was asked for,
-and what is published waits behind it. What comes by itself goes on behind the last event.
-"""
+"""What was told of jobs in one session, as it leaves the runtime, by the rules of the reference model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from arcp_proto.features import Feature
+from tests.reference.streams import ANY, FAR, Stream, Streams
+from tests.reference.wire import FINAL
 
 from .broken import Broken
-from .truth import FINAL, Work
+from .truth import Work
 from .unsubscribes import Unsubscribes
-
-ANY: Final = -1
-"""It is not known where the next event stands: "`from_event_seq` are home numbers", the `event_seq` of the
-session that has submitted the job, which it may not have been sent, and which other sessions never see."""
 
 
 class Ask(NamedTuple):
@@ -34,23 +27,6 @@ class Ask(NamedTuple):
             return self.kind == "job.subscribe" and self.payload.get("job_id") == work.job_id
         key = self.payload.get("idempotency_key")
         return self.kind == "job.submit" and key is not None and key == work.key
-
-
-@dataclass(slots=True)
-class Run:
-    """The events of a job that one session gets: `at` is the position of the last."""
-
-    at: int
-    since: int = 0
-    """When the session asked for it last, by the clock of `Works.tick`."""
-    own: bool = False
-    """The session has submitted it: an unsubscribe "only ends observing"."""
-    joined: bool = False
-    """It begins by a key: "history, live and end as to an observer", and nobody is told of a cut."""
-    alone: bool = False
-    """Its end comes alone."""
-    ended: bool = False
-    """The job has, or the session gets no more of it."""
 
 
 class Begin(NamedTuple):
@@ -71,7 +47,11 @@ class Begin(NamedTuple):
 
 
 class Runs:
-    """All that one session was told of jobs."""
+    """All that one session was told of jobs, by the rules of `tests.reference.streams`.
+
+    A judge of the wire does not know when an unsubscribe is carried out, which has no answer, nor whether an
+    answer was lost on which a request came again.
+    """
 
     def __init__(
         self, session_id: str, principal: str, features: frozenset[str], unsubscribes: Unsubscribes
@@ -80,38 +60,45 @@ class Runs:
         self._principal = principal
         self._features = features
         self._unsubscribes = unsubscribes
-        self._runs: dict[str, Run] = {}
+        self._streams = Streams(Feature.POSITIONS in features)
         self._again: dict[str, str] = {}
         """Submits that came again, by request, with their keys."""
 
     # Requests.
 
     def after_of(self, ask: Mapping[str, Any]) -> int:
-        """Return the position behind which a subscribe asks for the history; "from_job_seq wins"."""
-        if ask.get("from_job_seq") is not None:
+        """Return the position behind which a subscribe asks for the history.
+
+        "from_job_seq wins", for a session that is told positions. Home numbers of places are not known.
+        """
+        if self._streams.placed and ask.get("from_job_seq") is not None:
             return int(ask["from_job_seq"])
         return 0 if not ask.get("from_event_seq") else ANY
 
     def subscribed(self, work: Work, ask: Ask, answer: Mapping[str, Any]) -> None:
         """A subscribe is answered: the history goes on from where it was asked for, unless it is there."""
-        over, last = answer["current_status"] in FINAL, answer["job_seq"]
-        run, after = self._current(work, ask.at), last
-        if ask.payload.get("history"):
-            after, cut = self.after_of(ask.payload), answer.get("history_from_job_seq", 1) - 1
-            after = ANY if after == ANY else max(after, cut)
-        if run is None and not (over and after >= last):
-            self._runs[work.job_id] = Run(min(after, last), ask.at)
-        elif run is not None:
-            run.at, run.since = min(run.at, after), ask.at
+        streams, history = self._streams, bool(ask.payload.get("history"))
+        after = self.after_of(ask.payload) if history else None
+        if streams.placed:
+            last, first = answer["job_seq"], answer.get("history_from_job_seq", 1)
+            after = after if after in (None, ANY) else max(after, first - 1)
+        else:  # What follows a live subscription is not known, and every history is before it.
+            last = FAR if history else ANY
+            after = ANY if history and answer.get("history_from") is not None else after
+        current = self._current(work, ask.at)
+        before = streams.jobs.pop(work.job_id, None) if current is None else None
+        begun = streams.subscribed(work.job_id, after, last, over=answer["current_status"] in FINAL)
+        if begun is None and before is not None:
+            streams.jobs[work.job_id] = before
+        for stream in (begun, current):
+            if stream is not None:
+                stream.since = ask.at
 
     def joined(self, work: Work, begin: Begin, at: int) -> None:
-        """A submit is answered by the job of its key (§7.2), "unless it already flows in that session".
-
-        "Job over: the terminal always comes, again if need be, alone if the history is gone."
-        """
+        """A submit is answered by the job of its key (§7.2), "unless it already flows in that session"."""
         self._again.pop(begin.request_id, None)
         if begin.gone or self._current(work, at) is None:
-            self._runs[work.job_id] = Run(0, at, joined=True, alone=begin.gone)
+            self._streams.joined(work.job_id, gone=begin.gone).since = at
 
     def asked_again(self, key: str, request_id: str) -> None:
         """A submit comes again. If it was carried out, "the terminal always comes, again if need be"."""
@@ -119,118 +106,71 @@ class Runs:
 
     def stopped(self, work: Work) -> None:
         """A notice ends an observation: "the client subscribes again from its position"."""
-        run = self._run(work)
-        if run is not None and not run.own:
-            run.ended = True
+        self._known(work)
+        self._streams.left(work.job_id)
 
     def forgotten(self, work: Work) -> None:
         """A job is forgotten before the session took its history: "the terminal always comes, alone"."""
-        run = self._run(work)
-        if run is not None:
-            run.alone = True
+        stream = self._known(work)
+        if stream is not None:
+            stream.alone = True
 
     # What leaves.
 
     def event(self, work: Work, position: int, *, skipped: bool) -> None:
         """An event leaves. `skipped`: the client said that it has what it has not."""
-        self._leaves(work, position, f"event {position}", skipped=skipped).at = position
+        self._leaves(work, position, f"event {position}", skipped=skipped)
 
     def end(self, work: Work, position: int, *, skipped: bool) -> None:
         """The end of a job leaves, behind everything else of it."""
-        run = self._leaves(work, position, f"the end {position}", skipped=skipped, ends=True)
-        run.at, run.ended = position, True
+        self._leaves(work, position, f"the end {position}", skipped=skipped, ends=True)
 
-    def _leaves(self, work: Work, position: int, what: str, *, skipped: bool, ends: bool = False) -> Run:
-        run = self._run(work)
-        goes_on = run is not None and not run.ended and position > run.at
-        if run is not None and goes_on and ((ends and run.alone) or self._follows(work, run, position)):
-            run.joined = False
-            return run
-        again = None if goes_on else self._sent_again(work)
-        if again is not None and self._follows(work, again, position):
-            self._runs[work.job_id] = again
-            return again
-        if not skipped:
-            name = "I2" if run is not None and run.ended else "I1"
-            raise Broken(name, f"{self.id} gets {what} of {work.job_id} after {run}")
-        run = self._runs[work.job_id] = Run(position, own=run is not None and run.own)
-        return run
+    def _leaves(self, work: Work, position: int, what: str, *, skipped: bool, ends: bool = False) -> None:
+        def missing(stream: Stream, position: int) -> bool:
+            return self._misses(work, stream, position)
 
-    def _sent_again(self, work: Work) -> Run | None:
-        """Return what a submit brings that came again when its job was over; None for none."""
+        known, streams = self._known(work), self._streams
+        stream = streams.goes_on(work.job_id, position, missing, ends=ends)
+        late = known is None or known.ended or position <= known.at
+        if stream is None and late and self._is_sent_again(work):
+            streams.joined(work.job_id, gone=False)
+            stream = streams.goes_on(work.job_id, position, missing, ends=ends)
+        if stream is None and not skipped:
+            name = "I2" if known is not None and known.ended else "I1"
+            raise Broken(name, f"{self.id} gets {what} of {work.job_id} after {known}")
+        if stream is None:
+            stream = streams.jobs[work.job_id] = Stream(position, own=known is not None and known.own)
+        streams.take(stream, position, ends=ends)
+
+    def _is_sent_again(self, work: Work) -> bool:
+        """Return whether a submit came again when its job was over, and has brought nothing so far."""
         request_id = next((one for one, key in self._again.items() if key == work.key), None)
         if request_id is None or work.ended_at is None:
-            return None
+            return False
         del self._again[request_id]
-        return Run(0, joined=True)
+        return True
 
-    def _run(self, work: Work) -> Run | None:
-        run = self._runs.get(work.job_id)
-        if run is None and work.home == self.id:
-            run = self._runs[work.job_id] = Run(0, own=True)
-        return run
+    def _known(self, work: Work) -> Stream | None:
+        """Return what there is of a job: it comes by itself in the session that has submitted it."""
+        if work.home == self.id and work.job_id not in self._streams.jobs:
+            self._streams.submitted(work.job_id)
+        return self._streams.jobs.get(work.job_id)
 
-    def _current(self, work: Work, at: int) -> Run | None:
+    def _current(self, work: Work, at: int) -> Stream | None:
         """Return what the session got when it asked; None when it did not get the job."""
-        run = self._run(work)
-        if run is None or run.ended:
+        self._known(work)
+        stream = self._streams.going(work.job_id)
+        if stream is None:
             return None
-        left = self._unsubscribes.between(work.job_id, run.since, at)
-        return run if run.own or not left else None
+        left = self._unsubscribes.between(work.job_id, stream.since, at)
+        return stream if stream.own or not left else None
 
-    def _follows(self, work: Work, run: Run, position: int) -> bool:
-        """Return whether all that the session does not take lies between."""
-        if run.at == ANY:
-            return True
-        if work.cut and not run.own and (run.joined or "subscribe" not in self._features):
-            return True  # A session that cannot subscribe is not told of a cut either.
+    def _misses(self, work: Work, stream: Stream, position: int) -> bool:
+        """Return whether the session has to get something between."""
+        placed, untold = self._streams.placed, stream.joined or "subscribe" not in self._features
+        if stream.at == ANY or (work.cut and untold and not (placed and stream.own)):
+            return False  # A session that cannot subscribe is not told of a cut either.
+        if not placed:  # It goes by home numbers; a place is that of its mark.
+            return work.next_for(stream.at, self._features) < position - 1
         takes = work.takes(self._principal, self._features)
-        return work.missed(run.at, position, takes, self.id) is None
-
-
-def runs_of(session_id: str, principal: str, features: frozenset[str], unsubscribes: Unsubscribes) -> Runs:
-    """Return the record of a new session."""
-    kind = Runs if Feature.POSITIONS in features else NumberedRuns
-    return kind(session_id, principal, features, unsubscribes)
-
-
-class NumberedRuns(Runs):
-    """The same of a session without positions, which goes by home numbers; a place is that of its mark.
-
-    There "events come at once", in the submitting session too, and a history that is asked for between them.
-    """
-
-    def __init__(
-        self, session_id: str, principal: str, features: frozenset[str], unsubscribes: Unsubscribes
-    ) -> None:
-        super().__init__(session_id, principal, features, unsubscribes)
-        self._replays: dict[str, Run] = {}
-
-    def after_of(self, ask: Mapping[str, Any]) -> int:
-        """Return 0 for a whole history: nobody tells the home numbers of places."""
-        return 0 if not ask.get("from_event_seq") else ANY
-
-    def subscribed(self, work: Work, ask: Ask, answer: Mapping[str, Any]) -> None:
-        """A subscribe is answered."""
-        over, run = answer["current_status"] in FINAL, self._current(work, ask.at)
-        after = self.after_of(ask.payload) if ask.payload.get("history") else ANY
-        after = ANY if answer.get("history_from") is not None else after
-        if run is None and not (over and not ask.payload.get("history")):
-            self._runs[work.job_id] = Run(after, ask.at)
-        elif run is not None and ask.payload.get("history"):
-            if run.own:
-                self._replays[work.job_id] = Run(after)
-            else:
-                run.at, run.since = after, ask.at
-
-    def _leaves(self, work: Work, position: int, what: str, *, skipped: bool, ends: bool = False) -> Run:
-        run, replay = self._run(work), self._replays.get(work.job_id)
-        again = run is not None and run.own and not run.ended and position <= run.at
-        if again and replay is not None and replay.at < position and self._follows(work, replay, position):
-            return replay
-        return super()._leaves(work, position, what, skipped=skipped, ends=ends)
-
-    def _follows(self, work: Work, run: Run, position: int) -> bool:
-        if run.at == ANY or (work.cut and (run.joined or "subscribe" not in self._features)):
-            return True
-        return work.next_for(run.at, self._features) >= position - 1
+        return work.missed(stream.at, position, takes, self.id) is not None

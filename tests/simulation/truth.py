@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from arcp_proto.server.journal import records as facts
+from tests.reference.tokens import issue, prove
+from tests.reference.wire import CREDENTIALS, NOTICES, OPTIONAL, REMAINING
 
 from .broken import Broken, ensure
 
@@ -22,7 +24,7 @@ _MARK: Final = re.compile(rb'"m(\d+)"')
 _CHUNK: Final = re.compile(rb'"chunk_seq":(\d+)')
 _CALL: Final = re.compile(rb'"call_id":"m(\d+)"')
 _RESTARTED: Final = re.compile(rb'"phase":"restarted","message":"attempt (\d+)"')
-NOTICES: Final = ("back_pressure", "unsubscribed", "budget_warning", "credential_rotated")
+SAID: Final = (*NOTICES, "budget_warning", "credential_rotated")
 """Phases of a status that only the runtime says."""
 COMMON: Final = (facts.Published, facts.HistoryCut)
 """Most of all records; money and credentials are in none of them."""
@@ -33,12 +35,6 @@ RESULTS: Final = 10**10
 """The mark of the result of a tool call that was refused, and that of the call."""
 CHILDREN: Final = 10**11
 """The mark of the event that announces a child is from here on."""
-REMAINING: Final = "cost.budget.remaining"
-"""A metric that only the runtime emits."""
-CREDENTIALS: Final = "provisioned_credentials"
-"""The feature of sessions that are told of new values of credentials; only those of the job's owner are."""
-OF_THE_SESSION: Final = ("back_pressure", "unsubscribed")
-"""Phases of notices of one session, which have no position: "Notices of one session ... have none"."""
 
 
 def child_mark(job_id: str) -> int:
@@ -50,7 +46,7 @@ def mark_of(kind: str, body: Mapping[str, Any]) -> int:
     """The mark of an event as a client sees it; NO_MARK for what the runtime says by itself."""
     if kind == "result_chunk":
         return -1 - int(body["chunk_seq"])
-    if kind == "status" and body.get("phase") in NOTICES:
+    if kind == "status" and body.get("phase") in SAID:
         return NO_MARK
     if kind == "status" and body.get("phase") == "restarted":
         return RESTARTS + int(body["message"].split()[-1])
@@ -65,20 +61,6 @@ def mark_of(kind: str, body: Mapping[str, Any]) -> int:
         if isinstance(value, str) and value[:1] == "m" and value[1:].isdigit():
             return int(value[1:])
     raise Broken("I2", f"nobody emitted this {kind}: {body}")
-
-
-def need_of(kind: str, body: Mapping[str, Any]) -> str:
-    """Return the feature that a session needs to get an event (§6.2); empty for an event that all get."""
-    if kind == "status":
-        return CREDENTIALS if body.get("phase") == "credential_rotated" else ""
-    if kind == "metric":
-        return "cost.budget" if body.get("name") == REMAINING else ""
-    return kind if kind in _FEATURE else ""
-
-
-def is_notice(kind: str, body: Mapping[str, Any]) -> bool:
-    """Return whether an event is of one session alone, and of no job's history."""
-    return kind == "status" and body.get("phase") in OF_THE_SESSION
 
 
 def _mark_in(kind: str, payload: bytes) -> int:
@@ -96,7 +78,6 @@ def _mark_in(kind: str, payload: bytes) -> int:
     return NO_MARK if found is None else RESTARTS + int(found[1])
 
 
-FINAL: Final = ("success", "error", "cancelled", "timed_out")
 UNSURE: Final = "unsure"
 """The status of a job after a crash, until a record says more."""
 GONE: Final = "gone"
@@ -324,17 +305,14 @@ class Work:
             low = self.placed[at - 1][0] if at else -1
             high = self.placed[at][0] if at < len(self.placed) else len(self.marks)
         kinds = {self.kinds[mark] for mark in self.marks[low + 1 : high]}
-        return self.others | {kind if kind in _FEATURE else "" for kind in kinds}
+        return self.others | {kind if kind in OPTIONAL else "" for kind in kinds}
 
     def next_for(self, place: int, features: frozenset[str]) -> int:
         """The first place from `place` on that a session with these features gets."""
         marks, kinds = self.marks, self.kinds
-        while place < len(marks) and kinds[marks[place]] in _FEATURE and kinds[marks[place]] not in features:
+        while place < len(marks) and kinds[marks[place]] in OPTIONAL and kinds[marks[place]] not in features:
             place += 1
         return place
-
-
-_FEATURE: Final = ("progress", "result_chunk")
 
 
 class Truth:
@@ -387,12 +365,9 @@ class Truth:
             case facts.TokenIssued(session_id=session_id, digest=digest):
                 self.kept_expiries[session_id] = record.expires
                 tokens = self.kept_tokens.setdefault(session_id, [])
-                tokens.append(digest)
-                if len(tokens) > MOST_TOKENS:
-                    del tokens[1]
+                issue(tokens, digest)
             case facts.TokenProven(session_id=session_id, digest=digest):
-                tokens = self.kept_tokens[session_id]
-                del tokens[: tokens.index(digest)]
+                prove(self.kept_tokens[session_id], digest)
             case facts.SessionEnded(session_id=session_id):
                 self.kept_tokens.pop(session_id, None)
             case _:
@@ -457,6 +432,3 @@ class Truth:
                 "credentials were not issued in time": work.provisioned,
             }
             ensure(reasons.get(str(end.get("message"))), "I2", f"{detail}, for no reason: {work.failed}")
-
-
-MOST_TOKENS: Final = 4

@@ -12,24 +12,20 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from arcp_proto.engine.output import JobEnded, JobEvent, Subscribed
+from tests.reference.cursor import Cursor, Step
+from tests.reference.streams import begins
+from tests.reference.wire import FINAL, is_notice
 
 from .broken import Broken, ensure
-from .truth import FINAL, Truth, Work, is_notice, mark_of
+from .truth import Truth, Work, mark_of
 
 BROKEN = -1
 """In place of the next chunk of a result: one is missing, and the first has to come again."""
 
 
-class Step(NamedTuple):
-    """An event that the user was handed, or a point at which its cursor was set; a notice has no position."""
-
-    position: int | None
-    handed: bool = True
-
-
 @dataclass(slots=True)
-class View:
-    """What one user has of one job: `cursor` is the position of the last event that it was handed."""
+class View(Cursor):
+    """What one user has of one job."""
 
     work: Work
     cursor: int = 0
@@ -53,9 +49,7 @@ class View:
     ended: bool = False
     lost: bool = False
     done: int = 0
-    """The position up to which it is processed: of the last step of which everything before is processed."""
     held: deque[Step] = field(default_factory=deque)
-    """What the user was handed and has not processed, and between that where its cursor was set."""
     chunk: int = 0
     """The chunk of its result that the client can join next."""
 
@@ -91,26 +85,10 @@ class View:
         self.chunk = 0
         self.go(after)
 
-    def go(self, after: int) -> None:
-        """Set the cursor: from there the user is told."""
-        self.cursor = after
-        self.held.append(Step(after, handed=False))
-        self._settle()
-
-    def hand(self, position: int | None) -> Taken:
+    def handed(self, position: int | None) -> Taken:
         """The user holds an event, or a notice."""
-        self.held.append(Step(position))
+        self.hand(position)
         return Taken(self, self.held)
-
-    def processed(self) -> None:
-        """The first event that is held is processed, and so is every set cursor behind it."""
-        position = self.held.popleft().position
-        self.done = self.done if position is None else position
-        self._settle()
-
-    def _settle(self) -> None:
-        while self.held and not self.held[0].handed:
-            self.done = self.held.popleft().position or 0
 
     def join(self, chunk: int) -> None:
         """A chunk of its result has come: "the client checks order, size and end" (§7)."""
@@ -197,19 +175,17 @@ class Views:
         view = view or View(work)
         if told.history_from is not None:
             view.cut = max(view.cut, told.history_from - 1)
-        last = told.subscribed_from
-        after = last if after is None else min(after, last)
         if own or left:
             return
-        if told.status in FINAL and after >= last:
-            if not view.followed:
+        over, last, followed = told.status in FINAL, told.subscribed_from, view.followed
+        place = view.place_of(after, last, over=over, followed=followed)
+        if over and begins(after, last) >= last:
+            if not followed:
                 self.over[told.job_id] = told.status
             return
         self.jobs[told.job_id], view.waits = view, True
-        if not view.followed:
-            view.begin(after)
-        elif after < view.cursor:
-            view.go(after)
+        if place is not None:
+            (view.go if followed else view.begin)(place)
 
     # Events.
 
@@ -219,7 +195,7 @@ class Views:
         if position is None:
             ensure(is_notice(event.kind, event.body), "I1", f"{self.who} gets {event} without a position")
             known = self.noticed(event.job_id)
-            return None if known is None else known.hand(None)
+            return None if known is None else known.handed(None)
         view = self._view(event.job_id, position)
         work = view.work
         mark = work.heard[position].mark
@@ -260,7 +236,7 @@ class Views:
         if view.joined:
             view.cut = max(view.cut, position - 1)  # The next process is not told of the rest, either.
         view.cursor, view.joined = position, False
-        return view.hand(position)
+        return view.handed(position)
 
     def _missed(self, view: View, upto: int) -> int | None:
         """Return the first event behind the cursor that had to come."""

@@ -12,10 +12,12 @@ from arcp_proto.ids import SECOND
 from arcp_proto.limits import Limits
 from arcp_proto.server.jobs.job import Terms
 from arcp_proto.server.journal import records as facts
+from tests.reference.visibility import right
+from tests.reference.wire import CREDENTIALS
 
 from .broken import Broken, ensure
 from .leases import unix_of
-from .truth import CREDENTIALS, Work, child_mark
+from .truth import Work, child_mark
 
 if TYPE_CHECKING:
     from .world import World
@@ -207,8 +209,7 @@ class Works:
         if viewer == owner:
             return {"observe"}
         place = max(index for index, (at, _) in enumerate(self._grants) if at <= since or not index)
-        owners = [observers.get(viewer, {}) for _, observers in self._grants[place:]]
-        return {rights.get(owner, rights.get("*", "")) for rights in owners}
+        return {right(observers, viewer, owner) for _, observers in self._grants[place:]}
 
     def may_observe(self, viewer: str, owner: str, since: int | None = None) -> bool:
         """Whether it is allowed now; with `since`, whether it was at any time from then on."""
