@@ -116,7 +116,7 @@ def test_absolute_targets_are_scaled_and_others_are_not() -> None:
     assert str(found).startswith("MISSED")
 
 
-def test_what_the_peer_takes_in_the_same_run_scales_rather_than_the_loop() -> None:
+def test_a_measurement_scales_by_the_peer_of_the_same_run_and_not_by_the_loop() -> None:
     samples = {ASYNCIO: {"replay_ms": [40.0]}, PEER: {"replay_ms": [980.0]}}
     (found,) = verdicts(_figures(rows_of("d", "n=10000", samples), scale=1.0))
     assert (found.value, found.holds) == (20.0, True)

@@ -73,7 +73,7 @@ def test_the_oldest_run_installs_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RANGES))
-def test_what_is_installed_is_one_of_the_ends(name: str) -> None:
+def test_the_installed_version_is_at_an_end_of_its_bounds(name: str) -> None:
     installed, (lower, upper) = Version(version(name)), _ends(RANGES[name])
     assert installed == lower or _is_last_below(installed, upper), (
         f"{name} {installed} is neither the lower bound {lower} nor of the last line below {upper}: change "

@@ -175,7 +175,7 @@ def test_missing_docstrings_are_found() -> None:
         "pytest.sk" + "ip()",
     ],
 )
-def test_what_is_left_behind_is_found(line: str) -> None:
+def test_leftovers_are_found(line: str) -> None:
     assert LEFT_BEHIND.search(line)
 
 

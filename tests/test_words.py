@@ -105,8 +105,8 @@ def test_docstrings_and_comments_name_their_subject() -> None:
     assert [each for each in found if each[1]] == []
 
 
-def test_unit_tests_name_their_subject() -> None:
-    texts = (path.read_text() for path in (ROOT / "tests/unit").rglob("test_*.py"))
+def test_tests_name_their_subject() -> None:
+    texts = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     names = [
         name for text in texts for name in re.findall(r"^ *(?:async )?def (test_\w+)", text, re.MULTILINE)
     ]

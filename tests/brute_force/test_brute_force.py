@@ -18,7 +18,7 @@ COVERED = 7
 """Characters of the longest strings by which patterns are compared."""
 
 
-def test_what_a_language_is() -> None:
+def test_languages_are_as_listed_by_hand() -> None:
     """The reference, by hand."""
     texts = list(strings(3))
     assert texts[:6] == ["", "a", "b", "/", "x", "aa"]
@@ -64,7 +64,7 @@ def test_a_counterexample_as_long_as_the_bound_fails() -> None:
         _ = covering.found
 
 
-def test_what_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_answer_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(compare, "grants", lambda *patterns: grants(*patterns, "b/x/*"))
     assert command.main(["--symbols", "1", "--length", "4"]) == 1
     assert "wrong: 'a' and 'b/x/': True" in capsys.readouterr().out

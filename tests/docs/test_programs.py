@@ -299,7 +299,9 @@ async def test_keys_of_a_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.anyio
-async def test_what_a_client_may_take_and_the_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_bounded_program_refuses_and_writes_its_audit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     app = app_of("bounded.py", tmp_path)
 
@@ -358,7 +360,9 @@ async def test_inputs_and_results_of_types(tmp_path: Path, monkeypatch: pytest.M
         ("now", "x-vendor.acme.DISK_FULL", True),
     ],
 )
-async def test_how_an_agent_fails(how: str, code: str, retryable: bool, tmp_path: Path) -> None:
+async def test_the_failing_program_ends_with_its_errors(
+    how: str, code: str, retryable: bool, tmp_path: Path
+) -> None:
     app = app_of("failing.py", tmp_path)
     async with serve_memory(app) as memory, connect(memory, token="s3cret") as session:
         with pytest.raises(ArcpError) as failed:

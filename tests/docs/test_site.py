@@ -39,7 +39,7 @@ def test_links_between_the_pages_of_the_site_lead_somewhere(tmp_path: Path) -> N
         assert [place for place in places if place and not (page.parent / place).is_file()] == [], page.name
 
 
-def test_what_a_page_loads_from_other_hosts_is_found() -> None:
+def test_resources_of_other_hosts_are_found() -> None:
     for text in (
         '<script async src="https://cdn.example/a.js"></script>',
         "<img alt='x' src='//cdn.example/a.png'>",

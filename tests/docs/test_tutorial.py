@@ -62,7 +62,9 @@ def test_the_log_of_a_server_without_ceilings(
 
 
 @each_runner
-def test_who_comes_back_goes_on(runner: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_process_that_comes_back_continues(
+    runner: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert said(runner, save(tmp_path, "come_back.py"), capsys) == shown_by("python come_back.py")
 
 

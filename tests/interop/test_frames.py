@@ -283,7 +283,7 @@ def test_our_client_understands_what_theirs_heard(session: str) -> None:
     assert (ours.runtime.state.session is None) == lost
 
 
-def test_what_their_runtime_never_answers() -> None:
+def test_requests_that_their_runtime_never_answers() -> None:
     """A cancel of a job that waits for its turn, or is over."""
     ours = AsTheirClient()
     ours.replay("every end")

@@ -23,7 +23,7 @@ from tests.io.test_gate import serving
 SEED: Final = 1_107
 
 
-def test_what_arrives_is_what_was_covered() -> None:
+def test_the_url_that_arrives_is_the_url_that_was_covered() -> None:
     counts = fetching.search(SEED, 4 * settings().max_examples)
     assert counts["urls"] // 8 < counts["allowed"] < counts["urls"]
     assert set(counts) == {"urls", "allowed", *fetching.NAMES}

@@ -467,6 +467,6 @@ def test_a_typescript_runtime_knows_no_close(runtime: ScriptedRuntime) -> None:
 
 
 @pytest.mark.parametrize("text", ["{}", json.dumps({"type": "session.accepted", "payload": {}})])
-def test_what_a_rust_runtime_might_say_harms_nobody(runtime: ScriptedRuntime, text: str) -> None:
+def test_frames_of_a_rust_runtime_do_not_end_the_connection(runtime: ScriptedRuntime, text: str) -> None:
     assert runtime.say_raw(text) == []
     assert runtime.state.connection is not None

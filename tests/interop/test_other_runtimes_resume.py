@@ -100,7 +100,7 @@ def runtime() -> ScriptedRuntime:
     return resuming()
 
 
-def test_what_our_client_asks_for(runtime: ScriptedRuntime) -> None:
+def test_our_client_asks_to_resume_in_both_forms(runtime: ScriptedRuntime) -> None:
     """In both forms, so that those find it who look for it in the hello, and those who look beside it."""
     submitted(runtime, 2)
     assert kinds(runtime.drop()) == ["ConnectionEnded", "Detached"]
@@ -139,7 +139,7 @@ def test_a_go_runtime_has_not_noticed_the_end_of_the_old_transport(runtime: Scri
     assert texts(said(runtime, job, 4)) == ["4"]
 
 
-def test_what_a_go_runtime_says_twice_comes_once(runtime: ScriptedRuntime) -> None:
+def test_an_event_that_a_go_runtime_sends_twice_comes_once(runtime: ScriptedRuntime) -> None:
     """What is new overtakes what is replayed, and is replayed as well."""
     job = submitted(runtime, 2)
     runtime.reconnect()
@@ -398,7 +398,7 @@ def test_a_go_runtime_gives_us_up(runtime: ScriptedRuntime, session_id: str | No
     assert texts(said(runtime, job, 2)) == ["2"]
 
 
-def test_a_rust_runtime_is_no_runtime() -> None:
+def test_a_rust_runtime_that_drops_the_connection_ends_it() -> None:
     """It drops the connection at the first word: there was no session, and nothing is tried again."""
     runtime = OtherRuntime(ClientConfig())
     (ended,) = runtime.drop()

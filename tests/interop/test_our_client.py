@@ -93,7 +93,7 @@ async def test_the_handshake() -> None:
         assert agents["stage"] == (["1.0.0", "2.0.0"], "2.0.0")
 
 
-async def test_who_is_nobody_gets_no_session() -> None:
+async def test_a_client_with_a_wrong_token_gets_no_session() -> None:
     async with their_runtime() as host:
         with pytest.raises(Unauthenticated, match="invalid bearer token"):
             async with connect(host.url, "wrong"):
@@ -110,7 +110,7 @@ async def test_a_heartbeat_is_answered() -> None:
         assert session.lost is None
 
 
-async def test_what_we_have_processed_is_acked() -> None:
+async def test_processed_events_are_acked() -> None:
     async with session_with_theirs() as (session, host):
         job = await session.submit("flood", 40)
         assert len([event async for event in job]) == 40
@@ -129,7 +129,7 @@ async def test_saying_goodbye_to_a_runtime_that_knows_no_close() -> None:
         assert "session.close" in refusal["payload"]["message"]
 
 
-async def test_they_say_goodbye() -> None:
+async def test_their_bye_ends_the_session() -> None:
     async with session_with_theirs(reconnect=False) as (session, host):
         job = await running(session)
         bye = SessionByePayload(reason="going").model_dump(exclude_none=True)
@@ -148,7 +148,7 @@ async def test_their_runtime_goes_away() -> None:
             await session.submit("echo")
 
 
-async def test_their_runtime_loses_the_connection_by_a_body_that_is_no_json() -> None:
+async def test_their_runtime_loses_the_connection_by_a_body_that_is_not_json() -> None:
     async with session_with_theirs(reconnect=False) as (session, _):
         assert isinstance(await ends(await session.submit("unreadable")), ConnectionLost)
 
@@ -221,7 +221,7 @@ async def test_versions_of_an_agent() -> None:
         assert (await session.submit("stage@1.0.0")).agent == "stage@1.0.0"
 
 
-async def test_what_a_job_may_do() -> None:
+async def test_the_authority_of_a_job_reaches_our_client() -> None:
     async with session_with_theirs() as (session, _):
         job = await session.submit(
             "echo",

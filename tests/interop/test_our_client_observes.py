@@ -107,7 +107,7 @@ async def test_jobs_are_listed_by_what_they_are() -> None:
         understood(host)
 
 
-async def test_nobody_lists_the_jobs_of_others() -> None:
+async def test_jobs_of_other_principals_are_not_listed() -> None:
     async with their_runtime() as host, connect(host.url, TOKEN) as session:
         await (await session.submit("echo")).result()
         async with connect(host.url, "bob's") as other:
@@ -217,7 +217,7 @@ async def test_many_jobs_are_observed_in_a_session() -> None:
             assert len(set(numbers)) < len(numbers)
 
 
-async def test_who_may_not_observe() -> None:
+async def test_a_foreign_job_cannot_be_observed() -> None:
     """They tell an unknown job from that of somebody else; jobs that are running live."""
     async with their_runtime() as host, connect(host.url, TOKEN) as session:
         job = await half(session)
@@ -243,7 +243,7 @@ async def test_an_observer_does_not_cancel_what_it_may_not() -> None:
 
 
 @pytest.mark.parametrize(("option", "call"), [("list_jobs", "list"), ("subscribe", "observe")])
-async def test_what_they_do_not_offer(option: str, call: str) -> None:
+async def test_a_feature_that_they_do_not_offer_raises(option: str, call: str) -> None:
     """It is said here, and nothing is sent."""
     async with their_runtime(capabilities=without(option)) as host, connect(host.url, TOKEN) as session:
         assert option not in session.features

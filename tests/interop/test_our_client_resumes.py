@@ -105,7 +105,7 @@ async def test_a_session_is_resumed_again_and_again() -> None:
         assert len(host.wires) == 4
 
 
-async def test_what_is_asked_for_while_the_session_is_detached() -> None:
+async def test_a_request_waits_while_the_session_is_detached() -> None:
     """It waits, and is asked for when there is somebody to ask."""
     async with their_runtime() as host, session_at(host.url) as session:
         await host.cut()
@@ -123,7 +123,7 @@ async def test_what_is_asked_for_while_the_session_is_detached() -> None:
         assert len(host.runtime._jobs) == 10
 
 
-async def test_what_was_numbered_before_they_notice_comes_again() -> None:
+async def test_events_numbered_before_they_notice_the_cut_come_again() -> None:
     """They refuse to resume while the old connection seems to live, and are asked again and again."""
     async with their_runtime() as host, session_at(host.relayed_url) as session:
         job, _ = await half(session)
@@ -147,7 +147,7 @@ def refusals(host: Host) -> list[str]:
     return [error["payload"]["code"] for wire in host.wires for error in of(wire.sent, "session.error")]
 
 
-async def test_what_they_lose_of_a_job_comes_by_its_key() -> None:
+async def test_events_that_they_lose_come_by_the_key_of_the_job() -> None:
     """What it says after the cut goes nowhere; the end comes to whoever asks under the same key."""
     async with their_runtime() as host, session_at(host.url) as session:
         job, _ = await half(session)
@@ -244,7 +244,7 @@ async def end(host: Host, job: Job) -> None:
         await seen.cancel()
 
 
-async def test_what_was_numbered_before_they_notice_is_found_by_observing(impatient: None) -> None:
+async def test_events_numbered_before_they_notice_the_cut_are_observed(impatient: None) -> None:
     """The session is lost; its log is not, and is replayed to the observer, the end as well."""
     async with (
         their_runtime(resume_window_sec=0) as host,

@@ -53,7 +53,7 @@ async def test_the_handshake() -> None:
 
 
 @pytest.mark.parametrize("token", ["wrong", ""])
-async def test_who_is_nobody_gets_no_session(token: str) -> None:
+async def test_their_client_with_a_wrong_token_gets_no_session(token: str) -> None:
     async def what(guest: Guest) -> None:
         pytest.fail("there is no session")
 
@@ -124,7 +124,7 @@ async def test_acks() -> None:
         assert acked == 21
 
 
-async def test_they_say_goodbye_and_jobs_go_on() -> None:
+async def test_jobs_continue_after_their_close() -> None:
     async def what(guest: Guest) -> str:
         job = await guest.client.submit(agent="sleep")
         await guest.wire.until(lambda: guest.received("job.event") != [])
@@ -263,7 +263,7 @@ async def test_versions_of_an_agent() -> None:
         await visit(place.url, what)
 
 
-async def test_what_a_job_may_do() -> None:
+async def test_the_authority_of_a_job_reaches_their_client() -> None:
     """Their client reads a budget of strings only."""
     expires_at = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -371,7 +371,7 @@ async def test_a_job_is_cancelled() -> None:
         await visit(place.url, what)
 
 
-async def test_a_cancel_that_is_refused_harms_nobody() -> None:
+async def test_a_refused_cancel_gets_no_answer() -> None:
     """They would take an error for the end of everything that is open, so there is none."""
 
     async def stranger(guest: Guest) -> None:

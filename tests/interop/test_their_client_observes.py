@@ -286,7 +286,7 @@ async def test_a_job_is_observed_in_its_own_session() -> None:
 
 
 @pytest.mark.parametrize("history", [False, True])
-async def test_who_may_not_observe(history: bool) -> None:
+async def test_a_foreign_job_is_not_found(history: bool) -> None:
     """A job of somebody else is a job that does not exist."""
 
     async with our_runtime() as place:

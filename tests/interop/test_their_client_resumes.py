@@ -192,7 +192,7 @@ async def refused(place: Place, resume: SessionResume, token: str = "t0ken") -> 
     return type(error.value)
 
 
-async def test_who_resumes_wrongly_harms_nobody() -> None:
+async def test_a_refused_resume_leaves_the_session_as_it_is() -> None:
     async with our_runtime() as place:
         kept, job_id, _ = await visit(place.url, cut_off)
         stale = kept.model_copy(update={"resume_token": "rt_unknown"})
@@ -208,7 +208,7 @@ async def test_who_resumes_wrongly_harms_nobody() -> None:
         await visit(place.url, partial(caught, job_id), resume=kept)
 
 
-async def test_what_was_acknowledged_is_gone() -> None:
+async def test_acknowledged_events_are_not_replayed() -> None:
     """And a client that asks for it again has to look for its job by subscribing."""
 
     async def what(guest: Guest) -> tuple[SessionResume, str]:

@@ -190,7 +190,7 @@ async def test_the_rest_of_a_message_comes_in_time(half: str) -> None:
 
 
 @pytest.mark.parametrize("half", ["frame", "message"])
-async def test_what_is_held_of_a_message_counts_as_it_grows(half: str) -> None:
+async def test_the_received_part_of_a_message_counts_as_it_grows(half: str) -> None:
     """Two connections hold half a message each; the third is refused, and the two go on."""
     text = b'{"type":"session.ping","id":"p","payload":{"nonce":"whole","x":"%b"}}' % (b"x" * 500 * KIB)
     frames = Frame(Opcode.TEXT, text).serialize(mask=True)

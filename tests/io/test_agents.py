@@ -223,7 +223,7 @@ def circle() -> Any:
     [Odd(), {None: 2}, math.nan, "\ud800", circle(), Trap(), iter("a")],
     ids=["object", "none-key", "nan", "surrogate", "circle", "trap", "iterator"],
 )
-async def test_what_is_no_json_ends_the_job(value: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_result_that_is_not_json_ends_the_job(value: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def agent(job: JobContext, input: Any) -> Any:
         return value
 
@@ -298,7 +298,7 @@ async def test_details_that_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> 
     assert "cannot be sent" in caplog.text
 
 
-async def test_a_lost_connection_of_the_agents_own_is_no_code_of_the_job() -> None:
+async def test_a_lost_connection_of_the_agents_own_does_not_become_the_code_of_the_job() -> None:
     async def agent(job: JobContext, input: Any) -> None:
         raise ConnectionLost(SECRET)
 
@@ -334,7 +334,7 @@ async def test_an_agent_that_cancels_itself(caplog: pytest.LogCaptureFixture) ->
     assert "the agent failed" in caplog.text
 
 
-async def test_what_cannot_be_said_raises_in_the_agent_and_harms_nothing() -> None:
+async def test_an_event_that_cannot_be_sent_raises_in_the_agent_and_harms_nothing() -> None:
     async def agent(job: JobContext, input: Any) -> str:
         for body in ({"message": "x", "level": "loud"}, {"level": "info"}, {"a": Odd()}):
             with pytest.raises(LocalProtocolError):
@@ -406,7 +406,7 @@ async def test_cancel_returns_when_the_agent_has_stopped() -> None:
         await job.cancel("again")
 
 
-async def test_what_an_agent_does_when_cancelled_changes_nothing() -> None:
+async def test_the_end_of_a_cancelled_job_does_not_depend_on_its_agent() -> None:
     async def returns(job: JobContext, input: Any) -> str:
         await job.status("asleep")
         try:
@@ -631,7 +631,7 @@ async def test_the_end_of_a_server_stops_every_agent() -> None:
 # Agents that would starve others.
 
 
-async def test_an_emit_loop_with_no_other_await_starves_nobody() -> None:
+async def test_an_emit_loop_without_another_await_does_not_starve_other_jobs() -> None:
     async def agent(job: JobContext, input: Any) -> None:
         while True:
             await job.thought("hm")
@@ -695,7 +695,7 @@ async def test_a_verifier_that_fails(answer: Any, caplog: pytest.LogCaptureFixtu
     assert "t0ken" not in caplog.text
 
 
-async def test_anonymous_clients_are_somebody_each() -> None:
+async def test_each_anonymous_client_has_a_principal_of_its_own() -> None:
     async with verified({}.get, None, anonymous=True) as session:
         principal = await (await session.submit("whoami")).result()
     assert principal.startswith("anonymous-")
@@ -803,7 +803,7 @@ async def test_closing_stops_and_waits() -> None:
         await host.aclose()
 
 
-async def test_what_happened_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_end_of_a_connection_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "arcp_io")
     async with serve_memory(make_app()) as server, connect(server, "t0ken"):
         pass

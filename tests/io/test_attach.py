@@ -77,7 +77,7 @@ def test_a_job_whose_client_was_killed_is_followed(served: Served) -> None:
     assert said["events"] <= 101
 
 
-def test_what_another_process_follows_is_observed(served: Served) -> None:
+def test_a_job_that_another_process_follows_is_observed(served: Served) -> None:
     with served.submitting("count", "--input", "100") as submitting:
         await_file(served.directory / "halfway")
         (job,) = listed(served)
@@ -153,7 +153,7 @@ def test_jobs_are_listed(served: Served) -> None:
     assert "There are more: --limit." in shown.stderr
 
 
-def test_what_is_not_there(served: Served) -> None:
+def test_an_unknown_job_and_a_wrong_token_are_errors(served: Served) -> None:
     done = served.run("attach", "job_nothing", "--url", served.url, "--json")
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (1, "JOB_NOT_FOUND")
     done = served.run("jobs", served.url, token="wr0ng")

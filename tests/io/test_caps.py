@@ -88,7 +88,7 @@ async def test_a_flood_of_submit_and_cancel_is_slowed_told_and_in_the_end_closed
         await still_works(bob)
 
 
-async def test_within_its_rate_nobody_is_told_anything() -> None:
+async def test_requests_within_the_rate_are_not_noted() -> None:
     async with served(max_requests_per_sec=50) as (server, facts), welcomed(server) as peer:
         for _ in range(60):
             await peer.send("session.ping", {"nonce": "n", "sent_at": ""})
@@ -168,7 +168,7 @@ async def test_no_more_connections_than_there_are_descriptors_for(
         await stack.enter_async_context(welcomed(server))
 
 
-async def test_who_drips_its_hello_is_cut_off() -> None:
+async def test_a_client_that_drips_its_hello_is_cut_off() -> None:
     async with served(hello_timeout_sec=1) as (server, facts), websocket(server.url) as peer:
         await peer.stream.send(b"\x81\xfe\x10\x00\x00\x00\x00\x00")
         begun = anyio.current_time()
@@ -183,7 +183,7 @@ async def test_who_drips_its_hello_is_cut_off() -> None:
         assert [fact.facts["reason"] for fact in facts] == ["no hello"]
 
 
-async def test_who_guesses_tokens_is_not_even_asked_about() -> None:
+async def test_after_failed_guesses_the_verifier_is_not_asked() -> None:
     asked: list[str] = []
 
     async def verify(token: str) -> str | None:
@@ -250,7 +250,7 @@ async def test_jobs_without_end() -> None:
         assert reached(facts) == ["max_principal_running_jobs"]
 
 
-async def test_what_is_served_writes_its_audit(tmp_path: Path, anyio_backend: str) -> None:
+async def test_the_serve_command_writes_an_audit(tmp_path: Path, anyio_backend: str) -> None:
     path = tmp_path / "audit.ndjson"
     command = [*COMMAND, "serve", "tests.io.audited:app", "--port", "0", "--loop", anyio_backend]
     command += ["--audit", str(path), "--drain", "0"]

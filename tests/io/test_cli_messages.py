@@ -44,7 +44,7 @@ def said(served: Served, url: str, *words: str, token: str = "s3cret", code: int
     return done.stderr
 
 
-def test_nobody_there(served: Served) -> None:
+def test_an_address_without_a_server_is_named(served: Served) -> None:
     assert "cannot reach ws://127.0.0.1:9/arcp: " in said(served, "ws://127.0.0.1:9/arcp")
 
 
@@ -135,7 +135,7 @@ def test_ctrl_c_in_the_demo_cancels(tmp_path: Path, loop: str, times: int) -> No
     assert "attach" not in err and "as it is" not in err
 
 
-def test_credentials_name_the_file_that_is_no_journal(tmp_path: Path) -> None:
+def test_the_credentials_command_names_a_file_that_is_not_a_journal(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("notes")
     done = arcp_io("credentials", "--journal", "notes.txt", cwd=tmp_path)
     assert done.returncode == 1

@@ -134,7 +134,7 @@ def test_a_terminal_is_shown_nothing_that_controls_it(
     assert "red\r\n        tab\r\nno newline at the end\r\n" in shown.expandtabs() or "\ttab" in shown
 
 
-def test_what_is_no_text(served: Served, tmp_path: Path) -> None:
+def test_a_binary_result_is_written_as_bytes(served: Served, tmp_path: Path) -> None:
     assert run(served, "submit", served.url, "binary")[1] == b"\0\xff"
     assert run(served, "submit", served.url, "binary", "--output", str(tmp_path / "b"))[0] == 0
     assert (tmp_path / "b").read_bytes() == b"\0\xff"
@@ -214,7 +214,7 @@ def test_a_full_disk_is_an_error_that_says_so(served: Served, words: list[str]) 
     assert "Traceback" not in err and "Exception ignored" not in err
 
 
-def test_a_reader_that_has_seen_enough_is_no_error_to_tell(served: Served) -> None:
+def test_a_reader_that_has_closed_its_pipe_gets_no_message(served: Served) -> None:
     assert run(served, "submit", served.url, "text")[0] == 0
     reading, writing = os.pipe()
     os.close(reading)
@@ -266,6 +266,6 @@ def test_a_signal_that_is_ignored_stays_ignored(served: Served) -> None:
     assert process.communicate(timeout=PATIENCE)[0] == b"4\n"
 
 
-def test_no_jobs_are_no_table(served: Served) -> None:
+def test_without_jobs_no_table_is_written(served: Served) -> None:
     code, out, err = run(served, "jobs", served.url, "--agent", "nobody")
     assert (code, out, err) == (0, b"", "There are no such jobs.\n")

@@ -18,7 +18,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("command", ["submit", "attach", "cancel"])
-def test_a_file_that_is_no_session_is_refused_and_kept(served: Served, tmp_path: Path, command: str) -> None:
+def test_a_file_that_is_not_a_session_is_refused_and_kept(
+    served: Served, tmp_path: Path, command: str
+) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("precious\n")
     path.chmod(0o644)
@@ -43,7 +45,7 @@ def test_a_finished_job_leaves_no_file(served: Served, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == list(served.state.iterdir()) == []
 
 
-def test_a_url_that_nobody_serves_leaves_no_file(tmp_path: Path) -> None:
+def test_a_url_without_a_server_leaves_no_file(tmp_path: Path) -> None:
     done = arcp_io("submit", "ws://127.0.0.1:9/arcp", "echo", env=environment(XDG_STATE_HOME=str(tmp_path)))
     assert done.returncode == 5
     assert list((tmp_path / "arcp-io").iterdir()) == []

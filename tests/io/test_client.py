@@ -133,14 +133,14 @@ async def test_a_token_may_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize("token", ["wrong", None])
-async def test_who_is_nobody_gets_no_session(kind: str, token: str | None) -> None:
+async def test_a_client_with_a_wrong_token_gets_no_session(kind: str, token: str | None) -> None:
     async with place(kind) as there:
         with pytest.raises(Unauthenticated):
             async with connect(there.target, token):
                 pytest.fail("there is no session")
 
 
-async def test_nobody_listens() -> None:
+async def test_a_refused_connection_raises_oserror() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"ws://127.0.0.1:{taken.getsockname()[1]}/arcp"
@@ -156,7 +156,7 @@ async def test_the_wrong_path() -> None:
                 pytest.fail("there is no session")
 
 
-async def test_nobody_answers() -> None:
+async def test_a_server_that_sends_no_welcome_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"ws://127.0.0.1:{silent.getsockname()[1]}/arcp"
         with pytest.raises(ConnectionLost, match="no welcome in time"):
@@ -165,7 +165,7 @@ async def test_nobody_answers() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "http://127.0.0.1/arcp", "ws://", "127.0.0.1:7777", "ws://127.0.0.1:x/"])
-async def test_what_is_no_address(url: str) -> None:
+async def test_a_malformed_url_raises_valueerror(url: str) -> None:
     with pytest.raises(ValueError):
         async with connect(url, None):
             pytest.fail("there is no session")
@@ -208,7 +208,7 @@ async def test_unless_they_are_to_be_cancelled() -> None:
         assert not state_of(there.runtime).running
 
 
-async def test_what_the_block_raises_comes_out_as_it_is(kind: str) -> None:
+async def test_an_error_of_the_block_leaves_it_unchanged(kind: str) -> None:
     error = InternalError("mine")
     async with place(kind) as there:
         with pytest.raises(InternalError) as caught:
@@ -266,7 +266,7 @@ async def test_a_refusal_has_the_class_of_its_code(
 
 
 @pytest.mark.parametrize("input", [object(), {None: 2}, "x" * 2_000_000])
-async def test_what_cannot_be_sent_raises_here(input: Any) -> None:
+async def test_an_input_that_cannot_be_sent_raises_in_submit(input: Any) -> None:
     async with place() as there, connect(there.target, TOKEN) as session:
         with pytest.raises(LocalProtocolError):
             await session.submit("echo", input)
@@ -318,7 +318,7 @@ async def test_answers_find_their_requests() -> None:
         assert answers == {n: n if n % 2 else "AGENT_NOT_AVAILABLE" for n in range(50)}
 
 
-async def test_a_submit_that_nobody_waits_for_any_more() -> None:
+async def test_a_submit_that_was_cancelled_is_carried_out() -> None:
     async with place() as there, connect(there.target, TOKEN) as session:
         with anyio.CancelScope() as scope:
             scope.cancel()
@@ -476,7 +476,7 @@ async def test_the_result_beside_a_loop_leaves_it_alone() -> None:
         assert (len(rest), results) == (99, [100])
 
 
-async def test_a_job_that_nobody_iterates_keeps_the_newest_events() -> None:
+async def test_a_job_that_is_not_iterated_keeps_the_newest_events() -> None:
     async with place() as there, connect(there.target, TOKEN, buffer_size=10_000) as session:
         job = await session.submit("flood", {"events": 1000, "size": 100})
         await until(lambda: job.final_status is not None)
@@ -547,7 +547,9 @@ async def test_a_full_buffer_holds_back_no_answer() -> None:
         assert job.final_status == "cancelled"
 
 
-async def test_who_waits_for_an_answer_does_not_hold_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_user_that_waits_for_an_answer_holds_a_bounded_number_of_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("arcp_io.client.job.OVERFLOW", 100_000)
     async with place() as there, connect(there.target, TOKEN, buffer_size=1000) as session:
         job = await session.submit("flood", {"events": 10_000, "size": 1000})
@@ -569,7 +571,7 @@ async def test_a_slow_reader_of_one_job_does_not_stop_another() -> None:
             assert len([event async for event in fast if not told_of_back_pressure(event)]) == 100
 
 
-async def test_what_was_processed_is_acked() -> None:
+async def test_processed_events_are_acked() -> None:
     async with place() as there, connect(there.target, TOKEN) as session:
         job = await session.submit("stage", 100)
         kept = state_of(there.runtime).sessions[session.id].log
@@ -673,7 +675,7 @@ async def test_a_runtime_in_a_child(runner: str) -> None:
         assert job.final_status == "cancelled"
 
 
-async def test_a_child_that_is_no_runtime() -> None:
+async def test_a_child_process_that_is_not_a_runtime_raises() -> None:
     with pytest.raises(ConnectionLost):
         async with connect_stdio([sys.executable, "-c", "print('hello')"], TOKEN):
             pytest.fail("there is no session")

@@ -113,7 +113,7 @@ async def follow(job: Job) -> list[Event]:
 
 @on_every_loop
 @pytest.mark.parametrize("seed", [0, 1, 3])
-async def test_events_come_exactly_once_whatever_is_cut(seed: int) -> None:
+async def test_events_come_exactly_once_wherever_the_connection_is_cut(seed: int) -> None:
     async with (
         place(cuts=40, span=(1, 9_000), seed=seed) as there,
         connect(there.url, TOKEN, wait=True) as session,
@@ -149,7 +149,7 @@ async def test_streamed_results_are_whole() -> None:
             assert await job.result() == "y" * 400_000
 
 
-async def test_what_is_asked_for_is_carried_out_once() -> None:
+async def test_each_request_is_carried_out_once() -> None:
     async with (
         place(cuts=60, span=(1, 2_500)) as there,
         connect(there.url, TOKEN, wait=True) as session,
@@ -244,7 +244,7 @@ async def test_a_token_is_asked_for_at_every_connection() -> None:
         assert await (await session.submit("echo", 1)).result() == 1
 
 
-async def test_a_call_that_nobody_answers_is_given_up() -> None:
+async def test_a_dial_without_an_answer_is_given_up() -> None:
     async with place() as there, await anyio.create_tcp_listener(local_host="127.0.0.1") as deaf:
         port = deaf.extra(SocketAttribute.local_port)
         server = there.proxy.server
@@ -281,7 +281,7 @@ async def test_closing_while_it_is_cut() -> None:
 # The first connection.
 
 
-async def test_nobody_there_at_first_is_waited_for() -> None:
+async def test_a_server_that_is_not_there_at_first_is_waited_for() -> None:
     async with place() as there:
         there.proxy.refusing = True
 
@@ -295,7 +295,7 @@ async def test_nobody_there_at_first_is_waited_for() -> None:
                 assert await (await session.submit("echo", 1)).result() == 1
 
 
-async def test_nobody_there_is_an_error_at_once_or_in_the_end() -> None:
+async def test_an_unreachable_server_is_an_error_at_once_or_after_give_up() -> None:
     async with place() as there:
         there.proxy.refusing = True
         with pytest.raises((OSError, ConnectionLost)):
@@ -383,7 +383,7 @@ async def test_a_job_that_cannot_be_followed_is_lost() -> None:
         assert await (await session.submit("echo", 1)).result() == 1
 
 
-async def test_what_is_never_reached_again_is_lost() -> None:
+async def test_a_session_whose_server_is_never_reached_again_is_lost() -> None:
     async with place() as there, connect(there.url, TOKEN, give_up=1) as session:
         changes = session.watch()
         job = await session.submit("sleep")
@@ -403,7 +403,7 @@ async def test_what_is_never_reached_again_is_lost() -> None:
                 await call
 
 
-async def test_who_is_told_of_the_loss_hears_of_it_from_every_call() -> None:
+async def test_after_a_loss_every_call_raises_it() -> None:
     """Whichever of the two that wait for it has its turn first."""
     refused: list[SessionLost] = []
 
@@ -508,7 +508,9 @@ async def test_a_loop_that_was_left_goes_on_behind_it() -> None:
         assert session.cursor == 42
 
 
-async def test_a_loop_that_was_left_for_good_holds_nobody_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_loop_that_was_left_for_good_does_not_hold_back_the_acks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("arcp_proto.client.flow.PROCESSED_AFTER", SECOND // 5)
     async with place() as there, connect(there.url, TOKEN) as session:
         there.step.set()
@@ -518,7 +520,7 @@ async def test_a_loop_that_was_left_for_good_holds_nobody_back(monkeypatch: pyte
             await until(lambda: session.cursor % 7 == 0)
 
 
-async def test_what_waits_for_a_loop_that_was_left_ends_with_its_wait(
+async def test_a_wait_for_a_loop_that_was_left_ends_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("arcp_proto.client.flow.PROCESSED_AFTER", SECOND // 20)
@@ -553,7 +555,7 @@ async def test_the_end_of_a_stored_job_waits_for_who_attaches() -> None:
             assert await (await session.attach(job.id)).result() == "done"
 
 
-async def test_what_was_not_taken_comes_again_after_a_crash() -> None:
+async def test_events_that_were_not_processed_come_again_after_a_crash() -> None:
     class Copied(MemoryStore):
         """What it held when the process was killed."""
 
@@ -676,7 +678,7 @@ async def test_jobs_of_a_store_wait_for_who_attaches() -> None:
             assert rest == list(range(rest[0], 5000))
 
 
-async def test_a_job_of_a_store_that_nobody_wants_stops_nobody() -> None:
+async def test_a_stored_job_that_is_not_iterated_does_not_stop_others() -> None:
     store = MemoryStore()
     async with place() as there:
         async with connect(there.url, TOKEN, store=store) as session:
@@ -730,7 +732,7 @@ async def test_a_store_that_fails_is_told_of(caplog: pytest.LogCaptureFixture) -
     assert "rt_" not in caplog.text
 
 
-async def test_what_is_refused_loses_no_stored_session() -> None:
+async def test_a_refused_connection_keeps_the_stored_session() -> None:
     store = MemoryStore()
     async with place() as there:
         async with connect(there.url, TOKEN, store=store) as session:

@@ -215,7 +215,7 @@ async def test_a_failure_is_told_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("fault", ["late", "lost", "text"])
-async def test_a_key_that_nobody_got_is_revoked(upstream: Gateway, tmp_path: Path, fault: str) -> None:
+async def test_a_key_whose_answer_was_lost_is_revoked(upstream: Gateway, tmp_path: Path, fault: str) -> None:
     upstream.generate = [fault]
     async with served(upstream, tmp_path / "journal", timeout=0.3) as server:
         async with connect(server.url, "t0ken") as session:
@@ -281,7 +281,7 @@ async def test_after_a_restart_what_was_valid_is_revoked(upstream: Gateway, tmp_
         await until(lambda: not upstream.keys)
 
 
-def test_a_command_says_what_is_no_journal(tmp_path: Path) -> None:
+def test_the_command_refuses_a_file_that_is_not_a_journal(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no journal")
     for name in ("text", "nothing"):
         assert arcp_io("credentials", "--journal", str(tmp_path / name)).returncode == 1
@@ -309,7 +309,7 @@ def everything() -> Iterator[Everything]:
     root.setLevel(level)
 
 
-async def test_what_is_written_and_what_others_see_holds_no_value(
+async def test_no_value_is_in_files_or_frames_of_others(
     upstream: Gateway, tmp_path: Path, everything: Everything
 ) -> None:
     upstream.generate = [None, None, "late", None, "text"]
@@ -443,7 +443,7 @@ async def test_a_plain_server_says_that_it_issues_nothing(
     assert provisioner.valid == {}
 
 
-async def test_a_server_with_tls_issues_whatever_is_said_of_loopback(
+async def test_a_server_with_tls_issues_also_without_a_secure_loopback(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, tmp_path: Path
 ) -> None:
     app = app_of(StaticProvisioner(["sk-1"], "https://gateway.example"))

@@ -183,7 +183,9 @@ def test_a_bit_of_a_salt_is_told(tmp_path: Path, frame: str, bit: int) -> None:
     assert read_log(str(killed.path)).pages == pages
 
 
-def test_what_a_log_before_it_has_left_is_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rest_of_an_overwritten_log_does_not_count_as_a_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A log that is begun anew overwrites the last one from its beginning."""
     monkeypatch.setattr(sqlite_file, "CHECKPOINT_BYTES", 10 * PAGE_BYTES)
     path, copy = tmp_path / "journal", tmp_path / "copy"
@@ -203,7 +205,7 @@ def test_what_a_log_before_it_has_left_is_no_loss(tmp_path: Path, monkeypatch: p
     watched.close()
 
 
-def test_a_log_without_its_file_is_no_new_journal(tmp_path: Path) -> None:
+def test_a_log_without_its_file_does_not_open_as_a_new_journal(tmp_path: Path) -> None:
     killed = Killed(tmp_path)
     killed.path.unlink()
     for state in ("is missing", "is empty"):
@@ -212,7 +214,7 @@ def test_a_log_without_its_file_is_no_new_journal(tmp_path: Path) -> None:
         killed.path.touch()
 
 
-def test_a_journal_that_was_emptied_is_no_new_one(tmp_path: Path) -> None:
+def test_a_journal_that_was_emptied_does_not_open_as_a_new_one(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     Watched(SqliteJournal(path)).close()
     os.truncate(path, 0)

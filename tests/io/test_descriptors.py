@@ -49,7 +49,9 @@ def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str
             process.terminate()
 
 
-async def test_agents_have_descriptors_whoever_connects(served: tuple[str, str], tmp_path: Path) -> None:
+async def test_agents_have_descriptors_when_many_clients_connect(
+    served: tuple[str, str], tmp_path: Path
+) -> None:
     url, log = served
     assert "256 files may be open, of them 128 connections" in text_of(log)
     (tmp_path / "text").write_text("read")

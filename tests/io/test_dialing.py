@@ -102,7 +102,7 @@ async def test_an_address_that_is_none(url: str) -> None:
 
 
 @on_every_loop
-async def test_nobody_listens() -> None:
+async def test_a_refused_dial_leaves_nothing() -> None:
     async with nothing_left():
         async with serve(make_app(), port=0) as server:
             url = server.url
@@ -145,7 +145,7 @@ async def test_a_transport_that_becomes_no_websocket_is_gone_before_the_next_att
 
 
 @on_every_loop
-async def test_a_certificate_that_nobody_trusts(server_tls: ssl.SSLContext) -> None:
+async def test_an_untrusted_certificate_is_refused(server_tls: ssl.SSLContext) -> None:
     async with nothing_left(), serve(make_app(), port=0, ssl_context=server_tls) as server:
         with pytest.raises(OSError, match="certificate verify failed") as caught:
             async with connect(WebSocket(server.url), TOKEN):
@@ -173,7 +173,7 @@ async def test_nothing_but_tls_is_spoken_there(server_tls: ssl.SSLContext) -> No
 
 @on_every_loop
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
-async def test_a_call_that_nobody_answers_can_be_cancelled(scheme: str, client_tls: ssl.SSLContext) -> None:
+async def test_a_dial_without_an_answer_can_be_cancelled(scheme: str, client_tls: ssl.SSLContext) -> None:
     async with nothing_left(), await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
         port = listener.extra(SocketAttribute.local_port)
         async with anyio.create_task_group() as group:
@@ -224,7 +224,7 @@ async def _fail_to_connect(there: Target | str, *, wait: bool = False) -> None:
         raise AssertionError("it never said welcome")
 
 
-def test_what_a_target_is_called() -> None:
+def test_each_target_has_a_label() -> None:
     socket = WebSocket("wss://host:1/arcp?token=secret")
     process = Command(["program", "--flag"])
     assert (label_of(socket), framing_of(socket), is_secure(socket)) == (
@@ -238,7 +238,7 @@ def test_what_a_target_is_called() -> None:
 
 @on_every_loop
 @pytest.mark.parametrize("how", ["submit", "subscribe"])
-async def test_what_comes_with_the_answer_waits_for_who_asked(
+async def test_events_that_come_with_an_answer_wait_for_its_reader(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with (
@@ -267,7 +267,7 @@ async def test_what_comes_with_the_answer_waits_for_who_asked(
 
 
 @on_every_loop
-async def test_who_asks_and_does_not_listen_has_no_more_than_the_buffer() -> None:
+async def test_a_user_that_does_not_iterate_holds_at_most_the_buffer() -> None:
     async with serve_memory(make_app()) as memory, connect(memory, TOKEN, buffer_size=1000) as session:
         job = await session.submit("flood", {"events": 60, "size": 100})
         await job.wait()

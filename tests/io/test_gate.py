@@ -179,7 +179,7 @@ async def test_a_tool_is_refused_or_fails_inside_by_what_it_may_not(how: str) ->
     assert "fs.read '/etc'" in failed["message"]
 
 
-async def test_refusals_without_an_end_starve_nobody() -> None:
+async def test_endless_refusals_do_not_starve_other_jobs() -> None:
     async def agent(job: JobContext, input: Any) -> None:
         while True:
             try:
@@ -200,7 +200,7 @@ async def test_refusals_without_an_end_starve_nobody() -> None:
             assert job.final_status == "cancelled"
 
 
-async def test_an_expired_lease_ends_the_job_whatever_the_agent_does() -> None:
+async def test_an_expired_lease_ends_the_job_of_an_agent_that_catches_the_refusal() -> None:
     async def agent(job: JobContext, input: Any) -> str:
         with pytest.raises(Denied) as refused:
             while True:
@@ -278,7 +278,7 @@ async def test_reservations_never_overspend() -> None:
     assert costs == [0.35, 0.35]
 
 
-async def test_what_an_upstream_says_ends_the_job() -> None:
+async def test_a_budget_that_is_exhausted_upstream_ends_the_job() -> None:
     async def agent(job: JobContext, input: Any) -> None:
         job.upstream_exhausted("the key has no credit")
 

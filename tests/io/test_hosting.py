@@ -67,7 +67,7 @@ async def test_a_refused_cancel_names_the_way_that_works() -> None:
             await observed.result()
 
 
-async def test_what_a_client_cannot_connect_to_is_said_at_once() -> None:
+async def test_a_target_to_which_no_client_connects_raises_at_once() -> None:
     async with serve_memory(make_app()) as memory:
         targets: list[Any] = [memory.dial, memory.server, 7777]
         for target in targets:

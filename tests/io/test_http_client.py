@@ -56,7 +56,9 @@ def refused(message: str, target: str, **details: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_is_sent_is_what_is_covered(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_url_that_is_sent_is_the_url_that_is_covered(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     with served() as arrived:
         base = arrived.base

@@ -36,7 +36,7 @@ def traced() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("encoding", ["utf8", "base64"])
-async def test_a_streamed_result_is_held_by_nobody(traced: None, encoding: str) -> None:
+async def test_a_streamed_result_is_not_held_in_memory(traced: None, encoding: str) -> None:
     """The client reads and acknowledges it; the runtime has passed it on."""
     held: list[int] = []
     async with serving() as (_, session):

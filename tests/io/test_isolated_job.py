@@ -106,7 +106,7 @@ DELEGATES = {"agent.delegate": ["*"], "tool.call": ["a", "b", "c", "d"]}
 
 
 @WHERE
-async def test_how_deep_and_how_many(where: str) -> None:
+async def test_depth_and_number_of_children_are_limited(where: str) -> None:
     """The limits of the one runtime, which is outside, count."""
     async with serving() as (server, session):
         nested = await session.submit(f"{where}-nested", 0, lease=DELEGATES)
@@ -135,7 +135,7 @@ async def test_a_job_that_is_cancelled_ends_with_its_children(where: str, kind: 
 
 
 @WHERE
-async def test_what_a_child_spends_is_missing(where: str) -> None:
+async def test_a_child_spends_from_the_budget_of_its_parent(where: str) -> None:
     async with serving() as (_, session):
         job = await session.submit(f"{where}-shared", lease=DELEGATES, budget="USD:1")
         exhausted = "Denied BUDGET_EXHAUSTED"

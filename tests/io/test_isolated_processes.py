@@ -60,13 +60,13 @@ CODES = {"died": "was killed by SIGKILL", "gone": "exited with code 7"}
 @pytest.mark.parametrize("ending", leaving.ENDINGS)
 @pytest.mark.parametrize("helper", ["session", "daemon"])
 @pytest.mark.anyio
-async def test_however_a_job_ends_nothing_is_left(helper: str, ending: str, token: str) -> None:
+async def test_each_end_of_a_job_leaves_no_process(helper: str, ending: str, token: str) -> None:
     await leave(helper, ending, token)
 
 
 @pytest.mark.parametrize("helper", ["child", "group", "forks on", "forks away", "stubborn"])
 @pytest.mark.anyio
-async def test_whatever_an_agent_has_started_nothing_is_left(helper: str, token: str) -> None:
+async def test_each_process_that_an_agent_has_started_ends(helper: str, token: str) -> None:
     await leave(helper, "returned", token)
 
 
@@ -272,7 +272,7 @@ async def test_a_copy_of_the_runtime_does_not_have_the_pipes_of_its_agents() -> 
 
 
 @pytest.mark.anyio
-async def test_what_a_job_is_about_is_in_no_command_line_and_no_environment() -> None:
+async def test_no_command_line_or_environment_has_the_input_of_a_job() -> None:
     async with serving() as (_, session):
         lease = {"fs.read": ["/pattern-of-tests/**"], "cost.budget": ["USD:1234.5"]}
         job = await session.submit("waits", "input-of-tests", lease=lease)

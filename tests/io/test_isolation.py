@@ -226,7 +226,7 @@ async def test_the_end_of_a_server_ends_its_children() -> None:
 
 
 @pytest.mark.only_on("asyncio")
-async def test_what_another_process_cannot_import(tmp_path: Path) -> None:
+async def test_an_agent_that_cannot_be_imported_is_refused(tmp_path: Path) -> None:
     def local(job: Any, input: Any) -> None:
         pass
 

@@ -84,7 +84,7 @@ def test_a_gap_or_an_overlap_is_refused(fresh: Fresh, first: int) -> None:
     watched.close()
 
 
-def test_what_is_durable_is_reported(fresh: Fresh) -> None:
+def test_durable_records_are_reported(fresh: Fresh) -> None:
     watched = Watched(fresh())
     for _ in range(50):
         watched.append(*numbered(1, 2))
@@ -114,7 +114,7 @@ def test_a_snapshot_stands_for_all_before_it(fresh: Fresh) -> None:
         watched.close()
 
 
-def test_it_is_worth_compacting_when_it_has_grown(fresh: Fresh) -> None:
+def test_a_compaction_is_due_when_the_journal_has_grown(fresh: Fresh) -> None:
     watched = Watched(fresh())
     watched.append(*[b"x"] * LEAST_RECORDS)
     assert not watched.journal.compaction_due

@@ -113,7 +113,7 @@ def test_a_program_that_looks_into_it_keeps_us_out(
         (b"SQLite format 3\0" + bytes(52) + b"ARCP" + bytes(1000), "is damaged beyond repair"),
     ],
 )
-def test_what_is_no_journal_is_left_as_it_is(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_that_is_not_a_journal_stays_unchanged(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "diary"
     path.write_bytes(content)
     with pytest.raises(JournalError, match=said):
@@ -343,7 +343,7 @@ def test_a_torn_write_costs_itself(path: Path, tmp_path: Path, damage: str) -> N
 
 
 @pytest.mark.parametrize("sync", ["full", "normal"])
-def test_whatever_was_reported_survives_a_kill(path: Path, tmp_path: Path, sync: str) -> None:
+def test_reported_records_survive_a_kill(path: Path, tmp_path: Path, sync: str) -> None:
     durable = 0
     for _ in range(3):
         with running(path, sync) as process:
@@ -469,7 +469,7 @@ def test_a_journal_that_cannot_be_opened_again_has_failed(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_what_is_appended_at_any_step_of_a_compaction_is_kept(
+def test_records_appended_at_any_step_of_a_compaction_are_kept(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dice, appended, steps = random.Random(seed), list[bytes](), list[str]()
@@ -507,7 +507,7 @@ def test_what_is_appended_at_any_step_of_a_compaction_is_kept(
     assert {"keep", "add", "complete", "finish"} <= {*steps}
 
 
-def test_what_a_compaction_left_behind_is_removed(path: Path, tmp_path: Path) -> None:
+def test_the_file_of_an_unfinished_compaction_is_removed(path: Path, tmp_path: Path) -> None:
     filled(path, ROWS)
     (tmp_path / "journal.arcp-io-new").write_bytes(b"half of a file")
     assert held_by(path) == ROWS

@@ -55,7 +55,7 @@ def test_nothing_leaves_before_it_is_stored() -> None:
     assert [type(request) for request in stand.requests] == [StartJob]
 
 
-def test_what_is_stored_leaves_and_what_is_not_stays() -> None:
+def test_only_durable_events_leave() -> None:
     journal = SlowJournal()
     stand = Stand(journal=journal)
     job = started(stand, journal)
@@ -207,7 +207,7 @@ def test_a_journal_that_has_grown_is_compacted() -> None:
     assert session.log.last == 7, "six events and the terminal of a job that was cut off"
 
 
-def test_what_cannot_be_restored_is_refused() -> None:
+def test_records_that_cannot_be_restored_are_refused() -> None:
     journal = SlowJournal()
     journal.records = [b"no record"]
     with pytest.raises(JournalError, match=r"cannot be restored: .* Keep it, and start with another"):

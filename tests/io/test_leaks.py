@@ -212,7 +212,7 @@ async def test_a_handshake_of_tls_that_never_ends(server_tls: ssl.SSLContext) ->
 
 
 @on_every_loop
-async def test_it_ends_while_it_waits_for_a_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_waits_for_a_descriptor_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arcp_io.drivers.asyncio.listener.RETRY_DELAY", 3600)
     monkeypatch.setattr("arcp_io.drivers.trio.listener.RETRY_DELAY", 3600)
     async with nothing_left():

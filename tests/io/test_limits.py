@@ -60,7 +60,7 @@ async def test_http_is_answered_and_closed(request_text: str, status: int) -> No
 @pytest.mark.parametrize(
     "nothing", [b"\xff" * 100_000, b"\x16\x03\x01 TLS\r\n\r\n", b"POST / HTTP/1.0\r\n\r\n"]
 )
-async def test_what_opens_nothing_ends_the_connection(nothing: bytes) -> None:
+async def test_a_malformed_opening_ends_the_connection(nothing: bytes) -> None:
     async with serve(make_app(), port=0) as server, await connect(server) as stream:
         await stream.send(nothing)
         await read_to_end(stream)
@@ -166,7 +166,7 @@ async def test_many_come_and_go() -> None:
 
 @on_every_loop
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-async def test_a_client_that_never_reads_pauses_its_agents_and_nobody_else(
+async def test_a_client_that_never_reads_pauses_its_own_agents_alone(
     secure: bool, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
     counters = Counters()

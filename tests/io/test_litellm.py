@@ -63,7 +63,7 @@ async def test_a_key_is_bounded_by_the_lease(upstream: Gateway) -> None:
     }
 
 
-async def test_what_is_not_bounded_is_not_said_to_be(upstream: Gateway) -> None:
+async def test_a_lease_without_bounds_asks_for_a_key_without_bounds(upstream: Gateway) -> None:
     [issued] = await provisioner(upstream, lifetime=60).issue(context(any_model=True, lease={}))
     [(_, asked)] = upstream.requests
     assert "models" not in asked
@@ -106,7 +106,7 @@ async def test_only_names_of_the_host_are_handed_on(upstream: Gateway) -> None:
     assert len(upstream.requests) == 1
 
 
-async def test_a_budget_that_is_gone_is_no_key(upstream: Gateway) -> None:
+async def test_an_exhausted_budget_gets_no_key(upstream: Gateway) -> None:
     with pytest.raises(ProvisioningError) as failed:
         await provisioner(upstream).issue(context(budget={"USD": Decimal(0)}))
     assert failed.value.budget_exhausted
@@ -151,7 +151,7 @@ async def test_a_key_that_is_still_there_is_not_revoked(upstream: Gateway, fault
     assert upstream.keys == {}
 
 
-async def test_a_key_that_is_gone_is_revoked_whatever_the_answer_was(upstream: Gateway) -> None:
+async def test_a_key_that_the_gateway_does_not_know_counts_as_revoked(upstream: Gateway) -> None:
     keys = provisioner(upstream)
     await keys.issue(context())
     upstream.delete = ["lost"]
@@ -190,7 +190,7 @@ async def test_to_a_gateway_of_https_nothing_goes_in_clear_text() -> None:
     assert MASTER.encode() not in first
 
 
-def test_what_is_no_gateway_is_refused() -> None:
+def test_a_url_that_is_not_a_gateway_is_refused() -> None:
     for url in ("ftp://x", "http://", "https://a:b@host", "https://host?x=1", "http://gateway.example"):
         with pytest.raises(ValueError):
             LiteLLMProvisioner(url, MASTER)

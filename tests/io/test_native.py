@@ -266,7 +266,7 @@ async def test_an_open_stream_is_closed_with_its_loop(pair: Any) -> None:
 
 
 @on_every_loop
-async def test_pipes_that_nobody_reads_from_the_beginning() -> None:
+async def test_pipes_without_a_reader_from_the_beginning() -> None:
     async with nothing_left(), open_loop() as loop:
         reading, far_writing = os.pipe()
         far_reading, writing = os.pipe()
@@ -360,7 +360,7 @@ async def read(far: Far, size: int) -> bytes:
 
 
 @pytest.mark.only_on("asyncio", "uvloop")
-async def test_these_tests_run_on_a_loop_that_anyio_has_not_started() -> None:
+async def test_the_loop_of_a_native_test_is_not_started_by_anyio() -> None:
     """See tests/loops.py: anyio does not know its loop in a callback of these, as in programs of users."""
     raised: list[BaseException] = []
 

@@ -71,7 +71,7 @@ def held_after(directory: Path, files: dict[str, bytes]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_was_told_durable_is_there(
+def test_records_that_were_reported_durable_survive_a_power_cut(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     chance = random.Random(seed)

@@ -84,7 +84,7 @@ async def phases(session: Session, agent: str, input: Any = None, **more: Any) -
     return told
 
 
-async def test_what_a_provisioner_says_comes_after_the_answer_and_before_the_agent() -> None:
+async def test_events_of_a_provisioner_come_after_the_answer_and_before_the_agent() -> None:
     async def says(context: IssueContext) -> None:
         context.emit("status", {"phase": "asking the gateway"})
         await anyio.lowlevel.checkpoint()
@@ -94,7 +94,7 @@ async def test_what_a_provisioner_says_comes_after_the_answer_and_before_the_age
         assert await phases(session, "speak") == ["asking the gateway", "issued", "the agent"]
 
 
-async def test_what_a_provisioner_says_of_a_running_job_comes_at_once() -> None:
+async def test_events_of_a_provisioner_for_a_running_job_come_at_once() -> None:
     async def says(context: IssueContext) -> None:
         if context.rotation:
             [old] = context.credentials
@@ -170,7 +170,7 @@ def test_the_order_of_refusals(fields: dict[str, Any], code: str) -> None:
     assert (context.cancelled, context.credentials) == (False, [])
 
 
-async def test_a_provisioner_learns_that_nobody_waits_any_more() -> None:
+async def test_a_provisioner_learns_that_its_request_was_cancelled() -> None:
     seen: list[bool] = []
     asked, over = anyio.Event(), anyio.Event()
 

@@ -99,7 +99,7 @@ def test_the_quiet_begins_when_a_write_to_many_has_ended_and_is_three_times_as_l
     assert types(stand.stream.messages()) == [["job.event"]]
 
 
-def test_what_one_client_says_sends_nobody_else_what_agents_have_said() -> None:
+def test_input_of_one_client_does_not_flush_events_to_another() -> None:
     stand = Stand()
     job = stand.start()
     other = stand.connect()
@@ -311,7 +311,7 @@ def test_the_rest_of_a_line_comes_within_a_minute() -> None:
     assert "the rest of a message" in error["payload"]["message"]
 
 
-def test_what_is_held_of_a_line_counts_as_it_grows() -> None:
+def test_the_received_part_of_a_line_counts_as_it_grows() -> None:
     stand = Stand(max_principal_bytes=MIB)
     stand.say(HELLO)
     stand.stream.messages()

@@ -26,7 +26,7 @@ def test_there_are_some() -> None:
 
 
 @pytest.mark.parametrize("release", [*RELEASES, "this one"])
-def test_it_is_all_there(tmp_path: Path, release: str) -> None:
+def test_a_journal_of_an_earlier_release_is_restored(tmp_path: Path, release: str) -> None:
     path = tmp_path / "journal"
     if release == "this one":
         known = write(path)

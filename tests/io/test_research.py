@@ -40,7 +40,7 @@ async def history(session: Session, job_id: str) -> tuple[list[tuple[str, Any]],
     return [(event.kind, event.body) async for event in job], job
 
 
-async def test_it_runs_into_its_budget_and_the_numbers_agree(anyio_backend: str) -> None:
+async def test_the_example_exhausts_its_budget_and_the_numbers_agree(anyio_backend: str) -> None:
     with selling() as vendor:
         async with (
             serve(app, port=0) as server,

@@ -214,7 +214,7 @@ async def set_at_last(event: threading.Event) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("journal", ["sqlite", "memory"])
-async def test_what_was_submitted_under_a_key_is_not_carried_out_twice(tmp_path: Path, journal: str) -> None:
+async def test_a_submit_with_a_known_key_is_not_carried_out_twice(tmp_path: Path, journal: str) -> None:
     kept = SqliteJournal(tmp_path / "journal") if journal == "sqlite" else MemoryJournal()
     ids = []
     for _ in range(3):

@@ -100,7 +100,7 @@ async def test_a_job_does_not_notice_that_its_client_comes_and_goes() -> None:
     assert said == [str(number) for number in range(2_000)]
 
 
-async def test_what_is_replayed_is_what_was_sent() -> None:
+async def test_replayed_frames_are_the_same_bytes() -> None:
     async with serve(make_app(), port=0) as server:
         async with websocket(server.url) as peer:
             welcome = await peer.hello()
@@ -126,7 +126,7 @@ async def test_the_newest_connection_has_the_session() -> None:
 
 
 @pytest.mark.parametrize("token", ["other", None])
-async def test_who_may_not_resume_is_refused_and_the_owner_goes_on(token: str | None) -> None:
+async def test_a_resume_by_a_stranger_is_refused_and_the_owner_continues(token: str | None) -> None:
     directory = Directory()
     async with serve(make_app(directory), port=0) as server, websocket(server.url) as owner:
         welcome = await owner.hello()
@@ -169,7 +169,7 @@ async def test_when_a_token_expires_the_session_waits_for_a_fresh_one() -> None:
             assert (await peer.receive())["payload"]["body"]["phase"] == "asleep"
 
 
-async def test_who_sees_the_jobs_of_others_can_be_changed() -> None:
+async def test_observers_can_be_changed_while_serving() -> None:
     async with serve(make_app(), port=0) as server, websocket(server.url) as alice:
         await alice.hello()
         job = (await alice.submit("sleep"))["payload"]["job_id"]

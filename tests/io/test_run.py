@@ -124,7 +124,7 @@ async def test_certificates(anyio_backend: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.only_on("asyncio")
-async def test_what_is_not_served() -> None:
+async def test_an_app_that_cannot_be_served_is_refused() -> None:
     for app, options in (
         (App("run", "1"), {}),
         (App("run", "1", anonymous=True), {"host": "0.0.0.0"}),

@@ -53,7 +53,7 @@ def test_a_client_that_is_cut_resumes(run: Callable[[Any], Any]) -> None:
 
 
 @on_every_runner
-def test_a_client_that_nobody_answers_gives_up_its_attempts(run: Callable[[Any], Any]) -> None:
+def test_a_client_without_an_answer_gives_up_its_attempts(run: Callable[[Any], Any]) -> None:
     async def main() -> str:
         async with (
             serve(make_app(), port=0) as server,

@@ -65,7 +65,7 @@ def test_a_wrong_token_is_a_problem_of_the_connection(served: Served) -> None:
     assert "wr0ng" not in done.stdout + done.stderr
 
 
-def test_nobody_there_is_a_problem_of_the_connection() -> None:
+def test_an_unreachable_server_is_a_problem_of_the_connection() -> None:
     done = arcp_io("submit", "ws://127.0.0.1:9/arcp", "echo", "--json")
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (5, "NOT_CONNECTED")
 

@@ -177,7 +177,7 @@ def test_a_store_that_fails_is_told_of_once(
     assert len(stand.store.saves) == 1
 
 
-def test_what_is_finished_is_cleared_for_good() -> None:
+def test_a_finished_session_is_cleared_for_good() -> None:
     stand = Stand()
     stand.hear(WELCOME)
     stand.keeper.close(finished=True)
@@ -185,7 +185,7 @@ def test_what_is_finished_is_cleared_for_good() -> None:
     assert (stand.store.cleared, stand.store.load()) == (1, None)
 
 
-def test_what_is_not_is_kept_at_the_end() -> None:
+def test_an_unfinished_session_is_kept_at_the_end() -> None:
     stand = Stand()
     stand.hear(WELCOME)
     stand.keeper.close(finished=False)
@@ -194,7 +194,7 @@ def test_what_is_not_is_kept_at_the_end() -> None:
     assert kept.session_id == "sess_1"
 
 
-def test_a_bug_of_whoever_tells_what_is_processed_stops_the_loop() -> None:
+def test_a_bug_in_the_source_of_cursors_stops_the_loop() -> None:
     def tell() -> None:
         raise InvariantViolated("a bug")
 

@@ -34,7 +34,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> SessionStore:
     return MemoryStore() if request.param == "memory" else FileStore(tmp_path / "session")
 
 
-def test_what_is_saved_is_there(store: SessionStore) -> None:
+def test_a_saved_session_is_loaded(store: SessionStore) -> None:
     assert store.load() is None
     for cursor in (7, 8):
         store.save(resumption(cursor))
@@ -110,7 +110,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         FileStore(tmp_path / "pipe").load()
 
 
-def test_a_session_that_cannot_be_saved_any_more_goes_on(
+def test_a_session_that_can_no_longer_be_saved_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "session"
@@ -132,7 +132,7 @@ def test_a_session_that_cannot_be_saved_any_more_goes_on(
     assert "does not hold a session of arcp-io" in caplog.text
 
 
-def test_what_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_opened_raises(tmp_path: Path) -> None:
     (tmp_path / "session").mkdir()
     with pytest.raises(OSError):
         FileStore(tmp_path / "session").load()
@@ -178,7 +178,7 @@ def test_no_lock_is_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_crash_has_left_is_no_hindrance(tmp_path: Path) -> None:
+def test_the_file_of_an_interrupted_save_does_not_hinder_the_next(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "session")
     (tmp_path / "session.arcp-io-new").write_text("half of a sess")
     (tmp_path / "session.arcp-io-new").chmod(0o666)
@@ -187,7 +187,9 @@ def test_what_a_crash_has_left_is_no_hindrance(tmp_path: Path) -> None:
     assert store.path.stat().st_mode & 0o777 == 0o600
 
 
-def test_it_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stored_session_is_synced_before_its_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = FileStore(tmp_path / "session")
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace

@@ -54,7 +54,7 @@ async def test_a_hundred_stalled_observers_beside_one_that_reads() -> None:
 
 
 @on_every_loop
-async def test_who_reads_again_has_no_gap_and_is_told_where_it_ends() -> None:
+async def test_a_client_that_reads_again_has_no_gap_and_is_told_of_the_end() -> None:
     async with (
         serve(make_app(**CAPS), port=0) as server,
         websocket(server.url) as submitting,

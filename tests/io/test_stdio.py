@@ -27,7 +27,7 @@ FLOOD = {
 
 @on_every_loop
 @pytest.mark.anyio
-async def test_what_agents_print_and_read_does_not_get_between(runner: str) -> None:
+async def test_prints_and_reads_of_agents_do_not_mix_with_frames(runner: str) -> None:
     async with child(runner) as peer:
         await peer.hello()
         (result,) = await peer.run("print")
@@ -38,7 +38,7 @@ async def test_what_agents_print_and_read_does_not_get_between(runner: str) -> N
 
 @on_every_loop
 @pytest.mark.anyio
-async def test_it_ends_with_its_input_whatever_runs(runner: str) -> None:
+async def test_the_process_ends_with_its_input_while_a_job_runs(runner: str) -> None:
     async with child(runner) as peer:
         await peer.hello()
         await peer.submit("sleep")
@@ -64,7 +64,7 @@ async def test_lines_may_end_in_crlf_and_be_blank(runner: str) -> None:
 
 
 @pytest.mark.parametrize("runner", list(RUNNERS), indirect=True)
-def test_it_ends_when_nobody_reads_any_more(runner: str) -> None:
+def test_the_process_ends_when_its_output_is_closed(runner: str) -> None:
     with subprocess.Popen(command(runner), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None
         for message in (HELLO, FLOOD):
@@ -119,7 +119,7 @@ def command(runner: str) -> list[str]:
     return [sys.executable, "-W", "error", "-m", "tests.io.apps", runner]
 
 
-def test_what_waits_for_a_reader_is_more_than_two_writes() -> None:
+def test_a_pipe_holds_more_than_two_writes() -> None:
     from fcntl import F_GETPIPE_SZ, fcntl
 
     program = "import fcntl, os; from arcp_io.drivers.stdio import own_standard_streams as own\n"

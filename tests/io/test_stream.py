@@ -26,7 +26,7 @@ def test_one_write_at_a_time_and_blocked_at_the_second() -> None:
     assert types(stand.stream.messages()) == [["job.event"] * 64, ["job.event"] * 128]
 
 
-def test_it_is_drained_when_nothing_waits_any_more() -> None:
+def test_a_stream_is_drained_when_nothing_waits() -> None:
     stand = Stand()
     job = stand.start()
     stand.stream.full = True
@@ -55,7 +55,7 @@ def test_an_agent_that_outruns_one_batch_a_turn_is_paused_too() -> None:
     assert all(len(write) <= 7 for write in writes)
 
 
-def test_what_was_evicted_before_it_was_pulled_ends_the_connection() -> None:
+def test_an_event_evicted_before_its_pull_ends_the_connection() -> None:
     stand = Stand(max_session_events=100)
     job = stand.start()
     stand.stream.full = True
@@ -112,7 +112,7 @@ def test_a_stream_that_breaks_while_it_is_full_lets_agents_go() -> None:
     assert not stand.stream.messages()
 
 
-def test_what_comes_in_while_it_closes_is_dropped() -> None:
+def test_input_of_a_closing_connection_is_dropped() -> None:
     stand = Stand()
     stand.say(HELLO)
     stand.pump.hold(stand.connection, True)

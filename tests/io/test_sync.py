@@ -206,7 +206,7 @@ def test_timeouts(url: str) -> None:
             job.result(timeout=60)
 
 
-def test_what_a_job_tells(url: str) -> None:
+def test_a_job_has_its_budget_and_times(url: str) -> None:
     with sync.connect(url, token=TOKEN) as session:
         job = session.submit("echo", 1, budget="USD:1.50", expires_at="2099-01-01T00:00:00Z")
         assert (job.budget, job.expires_at) == ({"USD": 1.5}, "2099-01-01T00:00:00Z")

@@ -44,7 +44,7 @@ async def opened() -> AsyncIterator[Session]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_an_agent_returns_and_says_is_json_on_the_wire(kind: str) -> None:
+async def test_typed_results_and_events_are_json_on_the_wire(kind: str) -> None:
     async with opened() as session:
         for name in VALUES if "process" not in kind else ("nested", "large"):
             job = await session.submit(kind, name)
@@ -83,7 +83,7 @@ async def test_a_child_is_given_what_its_parent_passes() -> None:
         ((number for number in range(3)), "^input: a value of type generator is not"),
     ],
 )
-async def test_what_json_cannot_say_is_refused_by_its_name(value: Any, message: str) -> None:
+async def test_a_value_that_json_cannot_express_is_refused_by_name(value: Any, message: str) -> None:
     async with opened() as session:
         with pytest.raises(LocalProtocolError, match=message):
             await session.submit("echo", value)

@@ -28,7 +28,7 @@ def test_a_few_kills_lose_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 kills of the runtime, 3 of clients" in printed
 
 
-def test_a_few_kills_leave_no_key_that_nobody_knows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_few_kills_leave_no_unknown_key(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["--kills", "2", "--client-kills", "1", "--seed", "5", "--credentials"])
     printed = capsys.readouterr().out
     assert code == 0, printed
@@ -129,7 +129,7 @@ def test_a_submit_that_was_carried_out_twice_is_found(tmp_path: Path) -> None:
     assert "carried out as ['j', 'k']" in check_tags([path], lambda job_id: HELD, ["j", "k"])[0]
 
 
-def test_what_a_history_has_lost_is_found() -> None:
+def test_an_event_that_a_history_has_lost_is_found() -> None:
     witness = Witness(0, "/")
     payload = {"kind": "log", "body": said(1)}
     told = {**payload, "job_seq": 1}

@@ -160,7 +160,7 @@ def check(wire: Wire) -> None:
             assert ended[job_id].result == ("".join(chunks(wire.runtime, job_id)) or job_id)
 
 
-def test_what_a_dead_process_has_asked_for_does_not_overtake_what_is_missing() -> None:
+def test_a_request_of_a_dead_process_does_not_overtake_missing_events() -> None:
     """The end of a job comes by a subscription that leaves out an event which is not processed."""
     wire = Wire(FakeRuntime(features=OF_OTHERS))
     steps = [("emit", 0), ("settle", 0), ("settle", 0), ("drop", 0), ("reach", 0), ("restart", 0)]

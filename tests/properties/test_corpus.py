@@ -29,7 +29,7 @@ def test_messages_that_are_cut_short(data: bytes) -> None:
         fuzz_wire.check_message(data[:end])
 
 
-def test_what_the_words_of_a_target_may_be() -> None:
+def test_words_of_a_target_are_printable_ascii() -> None:
     for word in fuzz_wire.words():
         assert word.isascii()
         assert word.isprintable()

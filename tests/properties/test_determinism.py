@@ -63,7 +63,7 @@ def played(ours: list[Any], theirs: list[Any], *, seed: bytes = b"s" * 32) -> li
 
 @settings(max_examples=examples(50))
 @given(ours=STEPS, theirs=STEPS)
-def test_nobody_moves_anothers_bytes(ours: list[Any], theirs: list[Any]) -> None:
+def test_frames_of_one_principal_do_not_depend_on_another(ours: list[Any], theirs: list[Any]) -> None:
     assert played(ours, theirs) == played(ours, [])
 
 

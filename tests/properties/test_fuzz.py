@@ -90,7 +90,7 @@ def test_tiny_patterns_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         fuzz_leases.check_tiny(bytes([3, 0, 0, 3, 1, 0, 4, 4, 4]))
 
 
-def test_a_process_that_reaches_the_job_of_somebody_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_reaches_the_job_of_another_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = b's emit ["log",{"level":"info","message":"m"},null]'
     fuzz_child.check(lines)
 
@@ -103,7 +103,7 @@ def test_a_process_that_reaches_the_job_of_somebody_else_is_found(monkeypatch: p
         fuzz_child.check(lines)
 
 
-def test_what_a_process_says_reaches_its_own_job() -> None:
+def test_lines_of_a_process_reach_its_own_job() -> None:
     outside = fuzz_child.Outside()
     lines = [
         b's emit ["log",{"level":"info","message":"m"},null]',

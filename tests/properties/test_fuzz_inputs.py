@@ -21,7 +21,7 @@ def test_the_corpus(data: bytes) -> None:
     fuzz_inputs.play(data)
 
 
-def test_how_a_text_is_read() -> None:
+def test_a_text_is_read_as_actions() -> None:
     text = b"setup 1 2 300\njoin\n submit 1 2 3 4 \n\nzork 1\n>2{} \n>x\nwait -1 1e 7\n\xff"
     setup, actions = fuzz_inputs.read(text)
     assert setup == (1, 2, 44)
@@ -45,7 +45,7 @@ def test_the_corpus_plays_everything() -> None:
     assert played | rare == set(ACTIONS)
 
 
-def test_what_is_played_here_is_what_is_played_there() -> None:
+def test_an_action_of_a_text_does_the_same_as_in_a_property() -> None:
     for name in ACTIONS:
         fuzz_inputs.check(f"setup 1 0 0\njoin 0 0 0\nsubmit 0 0 2\n{name} 0 1 2\n{name} 1 2 3".encode())
 

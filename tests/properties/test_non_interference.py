@@ -374,9 +374,7 @@ def test_below_all_limits_nothing_that_one_does_changes_a_byte_for_another(
 )
 @settings(max_examples=examples(40))
 @given(MOVES, st.booleans())
-def test_over_a_limit_that_all_share_somebody_is_refused_and_told_so(
-    limit: str, steps: list[Step], journal: bool
-) -> None:
+def test_over_a_shared_limit_a_refusal_names_the_limit(limit: str, steps: list[Step], journal: bool) -> None:
     """The first byte that differs is a refusal that names the limit; of one's own limits there is none."""
     with_bob, alone = streams(steps, Limits(**{limit: 2}), journal=journal)
     if with_bob == alone:

@@ -489,7 +489,7 @@ class Provider(World):
         )
     ),
 )
-def test_what_holds_of_every_credential(setup: int, actions: list[Action]) -> None:
+def test_invariants_of_credentials(setup: int, actions: list[Action]) -> None:
     provider = Provider(setup)
     provider.do("join", 0, 1, 1)
     provider.do("submit", 0, 0, 0)

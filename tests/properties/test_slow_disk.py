@@ -201,7 +201,7 @@ class SlowDisk:
 
 @settings(settings.default, max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow])
 @given(ACTIONS)
-def test_no_client_that_reads_loses_an_event_whatever_the_journal_does(actions: Sequence[Action]) -> None:
+def test_no_client_that_reads_loses_an_event_by_a_slow_journal(actions: Sequence[Action]) -> None:
     play = SlowDisk()
     for name, a, b in actions:
         play.do(name, a, b)

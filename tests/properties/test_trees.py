@@ -465,7 +465,7 @@ class Forest(World):
         )
     ),
 )
-def test_what_holds_of_every_tree(setup: int, actions: list[Action]) -> None:
+def test_invariants_of_trees(setup: int, actions: list[Action]) -> None:
     forest = Forest(setup)
     forest.do("submit", 0, setup, 0)
     for action in actions:

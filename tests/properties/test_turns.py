@@ -33,7 +33,7 @@ CONFIG = msgspec.structs.replace(
         )
     )
 )
-def test_every_submit_is_answered_whoever_waits_for_whom(actions: list[tuple[str, int, int]]) -> None:
+def test_every_submit_is_answered_in_any_order_of_waiting(actions: list[tuple[str, int, int]]) -> None:
     world = Provided(CONFIG)
     peers = [world.client() for _ in range(2)]
     unanswered: list[str] = []

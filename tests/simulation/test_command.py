@@ -24,7 +24,7 @@ from .__main__ import LEAST_A_MINUTE, least_of, main
         ({"least": 2_000}, 2_000),
     ],
 )
-def test_how_many_seeds_a_run_has_to_do(given: dict[str, float], least: int) -> None:
+def test_the_least_number_of_seeds_of_a_run(given: dict[str, float], least: int) -> None:
     options = {"seeds": 1_000, "start": 0, "minutes": None, "processes": 1, "least": None, **given}
     assert least_of(Namespace(**options)) == least
 

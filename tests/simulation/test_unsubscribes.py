@@ -22,13 +22,13 @@ def test_an_unsubscribe_that_waits_does_not_count(unsubscribes: Unsubscribes) ->
     assert unsubscribes.since(JOB) is None
 
 
-def test_it_counts_from_its_record_on(unsubscribes: Unsubscribes) -> None:
+def test_an_unsubscribe_counts_from_its_record_on(unsubscribes: Unsubscribes) -> None:
     unsubscribes.carried_out(JOB, 12, 3)
     unsubscribes.handled(LINE, lambda: 13, 4)
     assert unsubscribes.since(JOB) == 12
 
 
-def test_it_counts_without_a_record_once_all_input_is_carried_out(unsubscribes: Unsubscribes) -> None:
+def test_without_a_record_an_unsubscribe_counts_once_input_is_carried_out(unsubscribes: Unsubscribes) -> None:
     unsubscribes.handled(LINE, lambda: 13, 4)
     assert unsubscribes.since(JOB) == 13
 
