@@ -446,7 +446,7 @@ def last_event_twice_when_live(patch: Patch, hits: Hits) -> None:
         if job.end is None and history.events and hits.hit():
             for payload, _, feature in history.between(history.end - 1, history.end):
                 if feature is None or model.takes(job, session, feature):
-                    entry = Entry(job.head(apply.EVENT), payload, history.end)
+                    entry = Entry(job.head(apply.JOB_EVENT), payload, history.end)
                     append(runtime, session, entry)
         original(runtime, session, job)
 
