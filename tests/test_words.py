@@ -13,7 +13,9 @@ from typing import Final, NamedTuple
 import pytest
 
 ROOT: Final = Path(__file__).parents[1]
-CHECKED: Final = ("arcp_io/**/*.py", "arcp_proto/**/*.py")
+FOLDERS: Final = ("brute_force", "docs", "drops", "kill9", "memory", "reference", "transcripts")
+"""The folders of tests whose words are checked."""
+CHECKED: Final = ("arcp_io/**/*.py", "arcp_proto/**/*.py", *(f"tests/{name}/**/*.py" for name in FOLDERS))
 """The files whose words are checked."""
 
 VAGUE: Final = re.compile(
@@ -121,7 +123,7 @@ def test_riddles_are_refused() -> None:
 
 
 def test_files_are_found() -> None:
-    assert {path.relative_to(ROOT).parts[0] for path in checked()} == {"arcp_io", "arcp_proto"}
+    assert {path.relative_to(ROOT).parts[0] for path in checked()} == {"arcp_io", "arcp_proto", "tests"}
     assert all(list(ROOT.glob(pattern)) for pattern in CHECKED)
 
 

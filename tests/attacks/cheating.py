@@ -17,7 +17,7 @@ ME: Final = {"agent.delegate": ["puppet"]}
 
 
 def child(lease: Any, *steps: Any, agent: str = "puppet", **options: Any) -> list[Any]:
-    """A step: delegate, wait, and return what the child returns."""
+    """Return a step: delegate, wait, and return what the child returns."""
     given = options if lease is None else {"lease_request": lease, **options}
     return ["delegate", agent, given, list(steps)]
 
@@ -391,13 +391,13 @@ CHILDREN: Final[list[Row]] = [
 
 
 def nested(depth: int) -> list[Any]:
-    """A job that delegates to one that delegates, each with a cent less."""
+    """Return a job that delegates to one that delegates, each with a cent less."""
     lease = {**ME, "cost.budget": [f"USD:{depth / 100}"]}
     return child(lease, nested(depth - 1)) if depth else child({"cost.budget": ["USD:0.001"]})
 
 
 def told_by(depth: int, code: str) -> Any:
-    """What comes back from a child so deep below."""
+    """Return what comes back from a child so deep below."""
     return [told_by(depth - 1, code)] if depth else code
 
 

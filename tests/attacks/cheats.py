@@ -101,7 +101,7 @@ class Trap(Mapping[str, Any]):
 
 
 def oddities() -> list[Any]:
-    """Values that no call takes, or few do."""
+    """Return values that no call takes, or few do."""
     ring: list[Any] = []
     ring.append({"ring": ring})
     return [
@@ -177,7 +177,7 @@ async def isolated(job: JobContext, input: Any) -> list[Any]:
 
 
 async def attempt(job: JobContext, step: Step) -> Any:
-    """What a step returns; what it raises as a code, or as the exception's name."""
+    """Return what a step returns; what it raises as a code, or as the exception's name."""
     try:
         return await try_to(job, step)
     except Denied as denied:
@@ -189,7 +189,7 @@ async def attempt(job: JobContext, step: Step) -> Any:
 
 
 async def try_to(job: JobContext, step: Step) -> Any:
-    """One step."""
+    """Return one step."""
     match step:
         case ["authorize", str(capability), str(target)]:
             await job.authorize(capability, target)
@@ -222,7 +222,7 @@ async def try_to(job: JobContext, step: Step) -> Any:
 
 
 async def spend_or(job: JobContext, step: Step) -> Any:
-    """One step that is about money."""
+    """Return one step that is about money."""
     match step:
         case ["spend", value, unit]:
             await job.metric("cost.test", number(value), unit)
@@ -243,7 +243,7 @@ HOLD: Final = ("settle", "release")
 
 
 def hold_step(hold: Any, step: Step) -> str:
-    """What becomes of a reservation."""
+    """Return what becomes of a reservation."""
     try:
         if step[0] == "settle":
             hold.settle(number(step[1]), *step[2:])

@@ -23,7 +23,7 @@ story = ROWS.story
 
 
 def limit_of(message: Message) -> str:
-    """The limit that an error names, which passes with time."""
+    """Return the limit that an error names, which passes with time."""
     payload = message["payload"]
     assert (payload["code"], payload["retryable"]) == ("INTERNAL_ERROR", True), message
     assert payload["details"]["max"] > 0
@@ -33,7 +33,7 @@ def limit_of(message: Message) -> str:
 
 
 async def answers_http(server: Server, *lines: str) -> int:
-    """The status with which an opening request is answered."""
+    """Return the status with which an opening request is answered."""
     async with await anyio.connect_tcp("127.0.0.1", server.port) as stream:
         await stream.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
         answer = b""

@@ -13,7 +13,7 @@ from tests.attacks.rows import DENIED, Frames, Row, Stories, code_of, run
 
 
 def submit(input: str, more: str = "") -> bytes:
-    """A submit whose input is this text."""
+    """Return a submit whose input is this text."""
     return f'{{"type":"job.submit","id":"x","payload":{{"agent":"puppet","input":{input}{more}}}}}'.encode()
 
 

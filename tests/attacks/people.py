@@ -21,7 +21,7 @@ NOBODY: Final = "job_00000000000000000000000000"
 
 
 def same(*answers: Message) -> bool:
-    """Whether answers are the same bytes but for what was asked for, and the ids of envelopes."""
+    """Return whether answers are the same bytes but for what was asked for, and the ids of envelopes."""
     return len({json.dumps(_without_names(answer)) for answer in answers}) == 1
 
 
@@ -160,7 +160,7 @@ async def the_key_of_another(place: Place) -> None:
 
 
 async def resumed(place: Place, welcome: Message, cursor: Any, token: str | None, **more: Any) -> Message:
-    """What a new connection is told that resumes a session."""
+    """Return what a new connection is told that resumes a session."""
     async with place.connected() as peer:
         answer = await peer.resume(welcome, cursor, token=token, **more)
         if answer["type"] != "session.welcome":

@@ -55,7 +55,7 @@ async def verify(token: str) -> str | None:
 
 
 def make_app(late: list[str] | None = None, **limits: Any) -> App:
-    """The App that is served, with small limits, so that they are reached."""
+    """Return the App that is served, with small limits, so that they are reached."""
     small = {
         "max_job_children": 4,
         "max_delegation_depth": 5,
@@ -117,19 +117,19 @@ class Spy(WebSocketPeer):
         return await self.answer_to(request)
 
     async def answer_to(self, request: str) -> Message:
-        """The answer to a request."""
+        """Return the answer to a request."""
         while True:
             message = await self.receive()
             if message["payload"].get("request_id") == request:
                 return message
 
     async def pong(self) -> list[Message]:
-        """What has come until a ping is answered, without the answer."""
+        """Return what has come until a ping is answered, without the answer."""
         await self.send("session.ping", {"nonce": "n", "sent_at": ""})
         return (await self.until("session.pong"))[:-1]
 
     async def ended(self) -> tuple[list[Message], int | None]:
-        """What comes until the connection ends, and the code of its end."""
+        """Return what comes until the connection ends, and the code of its end."""
         told: list[Message] = []
         try:
             while True:
@@ -153,27 +153,27 @@ class Place:
         self._count = 0
 
     def name(self) -> str:
-        """A principal that is nobody else."""
+        """Return a principal that is nobody else."""
         self._count += 1
         return f"mallory-{self._count}"
 
     @asynccontextmanager
     async def connected(self, server: Server | None = None, **options: Any) -> AsyncIterator[Spy]:
-        """A WebSocket on which nothing was said yet."""
+        """Yield a WebSocket on which nothing was said yet."""
         async with dial((server or self.server).url, **options) as peer:
             self.others.append(peer)
             yield peer
 
     @asynccontextmanager
     async def session(self, principal: str = "", server: Server | None = None) -> AsyncIterator[Spy]:
-        """A session of a principal, by default of a new one."""
+        """Yield a session of a principal, by default of a new one."""
         async with self.connected(server) as peer:
             await peer.enter(principal or self.name())
             yield peer
 
     @asynccontextmanager
     async def other(self, **limits: Any) -> AsyncIterator[Server]:
-        """A server of its own, for what would be too much for this one, or needs another clock."""
+        """Yield a server of its own, for what would be too much for this one, or needs another clock."""
         app = make_app(**limits)
         app.audit = self.facts.append
         async with serve(app, port=0) as server:

@@ -130,7 +130,7 @@ def soon() -> str:
 
 
 def children_in(events: Sequence[Message]) -> list[str]:
-    """The jobs that were announced."""
+    """Return the jobs that were announced."""
     bodies = [event["payload"]["body"] for event in events if event["payload"].get("kind") == "delegate"]
     return [body["child_job_id"] for body in bodies]
 

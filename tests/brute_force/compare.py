@@ -11,14 +11,14 @@ from arcp_proto.leases.lease import Grants
 from .languages import ALPHABET, language, strings
 
 CAPABILITY: Final = "tool.call"
-"""Its targets are compared as they are."""
+"""The capability whose targets are compared as they are."""
 
 SHARE: Final = 0.05
 """Of the children of a parent of two patterns, those that are tried though one of the two says it all."""
 
 
 class Compared(NamedTuple):
-    """What a comparison was of."""
+    """The numbers of patterns and strings of a comparison."""
 
     compared: int
     covered: int
@@ -35,12 +35,12 @@ class Wrong(AssertionError):
 
 
 def grants(*patterns: str) -> Grants:
-    """Of these patterns, for tools."""
+    """Return the grants of these patterns, for tools."""
     return Grants.of({CAPABILITY: patterns})
 
 
 def compare_matches(patterns: Iterable[str], length: int) -> int:
-    """Match each with all strings of at most `length`, but the empty one, which is no target; count them."""
+    """Match each with all strings up to `length` but the empty one, which cannot be a target; count them."""
     texts = list(strings(length))
     count = 0
     for pattern in patterns:
@@ -72,13 +72,13 @@ class Covering:
         self._example: tuple[tuple[str, ...], str] = ((), "")
 
     def compare(self, parents: Iterable[str]) -> None:
-        """Each of these with every pattern as its child."""
+        """Compare each of these with every pattern as its child."""
         for parent in parents:
             for child in self.patterns:
                 self._one((parent,), self._languages[parent], self._grants[parent], child)
 
     def compare_pairs(self, count: int, seed: int) -> None:
-        """So many parents of two random patterns: all children that need both, and some of the others."""
+        """Compare `count` parents of two random patterns: all children that need both, and some others."""
         source = random.Random(seed)
         for _ in range(count):
             one, other = source.choice(self.patterns), source.choice(self.patterns)
@@ -93,7 +93,7 @@ class Covering:
 
     @property
     def found(self) -> Compared:
-        """What there is so far; raises Wrong when a string of the longest length was needed to decide."""
+        """Return the counts so far; raises Wrong when a string of the longest length was needed to decide."""
         if self._longest >= self._bound:
             raise Wrong(f"{self._example} need strings of {self._longest} characters: the bound is too low")
         return Compared(self._compared, self._covered, self._together, self._longest, self._example)
@@ -111,7 +111,7 @@ class Covering:
 
 
 def _lengths(length: int) -> list[int]:
-    """For each length the set of all strings that are not longer."""
+    """Return the set of all strings that are not longer, for each length."""
     sets, bits = [], 0
     for size in range(length + 1):
         bits += len(ALPHABET) ** size

@@ -1,4 +1,4 @@
-"""What a pattern matches, by its definition, as a set of all strings up to a length.
+"""The language of a pattern, by its definition, as a set of all strings up to a length.
 
 A set of strings is an integer. Strings of one length stand in one block, in the order of the alphabet, and
 shorter blocks below longer ones; so the strings that begin with one character are a quarter of a block, and
@@ -21,18 +21,18 @@ Blocks = tuple[int, ...]
 
 
 def patterns(symbols: int) -> list[str]:
-    """All that are made of so many symbols at most, each once: `*` and `**` are `***`, which is `**`."""
+    """Return all patterns of at most that many symbols, each once: `*` and `**` are `***`, which is `**`."""
     texts = ("".join(made) for count in range(1, symbols + 1) for made in product(SYMBOLS, repeat=count))
     return list(dict.fromkeys(texts))
 
 
 def strings(length: int) -> Iterator[str]:
-    """All of them, the empty one first, in the order of the bits."""
+    """Yield all of them, the empty one first, in the order of the bits."""
     return ("".join(made) for size in range(length + 1) for made in product(ALPHABET, repeat=size))
 
 
 def language(pattern: str, length: int) -> int:
-    """The strings of at most so many characters that the pattern matches."""
+    """Return the strings of at most `length` characters that the pattern matches."""
     found = at = 0
     for size, block in enumerate(_language(pattern, length)):
         found |= block << at
@@ -42,7 +42,7 @@ def language(pattern: str, length: int) -> int:
 
 @cache
 def _language(pattern: str, length: int) -> Blocks:
-    """A block for each length."""
+    """Return a block for each length."""
     if not pattern:
         return (1,) + (0,) * length
     directory = re.match(r"/\*\*+(?=/|$)", pattern)
@@ -57,13 +57,13 @@ def _language(pattern: str, length: int) -> Blocks:
 
 
 def _after(character: str, rest: Blocks) -> Blocks:
-    """The character, and then any of the rest."""
+    """Return the character, followed by any of the rest."""
     place = ALPHABET.index(character)
     return (0, *(block << place * len(ALPHABET) ** size for size, block in enumerate(rest[:-1])))
 
 
 def _repeated(characters: str, rest: Blocks) -> Blocks:
-    """Any of these characters, however often, and then any of the rest."""
+    """Return runs of these characters, followed by any of the rest."""
     blocks = list(rest)
     for size in range(1, len(rest)):
         for character in characters:

@@ -19,7 +19,7 @@ COVERED = 7
 
 
 def test_languages_are_as_listed_by_hand() -> None:
-    """The reference, by hand."""
+    """Check the reference by hand."""
     texts = list(strings(3))
     assert texts[:6] == ["", "a", "b", "/", "x", "aa"]
 

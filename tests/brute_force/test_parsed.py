@@ -17,7 +17,7 @@ from .languages import patterns, strings
 def compare(
     capability: str, made: Iterable[str], targets: Sequence[str], pairs: int, *, matched_forms: bool = False
 ) -> None:
-    """Each pattern as the parent of each, and random pairs of them; targets may be in their matched form."""
+    """Compare each pattern with each, and random pairs of them; targets may be in their matched form."""
     valid = [pattern for pattern in dict.fromkeys(made) if is_pattern(capability, pattern)]
     grants = {pattern: Grants.of({capability: [pattern]}) for pattern in valid}
     languages = {}
@@ -82,7 +82,7 @@ def test_schemes_and_ports() -> None:
 
 
 def test_paths_and_queries() -> None:
-    """No target has a path that begins with //, but what covers what is decided as if some had."""
+    """Check paths that begin with //: no target has one, and coverage is decided as if some had."""
     made = ["https://h", *(f"https://h/{text}" for text in words(["a", "/", "*", "**", "?"], 3))]
     split = [text.partition("?") for text in words("a/x?", 5)]
     texts = dict.fromkeys(f"https h 443 /{path} {query}" for path, _, query in split)

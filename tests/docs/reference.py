@@ -62,7 +62,7 @@ def written(name: str) -> str:
 
 
 def error_codes() -> list[str]:
-    """The codes of §12, whether trying again can help, and the classes of exceptions."""
+    """Return the codes of §12, whether trying again can help, and the classes of exceptions."""
     classes = [value for value in vars(exceptions).values() if inspect.isclass(value)]
     base = exceptions.ArcpError
     ours = [value for value in classes if issubclass(value, base) and value is not base]
@@ -91,7 +91,7 @@ def error_codes() -> list[str]:
 
 
 def message_types() -> list[str]:
-    """Every message of both roles: when it is legal, what it needs, and its fields."""
+    """Return every message of both roles: when it is legal, what it needs, and its fields."""
     told = [
         "# Messages",
         "An envelope is one JSON object with a `type` and a `payload`. The tables say in which phase of a"
@@ -187,7 +187,7 @@ def unit_of(name: str) -> str:
 
 
 def limit_table() -> list[str]:
-    """Every field of Limits, and the bounds that cannot be changed."""
+    """Return every field of Limits, and the bounds that cannot be changed."""
     text = inspect.getdoc(limits.Limits) or ""
     before, *families = re.split(r"^(\w[\w ]*):\n(?=  )", text, flags=re.MULTILINE)
     tables = []
@@ -225,7 +225,7 @@ def _limits_of(fields: str) -> str:
 
 
 def timer_table() -> list[str]:
-    """Every kind of timer, and the roles that have it."""
+    """Return every kind of timer, and the roles that have it."""
     meanings = member_docs(timers.TimerKind)
     both = set(_kinds_in(machine))
     rows = []
@@ -250,7 +250,7 @@ def _kinds_in(module: ModuleType) -> list[timers.TimerKind]:
 
 
 def audit_facts() -> list[str]:
-    """The facts of an audit, and the notices for a log."""
+    """Return the facts of an audit, and the notices for a log."""
     docs = constant_docs(audit)
     return [
         "# Audit facts",
@@ -270,7 +270,7 @@ def _names(facts: Mapping[str, Iterable[str]]) -> list[list[str]]:
 
 
 def quirk_table() -> list[str]:
-    """Peers that deviate from the draft, and what they get instead."""
+    """List peers that deviate from the draft, and what they get instead."""
     plain, *others = peer_quirks.QUIRKS.values()
     meanings = member_docs(peer_quirks.RefusalForm)
     docs = attribute_docs(peer_quirks.Quirk)
@@ -301,7 +301,7 @@ def _quirk_value(value: object, plain: object) -> str:
 
 
 def command_line() -> list[str]:
-    """Every command with its arguments and options, as its own help says."""
+    """Return every command with its arguments and options, as its own help says."""
     group: Any = typer.main.get_command(cli._app)
     told = [
         "# Command line",
@@ -361,7 +361,7 @@ def _option(parameter: Any) -> list[str]:
 
 
 def record_table() -> list[str]:
-    """Every record of the journal, with its fields."""
+    """Return every record of the journal, with its fields."""
     rows = [
         [
             f"`{record.__name__}`",
@@ -381,7 +381,7 @@ def record_table() -> list[str]:
 
 
 def states() -> list[str]:
-    """The states of a connection and of a job."""
+    """Return the states of a connection and of a job."""
     phases = member_docs(Phase)
     rows = [[f"`{phase}`", phases.get(phase.name, "")] for phase in Phase]
     changes = [[f"`{one.before}`", f"`{one.after}`", one.role, one.meaning] for one in PHASE_CHANGES]

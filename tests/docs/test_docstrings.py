@@ -48,7 +48,7 @@ def modules_of(paths: list[Path]) -> set[str]:
 
 
 def test_names_in_docstrings_exist() -> None:
-    """A name in backticks is one of the code; "see `name`" leads to a module, or to a name beside it."""
+    """Check names in backticks, which the code has; "see `name`" leads to a module, or a name beside it."""
     here = {path: names_of(path.read_text()) for path in SOURCES}
     modules = modules_of(SOURCES)
     anywhere = ELSEWHERE | modules | set().union(*here.values())

@@ -115,7 +115,7 @@ def short_names_of_limits(text: str) -> list[str]:
 
 
 def test_limits_have_their_whole_names() -> None:
-    """The pages of the reference also show timers, and words of the wire, which are shorter."""
+    """Check the other pages: those of the reference also show timers, and words of the wire."""
     written = {name: page for name, page in PAGES.items() if page.parent.name != "reference"}
     found = {name: short_names_of_limits(page.read_text()) for name, page in written.items()}
     assert {name: words for name, words in found.items() if words} == {}
@@ -135,7 +135,7 @@ def test_python_can_be_compiled(block: pages.Block) -> None:
 
 
 def test_every_program_is_run_by_a_test() -> None:
-    """A test names the program that it runs, in a string."""
+    """Check that a test names each program that it runs, in a string."""
     sources = [path.read_text() for path in sorted(Path(__file__).parent.glob("test_*.py"))]
     words = {
         node.value
@@ -174,7 +174,7 @@ def test_python_blocks_are_found() -> None:
 
 
 def test_the_pages_are_in_the_source_distribution() -> None:
-    """The README is what a package index shows, and leads to the other pages by relative links."""
+    """Check the README, which a package index shows, and its links to the other pages."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert config["project"]["readme"] == pages.README.name
     included = config["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
@@ -249,7 +249,7 @@ def test_commands_in_sentences_are_those_of_the_command_line(page: Path) -> None
 
 
 def test_examples_in_the_help_are_those_of_the_command_line() -> None:
-    """The reference shows the examples of the help of each command."""
+    """Check that the reference shows the examples of the help of each command."""
     text = "\n".join(block.text for block in pages.blocks("text") if block.page.parent == pages.GENERATED)
     found = re.findall(r"^.*?(arcp-io .*)$", re.sub(r"\\\n\s*", "", text), re.MULTILINE)
     assert len(found) > 20

@@ -47,25 +47,25 @@ class Client(NamedTuple):
     lines: BinaryIO
 
     def send(self, message_type: str, **payload: Any) -> None:
-        """One envelope, its id its type."""
+        """Send one envelope, whose id is its type."""
         envelope = {"arcp": "1.1", "id": message_type, "type": message_type, "payload": payload}
         self.transport.sendall(json.dumps(envelope).encode() + b"\n")
 
     def hello(self, token: str) -> None:
-        """Say who it is."""
+        """Say hello with a token."""
         auth = {"scheme": "bearer", "token": token}
         capabilities = {"encodings": ["json"], "features": ["ack", "heartbeat"]}
         self.send("session.hello", client={"name": "c", "version": "1"}, auth=auth, capabilities=capabilities)
 
     def receive(self, *message_types: str) -> list[dict[str, Any]]:
-        """The payloads of the next envelopes, which have to be of these types."""
+        """Return the payloads of the next envelopes, which have to be of these types."""
         frames = [json.loads(next(self.lines)) for _ in message_types]
         assert [frame["type"] for frame in frames] == list(message_types)
         return [frame["payload"] for frame in frames]
 
 
 def app_of(name: str, directory: Path, **replaced: str) -> App:
-    """The App of the block of that name, with what it says of the world outside replaced."""
+    """Return the App of the block of that name, with what it says of the world outside replaced."""
     path = directory / name
     source = program(name)
     for words, by in replaced.items():
@@ -78,7 +78,7 @@ def app_of(name: str, directory: Path, **replaced: str) -> App:
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[tuple[str, int]]:
-    """Where the example listens, in a thread; it has to end when its listener is closed."""
+    """Yield where the example listens, in a thread; it has to end when its listener is closed."""
     module = tmp_path / "any_loop.py"
     module.write_text(program("any_loop.py"))
     serve = runpy.run_path(str(module), run_name="any_loop")["serve"]
@@ -97,7 +97,7 @@ def address(tmp_path: Path) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def connected(address: tuple[str, int]) -> Iterator[Client]:
-    """A client that has said nothing yet."""
+    """Yield a client that has said nothing yet."""
     with socket.create_connection(address, TIMEOUT) as transport, transport.makefile("rb") as lines:
         yield Client(transport, lines)
 
@@ -174,7 +174,7 @@ async def test_the_tests_of_agents(
 
 
 def rows() -> list[tuple[str, str, list[str], list[str]]]:
-    """The table of patterns: capability, pattern, what it covers, and what not."""
+    """Return the table of patterns: capability, pattern, what it covers, and what not."""
     table = LEASES.partition("| Asked by | Pattern |")[2].partition("\n\n")[0]
     lines = re.findall(r"^\| (`.*) \|$", table, re.MULTILINE)
     cells = [[re.findall(r"`([^`]+)`", cell) for cell in line.split(" | ")] for line in lines]
@@ -195,7 +195,7 @@ def test_the_table_of_patterns(capability: str, pattern: str, covered: list[str]
 
 
 def data(tmp_path: Path) -> Path:
-    """What stands for the /data of the page."""
+    """Return what stands for the /data of the page."""
     directory = tmp_path.resolve() / "data"
     directory.mkdir()
     (directory / "question.txt").write_text("why?")
@@ -204,7 +204,7 @@ def data(tmp_path: Path) -> Path:
 
 SEARCHED: Final = "https://api.example.com/search"
 FOUND: Final = {"found": [f"part {number} of {SEARCHED}" for number in range(13)], "left": "0.09"}
-"""What a dollar buys of pieces for 7 cents, of which 10 are reserved before each."""
+"""Check how many pieces for 7 cents a dollar buys, of which 10 are reserved before each."""
 
 
 def test_the_command_that_asks_for_a_lease(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ each_runner = pytest.mark.parametrize("runner", [name for name in RUNNERS if nam
 KILL_AFTER: Final = 3
 """Events after which a process is killed."""
 LAST: Final = 20
-"""What the agent of the last steps counts to."""
+"""The number to which the agent of the last steps counts."""
 
 
 def save(directory: Path, name: str) -> Path:

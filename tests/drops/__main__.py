@@ -43,7 +43,7 @@ PAUSE: Final = 0.002
 
 
 class Drops(NamedTuple):
-    """What one run was like; times in seconds."""
+    """The measurements of one run; times in seconds."""
 
     events: int
     cuts: int
@@ -56,7 +56,7 @@ class Drops(NamedTuple):
 
 
 class Watch:
-    """What becomes of the session while its events are counted."""
+    """The course of the session while its events are counted."""
 
     def __init__(self) -> None:
         self.welcomes = 0
@@ -66,7 +66,7 @@ class Watch:
         """How long each of these times was."""
 
     async def follow(self, session: Session) -> None:
-        """Until the session is over."""
+        """Follow the session to its end."""
         async for change in session.watch():
             match change:
                 case Detached():
@@ -75,14 +75,14 @@ class Watch:
                     self.welcomes += change.resumed
 
     def arrived(self) -> None:
-        """An event has come."""
+        """Count an event."""
         if self.waiting_since:
             self.waits.append(time.monotonic() - self.waiting_since)
             self.waiting_since = 0.0
 
 
 def make_app(events: int) -> App:
-    """An agent that counts, in a runtime that keeps all of it."""
+    """Return an agent that counts, in a runtime that keeps all of it."""
     limits = Limits(
         max_session_events=2 * events,
         max_session_bytes=1024 * MIB,
@@ -105,7 +105,7 @@ def make_app(events: int) -> App:
 
 
 async def run(events: int, drops: int, seed: int) -> Drops:
-    """One job; raises AssertionError for an event that is missing, comes again, or is not the right one."""
+    """Run one job; raises AssertionError for an event that is missing, comes again, or is another."""
     watch = Watch()
     mean = max(2, int(SHARE * events * EVENT_BYTES / max(drops, 1)))
     async with serve(make_app(events), port=0) as server, _cutter(server.port, drops, mean, seed) as cutter:
@@ -141,7 +141,7 @@ async def run(events: int, drops: int, seed: int) -> Drops:
 
 @asynccontextmanager
 async def _cutter(port: int, cuts: int, mean: int, seed: int) -> AsyncIterator[tuple[int, list[str]]]:
-    """The proxy process: its port, and what it says, complete when the block is left."""
+    """Yield the proxy process: its port, and what it says, complete when the block is left."""
     command = [sys.executable, "-m", "tests.drops.cutter", *map(str, (port, cuts, mean, seed))]
     process = await anyio.open_process(command, stderr=None, stdin=subprocess.PIPE, env=environment())
     lines: list[str] = []
@@ -168,7 +168,7 @@ async def _read_lines(process: Process, lines: list[str], first: anyio.Event) ->
 
 
 def percentiles(seconds: Sequence[float]) -> str:
-    """The median, the 99th and the longest."""
+    """Return the median, the 99th and the longest."""
     ordered = sorted(seconds)
     if not ordered:
         return "never"

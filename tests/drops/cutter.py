@@ -27,7 +27,7 @@ RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Way(StrEnum):
-    """How one side sees the end."""
+    """The end of a connection as one side sees it."""
 
     FIN = "fin"
     RST = "rst"
@@ -45,7 +45,7 @@ class Cutter:
         self._source = random.Random(seed)
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, from its first byte to its cut."""
+        """Serve one connection from its first byte to its cut."""
         say("accepted")
         with suppress(OSError, asyncio.CancelledError):
             from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
@@ -58,7 +58,7 @@ class Cutter:
         writer.close()
 
     async def _inward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """What the server says, up to the place of the cut; returns whether it came to that."""
+        """Pass on what the server says, up to the place of the cut; return whether it came to that."""
         if self._cuts_left <= 0:
             await copy(reader, writer)
             return False
@@ -95,7 +95,7 @@ def end(writer: asyncio.StreamWriter, way: Way) -> None:
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """From one to the other, to the end."""
+    """Pass bytes from one side to the other until the end."""
     with suppress(OSError):
         while data := await reader.read(READ_SIZE):
             writer.write(data)
@@ -104,7 +104,7 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 def say(what: str, **facts: object) -> None:
-    """One line."""
+    """Print one line."""
     print(json.dumps({"what": what, "at": time.monotonic(), **facts}), flush=True)
 
 

@@ -36,7 +36,7 @@ KINDS: Final = ("job.accepted", "job.event", "job.result", "session.welcome", "j
 FRAME_TIMEOUT: Final = 1.5
 """Seconds to wait for such a frame."""
 LAST_BREATH: Final = 1.0
-"""Seconds that everybody gets to come together before the end."""
+"""Seconds in which all clients come together before the end."""
 SHOWN: Final = 20
 """Of all that is wrong."""
 
@@ -50,7 +50,7 @@ class ClientProcess:
         self.notes = directory / f"{name}.notes"
         self.witness = witness
         self.stores: dict[int, Stored] = {}
-        """What its store held before each of its lives, by their number."""
+        """The content of its store before each of its lives, by their number."""
         self._loop = loop
         self._store = directory / f"{name}.store"
         self._process: asyncio.subprocess.Process | None = None
@@ -79,7 +79,7 @@ class ClientProcess:
         self.stores[lives_of(self.notes)] = stored(self._store)
 
     async def end(self) -> None:
-        """The same, with nothing to follow."""
+        """Kill the process, and store nothing."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
@@ -115,7 +115,7 @@ class Run:
         return [client.witness for client in self.clients]
 
     async def run(self) -> None:
-        """Kill, look, and start again; at the end let everybody finish, and judge."""
+        """Kill, look, and start again; at the end let all clients finish, and judge."""
         await self.server.start(LOOPS[0])
         await self.server.listening()
         for number in range(self._options.clients):
@@ -172,7 +172,7 @@ class Run:
         await self._await_first_frame()
 
     async def _random_moment(self) -> None:
-        """A time, or a certain frame, at which to kill."""
+        """Draw a time, or a certain frame, at which to kill."""
         if self._source.random() < 0.5:
             await asyncio.sleep(self._source.random() * 0.6)
             return
@@ -199,7 +199,7 @@ class Run:
         until = time.monotonic() + self._options.patience
         while not (first := [witness.first_frame for witness in self.witnesses if witness.first_frame]):
             if time.monotonic() > until:
-                self.wrong.append("nobody came back to a runtime that was started again")
+                self.wrong.append("no client came back to a runtime that was started again")
                 return
             await asyncio.sleep(0.002)
         self.to_first_frame.append(min(first) - self.server.started)
@@ -240,7 +240,7 @@ class Run:
     judged: Sequence[Judged] = ()
 
     def figures(self) -> str:
-        """What was done, in lines."""
+        """Return what was done, in lines."""
         told = [len(seen.told) for witness in self.witnesses for seen in witness.sessions.values()]
         resumes = sum(
             len(seen.resumed_from) for witness in self.witnesses for seen in witness.sessions.values()
@@ -263,7 +263,7 @@ class Run:
 
 
 def percentiles(seconds: Sequence[float]) -> str:
-    """The median and the 99th."""
+    """Return the median and the 99th."""
     if not seconds:
         return "none"
     ordered = sorted(seconds)
@@ -278,7 +278,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--seed", type=int, default=random.randrange(10**9))
     parser.add_argument("--keep", type=Path, help="leave the journal and all notes in this directory")
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds that everybody gets to end")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds in which all clients end")
     parser.add_argument("--credentials", action="store_true", help="issue a key for every job, and count")
     options = parser.parse_args(words)
     if options.client_kills is None:

@@ -1,4 +1,4 @@
-"""What a journal holds after its process was killed, against what clients were told before.
+"""The content of a journal after its process was killed, against what clients were told before.
 
 A copy of the file is opened and restored here, without a process, and asked as a client would ask.
 """
@@ -32,7 +32,7 @@ TERMINALS: Final = ("job.result", "job.error")
 
 
 class Found(NamedTuple):
-    """What an audit has looked at, and what is wrong."""
+    """The counts of an audit, and what is wrong."""
 
     records: int
     jobs: int
@@ -71,7 +71,7 @@ def audit(journal: Path, scratch: Path, witnesses: Iterable[Witness], jobs: Coll
 
 
 def check_integrity(path: Path) -> list[str]:
-    """What SQLite itself has to say against a file."""
+    """Return what SQLite itself has to say against a file."""
     db = sqlite3.connect(path)
     try:
         found = [row[0] for row in db.execute("PRAGMA integrity_check")]
@@ -81,7 +81,7 @@ def check_integrity(path: Path) -> list[str]:
 
 
 def check_session(host: _Client, session_id: str, seen: SessionSeen) -> list[str]:
-    """The session can be resumed, and all that its client had not acknowledged comes again, byte for byte."""
+    """Check that a session can be resumed, and that what its client had not acknowledged comes again."""
     session = state_of(host.runtime).sessions.get(SessionId(session_id))
     if session is None:
         return [f"session {session_id} is gone"]
@@ -101,7 +101,7 @@ History = Mapping[int, dict[str, Any]]
 
 
 def check_histories(history: Any, witness: Witness, jobs: Collection[str]) -> list[str]:
-    """Every event that was told is in the history of its job, at the same position, with the same words."""
+    """Check that each event that was told is in the history of its job, at its position."""
     wrong: list[str] = []
     told: dict[str, dict[int, dict[str, Any]]] = {}
     for seen in witness.sessions.values():
@@ -123,7 +123,7 @@ def check_histories(history: Any, witness: Witness, jobs: Collection[str]) -> li
 
 
 def is_notice(payload: dict[str, Any]) -> bool:
-    """Whether this is of one session only, and in no history; no agent here says such a thing."""
+    """Return whether this is of one session only, and in no history; no agent here says such a thing."""
     return payload.get("kind") == "status" and payload["body"]["phase"] in NOTICES
 
 
@@ -146,7 +146,7 @@ def _restored(path: Path) -> _Restored:
 
 
 class _Client:
-    """Asks a runtime that nobody serves."""
+    """A peer of a runtime that no process serves."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -158,7 +158,7 @@ class _Client:
         self._connection = self._open({})
 
     def list_jobs(self) -> dict[str, str]:
-        """All jobs, with their status."""
+        """Return all jobs, with their status."""
         jobs: dict[str, str] = {}
         cursor: str | None = None
         while True:
@@ -170,7 +170,7 @@ class _Client:
                 return jobs
 
     def resume(self, token: str, last: int) -> dict[int, bytes]:
-        """The numbered frames that a resume brings."""
+        """Return the numbered frames that a resume brings."""
         self._raw.clear()
         connection = self._open({"resume": {"resume_token": token, "last_event_seq": last}})
         frames = {json.loads(frame).get("event_seq"): frame for frame in self._raw}
@@ -178,7 +178,7 @@ class _Client:
         return frames
 
     def history(self, job_id: str) -> History:
-        """Every event of a job from its history, its terminal included, as the submitter had them."""
+        """Return every event of a job from its history, its terminal included, as the submitter had them."""
         request = {"job_id": job_id, "history": True, "from_job_seq": 0}
         answers = self._ask(self._connection, "job.subscribe", request)
         while (deadline := self.runtime.deadline()) is not None and deadline.at <= self._now + SECOND:

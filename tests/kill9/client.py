@@ -4,7 +4,7 @@ python -m tests.kill9.client NAME URL NOTES LOOP [STORE]
 
 With a STORE it may be killed, and goes on where it stopped when it is started again. What it knows is in
 NOTES, a line of JSON for each thing, written at once; an event and its cursor are one line, so that a client
-that is started again knows by its notes what it had done, and does it once, whatever comes again.
+that is started again knows by its notes what it had done, and does it once, also when an event comes again.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ REST: Final = 0.3
 LOOK_FOR_STORED: Final = 0.05
 """Seconds between two looks for jobs of a stored session that were not known before."""
 LOOKS: Final = 20
-"""So many at least, also when it is to end at once."""
+"""The least number of jobs, also when the client is to end at once."""
 
 
 class Notes:
-    """What a client writes down, and what it wrote in earlier lives."""
+    """The notes of a client, with those of earlier lives."""
 
     def __init__(self, path: Path) -> None:
         self.lives = 0
@@ -55,7 +55,7 @@ class Notes:
         self.write("life", life=self.lives)
 
     def write(self, what: str, **facts: Any) -> None:
-        """One line, whole or not at all."""
+        """Write one line, whole or not at all."""
         os.write(self._descriptor, json.dumps({"what": what, **facts}).encode() + b"\n")
 
 
@@ -143,7 +143,7 @@ class Client:
                     body=event.body,
                     cursor=self._session.cursor,
                 )
-        # The end is done with when the loop is; who gives way before it is noted may be killed there.
+        # The end is processed when the loop is over: a client may be killed between that and its note.
         self._notes.write("over", job=job.id, status=job.final_status)
         result: Any = None
         code = message = ""
@@ -158,7 +158,7 @@ class Client:
 
 
 def read_notes(path: Path) -> list[dict[str, Any]]:
-    """All that was written so far."""
+    """Return all that was written so far."""
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 

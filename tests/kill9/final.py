@@ -1,4 +1,4 @@
-"""What the runtime itself tells at the end, over a real socket, to somebody who asks for everything."""
+"""The answers of the runtime at the end, over a real socket, to a client that asks for everything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients have written down, against what was told to them and against what is there at the end."""
+"""The notes of clients, against what was told to them and against what is there at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Note = dict[str, Any]
 
 
 class Life:
-    """What one process of a client that is killed wrote."""
+    """The notes of one process of a client that is killed."""
 
     def __init__(self) -> None:
         self.events: list[Note] = []
@@ -23,7 +23,7 @@ class Life:
 
 
 class Judged(NamedTuple):
-    """How much was looked at, and what is wrong."""
+    """The counts of what was looked at, and what is wrong."""
 
     jobs: int
     events: int
@@ -32,7 +32,7 @@ class Judged(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What a client that is dead has stored as processed: all up to a number, and more of some jobs."""
+    """The events that a dead client has stored as processed: all up to a number, and more of some jobs."""
 
     cursor: int = 0
     positions: Mapping[str, int] = {}
@@ -56,12 +56,12 @@ def stored(store: Path) -> Stored:
 
 
 def lives_of(path: Path) -> int:
-    """How many processes of a client have begun to work; some are killed before that."""
+    """Return how many processes of a client have begun to work; some are killed before that."""
     return sum(note["what"] == "life" for note in read_notes(path)) if path.exists() else 0
 
 
 def judge(path: Path, history: Callable[[str], History], told: Iterable[str]) -> Judged:
-    """The notes of a client that was never killed, or of all its lives: each event is there exactly once.
+    """Check the notes of a client that was never killed, or of all its lives: each event is there once.
 
     `told` are the jobs whose acceptance was told to it, whether or not it lived to read that.
     """
@@ -90,7 +90,7 @@ def judge(path: Path, history: Callable[[str], History], told: Iterable[str]) ->
 
 
 def check_tags(paths: Iterable[Path], history: Callable[[str], History], jobs: Iterable[str]) -> list[str]:
-    """No submit was carried out twice: each tag belongs to one job."""
+    """Check that no submit was carried out twice: each tag belongs to one job."""
     owners: dict[str, list[str]] = defaultdict(list)
     for job_id in jobs:
         for payload in history(job_id).values():
@@ -103,7 +103,7 @@ def check_tags(paths: Iterable[Path], history: Callable[[str], History], jobs: I
                 break
     submitted = {note["tag"] for path in paths for note in read_notes(path) if note["what"] == "submit"}
     wrong = [f"{tag} was carried out as {found}" for tag, found in owners.items() if len(found) > 1]
-    return wrong + [f"nobody submitted {tag}" for tag in owners if tag not in submitted]
+    return wrong + [f"no client submitted {tag}" for tag in owners if tag not in submitted]
 
 
 def check_repeats(path: Path, stores: Mapping[int, Stored]) -> list[str]:
@@ -147,7 +147,7 @@ def _lives(notes: list[Note]) -> list[Life]:
 
 
 def _sessions(notes: list[Note]) -> list[str]:
-    """Those in which something came of a job: one that is killed before has stored none, and lost none."""
+    """Return the lives in which an event of a job came: one that is killed before has stored none."""
     found: dict[str, None] = {}
     session = ""
     for note in notes:
@@ -197,7 +197,7 @@ def _check_job(
 
 
 def _result(held: History, terminal: Mapping[str, Any]) -> Any:
-    """What the job returned, or has streamed as text."""
+    """Return what the job returned, or has streamed as text."""
     if "result_id" not in terminal:
         return terminal.get("result")
     chunks = (held[number] for number in sorted(held) if held[number].get("kind") == "result_chunk")

@@ -28,7 +28,7 @@ class Ledger:
         self.looks = 0
 
     def after_a_kill(self, journal: Path) -> list[str]:
-        """Every key that is valid is in the journal."""
+        """Check that every key that is valid is in the journal."""
         self.looks += 1
         valid = self.gateway.aliases()  # First: what comes later was asked for before as well.
         listed = [one.alias for one in outstanding_in(journal)]
@@ -36,7 +36,7 @@ class Ledger:
         return [f"the key {alias} is valid, and the journal does not know it" for alias in unlisted]
 
     def at_the_end(self, journal: Path) -> list[str]:
-        """The runtime has ended in order: what is valid is listed, and what was issued was revoked."""
+        """Check the keys after an orderly end: valid ones are listed, and issued ones were revoked."""
         wrong = self.after_a_kill(journal)
         states = [one.state for one in outstanding_in(journal) if one.alias in self.gateway.aliases()]
         return wrong + [f"a key is {state} at the end" for state in states]
@@ -48,7 +48,7 @@ class Ledger:
             time.sleep(0.05)
 
     def figures(self) -> str:
-        """What was done, in a line."""
+        """Return what was done, in a line."""
         return (
             f"{len(self.gateway.values)} keys issued, {len(self.gateway.keys)} valid at the end;"
             f" {self.looks} looks at the journal"
@@ -57,7 +57,7 @@ class Ledger:
 
 @contextmanager
 def ledger() -> Iterator[Ledger]:
-    """A gateway, which the processes that are started meanwhile find."""
+    """Yield a gateway, which the processes that are started meanwhile find."""
     with gateway() as state:
         os.environ[VARIABLE] = state.url
         try:
@@ -67,6 +67,6 @@ def ledger() -> Iterator[Ledger]:
 
 
 def provisioner() -> LiteLLMProvisioner | None:
-    """That of the served App, in a run with a gateway."""
+    """Return the provisioner of the served App, in a run with a gateway."""
     url = os.environ.get(VARIABLE)
     return None if url is None else LiteLLMProvisioner(url, MASTER, models=MODELS)

@@ -18,7 +18,7 @@ TOKEN: Final = "t0ken"
 OTHER_TOKEN: Final = "aud1t"
 """Of the same principal."""
 PADDING: Final = 97
-"""Lines have up to so many bytes more than they need, so that they are not all alike."""
+"""The most bytes that a line has more than it needs, so that lines are not all alike."""
 
 LIMITS: Final = Limits(
     retention_sec=24 * 3600,
@@ -29,7 +29,7 @@ LIMITS: Final = Limits(
     max_total_events=10**7,
     max_total_bytes=1024 * MIB,
 )
-"""Nothing is forgotten before it is looked at."""
+"""Limits by which no job is forgotten before it is looked at."""
 
 app = App(
     "kill9",
@@ -43,7 +43,7 @@ app = App(
 
 
 def line(tag: str, attempt: int, number: int) -> str:
-    """What an agent says at this place."""
+    """Return what an agent says at this place."""
     return f"{tag} {attempt} {number} " + "x" * (number * 31 % PADDING)
 
 
@@ -63,13 +63,13 @@ async def once(job: JobContext, input: Any) -> dict[str, Any]:
 
 @app.agent("again", restartable=True)
 async def again(job: JobContext, input: Any) -> dict[str, Any]:
-    """Begins again when its runtime was killed."""
+    """Emit lines, and begin again when the runtime was killed."""
     return await _count(job, input)
 
 
 @app.agent("stream", restartable=True)
 async def stream(job: JobContext, input: Any) -> None:
-    """Streams its lines as its result too: from then on it cannot begin again."""
+    """Stream the lines as the result too: from then on the agent cannot begin again."""
     await job.status("streaming", input["tag"])
     await anyio.sleep(input["pause"])
     async with job.stream_result() as out:

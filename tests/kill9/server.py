@@ -64,7 +64,7 @@ class Server:
         return await self._end(signal.SIGTERM)
 
     async def end(self) -> None:
-        """Whatever it does, it is over."""
+        """Kill the process."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()

@@ -26,7 +26,7 @@ class Told(NamedTuple):
 
 
 class SessionSeen:
-    """What was told in one session, on all its connections."""
+    """The frames of one session, on all its connections."""
 
     def __init__(self) -> None:
         self.tokens: list[str] = []
@@ -47,16 +47,16 @@ class Witness:
         self.accepted: dict[str, bytes] = {}
         """Jobs by id, with the answer to their submit."""
         self.touched: set[str] = set()
-        """Jobs of which something was told since somebody emptied this."""
+        """Jobs of which an event was told since this was emptied."""
         self.welcomes = 0
         self.frames = 0
         """From the runtime, of all kinds."""
         self.repeated = 0
         """Numbered frames that came again, with the same bytes."""
         self.wrong: list[str] = []
-        """What must not be."""
+        """Faults that were found."""
         self.first_frame = 0.0
-        """When the first frame came since somebody set this to 0."""
+        """The time of the first frame since this was set to 0."""
         self.on_frame: Callable[[str], object] = lambda kind: None
         """Told the type of each frame from the runtime, before it is passed on."""
         self._port = port
@@ -102,7 +102,7 @@ class Witness:
         try:
             from_runtime, to_runtime = await asyncio.open_connection("127.0.0.1", self._port)
         except OSError:
-            return  # Nobody is there; the client sees its connection end.
+            return  # No server is there; the client sees its connection end.
         seen = _Connection(self)
         outward = asyncio.create_task(_copy(reader, to_runtime, seen.from_client))
         inward = asyncio.create_task(_copy(from_runtime, writer, seen.from_runtime))
@@ -118,7 +118,7 @@ class Witness:
 
 
 class _Connection:
-    """What passes on one connection."""
+    """The frames that pass on one connection."""
 
     def __init__(self, witness: Witness) -> None:
         self._witness = witness
@@ -177,7 +177,7 @@ class _Connection:
 
 
 def without_value(frame: bytes | None) -> bytes | None:
-    """A frame as it is replayed once the new value that it tells of is not valid any more (§9.8.2)."""
+    """Return a frame as it is replayed once the new value that it tells of is no longer valid (§9.8.2)."""
     if frame is None or b'"credential_rotated"' not in frame:
         return frame
     fields = json.loads(frame)
@@ -186,7 +186,7 @@ def without_value(frame: bytes | None) -> bytes | None:
 
 
 def forget_value(payload: dict[str, Any]) -> None:
-    """The same of a payload."""
+    """Return a payload without that value."""
     body = payload.get("body", {})
     if body.get("phase") == "credential_rotated":
         body.pop("value", None)
@@ -196,7 +196,7 @@ def forget_value(payload: dict[str, Any]) -> None:
 async def _copy(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, look: Callable[[bytes], None]
 ) -> None:
-    """From one to the other until the end; what was read is looked at even if nobody takes it any more."""
+    """Pass frames from one side to the other until the end; others are read as well."""
     broken = False
     with suppress(OSError):
         while data := await reader.read(65536):

@@ -1,1 +1,1 @@
-"""What a process takes when a bound of `Limits` is reached, beside what is documented (§14)."""
+"""The memory of a process when a bound of `Limits` is reached, beside what is documented (§14)."""

@@ -1,4 +1,4 @@
-"""What a process takes at each bound: `python -m tests.memory [NAME]`.
+"""The memory of a process at each bound: `python -m tests.memory [NAME]`.
 
 Without a name each is filled in a process of its own, and a table is printed; exits with 1 when one takes
 more than 1.5 times what is documented. With a name it is filled here, and a line of JSON is printed.

@@ -41,11 +41,11 @@ RETURNED: Final = 6
 
 
 class Filled(NamedTuple):
-    """What was filled: bytes that the process has taken for it, and bytes that are documented."""
+    """A bound that was filled: bytes that the process has taken for it, and bytes that are documented."""
 
     taken: int
     documented: int
-    """Those that fit in the bound, with what is stated for each item beside it."""
+    """The bytes that fit in the bound, with what is stated for each item beside it."""
     note: str = ""
 
 
@@ -83,7 +83,7 @@ def _inputs(json: bytes, principals: int = 1, **limits: int) -> Filled:
 
 
 def _of(item: bytes, size: int) -> bytes:
-    """A list of so many bytes."""
+    """Return a list of that many bytes."""
     return b"[" + (item + b",") * (size // (len(item) + 1) - 1) + item + b"]"
 
 
@@ -104,7 +104,7 @@ INPUTS: Final[Mapping[str, Callable[[], Filled]]] = {
 
 
 def _events(size: int, principals: int = 1, **limits: int) -> Filled:
-    """Sessions that do not acknowledge, whose jobs say more than may be kept."""
+    """Fill sessions that do not acknowledge, whose jobs say more than may be kept."""
     host = Host(**limits)
     bounds = host.runtime.limits
     message = "x" * size
@@ -265,7 +265,7 @@ def _early() -> Filled:
 
 
 def _held() -> Filled:
-    """Messages that come while a hello is being verified."""
+    """Fill messages that come while a hello is being verified."""
     host = Host()
     host.verifies = False
     clients = [host.client(f"p{number}") for number in range(100)]
@@ -282,7 +282,7 @@ def _held() -> Filled:
 
 
 def _answers() -> Filled:
-    """A client that asks and reads nothing, until it is closed."""
+    """Fill the output of a client that asks and reads nothing, until it is closed."""
     host = Host()
     client = host.client()
     for _ in range(40):
@@ -310,7 +310,7 @@ def _answers() -> Filled:
 
 
 def _replies() -> Filled:
-    """Answers that are kept for a resume, in all sessions of a principal."""
+    """Fill answers that are kept for a resume, in all sessions of a principal."""
     host = Host()
     start = host.submit(host.client(), lease_request=LEASE)
     assert start is not None

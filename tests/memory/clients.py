@@ -33,7 +33,7 @@ def _say(runtime: ScriptedRuntime, number: int, body: dict[str, Any], kind: str,
 
 
 def _unprocessed(size: int) -> Filled:
-    """A user that processes nothing."""
+    """Fill the events of a user that processes nothing."""
     runtime = _runtime()
     body = {"level": "info", "message": "x" * size}
     runtime.events.clear()
@@ -52,7 +52,7 @@ def _unprocessed(size: int) -> Filled:
 
 
 def _early(size: int) -> Filled:
-    """Events behind one that does not come."""
+    """Fill events behind one that does not come."""
     runtime = _runtime()
     body = {"level": "info", "message": "x" * size}
     runtime.events.clear()
@@ -71,7 +71,7 @@ def _early(size: int) -> Filled:
 
 
 def _results() -> Filled:
-    """Results that are streamed by many jobs, and end in none."""
+    """Fill results that are streamed by many jobs, and end in none."""
     runtime = _runtime(max_result_bytes=16 * MIB, max_joined_results_bytes=64 * MIB)
     jobs = [runtime.accept(f"job_{number}") for number in range(2, 6)]
     piece = base64.b64encode(b"x" * 40 * KIB).decode()

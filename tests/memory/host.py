@@ -65,7 +65,7 @@ class Host:
         return connection
 
     def client(self, principal: str | None = "alice", *, ack: bool = True) -> Connection:
-        """A client in a session of its own; None: without a name."""
+        """Return a client in a session of its own; None stands for a client without a name."""
         connection = self.connect()
         features = [name for name in SUPPORTED_FEATURES if ack or name != "ack"]
         auth = {"scheme": "anonymous"} if principal is None else {"scheme": "bearer", "token": principal}
@@ -78,11 +78,11 @@ class Host:
         return connection
 
     def send(self, connection: Connection, kind: str, payload: dict[str, Any]) -> None:
-        """A message of a client."""
+        """Receive a message of a client."""
         self.send_raw(connection, kind, json.dumps(payload, separators=(",", ":")).encode())
 
     def send_raw(self, connection: Connection, kind: str, payload: bytes) -> None:
-        """The same, of a payload as it is written."""
+        """Receive a message whose payload is written already."""
         self._ids += 1
         head = b'{"arcp":"1.1","id":"r%d","type":"%b","payload":' % (self._ids, kind.encode())
         self.carry_out(connection.receive(head + payload + b"}", now=self.now))
@@ -97,16 +97,16 @@ class Host:
         return self.started.pop()
 
     def finish(self, job_id: JobId, result: Any = None) -> None:
-        """An agent returns."""
+        """Let an agent return."""
         self.runtime.agents.finish(job_id, result, now=self.now)
         self.carry_out(self.runtime.take())
 
     def emit(self, job_id: JobId, message: str) -> None:
-        """An agent says something."""
+        """Let an agent emit an event."""
         self.runtime.agents.emit(job_id, "log", {"level": "info", "message": message}, now=self.now)
 
     def acknowledge(self, connection: Connection) -> None:
-        """A client has processed everything."""
+        """Acknowledge everything that a client got."""
         session = connection_state(connection).session
         if session is not None:
             self.send(connection, "session.ack", {"last_processed_seq": session.log.last})

@@ -40,7 +40,7 @@ async def _settled(server: Server) -> None:
 
 
 async def _partial() -> Filled:
-    """Messages without their last byte, in every session that a principal may have."""
+    """Fill messages without their last byte, in every session that a principal may have."""
     text = b'{"type":"session.ping","payload":{"nonce":"n","x":"%b"}}' % (
         b"x" * (LIMITS.max_message_bytes - 100)
     )
@@ -64,7 +64,7 @@ async def _partial() -> Filled:
 
 
 async def _heads() -> Filled:
-    """Heads of HTTP that do not end."""
+    """Fill heads of HTTP that do not end."""
     head = b"GET /arcp HTTP/1.1\r\nHost: localhost\r\n" + b"X: " + b"y" * 15_000
     async with _served(max_early_connections=400, hello_timeout_sec=60) as server, AsyncExitStack() as stack:
         before = resident()
@@ -80,7 +80,7 @@ async def _heads() -> Filled:
 
 
 async def _silent() -> Filled:
-    """Connections to a listener of TLS that say nothing."""
+    """Fill connections to a listener of TLS that say nothing."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("localhost").configure_cert(context)
     async with (

@@ -1,4 +1,4 @@
-"""What a process takes when a bound of memory is reached: at most 1.5 times what is documented (§14).
+"""The memory of a process when a bound is reached: at most 1.5 times what is documented (§14).
 
 Each bound is filled in a process of its own; `python -m tests.memory` prints the figures.
 """

@@ -35,7 +35,7 @@ class Stalled(Host):
 
 
 def _submits() -> Filled:
-    """Submits of small inputs for whose credentials a provisioner takes its time."""
+    """Fill submits of small inputs for whose credentials a provisioner takes its time."""
     host = Host(credentials=True)
     clients = [host.client(f"p{number}") for number in range(15)]
     json = b'"%b"' % (b"x" * 500)
@@ -53,7 +53,7 @@ def _submits() -> Filled:
 
 
 def _connections() -> Filled:
-    """Sessions that are closed, and whose transports do not end."""
+    """Fill sessions that are closed, and whose transports do not end."""
     host = Stalled()
     host.client()
     host.closes = False
@@ -71,7 +71,7 @@ def _connections() -> Filled:
 
 
 def _pieces() -> Filled:
-    """Observers of a history whose transports are full after its first piece."""
+    """Fill observers of a history whose transports are full after its first piece."""
     host = Stalled()
     start = host.submit(host.client())
     assert start is not None

@@ -35,7 +35,7 @@ token alone as long as its authentication lasts. "A resume is served when first 
 above `last` it is INVALID_REQUEST, and below `first − 1` RESUME_WINDOW_EXPIRED, as for a token that is not
 valid.
 
-Who may see a job, and what a listing may show (`visibility`; draft §6.6, §7.6; protocol §6): the owner
+Rights to see a job, and pages of a listing (`visibility`; draft §6.6, §7.6; protocol §6): the owner
 observes its jobs; the host may widen that per principal to "list" or "observe", for one owner or for "*". A
 page has at most as many jobs as were asked for, 100 without a number and 1,000 at most; a filter names
 statuses, of which an unknown one matches nothing, and an agent by its bare name or `name@version`.

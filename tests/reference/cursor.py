@@ -9,7 +9,7 @@ from .streams import begins
 
 
 class Step(NamedTuple):
-    """What the user was handed, or a place to which its cursor was set; a notice has no position."""
+    """An event that the user was handed, or a place to which its cursor was set; a notice has no position."""
 
     position: int | None
     what: Any = None
@@ -17,7 +17,7 @@ class Step(NamedTuple):
 
 
 class Cursor:
-    """What a user was handed of one job, by positions, and what of it is not processed."""
+    """The events of one job that a user was handed, by positions, and those that are not processed."""
 
     __slots__ = ()
 
@@ -26,7 +26,7 @@ class Cursor:
     done: int
     """The cursor of the next process: everything up to it is processed, in the order of handing out."""
     held: deque[Step]
-    """What is handed out and not processed, and between that where the cursor was set."""
+    """Events that are handed out and not processed, and between them places where the cursor was set."""
 
     def place_of(self, after: int | None, last: int, *, over: bool, followed: bool) -> int | None:
         """Return where the answer to a subscription sets the cursor; None if it changes nothing.

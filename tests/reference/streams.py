@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 ANY: Final = -1
-"""The place of a stream of which nobody knows where its next event stands."""
+"""The place of a stream whose next event has an unknown position."""
 FAR: Final = 1 << 62
 """A position behind every other."""
 
@@ -28,11 +28,11 @@ class Stream:
     floor: int = 0
     """Events up to this position are gone, or may be."""
     live: bool = False
-    """What is published is numbered at once; else it waits behind a history, or for a client that reads."""
+    """Published events are numbered at once; else they wait behind a history, or for a client that reads."""
     since: int = 0
     """When the session asked for it last, by the clock of a judge."""
     joined: bool = False
-    """It begins by a key, and none of it has come: of a history that was cut nobody is told."""
+    """The stream begins by a key, and no event has come: no frame tells of a history that was cut."""
 
     def __str__(self) -> str:
         words = (name for name in ("own", "joined", "alone", "ended") if getattr(self, name))
@@ -65,14 +65,14 @@ class Streams:
     # Requests that are carried out.
 
     def submitted(self, job_id: str) -> None:
-        """A job comes by itself in the session that has submitted it."""
+        """Begin the stream of a job in the session that has submitted it."""
         self.jobs[job_id] = Stream(0, own=True, live=True)
 
     def subscribed(self, job_id: str, after: int | None, last: int, *, over: bool) -> Stream | None:
-        """A subscription is carried out, of a job that is `over` or not, and has `last` events, with its end.
+        """Carry out a subscription to a job with `last` events, of which its end is one if it is `over`.
 
-        It asks for what is above a position, or for what comes from now on. Return what it has begun or set
-        back; None for nothing.
+        It asks for what is above a position, or for what comes from now on. Return the stream that it has
+        begun or set back; None for nothing.
         """
         place, stream = begins(after, last), self.going(job_id)
         if stream is None:
@@ -88,11 +88,11 @@ class Streams:
         return self.replays.get(job_id)
 
     def joined(self, job_id: str, *, gone: bool) -> Stream:
-        """A submit is answered by the job of its key, of which nothing flows here, or nothing is left."""
+        """Begin the stream of a submit that is answered by the job of its key, which may be forgotten."""
         return self._begin(job_id, Stream(0, joined=True, alone=gone))
 
     def left(self, job_id: str) -> bool:
-        """An observation ends; return whether there was one."""
+        """End an observation, and return whether there was one."""
         stream = self.going(job_id)
         replayed = self.replays.pop(job_id, None) is not None
         observed = stream is not None and not stream.own
@@ -110,12 +110,12 @@ class Streams:
 
     @property
     def own(self) -> dict[str, Stream]:
-        """What flows of the jobs that the session has submitted."""
+        """The streams of the jobs that the session has submitted."""
         return {job_id: stream for job_id, stream in self.jobs.items() if stream.own and not stream.ended}
 
     @property
     def observed(self) -> dict[str, Stream]:
-        """What else flows, and histories beside what flows at home."""
+        """The streams of other jobs, and histories beside streams of the session's own jobs."""
         others = {job_id: stream for job_id, stream in self.jobs.items() if not (stream.own or stream.ended)}
         return others | self.replays
 
@@ -129,6 +129,6 @@ class Streams:
         return stream if (ends and stream.alone) or not missing(stream, position) else None
 
     def take(self, stream: Stream, position: int, *, ends: bool = False) -> None:
-        """It has come."""
+        """Note that an event, or the end, has come."""
         stream.at, stream.joined = position, False
         stream.ended = stream.ended or ends

@@ -1,4 +1,4 @@
-"""Who may see a job, and what a listing may show (draft §6.6, §7.6; protocol §6)."""
+"""Rights to see a job, and pages of a listing (draft §6.6, §7.6; protocol §6)."""
 
 from __future__ import annotations
 

@@ -4,10 +4,10 @@ A line that is not indented goes in; an indented line came out, and is what `--r
 
     # a comment
     config {"heartbeat_interval_sec":30,"limits":{"grace":5}}   before all else: what deviates from CONFIG
-    host verifies                 hellos wait for `1 is alice`, `1 is alice for 20s`, `1 is nobody` or
+    host verifies                 hellos wait for `1 is alice`, `1 is alice for 20s`, `1 is refused` or
                                   `1 cannot be told`
-    observers {"bob":{"alice":"list"}}   who sees the jobs of others from now on
-    host cancels job-1 reason     a job of anybody ends; without a reason too
+    observers {"bob":{"alice":"list"}}   sets the observers of jobs from now on
+    host cancels job-1 reason     a job ends; without a reason too
     journal holds                 records are not durable until `journal persists` or `journal persists 3`
     1 connects [lines]            a transport is opened: WebSocket messages, or lines of stdio
     1> {"type":…}                 a message, or a line, of client 1
@@ -111,11 +111,11 @@ class Names:
         self._told: list[str] = []
 
     def called(self, made_up: str, name: str) -> None:
-        """Something that has a name already, wherever it appears first."""
+        """Name an id that appears in more than one place."""
         self._names.setdefault(made_up, name)
 
     def told(self, text: str) -> None:
-        """What a client wrote, in any case, has no other name."""
+        """Keep the name of an id that a client wrote."""
         self._told.append(text.lower())
 
     def readable(self, text: str) -> str:
@@ -157,7 +157,7 @@ class Stage(World):
         self.recording: list[str] = []
         """The first runtime's."""
         self.pulled: list[tuple[int, bytes]] = []
-        """What each connection got of the first runtime, by its number."""
+        """The frames that each connection got of the first runtime, by its number."""
         self.durable_records: list[Record] = []
         """Of the runtimes before this one."""
         self.was_slow = False
@@ -214,7 +214,7 @@ class Stage(World):
                 self.carry_out(self.runtime.authenticated(request.request, principal, now=self.now))
 
     def pull(self, connection: Connection, limit: int | None = None) -> None:
-        """A client takes what there is, or at most `limit` envelopes."""
+        """Let a client take what there is, or at most `limit` envelopes."""
         peer = self.peers[connection]
         before, overrun = len(peer.raw), connection.overrun
         peer.pull(limit)
@@ -229,7 +229,7 @@ class Stage(World):
             self._write(f"{self._number(connection)} overrun")
 
     def _call_prefix(self, connection: Connection, frame: Frame) -> None:
-        """The ids of control envelopes are called by their connection, those of events by their session."""
+        """Name the ids of control envelopes by their connection, those of events by their session."""
         number = self._number(connection)
         if "event_seq" in frame:
             number = self.names.readable(frame["session_id"]).removeprefix("sess-")
@@ -265,11 +265,11 @@ class Stage(World):
     # What goes in.
 
     def peer(self, number: str) -> Connection:
-        """The connection of a client, by its number in the story."""
+        """Return the connection of a client, by its number in the story."""
         return list(self.peers)[int(number) - 1]
 
     def job(self, name: str) -> JobId:
-        """A job by its name in the story."""
+        """Return a job by its name in the story."""
         return JobId(self.names.actual(name))
 
     def value(self, text: str) -> Any:
@@ -277,63 +277,63 @@ class Stage(World):
         return json.loads(self.names.actual(text))
 
     def opens(self, number: str, framing: str | None) -> None:
-        """A transport is opened."""
+        """Open a transport."""
         assert int(number) == len(self.peers) + 1, "clients are numbered in their order"
         self.connect(Framing.LINES if framing else Framing.MESSAGES)
 
     def says(self, number: str, message: str) -> None:
-        """A message or a line."""
+        """Receive a message or a line."""
         connection = self.peer(number)
         end = "\n" if connection_state(connection).framing is Framing.LINES else ""
         self.hears(connection, message + end)
 
     def says_bytes(self, number: str, text: str) -> None:
-        """Bytes as they are."""
+        """Receive bytes as they are."""
         self.hears(self.peer(number), json.loads(text))
 
     def says_hex(self, number: str, text: str) -> None:
-        """Bytes that are no text."""
+        """Receive bytes that are not text."""
         self.carry_out(self.peer(number).receive(bytes.fromhex(text), now=self.now))
 
     def hears(self, connection: Connection, text: str) -> None:
-        """The runtime hears text of a story."""
+        """Let the runtime receive text of a story."""
         self.names.told(text)
         self.carry_out(connection.receive(self.names.actual(text).encode(), now=self.now))
 
     def transport(self, number: str, what: str) -> None:
-        """A driver tells of a transport."""
+        """Let a driver report on a transport."""
         output: Output = getattr(self.peer(number), what)(now=self.now)
         self.carry_out(output)
 
     def slow(self, number: str) -> None:
-        """A client stops taking envelopes."""
+        """Let a client stop taking envelopes."""
         self.was_slow = self.peers[self.peer(number)].slow = True
 
     def fast(self, number: str) -> None:
-        """A client takes everything again."""
+        """Let a client take everything again."""
         self.peers[self.peer(number)].slow = False
         self.pull(self.peer(number))
 
     def pulls(self, number: str, limit: str | None) -> None:
-        """A slow client takes a few."""
+        """Let a slow client take a few envelopes."""
         self.pull(self.peer(number), int(limit) if limit else None)
 
     def verified(self, number: str, verdict: str, seconds: str | None) -> None:
-        """The host answers a hello."""
+        """Answer a hello as the host."""
         principal = verdict.removeprefix("is ") if verdict.startswith("is ") else None
-        principal = None if principal == "nobody" else principal
+        principal = None if principal == "refused" else principal
         failed = verdict == "cannot be told"
         request = connection_state(self.peer(number)).number
         expires = None if seconds is None else UNIX + self.now - START + int(float(seconds) * SECOND)
         self.carry_out(self.runtime.authenticated(request, principal, failed, expires, now=self.now))
 
     def observers(self, text: str) -> None:
-        """The host says who sees what."""
+        """Set the observers that the host allows."""
         self.runtime.observers_set(self.value(text), now=self.now)
         self.take()
 
     def agent(self, name: str, call: Callable[[JobId], None]) -> None:
-        """An agent calls; what is raised into it is written down."""
+        """Call as an agent, and write down what is raised."""
         try:
             call(self.job(name))
         except (LocalProtocolError, Denied) as error:
@@ -341,29 +341,29 @@ class Stage(World):
             self.take()
 
     def emits(self, name: str, kind: str, body: str) -> None:
-        """An agent emits."""
+        """Emit as an agent."""
         self.agent(name, lambda job: self.emit(job, kind, self.value(body)))
 
     def writes(self, name: str, text: str) -> None:
-        """An agent streams text."""
+        """Stream text as an agent."""
         self.agent(name, lambda job: self.write(job, self.value(text)))
 
     def writes_bytes(self, name: str, text: str) -> None:
-        """An agent streams bytes."""
+        """Stream bytes as an agent."""
         self.agent(name, lambda job: self.write(job, bytes.fromhex(text)))
 
     def finishes(self, name: str, result: str | None, summary: str | None) -> None:
-        """An agent returns."""
+        """Return from an agent."""
         value = None if result is None else self.value(result)
         text = None if summary is None else self.names.actual(summary)
         self.agent(name, lambda job: self.finish(job, value, text))
 
     def fails(self, name: str, code: str, message: str) -> None:
-        """An agent raises."""
+        """Raise in an agent."""
         self.agent(name, lambda job: self.fail(job, code, self.names.actual(message)))
 
     def calls(self, name: str, method: str, arguments: str) -> None:
-        """An agent calls anything else; what it gets back is written down."""
+        """Call anything else as an agent, and write down what comes back."""
 
         def call(job: JobId) -> None:
             got = getattr(self.runtime.agents, method)(job, *self.value(arguments), now=self.now)
@@ -374,7 +374,7 @@ class Stage(World):
         self.agent(name, call)
 
     def stops_by_itself(self, name: str) -> None:
-        """An agent is gone."""
+        """End an agent that did not return."""
         self.stopped(self.job(name))
 
     def passes(self, seconds: str) -> None:
@@ -382,7 +382,7 @@ class Stage(World):
         self.advance(float(seconds))
 
     def restart(self) -> None:
-        """The process is gone; another begins with the records of this one that are durable."""
+        """Kill the process; another begins with the records of this one that are durable."""
         self.durable_records += self.records[: self.runtime.persisted_count]
         self.restarts += 1
         seed = bytes([self.restarts]) * 32
@@ -393,37 +393,37 @@ class Stage(World):
         self.take()
 
     def persists(self, count: str | None) -> None:
-        """The journal has written."""
+        """Report that the journal has written."""
         self.runtime.persisted(int(count) if count else self.runtime.record_count, now=self.now)
         self.take()
 
     def wall(self, seconds: str) -> None:
-        """The wall clock is set."""
+        """Set the wall clock."""
         unix = UNIX + self.now - START + int(float(seconds) * SECOND)
         self.runtime.wall_clock_set(unix, now=self.now)
         self.take()
 
     def host_cancels(self, name: str, reason: str | None) -> None:
-        """The host ends a job, whoever submitted it."""
+        """Cancel a job as the host."""
         self.runtime.cancel_job(self.job(name), reason or "", now=self.now)
         self.take()
 
     def shuts_down(self, drain: str) -> None:
-        """The host ends the runtime."""
+        """Shut the runtime down as the host."""
         self.runtime.shut_down(float(drain), now=self.now)
         self.take()
 
     def hands_over(self, drain: str) -> None:
-        """The host ends the runtime, and the next one starts the jobs that come meanwhile."""
+        """Hand the runtime over as the host: the next one starts the jobs that come meanwhile."""
         self.runtime.hand_over(float(drain), now=self.now)
         self.take()
 
     def host_verifies(self) -> None:
-        """Hellos wait for the story."""
+        """Let hellos wait for the story."""
         self.tokens = None
 
     def journal_holds(self) -> None:
-        """Records wait for the story."""
+        """Let records wait for the story."""
         self.durable = False
 
 
@@ -458,7 +458,7 @@ VERBS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
     (r"journal holds", Stage.journal_holds),
     (r"journal persists(?: (\d+))?", Stage.persists),
 )
-"""What a story can say."""
+"""The steps of stories, by their words."""
 
 
 def _merged(config: RuntimeConfig, changes: dict[str, Any]) -> dict[str, Any]:
