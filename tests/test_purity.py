@@ -16,7 +16,10 @@ from arcp_io.version import VERSION
 ROOT: Final = Path(__file__).parents[1]
 PROTO: Final = sorted((ROOT / "arcp_proto").rglob("*.py"))
 IO: Final = sorted((ROOT / "arcp_io").rglob("*.py"))
-PURE_IO: Final = [ROOT / "arcp_io" / "cluster" / name for name in ("relay_handshake.py", "relay_header.py")]
+PURE_IO: Final = [
+    ROOT / "arcp_io" / "cluster" / name
+    for name in ("fair_share.py", "ownership.py", "relay_handshake.py", "relay_header.py", "rows.py")
+]
 """Modules of arcp_io that are as pure as the core."""
 
 PURE_MODULES: Final = {
