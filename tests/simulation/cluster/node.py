@@ -1,0 +1,299 @@
+"""A node: its process, its clock, its beats, and what it does with the decisions of its ownership."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from arcp_io.cluster.ownership import Claim, Claimed, Decision, Forget, Heal, Lost, Ownership, Release
+from arcp_io.cluster.rows import NodeRow, Reading, ShardRow
+from arcp_proto.ids import SECOND
+
+from .table import Table
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+
+T = TypeVar("T")
+
+
+class Service(Protocol):
+    """What serves one shard on its owner, from a claim to its end."""
+
+    idle: bool
+    """Whether the shard has no unfinished job."""
+
+    def stop(self, done: Callable[[], None]) -> None:
+        """Stop by will: what is made is stored first, then `done` is called."""
+
+    def kill(self) -> None:
+        """End at once: another node owns the shard, or the process dies."""
+
+    def heal(self, order: Heal) -> None:
+        """Write again what the store has lost."""
+
+    def thaw(self) -> None:
+        """The node may act again after it was not able to."""
+
+
+class Node:
+    """One process after another at one address; each has an id and a clock of its own."""
+
+    def __init__(self, cluster: Cluster, name: str, record_version: int = 1) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.address = name
+        self.record_version = record_version
+        self.life = 0
+        self.up = False
+        self.paused = False
+        self.draining = False
+        self.cut = False
+        """Whether the store cannot be reached from here."""
+        self.well_since: int | None = None
+        """World time since when nothing but the store keeps it from beating."""
+        self.services: dict[int, Service] = {}
+        self.id = ""
+        self.ownership = self._owns()
+        self._stopping: dict[int, Service] = {}
+        self._queue: deque[tuple[int, Callable[..., None], tuple[Any, ...]]] = deque()
+        self._zero = self._offset = self._rate = 0
+        self._ids = 0
+
+    def _owns(self) -> Ownership:
+        cluster = self.cluster
+        return Ownership(
+            self.id,
+            self.address,
+            shards=cluster.shards,
+            lease=cluster.lease,
+            record_version=self.record_version,
+        )
+
+    # Its clock, which runs up to a hundredth too fast or too slow.
+
+    @property
+    def clock(self) -> int:
+        """Nanoseconds of its own."""
+        return self._offset + (self.cluster.now - self._zero) * self._rate // 10_000
+
+    def _when(self, clock: int) -> int:
+        """World time at which its clock shows this, or a little more."""
+        return self._zero + (clock - self._offset) * 10_000 // self._rate + 1
+
+    # Its life.
+
+    def start(self) -> None:
+        """The process starts."""
+        if self.up:
+            return
+        cluster = self.cluster
+        self.up, self.paused, self.draining = True, False, False
+        self._begin()
+        self.well_since = None if self.cut else cluster.now
+
+    def _begin(self) -> None:
+        """Begin anew under another id."""
+        cluster = self.cluster
+        self.life += 1
+        self._ids += 1
+        self.id = f"{self.name}.{self._ids}"
+        self._zero, self._offset = cluster.now, cluster.pick(10**6) * SECOND
+        self._rate = 9_900 + cluster.pick(201)
+        self.ownership = self._owns()
+        self._enter()
+
+    def _enter(self) -> None:
+        row = NodeRow(self.id, self.address, b"", 0, False, str(self.record_version))
+        self.ask(lambda table: table.enter(row), lambda _: self._poll(), self._enter)
+
+    def die(self) -> None:
+        """The process is gone at once."""
+        self.up, self.well_since = False, None
+        self.life += 1
+        self._queue.clear()
+        self._kill_all()
+
+    def pause(self) -> None:
+        """The process is stopped: what comes in waits."""
+        if self.up and not self.paused:
+            self.paused, self.well_since = True, None
+
+    def resume(self) -> None:
+        """The process goes on, with what has come meanwhile."""
+        if self.up and self.paused:
+            self.paused = False
+            self.well_since = None if self.cut else self.cluster.now
+            while self._queue and not self.paused:
+                life, what, arguments = self._queue.popleft()
+                if life == self.life:
+                    what(*arguments)
+            self._thaw()
+
+    def cut_off(self, cut: bool) -> None:
+        """The way to the store is cut, or is there again."""
+        self.cut = cut
+        self.well_since = None if cut or self.paused or not self.up else self.cluster.now
+
+    def unlucky(self, wait: int) -> None:
+        """A statement of its own is delayed, or its answer is lost."""
+        if self.well_since is not None:
+            self.well_since = max(self.well_since, self.cluster.now + wait)
+
+    def drain(self) -> None:
+        """It gives its shards away, and then has none."""
+        if self.up:
+            self.draining = True
+            self.ownership.drain()
+
+    def deliver(self, life: int, what: Callable[..., None], *arguments: Any) -> None:
+        """Something comes in: now, or when the process goes on."""
+        if life != self.life:
+            return
+        if self.paused:
+            self._queue.append((life, what, arguments))
+        else:
+            what(*arguments)
+
+    def later(self, wait: int, what: Callable[..., None], *arguments: Any) -> None:
+        """Let something happen after a while, unless the process has died."""
+        self.cluster.later(wait, self.deliver, self.life, what, *arguments)
+
+    def ask(
+        self, statement: Callable[[Table], T], answered: Callable[[T], None], failed: Callable[[], None]
+    ) -> None:
+        """Send a statement to the store."""
+        self.cluster.store.ask(self, statement, answered, failed)
+
+    def acts_for(self, shard: int) -> bool:
+        """Whether it does something for a shard in this moment (C6)."""
+        if not self.up or self.paused or shard not in self.services:
+            return False
+        return self.ownership.may_act(self.clock, shard)
+
+    @property
+    def may_act(self) -> bool:
+        """Whether its ownership lets it act now."""
+        return self.ownership.may_act(self.clock)
+
+    # Beats.
+
+    def _poll(self) -> None:
+        begun, me, draining = self.clock, self.id, self.draining
+        self.ask(
+            lambda table: table.beat(me, draining),
+            lambda reading: self._seen(reading, begun),
+            lambda: self._missed(begun),
+        )
+
+    def _missed(self, begun: int) -> None:
+        self.ownership.missed()
+        self._poll_at(begun + self.cluster.lease // 5)
+
+    def _poll_at(self, clock: int) -> None:
+        self.cluster.at(max(self.cluster.now + 1, self._when(clock)), self.deliver, self.life, self._poll)
+
+    def _seen(self, reading: Reading, begun: int) -> None:
+        held = not self.may_act
+        idle = [shard for shard, service in self.services.items() if service.idle]
+        owns = self.ownership
+        decisions = owns.seen(reading.nodes, reading.shards, begun=begun, now=self.clock, idle=idle)
+        for decision in decisions:
+            self.cluster.decided(self, decision)
+            self._carry_out(decision)
+        if owns.gone:
+            self._kill_all()
+            self._begin()
+            return
+        if held:
+            self._thaw()
+        self._poll_at(owns.next_poll)
+
+    def _thaw(self) -> None:
+        if self.up and not self.paused and self.may_act:
+            for service in list(self.services.values()):
+                service.thaw()
+
+    def _carry_out(self, decision: Decision) -> None:
+        match decision:
+            case Claim():
+                me = self.id
+                self.ask(
+                    lambda table: self._claim(table, me, decision),
+                    self._claimed,
+                    lambda: None,
+                )
+            case Claimed(shard=shard, epoch=epoch):
+                self._serve(shard, epoch)
+            case Release(shard=shard, epoch=epoch):
+                self._release(shard, epoch)
+            case Lost(shard=shard):
+                self.kill(shard)
+            case Heal(shard=shard):
+                if shard in self.services:
+                    self.services[shard].heal(decision)
+            case Forget():
+                self.ask(lambda table: table.forget(decision), lambda _: None, lambda: None)
+
+    def _claim(self, table: Table, me: str, order: Claim) -> ShardRow | None:
+        owner = table.shards[order.shard].node
+        row = table.claim(me, order, self.record_version)
+        if row is not None:
+            self.cluster.owned(order.shard)
+            if owner is not None:
+                self.cluster.taken_over(self, owner, order)
+        return row
+
+    def _claimed(self, row: ShardRow | None) -> None:
+        if row is not None and row.epoch > self.ownership.held.get(row.shard, 0):
+            self.ownership.claimed(row.shard, row.epoch, now=self.clock)
+            self._serve(row.shard, row.epoch)
+
+    def healed(self, shard: int, epoch: int) -> None:
+        """A shard is whole again, under a new epoch."""
+        self.ownership.healed(shard, epoch, now=self.clock)
+
+    def holds(self, shard: int, epoch: int) -> bool:
+        """Whether its ownership still has a shard under this epoch."""
+        return self.ownership.holds(shard, epoch)
+
+    def fenced(self, shard: int, epoch: int) -> None:
+        """An append was refused."""
+        self.ownership.fenced(shard, epoch)
+        self.kill(shard)
+
+    # Shards.
+
+    def _serve(self, shard: int, epoch: int) -> None:
+        self.kill(shard)
+        self.services[shard] = self.cluster.serve(self, shard, epoch)
+
+    def _release(self, shard: int, epoch: int) -> None:
+        if shard in self._stopping:
+            return
+        service = self.services.pop(shard, None)
+        if service is None:
+            self._give(shard, epoch)
+            return
+        self._stopping[shard] = service
+        service.stop(lambda: self._stopped(shard, epoch))
+
+    def _stopped(self, shard: int, epoch: int) -> None:
+        self._stopping.pop(shard, None)
+        self._give(shard, epoch)
+
+    def _give(self, shard: int, epoch: int) -> None:
+        me = self.id
+        self.ask(lambda table: table.release(me, shard, epoch), lambda _: None, lambda: None)
+
+    def kill(self, shard: int) -> None:
+        """A shard's server ends at once."""
+        for services in (self._stopping, self.services):
+            service = services.pop(shard, None)
+            if service is not None:
+                service.kill()
+
+    def _kill_all(self) -> None:
+        for shard in [*self.services, *self._stopping]:
+            self.kill(shard)

@@ -1,0 +1,164 @@
+"""A model of the tables of a store: each method is one statement, carried out as a whole or not at all."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from arcp_io.cluster.ownership import Claim, Forget, Heal
+from arcp_io.cluster.rows import NodeRow, Reading, ShardRow
+
+from ..broken import ensure
+
+KEPT_STATES: Final = 40
+"""How many statements a standby may be behind, at most."""
+
+
+class Entry(NamedTuple):
+    """One record of a shard, and under which epoch and node it was written."""
+
+    number: int
+    epoch: int
+    node: str
+    data: bytes
+
+
+class Fence(NamedTuple):
+    """The conditions of an append; all of them are there but for bugs that are planted."""
+
+    epoch: bool = True
+    node: bool = True
+    next: bool = True
+
+
+class Appended(NamedTuple):
+    """The outcome of an append: whether it was carried out, and the row of its shard afterwards."""
+
+    done: bool
+    row: ShardRow
+
+
+class State(NamedTuple):
+    """All tables as of one statement."""
+
+    nodes: dict[str, NodeRow]
+    shards: dict[int, ShardRow]
+    records: dict[int, tuple[list[Entry], int]]
+    """The records of a shard, which only grow until they are replaced, and how many of them there were."""
+
+
+class Table:
+    """The rows of nodes and shards, and the records of each shard."""
+
+    def __init__(self, shards: int) -> None:
+        self.nodes: dict[str, NodeRow] = {}
+        self.shards = {shard: ShardRow(shard, 0, None, 0, 0, 0, 0) for shard in range(shards)}
+        self.records: dict[int, list[Entry]] = {shard: [] for shard in range(shards)}
+        self.fence = Fence()
+        self.went_back: set[int] = set()
+        """Shards whose last records were lost in a failover, and are not healed."""
+        self._states: deque[State] = deque(maxlen=KEPT_STATES)
+
+    def remember(self) -> None:
+        """Keep what a standby may still be at."""
+        records = {shard: (entries, len(entries)) for shard, entries in self.records.items()}
+        self._states.append(State(dict(self.nodes), dict(self.shards), records))
+
+    def fail_over(self, behind: int) -> bool:
+        """Go on with a standby that lacks so many statements; return whether it was behind."""
+        if not self._states or not behind:
+            return False
+        state = self._states[max(0, len(self._states) - behind)]
+        for shard, (entries, count) in state.records.items():
+            if count < len(self.records[shard]):
+                self.went_back.add(shard)
+            self.records[shard] = entries[:count]
+        self.nodes, self.shards = dict(state.nodes), dict(state.shards)
+        self._states.clear()
+        return True
+
+    # Nodes.
+
+    def enter(self, row: NodeRow) -> None:
+        """A node makes its row, with its start."""
+        self.nodes.setdefault(row.node, row)
+
+    def beat(self, node: str, draining: bool) -> Reading:
+        """A node gives a sign of life, if it has a row, and reads all rows after that."""
+        row = self.nodes.get(node)
+        if row is not None:
+            self.nodes[node] = row._replace(beat=row.beat + 1, draining=draining)
+        return Reading(tuple(self.nodes.values()), tuple(self.shards.values()))
+
+    def forget(self, order: Forget) -> None:
+        """A row goes if its node owns nothing, and gave no sign of life since it was read."""
+        row = self.nodes.get(order.node)
+        owns = any(shard.node == order.node for shard in self.shards.values())
+        if row is not None and row.beat == order.beat and not owns:
+            del self.nodes[order.node]
+
+    # Owners.
+
+    def claim(self, me: str, order: Claim, record_version: int) -> ShardRow | None:
+        """A node takes a shard whose epoch is as it has read; None if it may not."""
+        row = self.shards[order.shard]
+        if row.epoch != order.epoch or row.node == me or not self._stands_still(order.owner, order.beat):
+            return None
+        ensure(row.record_version <= record_version, "C3", f"{me} cannot read the records of {row}")
+        row = row._replace(epoch=row.epoch + 1, node=me, record_version=record_version)
+        self.shards[order.shard] = row
+        return row
+
+    def release(self, me: str, shard: int, epoch: int) -> None:
+        """A node gives a shard away that is its own."""
+        row = self.shards[shard]
+        if (row.epoch, row.node) == (epoch, me):
+            self.shards[shard] = row._replace(node=None)
+
+    def heal(
+        self, me: str, order: Heal, above: int, entries: Sequence[Entry], record_version: int
+    ) -> ShardRow | None:
+        """An owner writes again what the store has lost, under a new epoch; None if it may not."""
+        row = self.shards[order.shard]
+        if row.epoch != order.epoch or row.epoch > above or not self._stands_still(order.owner, order.beat):
+            return None
+        if row.node not in (None, me, order.owner) and row.node in self.nodes and order.owner is not None:
+            return None
+        row = row._replace(epoch=above + 1, node=me, next=len(entries), record_version=record_version)
+        self.shards[order.shard] = row
+        self.records[order.shard] = list(entries)
+        self.went_back.discard(order.shard)
+        return row
+
+    def _stands_still(self, owner: str | None, beat: int) -> bool:
+        if owner is None:
+            return True
+        row = self.nodes.get(owner)
+        return row is None or row.beat == beat
+
+    # Records.
+
+    def append(self, me: str, shard: int, epoch: int, first: int, datas: Sequence[bytes]) -> Appended:
+        """Append records if the shard is still owned by this node under this epoch (C1, C2, C3)."""
+        row, fence, entries = self.shards[shard], self.fence, self.records[shard]
+        if (
+            (fence.epoch and row.epoch != epoch)
+            or (fence.node and row.node != me)
+            or (fence.next and row.next != first)
+        ):
+            return Appended(False, row)
+        said = f"records {first} to {first + len(datas)} of shard {shard} under epoch {epoch} of {me}"
+        ensure((row.epoch, row.node) == (epoch, me), "C1", f"{said} are appended, and the row is {row}")
+        ensure(len(entries) == first, "C2", f"{said} are appended behind {len(entries)}")
+        last = entries[-1].epoch if entries else 0
+        ensure(last <= epoch, "C2", f"{said} are appended behind epoch {last}")
+        entries += (Entry(first + place, epoch, me, data) for place, data in enumerate(datas))
+        self.shards[shard] = row = row._replace(next=first + len(datas))
+        return Appended(True, row)
+
+    def read(self, shard: int) -> tuple[ShardRow, tuple[Entry, ...]]:
+        """All records of a shard, as its new owner reads them."""
+        row, entries = self.shards[shard], self.records[shard]
+        ensure(row.next == len(entries), "C2", f"{row} has {len(entries)} records")
+        return row, tuple(entries)

@@ -1,0 +1,114 @@
+"""The judge of the simulated clusters finds every bug that is planted, in a few seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from arcp_io.cluster import ownership
+from arcp_io.cluster.ownership import Ownership
+
+from .cluster import Cluster
+from .play import draw, play
+from .table import Fence, Table
+
+Patch = pytest.MonkeyPatch
+MOST_SEEDS: Final = 60
+"""Seeds of one bug, at most; each row begins with one that finds it at present."""
+
+
+def fence(patch: Patch, **conditions: bool) -> None:
+    """Let every append lack some of its conditions."""
+    original = Table.__init__
+
+    def begin(table: Table, shards: int) -> None:
+        original(table, shards)
+        table.fence = Fence(**conditions)
+
+    patch.setattr(Table, "__init__", begin)
+
+
+def no_fence(patch: Patch) -> None:
+    """Anybody appends at any place."""
+    fence(patch, epoch=False, node=False, next=False)
+
+
+def fence_without_epoch(patch: Patch) -> None:
+    """A node that has owned the shard under an earlier epoch appends."""
+    fence(patch, epoch=False)
+
+
+def fence_without_node(patch: Patch) -> None:
+    """A node appends whose claim of this epoch the store has lost."""
+    fence(patch, node=False)
+
+
+def fence_without_next(patch: Patch) -> None:
+    """An append that was sent again is carried out twice."""
+    fence(patch, next=False)
+
+
+def watch_through_an_outage(patch: Patch) -> None:
+    """A node counts polls that failed or were late as silence of others."""
+    patch.setattr(Ownership, "missed", lambda _: None)
+    patch.setattr(ownership, "LATE", 10**6)
+
+
+def sent_before_persisted(patch: Patch) -> None:
+    """Readers are told of a record before it is durable."""
+    original = Cluster.__init__
+
+    def begin(cluster: Cluster, *arguments: Any, **options: Any) -> None:
+        original(cluster, *arguments, **options)
+        cluster.tells_at_once = True
+
+    patch.setattr(Cluster, "__init__", begin)
+
+
+def hold_left_out(patch: Patch) -> None:
+    """A node acts whether its beats are answered or not."""
+
+    def may_act(owns: Ownership, now: int, shard: int | None = None) -> bool:
+        return shard is None or shard in owns._held
+
+    patch.setattr(Ownership, "may_act", may_act)
+
+
+def claim_without_beat(patch: Patch) -> None:
+    """A claim does not look whether the owner has given a sign of life since."""
+    patch.setattr(Table, "_stands_still", lambda *_: True)
+
+
+class Row(NamedTuple):
+    """A bug, the first seed that is tried, and by which invariant it may be found."""
+
+    bug: Callable[[Patch], None]
+    seed: int
+    found_by: tuple[str, ...]
+
+
+ROWS: Final = (
+    Row(no_fence, 0, ("C1", "C2")),
+    Row(fence_without_epoch, 120, ("C1", "C2")),
+    Row(fence_without_node, 3, ("C1", "C2")),
+    Row(fence_without_next, 0, ("C2",)),
+    Row(watch_through_an_outage, 15, ("C5",)),
+    Row(sent_before_persisted, 0, ("C4", "C8")),
+    Row(hold_left_out, 4, ("C6",)),
+    Row(claim_without_beat, 0, ("C6", "C5")),
+)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.bug.__name__)
+def test_the_judge_finds(row: Row, monkeypatch: Patch) -> None:
+    row.bug(monkeypatch)
+    results = (play(draw(seed)) for seed in range(row.seed, row.seed + MOST_SEEDS))
+    found = next((result.name for result in results if result.name), None)
+    assert found in row.found_by
+
+
+@pytest.mark.parametrize("seed", sorted({row.seed for row in ROWS}))
+def test_without_a_bug_nothing_is_found(seed: int) -> None:
+    assert play(draw(seed)).message == ""

@@ -1,0 +1,56 @@
+"""Fresh clusters, and that the same seed does the same everywhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from .__main__ import least_of, main, run_chunk
+from .play import draw, play
+
+ROOT: Final = Path(__file__).parents[3]
+FRESH: Final = range(10_000_000, 10_000_010)
+"""Beside these `.ci/run` plays thousands."""
+
+
+@pytest.mark.parametrize("seed", FRESH)
+def test_a_fresh_seed(seed: int) -> None:
+    assert play(draw(seed)).message == ""
+
+
+def test_the_same_seed_does_the_same_everywhere() -> None:
+    seeds = list(FRESH[:4])
+    command = [sys.executable, "-m", "tests.simulation.cluster", "--digest", *map(str, seeds)]
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    digests = [play(draw(seed)).digest for seed in seeds]
+    assert done.stdout.splitlines() == [
+        f"{seed} {digest}" for seed, digest in zip(seeds, digests, strict=True)
+    ]
+    assert len(set(digests)) == len(digests)
+
+
+def test_the_command_tells_of_what_has_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--seeds", "2", "--moves", "2"]) == 0
+    assert capsys.readouterr().out.startswith("2 passed, 0 failed")
+    monkeypatch.setattr("tests.simulation.cluster.__main__.run_chunk", lambda seeds, moves: ["seed 0: lost"])
+    assert main(["--seeds", "1"]) == 1
+    assert "seed 0: lost" in capsys.readouterr().out
+
+
+def test_too_few_seeds_are_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "9", "--minutes", "0", "--least", "1"]) == 1
+    assert "only 0 of at least 1" in capsys.readouterr().out
+
+
+def test_a_trace_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--trace", "3", "--moves", "4"]) == 0
+    assert "move: Move(kind=" in capsys.readouterr().out
+    assert least_of is not None and run_chunk([3], 1) == []
