@@ -110,13 +110,13 @@ class OwnerHandshake:
 class GatewayHandshake:
     """The gateway's side: pass received bytes to `receive`, and send the bytes that it returns."""
 
-    __slots__ = ("_buffer", "_header", "_key", "_line", "_nonce", "_owner_nonce", "answer")
+    __slots__ = ("_buffer", "_key", "_line", "_nonce", "_owner_nonce", "answer", "header")
 
     def __init__(self, header: RelayHeader, key: bytes, nonce: bytes) -> None:
         """Take a header, the key of the owner, and a nonce that is never used again."""
         self.answer: Answer | None = None
         """The answer of the owner, once it is received and proved."""
-        self._header = header
+        self.header = header
         self._key = key
         self._nonce = nonce
         self._owner_nonce = b""
@@ -145,7 +145,7 @@ class GatewayHandshake:
             self._owner_nonce = bytes(self._buffer[len(MAGIC) : GREETING_BYTES])
             del self._buffer[:GREETING_BYTES]
             sent = encode(
-                self._header, key=self._key, owner_nonce=self._owner_nonce, gateway_nonce=self._nonce
+                self.header, key=self._key, owner_nonce=self._owner_nonce, gateway_nonce=self._nonce
             )
             self._line = sent[:-TAIL_BYTES]
         if self.answer is None and len(self._buffer) >= ANSWER_BYTES:
