@@ -15,7 +15,7 @@ from . import statements
 from .connection import Connection, Db
 from .errors import StoreError
 from .lane import Lane
-from .outcome import Outcome, outcome
+from .outcome import Claimed, Outcome, outcome
 from .writer import Writer
 
 logger = logging.getLogger("arcp_io")
@@ -50,10 +50,9 @@ class Compactor:
     the journal unchanged; the rows of such a generation are deleted by the next compaction of the shard.
     """
 
-    def __init__(self, connection: Connection, writer: Writer, silent: Callable[[str], bool]) -> None:
+    def __init__(self, connection: Connection, writer: Writer) -> None:
         self._connection = connection
         self._writer = writer
-        self._silent = silent
         self._queue: deque[Compaction] = deque()
         self._current: Compaction | None = None
         self._thread: threading.Thread | None = None
@@ -136,33 +135,34 @@ class Compactor:
 
     def _compact(self, compaction: Compaction) -> Amount:
         lane, start = compaction.lane, compaction.start
-        generation = self._next_generation(lane)
-        kept = self._write(compaction, generation)
+        mine = lane.mine
+        generation = self._next_generation(lane, mine)
+        kept = self._write(compaction, mine, generation)
         self._certain(
-            lane, lambda db: statements.complete_compaction(db, lane.shard, lane.mine, generation, start)
+            lane, lambda db: statements.complete_compaction(db, lane.shard, mine, generation, start)
         )
         return kept
 
-    def _next_generation(self, lane: Lane) -> int:
+    def _next_generation(self, lane: Lane, mine: Claimed) -> int:
         """Return a number that no other attempt has, not even one of an earlier owner that goes on."""
-        lane.generation = max(lane.generation + 1, lane.mine.epoch * GENERATIONS)
+        lane.generation = max(lane.generation + 1, mine.epoch * GENERATIONS)
         return lane.generation
 
-    def _write(self, compaction: Compaction, generation: int) -> Amount:
+    def _write(self, compaction: Compaction, mine: Claimed, generation: int) -> Amount:
         """Write a snapshot as a generation that is not valid yet, and return its size."""
         lane = compaction.lane
         records = size = 0
         for row in rows(compaction.snapshot, ROW_BYTES):
-            self._add(lane, generation, row)
+            self._add(lane, mine, generation, row)
             records += row.span
             size += row.size
-        self._add(lane, generation, pack(records, ()))
+        self._add(lane, mine, generation, pack(records, ()))
         return Amount(records, size)
 
-    def _add(self, lane: Lane, generation: int, row: Row) -> None:
+    def _add(self, lane: Lane, mine: Claimed, generation: int, row: Row) -> None:
         if self._is_given_up(lane):
             raise _Given
-        self._certain(lane, lambda db: statements.add_kept(db, lane.shard, lane.mine, generation, row))
+        self._certain(lane, lambda db: statements.add_kept(db, lane.shard, mine, generation, row))
 
     def _certain(self, lane: Lane, statement: Callable[[Db], bool]) -> None:
         """Carry out a statement; raises StoreError if the shard is not ours, as the next append will find."""
@@ -174,29 +174,36 @@ class Compactor:
     def _heal(self, compaction: Compaction) -> Amount | None:
         """Claim the shard under a new epoch and write everything; return None if that has to wait."""
         lane, start = compaction.lane, compaction.start
-        found = self._connection.run(lambda db: statements.read_shards(db, [lane.shard]))
+        found = self._connection.run(lambda db: statements.read_shards(db, [lane.shard]), again=True)
         row = found[0] if found else None
-        silent = row is not None and row.node is not None and self._silent(row.node)
-        judged = outcome(lane.mine, lane.stored, 0, row, silent=silent)
+        judged = outcome(lane.mine, lane.stored, 0, row, silent=self._writer.is_silent(row))
         if row is None or judged is Outcome.FENCED:
             self._writer.fail(lane, Fenced(f"another node owns shard {lane.shard}: {row and tuple(row)}"))
             return None
         if judged is Outcome.WAIT:
             return None
-        healing = max(row.epoch, lane.mine.epoch, lane.mine.healing) + 1
-        mine = lane.mine = lane.mine._replace(healing=healing)
+        if (row.epoch, row.next) == (lane.mine.healing, lane.heal_start):  # Only the answer was lost.
+            mine = Claimed(lane.mine.node, row.epoch)
+            self._certain(lane, lambda db: statements.confirm(db, lane.shard, mine, row.next))
+            self._healed(lane, mine.epoch, row.next)
+            return None
+        mine = Claimed(lane.mine.node, max(row.epoch, lane.mine.epoch, lane.mine.healing) + 1)
+        lane.mine = lane.mine._replace(healing=mine.epoch)
         if not self._connection.run(lambda db: statements.reclaim(db, row, mine, lane.record_version)):
             return None
-        lane.mine = mine._replace(epoch=healing)
         lane.generation = max(lane.generation, row.generation)
-        generation = self._next_generation(lane)
-        kept = self._write(compaction, generation)
-        self._certain(lane, lambda db: statements.complete_heal(db, lane.shard, lane.mine, generation, start))
-        with self._writer.condition:
-            lane.healed(healing, start)
-            self._writer.go_on(lane)
-        logger.warning("shard %d is healed: all records below %d are stored again", lane.shard, start)
+        generation = self._next_generation(lane, mine)
+        kept = self._write(compaction, mine, generation)
+        lane.heal_start = start
+        self._certain(lane, lambda db: statements.complete_heal(db, lane.shard, mine, generation, start))
+        self._healed(lane, mine.epoch, start)
         return kept
+
+    def _healed(self, lane: Lane, epoch: int, number: int) -> None:
+        with self._writer.condition:
+            lane.healed(epoch, number)
+            self._writer.go_on(lane)
+        logger.warning("shard %d is healed: all records below %d are stored again", lane.shard, number)
 
     def _after_heal(self, lane: Lane) -> None:
         """Tell the journal what is durable: after a failure, so that it brings a new snapshot."""

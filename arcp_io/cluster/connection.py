@@ -87,8 +87,11 @@ class Connection:
         self._lock = threading.Lock()
         self._db: Limited | None = None
 
-    def run(self, work: Callable[[Db], T]) -> T:
+    def run(self, work: Callable[[Db], T], *, again: bool = False) -> T:
         """Return the result of statements, for which a connection is opened if there is none.
+
+        With `again` they are sent once more when a connection turns out to be lost that was open before: for
+        statements that may be carried out twice.
 
         Each statement outside of `Db.transaction()` is a transaction of its own. After a conflict with
         another transaction `work` is called again, TRIES times in all. Raises StoreAway when the outcome is
@@ -97,16 +100,20 @@ class Connection:
         """
         pause = FIRST_PAUSE
         with self._lock:
-            for _ in range(TRIES - 1):
+            again = again and self._db is not None
+            for left in reversed(range(TRIES)):
                 try:
                     return self._try(work)
-                except (pg.SerializationFailure, pg.DeadlockDetected):
+                except (pg.SerializationFailure, pg.DeadlockDetected) as error:
+                    if not left:
+                        raise self._refused(error) from error
                     time.sleep(pause)
                     pause *= 2
-            try:
-                return self._try(work)
-            except (pg.SerializationFailure, pg.DeadlockDetected) as error:
-                raise self._refused(error) from error
+                except StoreAway:
+                    if not again:
+                        raise
+                    again = False
+        raise AssertionError("the last try returns or raises")
 
     def close(self) -> None:
         """Close the connection; a later `run` opens it again."""
@@ -195,4 +202,4 @@ def _limited(gen: Generator[Any, Any, T], deadline: float) -> Generator[Any, Any
 
 
 def _said(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -46,6 +46,8 @@ class Lane:
         """The number of the first record behind a snapshot: no row has records on both sides of it."""
         self.failed: Exception | None = None
         self.closing = False
+        self.heal_start = -1
+        """The number with which the shard goes on after the heal that was begun last."""
         self.healing = False
         """Whether the store went back, so that a snapshot is needed."""
         # For the thread of the writer alone.

@@ -121,11 +121,11 @@ def claim(db: Db, shard: int, seen: int, node: str, record_version: int) -> tupl
 
 
 def reclaim(db: Db, seen: ShardRow, claimed: Claimed, record_version: int) -> bool:
-    """Claim a shard under the epoch of a heal, if its row is the one seen; return whether it was."""
+    """Claim a shard for a heal, under a given epoch, if its row is the one seen; return whether it was."""
     found = db.execute(
         "UPDATE arcp.shard SET epoch = %s, node = %s::uuid, record_version = %s WHERE shard = %s"
         " AND epoch = %s AND node IS NOT DISTINCT FROM %s::uuid AND next = %s RETURNING shard",
-        (claimed.healing, claimed.node, record_version, seen.shard, seen.epoch, seen.node, seen.next),
+        (claimed.epoch, claimed.node, record_version, seen.shard, seen.epoch, seen.node, seen.next),
     )
     return found.fetchone() is not None
 

@@ -50,7 +50,7 @@ class PostgresStore:
         self._control = self._connection(lease, lease)
         self._reader = self._connection(ANSWER_SECONDS, lease)
         self.writer = Writer(self._connection(ANSWER_SECONDS, lease), self.node, give_up, self._is_silent)
-        self.compactor = Compactor(self._reader, self.writer, self._is_silent)
+        self.compactor = Compactor(self._reader, self.writer)
 
     def __repr__(self) -> str:
         return f"<PostgresStore {self.url.shown}>"
@@ -95,11 +95,11 @@ class PostgresStore:
             statements.write_node(db, *values)
             return _reading(db)
 
-        return self._control.run(work)
+        return self._control.run(work, again=True)
 
     def read(self) -> Reading:
         """Return all rows of nodes and shards."""
-        return self._control.run(_reading)
+        return self._control.run(_reading, again=True)
 
     def claim(self, shard: int, epoch_seen: int, record_version: int) -> tuple[int, int] | None:
         """Claim a shard; return its new epoch and the number of its next record.
@@ -137,22 +137,22 @@ class PostgresStore:
 
     def shard_row(self, shard: int) -> ShardRow | None:
         """Return the row of a shard."""
-        found = self._reader.run(lambda db: statements.read_shards(db, [shard]))
+        found = self._reader.run(lambda db: statements.read_shards(db, [shard]), again=True)
         return found[0] if found else None
 
     def raise_version(self, lane: Lane, record_version: int) -> bool:
         """Note the version of the records of a shard; return whether the shard is that of the lane."""
         return self._reader.run(
-            lambda db: statements.raise_version(db, lane.shard, lane.mine, record_version)
+            lambda db: statements.raise_version(db, lane.shard, lane.mine, record_version), again=True
         )
 
     def amounts(self, row: ShardRow) -> tuple[Amount, Amount]:
         """Return the amounts of the snapshot of a shard and of the records behind it."""
-        return self._reader.run(lambda db: statements.amounts(db, row))
+        return self._reader.run(lambda db: statements.amounts(db, row), again=True)
 
     def read_page(self, shard: int, generation: int | None, first: int) -> list[Row]:
         """Return the next rows of a shard, or of a generation of its snapshot."""
-        return self._reader.run(lambda db: statements.read_page(db, shard, generation, first))
+        return self._reader.run(lambda db: statements.read_page(db, shard, generation, first), again=True)
 
     def _connection(self, answer_seconds: float, lease: float) -> Connection:
         return Connection(

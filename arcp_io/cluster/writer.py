@@ -15,6 +15,7 @@ from .connection import Connection
 from .errors import StoreAway, StoreError
 from .lane import Batch, Lane
 from .outcome import Outcome, outcome
+from .rows import ShardRow
 
 logger = logging.getLogger("arcp_io")
 
@@ -81,6 +82,10 @@ class Writer:
         if not lane.healing and lane not in self._ready:
             self._ready[lane] = None
             self.condition.notify_all()
+
+    def is_silent(self, row: ShardRow | None) -> bool:
+        """Return whether the owner of a shard by its row is another node, and was silent for a lease."""
+        return row is not None and row.node is not None and row.node != self._node and self._silent(row.node)
 
     def release(self, lane: Lane) -> None:
         """Forget a lane after all its records are stored, or it has failed. Blocks.
@@ -247,8 +252,7 @@ class Writer:
             row, flight = found.get(lane.shard), lane.flight
             if flight is None:
                 continue
-            silent = row is not None and row.node is not None and self._silent(row.node)
-            match outcome(lane.mine, flight.first, flight.span, row, silent=silent):
+            match outcome(lane.mine, flight.first, flight.span, row, silent=self.is_silent(row)):
                 case Outcome.STORED:
                     self._confirm(lane)
                 case Outcome.AGAIN:

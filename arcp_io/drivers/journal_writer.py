@@ -107,9 +107,7 @@ class Keeper:
             raise InvariantViolated("every record is kept")
         if not self._holding and journal.waiting_bytes > AGENTS_WAIT:
             self._hold(True)
-        if journal.compaction_due:
-            with _nothing_collected():
-                journal.compact(_encoded(self._runtime.snapshot()))
+        self._compact()
 
     def close(self) -> None:
         """Store waiting records, and close the journal; calling it again has no effect. Blocks."""
@@ -146,6 +144,14 @@ class Keeper:
         self._pump.persisted(self._durable - self._base, self._runtime.persisted)
         if self._holding and self._journal.waiting_bytes <= AGENTS_GO_ON:
             self._hold(False)
+        if self._next - self._base == self._runtime.record_count:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Give the journal a snapshot if it needs one; it has every record of the runtime."""
+        if self._journal.compaction_due:
+            with _nothing_collected():
+                self._journal.compact(_encoded(self._runtime.snapshot()))
 
     def _hold(self, held: bool) -> None:
         self._holding = held

@@ -207,6 +207,31 @@ def test_a_journal_that_has_grown_is_compacted() -> None:
     assert session.log.last == 7, "six events and the terminal of a job that was cut off"
 
 
+def test_a_journal_that_asks_for_a_snapshot_gets_one_without_a_new_record() -> None:
+    journal = SlowJournal()
+    stand = Stand(journal=journal)
+    started(stand, journal)
+    records = len(journal.records)
+    journal.compaction_due = True
+    journal.on_durable(journal.stored)
+    stand.loop.turn()
+    assert journal.snapshots == [[encode_record(record) for record in stand.runtime.snapshot()]]
+    assert (journal.before, journal.records) == (records, [])
+
+
+def test_a_snapshot_stands_for_every_record_of_the_runtime() -> None:
+    """A record that is made and not appended would be applied twice: by the snapshot, and after it."""
+    journal = SlowJournal()
+    stand = Stand(journal=journal)
+    job = started(stand, journal)
+    stand.runtime.agents.emit(job, "log", {"level": "info", "message": "x"}, now=stand.at)
+    assert stand.runtime.record_count > journal.next
+    journal.compaction_due = True
+    journal.on_durable(journal.stored)
+    stand.loop.turn()
+    assert (len(journal.snapshots), journal.before) == (1, stand.runtime.record_count)
+
+
 def test_records_that_cannot_be_restored_are_refused() -> None:
     journal = SlowJournal()
     journal.records = [b"no record"]

@@ -1,0 +1,150 @@
+"""The rows of nodes and shards: beats, claims, releases, and nodes that are gone."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from arcp_io.cluster.errors import StoreError
+from arcp_io.cluster.rows import ShardRow
+from arcp_io.cluster.store import PostgresStore
+from arcp_io.version import VERSION as RELEASE
+from tests.cluster.conftest import SHARDS, MakeStore
+from tests.cluster.owners import Owner
+from tests.cluster.servers import query
+
+
+def test_a_beat_writes_the_row_of_its_node_and_reads_all(make_store: MakeStore) -> None:
+    stores = [make_store() for _ in range(3)]
+    for number, store in enumerate(stores):
+        store.describe(f"10.0.0.{number}:7800", b"key %d" % number)
+        store.beat()
+    stores[0].beat()
+    nodes, shards = stores[0].beat(draining=True)
+    assert nodes == stores[1].read().nodes
+    assert nodes == tuple(sorted(nodes))
+    found = {node.address: node for node in nodes}
+    assert {address: node.beat for address, node in found.items()} == {
+        "10.0.0.0:7800": 2,
+        "10.0.0.1:7800": 0,
+        "10.0.0.2:7800": 0,
+    }
+    mine = found["10.0.0.0:7800"]
+    assert (mine.node, mine.key, mine.draining, mine.release) == (stores[0].node, b"key 0", True, RELEASE)
+    assert shards == tuple(ShardRow(number, 0, None, 0, 0, 0, 0) for number in range(SHARDS))
+
+
+def test_a_node_describes_itself_first(store: PostgresStore) -> None:
+    with pytest.raises(StoreError, match="describes itself before its first beat"):
+        store.beat()
+
+
+def test_a_beat_makes_a_row_that_is_gone(database: str, store: PostgresStore) -> None:
+    store.describe("10.0.0.1:7800", b"key")
+    store.beat()
+    query(database, "DELETE FROM arcp.node")
+    assert [node.node for node in store.beat().nodes] == [store.node]
+
+
+def test_a_claim_names_the_epoch_that_was_seen(store: PostgresStore, make_store: MakeStore) -> None:
+    other = make_store()
+    assert store.claim(5, 1, 2) is None
+    assert store.claim(5, 0, 2) == (1, 0)
+    assert other.claim(5, 0, 2) is None
+    assert other.claim(5, 1, 2) == (2, 0)
+    assert store.read().shards[5] == ShardRow(5, 2, other.node, 0, 0, 0, 2)
+    assert store.claim(SHARDS, 0, 2) is None
+
+
+def test_one_of_many_claims_succeeds(make_store: MakeStore) -> None:
+    stores = [make_store() for _ in range(6)]
+    claimed: list[object] = []
+    start = threading.Barrier(len(stores))
+
+    def claim(store: PostgresStore) -> None:
+        start.wait()
+        claimed.append(store.claim(0, 0, 1))
+
+    threads = [threading.Thread(target=claim, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed, key=str) == [(1, 0), *[None] * 5]
+
+
+def test_records_of_a_newer_version_are_not_claimed(store: PostgresStore, make_store: MakeStore) -> None:
+    assert store.claim(0, 0, 3) == (1, 0)
+    store.release(0, 1)
+    other = make_store()
+    assert other.claim(0, 1, 2) is None
+    assert other.claim(0, 1, 4) == (2, 0)
+    assert store.read().shards[0].record_version == 4
+
+
+def test_a_shard_is_released_by_its_owner_alone(store: PostgresStore, make_store: MakeStore) -> None:
+    other = make_store()
+    store.claim(0, 0, 1)
+    assert not other.release(0, 1)
+    assert not store.release(0, 2)
+    assert store.release(0, 1)
+    assert store.read().shards[0] == ShardRow(0, 1, None, 0, 0, 0, 1)
+    assert not store.release(0, 1)
+
+
+def test_a_journal_of_a_shard_that_was_released_stores_nothing(store: PostgresStore) -> None:
+    owner = Owner(store, 0)
+    store.release(0, owner.epoch)
+    owner.add()
+    owner.settle()
+    assert "another node owns shard 0" in str(owner.failures)
+
+
+def test_a_node_that_owns_nothing_is_forgotten(store: PostgresStore, make_store: MakeStore) -> None:
+    other = make_store()
+    for one in (store, other):
+        one.describe("10.0.0.1:7800", b"key")
+        one.beat()
+        one.beat()
+    other.claim(0, 0, 1)
+    assert not store.forget(other.node, 1)
+    other.release(0, 1)
+    assert not store.forget(other.node, 0)
+    assert store.forget(other.node, 1)
+    assert not store.forget(other.node, 1)
+    assert [node.node for node in store.read().nodes] == [store.node]
+    store.leave()
+    assert store.read().nodes == ()
+
+
+def test_conflicts_of_transactions_are_tried_again(database: str, make_store: MakeStore) -> None:
+    """As CockroachDB does by default, this server refuses what is not serializable (40001)."""
+    option = "options=-c%20default_transaction_isolation%3Dserializable"
+    strict = f"{database}{'&' if '?' in database else '?'}{option}"
+    stores = [make_store(strict) for _ in range(2)]
+    for number, store in enumerate(stores):
+        store.describe(f"10.0.0.{number}:7800", b"key")
+    owners = [Owner(stores[shard % 2], shard) for shard in range(8)]
+    ended = threading.Event()
+    failures: list[BaseException] = []
+
+    def beat() -> None:
+        try:
+            while not ended.is_set():
+                stores[0].beat()
+                stores[1].beat()
+        except BaseException as error:
+            failures.append(error)
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    for _ in range(30):
+        for owner in owners:
+            owner.add()
+        for owner in owners:
+            owner.settle()
+    ended.set()
+    beating.join()
+    assert failures == []
+    assert [(owner.failures, owner.told[-1]) for owner in owners] == [([], 30)] * 8
