@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,6 +55,15 @@ NOT_SENT: Final = "the agent returned something that cannot be sent"
 NOT_DONE: Final = "the agent asked its job for something that cannot be done"
 
 
+class HoldReason(Enum):
+    """The reason for which all agents of a runtime wait; they go on once there is none."""
+
+    JOURNAL = "journal"
+    """The journal is full."""
+    DOOR = "door"
+    """The process may not act for its jobs (see `arcp_io.drivers.door`)."""
+
+
 class AgentHost:
     """Verifies tokens, starts, pauses and stops agents, and reports to the runtime how they end.
 
@@ -61,7 +71,10 @@ class AgentHost:
     isolated agents in processes, and both are told to stop.
     """
 
-    def __init__(self, app: App, runtime: Runtime, pump: Pump, loop: Loop) -> None:
+    def __init__(
+        self, app: App, runtime: Runtime, pump: Pump, loop: Loop, threads: Threads | None = None
+    ) -> None:
+        """Serve the requests of a runtime; `threads` may be shared with other hosts."""
         self._app = app
         self._runtime = runtime
         self._calls = runtime.agents
@@ -70,10 +83,11 @@ class AgentHost:
         self._jobs: dict[JobId, RunningJob] = {}
         self._tasks: dict[JobId | int, AgentTask] = {}
         """Running tasks by job, or by the number of the request to authenticate."""
-        self._threads = Threads(app.max_threads)
+        self._threads = Threads(app.max_threads) if threads is None else threads
         self._beginning = 0
         """Number of agents that were started and have not begun to run."""
-        self._held = False
+        self._holds: list[HoldReason] = []
+        """The reasons for which agents wait."""
 
     # As the host of a pump.
 
@@ -109,11 +123,15 @@ class AgentHost:
             case RuntimeEnded(unstopped) if unstopped:
                 logger.warning("%s did not stop in time", counted(unstopped, "agent"))
 
-    def hold(self, held: bool) -> None:
-        """Make every agent wait in its next emit while the journal is full, or let them continue."""
-        self._held = held
-        for running in self._jobs.values():
-            running.hold(held)
+    def hold(self, held: bool, reason: HoldReason = HoldReason.JOURNAL) -> None:
+        """Make every agent wait in its next emit for a reason, or let them continue without other reasons."""
+        was = bool(self._holds)
+        self._holds = [other for other in self._holds if other is not reason]
+        if held:
+            self._holds.append(reason)
+        if bool(self._holds) is not was:
+            for running in self._jobs.values():
+                running.hold(not was)
 
     async def aclose(self) -> int:
         """Stop every running agent and wait for the length of the grace; return how many have not stopped."""
@@ -158,7 +176,7 @@ class AgentHost:
     def _start(self, request: StartJob) -> None:
         agent = self._app.find(request.agent, request.version)
         running = RunningJob(request, agent, self._calls, self._pump, self._loop, debug=self._app.debug)
-        if self._held:
+        if self._holds:
             running.hold(True)
         self._jobs[request.job_id] = running
         self._beginning += 1

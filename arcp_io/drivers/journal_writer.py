@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from arcp_io.journal import JournalError
+from arcp_io.journal import Fenced, JournalError
 from arcp_proto import (
     RECORD_VERSION,
     CloseCode,
@@ -97,11 +97,15 @@ class Keeper:
         return count if count > self._runtime.persisted_count else 0
 
     def keep(self, records: Sequence[Record]) -> None:
-        """Store new records; raises JournalError."""
-        if self._closed:
+        """Store new records; raises JournalError. Once the journal has failed they are dropped."""
+        if self._closed or self._failure is not None:
             return
         journal, encoded = self._journal, [encode_record(record) for record in records]
-        journal.append(self._next, encoded)
+        try:
+            journal.append(self._next, encoded)
+        except Fenced as fenced:
+            self._on_failed(fenced)
+            return
         self._next += len(encoded)
         if self._next - self._base != self._runtime.record_count:
             raise InvariantViolated("every record is kept")
@@ -139,7 +143,10 @@ class Keeper:
             return
         if self._failure is not None:
             self._closed = True
-            self._pump.abandon(CloseCode.INTERNAL_ERROR, "the journal failed", self._failure)
+            code, reason = CloseCode.INTERNAL_ERROR, "the journal failed"
+            if isinstance(self._failure, Fenced):
+                code, reason = CloseCode.SERVICE_RESTART, "another process goes on with the session"
+            self._pump.abandon(code, reason, self._failure)
             return
         self._pump.persisted(self._durable - self._base, self._runtime.persisted)
         if self._holding and self._journal.waiting_bytes <= AGENTS_GO_ON:

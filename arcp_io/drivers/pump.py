@@ -48,6 +48,7 @@ from arcp_proto import (
 from .clock import Clock
 
 if TYPE_CHECKING:
+    from .door import Door
     from .journal_writer import Keeper
     from .loop import Loop
 
@@ -126,6 +127,9 @@ class Pump:
     emit by `soon`, all without an await in between. Reports of transports have methods of their own. An
     exception that leaves the machine there is a bug: it stops the loop (`crash`), and is not raised here.
     """
+
+    door: Door | None = None
+    """The door at which transports ask with `postponed` before they report anything; None: there is none."""
 
     def __init__(
         self,
@@ -279,6 +283,14 @@ class Pump:
             del self._held[connection]
             self._wake_waiting()
             self._report(partial(connection.stopped_reading, False))
+
+    def postponed(self, call: Callable[[], None]) -> bool:
+        """Return whether a report of a transport waits, and is called later; without a door none does."""
+        return False
+
+    def awaits(self, connection: Connection) -> bool:
+        """Return whether messages of a connection wait until `read_on`."""
+        return connection in self._waiting
 
     def advanced(self, connection: Connection) -> None:
         """Note that a connection has sent something while its messages wait."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from arcp_proto import Connection, Phase
@@ -254,6 +255,9 @@ class StreamTransport:
         """Take received bytes."""
         if self._stage is _GONE:
             return
+        if self._pump.door is not None and self._pump.postponed(partial(self._receive_late, data)):
+            self._pause()
+            return
         codec = self._codec
         codec.limit = self.connection.message_limit
         messages = codec.receive(data)
@@ -273,7 +277,7 @@ class StreamTransport:
 
     def written(self) -> None:
         """Note that the last write has finished."""
-        if not self.gone:
+        if not self.gone and (self._pump.door is None or not self._pump.postponed(self.written)):
             self._advance()
 
     def received_eof(self) -> bool:
@@ -283,11 +287,18 @@ class StreamTransport:
 
     def ended(self, reason: str) -> None:
         """Note that the stream is over."""
-        if not self.gone:
+        pump = self._pump
+        if not self.gone and (pump.door is None or not pump.postponed(partial(self.ended, reason))):
             self._codec.receive_eof()
             self._leave(reason, in_order=True)
 
     # Helpers of the methods above.
+
+    def _receive_late(self, data: bytes) -> None:
+        """Take bytes that have waited at the door, and read on if nothing else holds that up."""
+        self.received(data)
+        if not self._pump.awaits(self.connection):
+            self.read_on()
 
     def _deliver(self, messages: list[bytes]) -> None:
         if self._undelivered:

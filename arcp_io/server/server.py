@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import msgspec
 
-from arcp_io.agents.host import AgentHost
-from arcp_io.agents.threads import call_in_thread
+from arcp_io.agents.host import AgentHost, HoldReason
+from arcp_io.agents.threads import Threads, call_in_thread
 from arcp_io.drivers.clock import Clock
 from arcp_io.drivers.descriptors import descriptors, early_of, room_of
+from arcp_io.drivers.door import Door, GuardedPump
 from arcp_io.drivers.journal_writer import Keeper
 from arcp_io.drivers.loop import Listening, Loop, open_loop
 from arcp_io.drivers.pump import Pump
@@ -70,11 +71,31 @@ PLAIN: Final = (
 )
 
 
+class Shared(msgspec.Struct, frozen=True):
+    """The things that many servers of one process share."""
+
+    door: Door | None = None
+    """The door behind which the servers act; None: they act in any case."""
+    threads: Threads | None = None
+    """The threads for blocking agents; None: each server has its own."""
+
+
+NOTHING_SHARED: Final = Shared()
+"""For a server that is the only one of its process."""
+
+
 class Server:
     """A running server, made by `serve`, `serve_stdio` and `serve_memory`."""
 
     def __init__(
-        self, app: App, loop: Loop, clock: Clock, runtime: Runtime, keeper: Keeper | None = None
+        self,
+        app: App,
+        loop: Loop,
+        clock: Clock,
+        runtime: Runtime,
+        keeper: Keeper | None = None,
+        *,
+        shared: Shared = NOTHING_SHARED,
     ) -> None:
         self.host = ""
         self.port = 0
@@ -83,9 +104,14 @@ class Server:
         self.secure = True
         """Whether the connections are private, so that credentials may be sent to clients (§9.8)."""
         self.runtime = runtime
-        self.pump = Pump(runtime, self, loop, clock, keeper)
+        guarded = None
+        if shared.door is not None:
+            guarded = GuardedPump(runtime, self, loop, clock, keeper, door=shared.door)
+        self.pump = guarded or Pump(runtime, self, loop, clock, keeper)
         self.loop = loop
-        self._agents = AgentHost(app, runtime, self.pump, loop)
+        self._agents = AgentHost(app, runtime, self.pump, loop, shared.threads)
+        if guarded is not None:
+            guarded.hold_agents = partial(self._agents.hold, reason=HoldReason.DOOR)
         self._auditor = Auditor(app.audit, app.audit_bytes)
         self.refusals = activity_log.Refusals(clock.now)
         provisioner = app.provisioner or NoProvisioner()
@@ -302,12 +328,17 @@ async def serve_stdio(app: App, *, drain: float = 0.0, journal: Journal | None =
 
 
 @asynccontextmanager
-async def open_server(app: App, drain: float, journal: Journal | None = None) -> AsyncIterator[Server]:
-    """Yield a server that does not listen yet. Leaving the block shuts it down; at once when cancelled."""
+async def open_server(
+    app: App, drain: float, journal: Journal | None = None, *, shared: Shared = NOTHING_SHARED
+) -> AsyncIterator[Server]:
+    """Yield a server that does not listen yet. Leaving the block shuts it down; at once when cancelled.
+
+    When another process has taken its journal over, Fenced is raised; other servers go on.
+    """
     if app.provisioner is not None and journal is None and not app.volatile_credentials:
         logger.warning(VOLATILE, app.name)
     async with open_loop() as loop:
-        server = await _made(app, loop, journal)
+        server = await _made(app, loop, journal, shared)
         try:
             server.pump.run()
             yield server
@@ -320,7 +351,7 @@ async def open_server(app: App, drain: float, journal: Journal | None = None) ->
             await server.abort()
 
 
-async def _made(app: App, loop: Loop, journal: Journal | None) -> Server:
+async def _made(app: App, loop: Loop, journal: Journal | None, shared: Shared) -> Server:
     """Return a server with a new runtime, or with the one that its journal holds."""
     config = msgspec.structs.replace(app.config(), notices=activity_log.wanted())
     early = min(config.limits.max_early_connections, early_of(room_of(descriptors())))
@@ -328,14 +359,14 @@ async def _made(app: App, loop: Loop, journal: Journal | None) -> Server:
     clock, config = Clock(), msgspec.structs.replace(config, limits=limits)
     seed, now, unix = os.urandom(32), clock.now(), clock.unix()
     if journal is None:
-        return Server(app, loop, clock, Runtime(config, seed=seed, now=now, unix=unix))
+        return Server(app, loop, clock, Runtime(config, seed=seed, now=now, unix=unix), shared=shared)
     keeper = Keeper(journal, loop)
     config = msgspec.structs.replace(config, journal=True)
     restore = partial(keeper.restore, config, seed=seed, now=now, unix=unix)
     try:
         with anyio.CancelScope(shield=True):
             runtime = await call_in_thread(restore, name="arcp-io restore")
-        return Server(app, loop, clock, runtime, keeper)
+        return Server(app, loop, clock, runtime, keeper, shared=shared)
     except BaseException:
         keeper.close()
         raise

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 def begin(state: RuntimeState, drain: float) -> None:
     """Take no more sessions and jobs, and give running jobs time."""
-    state.draining = True
+    state.draining = state.ending = True
     submit_queue.refuse_all(state, SHUTTING_DOWN)
     _give_time(state, drain)
 
 
 def hand_over(state: RuntimeState, drain: float) -> None:
     """Keep the jobs that are accepted from now on for the next process, and give running jobs time."""
-    state.handing_over = True
+    state.handing_over = state.ending = True
     _give_time(state, drain)
 
 
@@ -88,7 +88,7 @@ def end_if_over(state: RuntimeState) -> None:
 
     A hand-over waits for submits that wait for their credentials as well, until the time to drain is over.
     """
-    if not (state.draining or state.handing_over) or state.ended or _works(state):
+    if not state.ending or state.ended or _works(state):
         return
     if not state.draining:
         if submit_queue.waits(state) and state.timers.armed(TimerKind.DRAIN, 0) is not None:

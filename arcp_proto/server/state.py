@@ -84,6 +84,8 @@ class RuntimeState(Machine):
         """Whether no more sessions and jobs are taken."""
         self.handing_over = False
         """Whether accepted jobs are kept for the next process."""
+        self.ending = False
+        """Whether the runtime ends when no job runs: it is draining, or hands over."""
         self.pending: dict[int, handshake.Pending] = {}
         """The handshakes that wait for the host's verifier, by the number of their connection."""
         self.anonymous_principals: dict[Principal, int] = {}
@@ -245,7 +247,7 @@ class RuntimeState(Machine):
             retention.watch_keys(self)
         if self.anonymous_principals:
             retention.let_go(self, job.terms.principal)
-        if self.draining or self.handing_over:
+        if self.ending:
             shutdown.end_if_over(self)
 
     def may_end(self) -> None:

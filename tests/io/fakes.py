@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, cast
 
 from arcp_io.drivers.clock import Clock
+from arcp_io.drivers.door import Door, GuardedPump
 from arcp_io.drivers.journal_writer import Keeper
 from arcp_io.drivers.loop import Loop
 from arcp_io.drivers.pump import Pump
@@ -165,7 +166,9 @@ class SlowJournal:
 class Stand:
     """One runtime behind one pump, with one client over lines and an agent that does what a test says."""
 
-    def __init__(self, *, heartbeat: int = 0, journal: Journal | None = None, **limits: Any) -> None:
+    def __init__(
+        self, *, heartbeat: int = 0, journal: Journal | None = None, guarded: bool = False, **limits: Any
+    ) -> None:
         self.at, self.wall = START, UNIX
         self.loop = FakeLoop(lambda: self.at)
         self.requests: list[Request] = []
@@ -185,7 +188,15 @@ class Stand:
         make = partial(Runtime, config) if keeper is None else partial(keeper.restore, config)
         self.runtime = make(seed=bytes(32), now=START, unix=UNIX)
         clock = Clock(lambda: self.at, lambda: self.wall)
-        self.pump = Pump(self.runtime, self, cast(Loop, self.loop), clock, keeper)
+        self.door = Door(lambda: self.at)
+        self.kept_waiting: list[bool] = []
+        """Whether agents were told to wait for the door, in order."""
+        if guarded:
+            pump = GuardedPump(self.runtime, self, cast(Loop, self.loop), clock, keeper, door=self.door)
+            pump.hold_agents = self.kept_waiting.append
+            self.pump: Pump = pump
+        else:
+            self.pump = Pump(self.runtime, self, cast(Loop, self.loop), clock, keeper)
         if keeper is not None:
             keeper.attach(self.pump, self.held.append)
         self.stream = self.connect()

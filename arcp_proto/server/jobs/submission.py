@@ -146,7 +146,8 @@ def start(state: RuntimeState, job: Job, input: Input, *, attempt: int) -> None:
 def go(state: RuntimeState, job: Job, input: Input, attempt: int) -> None:
     """Ask the host to run the agent now."""
     terms = job.terms
-    _hold(state, job, input)
+    if input.size or terms.lease or terms.max_runtime_sec is not None or job.expires is not None:
+        _hold(state, job, input)
     held = dict.fromkeys(hold.currency for hold in job.holds.values()) if job.holds else NOTHING
     state.commit(JobStarted(job.id, attempt))
     state.begin(job)
