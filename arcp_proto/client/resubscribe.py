@@ -102,7 +102,7 @@ def refused(client: ClientState, job_id: JobId, code: str, message: str, *, retr
         elif job.mending is not None:
             give_up_mending(client, session, job)
         else:
-            session.leave(job_id, None)
+            session.lose_job(job_id)
             client.happened(JobLost(job_id, code, message))
     _proceed(client, session)
 
@@ -208,7 +208,7 @@ def _not_found(
     """
     job.refusals += 1
     if code == ErrorCode.JOB_NOT_FOUND:
-        session.forget_job(job.id)
+        session.lose_job(job.id)
         why = "the runtime accepted its idempotency key, and no longer knows it"
         client.happened(JobLost(job.id, code, f"{why}: {message}"))
     elif retryable and job.refusals < MOST_REFUSALS:
@@ -281,7 +281,7 @@ def lose(client: ClientState, session: ClientSession, job: FollowedJob, code: st
     if job.mending is not None:
         give_up_mending(client, session, job)
         return
-    session.forget_job(job.id)
+    session.lose_job(job.id)
     client.happened(JobLost(job.id, code, message))
 
 

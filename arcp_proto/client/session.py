@@ -153,7 +153,9 @@ class ClientSession:
         if self.token is None:
             return None
         self._forget_processed()
-        ending = [job for job, _ in self._ending if self.acks.holds(job.id)]
+        ending = [
+            job for job, _ in self._ending if self.acks.holds(job.id) and job.id not in self.unwanted
+        ]
         jobs = {job.id: self._resumed(job) for job in (*ending, *self.jobs.values())}
         over = {job.id: seq for job, seq in self._ending if job.id not in jobs}
         unfollowed = []
@@ -248,6 +250,13 @@ class ClientSession:
         self.unwanted[job_id] = asked
         if len(self.unwanted) > self._limits.max_session_subscriptions:
             del self.unwanted[next(iter(self.unwanted))]
+
+    def lose_job(self, job_id: JobId) -> None:
+        """Take nothing more of a job, the end of which will not be seen; a child does not come by itself."""
+        self.leave(job_id, None)
+        if job_id in self.children:
+            self.end_job(job_id, IN_SESSION)
+            self._ending.append((FollowedJob(job_id, observed=False), IN_SESSION))
 
     def forget_job(self, job_id: JobId) -> None:
         """Follow a job no longer."""

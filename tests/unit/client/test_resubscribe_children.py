@@ -6,7 +6,7 @@ import pytest
 
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import ResumedJob, Resumption
-from arcp_proto.engine.output import JobEnded, JobEvent, SubscriptionEnded
+from arcp_proto.engine.output import JobEnded, JobEvent, JobLost, SubscriptionEnded
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.secret import Secret
 from tests.unit.resubscribing import (
@@ -186,3 +186,24 @@ def test_a_child_is_stored_no_longer_once_the_cursor_has_passed_its_events(runti
     process_all(runtime)
     stored = runtime.client.resumption()
     assert stored is not None and stored.unfollowed == () and stored.cursor == 3
+
+
+def test_nothing_more_comes_of_a_child_that_is_lost(runtime: ScriptedRuntime) -> None:
+    """Not in its process, and in none behind it: the end of such a job "will not be seen"."""
+    announces = {"kind": "delegate", "body": {"child_job_id": "job_2", "agent": "a"}}
+    end = {"final_status": "success", "completed_at": "t", "result": 1, "job_seq": 1}
+    processed_child(runtime)
+    runtime.only(JobEnded, runtime.say("job.result", end, job_id="job_2", event_seq=2))
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2", job_seq=1)
+    runtime.only(JobEnded, runtime.say("job.result", end, job_id="job_2", event_seq=3))
+    other = another_process(runtime)
+    assert positions(at(other, 1, 1, **announces)) == [1]
+    assert other.say("job.result", end, job_id="job_2", event_seq=2) == [], "it is asked for again"
+    other.only(JobLost, refuse(other, "JOB_NOT_FOUND"))
+    assert other.say("job.result", end, job_id="job_2", event_seq=3) == []
+    third = another_process(other)
+    for process in (third, another_process(third)):
+        assert positions(at(process, 1, 1, **announces)) == [1]
+        assert process.say("job.result", end, job_id="job_2", event_seq=2) == []
