@@ -153,9 +153,7 @@ class ClientSession:
         if self.token is None:
             return None
         self._forget_processed()
-        ending = [
-            job for job, _ in self._ending if self.acks.holds(job.id) and job.id not in self.unwanted
-        ]
+        ending = [job for job, _ in self._ending if self.acks.holds(job.id) and job.id not in self.unwanted]
         jobs = {job.id: self._resumed(job) for job in (*ending, *self.jobs.values())}
         over = {job.id: seq for job, seq in self._ending if job.id not in jobs}
         unfollowed = []

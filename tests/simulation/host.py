@@ -453,11 +453,11 @@ class Host:
         self.changed_at = world.now
         self.detached_at = dict.fromkeys(map(str, self.state.sessions), world.now)
         output = self.runtime.take()
-        for record in output.records:
+        for number, record in enumerate(output.records):
             world.works.fact(record)
             world.ledger.fact(record)
             world.gateway.fact(record)
-            world.promises.fact(record)
+            world.promises.fact(record, number)
         self.carry_out(output)
 
     def compact(self) -> None:
@@ -488,7 +488,7 @@ class Host:
             world.works.fact(record)
             world.ledger.fact(record)
             world.gateway.fact(record)
-            world.promises.fact(record)
+            world.promises.fact(record, state.record_count)
             bounds.fact(self, record)
             commit(record)
 

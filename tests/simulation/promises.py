@@ -193,8 +193,8 @@ class Promises:
             return self._world.works.tick()
         return max(asks[0].at, line.opened)
 
-    def fact(self, record: facts.Record) -> None:
-        """A record is about to be applied: what a log is to lose."""
+    def fact(self, record: facts.Record, number: int) -> None:
+        """A record is about to be applied, of which the present runtime has made so many before."""
         match record:
             case facts.Evicted(session_id=session_id, seq=seq) if session_id in self.sessions:
                 told = self.sessions[session_id]
@@ -204,17 +204,17 @@ class Promises:
                 told.over, told.over_at = True, self._world.works.tick()
             case facts.JobJoined(session_id=session_id, job_id=job_id, request_id=request_id):
                 gone = self._world.truth.jobs[job_id].forgotten
-                self._carried_out(session_id, Begin(job_id, request_id, None, gone))
+                self._carried_out(session_id, Begin(job_id, request_id, None, gone, record=number))
             case facts.Unobserved(session_id=session_id, job_id=job_id, position=position) if position:
-                self._carried_out(session_id, Begin(job_id, "", None))
+                self._carried_out(session_id, Begin(job_id, "", None, record=number))
             case facts.Unobserved(session_id=session_id, job_id=job_id, last=None):
                 if session_id in self.sessions:
-                    world = self._world
                     unsubscribes = self.sessions[session_id].unsubscribes
-                    unsubscribes.carried_out(job_id, world.works.tick(), world.host.state.record_count)
+                    unsubscribes.carried_out(job_id, self._world.works.tick(), number)
             case facts.Replied(session_id=session_id, reply=reply):
                 answer = msgspec.json.decode(reply.payload)
-                self._carried_out(session_id, Begin(reply.job_id, reply.request_id, answer))
+                begin = Begin(reply.job_id, reply.request_id, answer, record=number)
+                self._carried_out(session_id, begin)
             case _:
                 return
 
@@ -222,8 +222,7 @@ class Promises:
         """A request is carried out, or a subscription is over."""
         state, at = self._world.host.state, self._world.works.tick()
         last = state.sessions[SessionId(session_id)].log.last if begin.request_id else 0
-        begin = begin._replace(seq=last, at=at, record=state.record_count)
-        self._begins.setdefault(session_id, []).append(begin)
+        self._begins.setdefault(session_id, []).append(begin._replace(seq=last, at=at))
 
     def _begin_all(self, told: Told, seq: int | None) -> None:
         """Begin all that the runtime has carried out before it numbered an event; None: by now."""
