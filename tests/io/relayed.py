@@ -34,6 +34,8 @@ class Received:
         self.data = bytearray()
         self.reasons: list[str] = []
         self.writes = 0
+        self.unfinished = False
+        """Whether a write of the test is not finished."""
         self.eof = False
         self._answer = answer
 
@@ -44,6 +46,7 @@ class Received:
 
     def written(self) -> None:
         self.writes += 1
+        self.unfinished = False
 
     def received_eof(self) -> bool:
         self.eof = True

@@ -8,8 +8,9 @@ import socket
 import ssl
 import struct
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -24,7 +25,7 @@ from arcp_io.cluster.relay_dial import NotTaken, dial_owner
 from arcp_io.cluster.relay_handshake import GREETING_BYTES, MAGIC, Answer
 from arcp_io.cluster.relay_header import MAX_LINE_BYTES, RelayForged, RelayHeader, encode, header_mac
 from arcp_io.cluster.relay_listener import RelayListener
-from arcp_io.drivers.loop import open_loop
+from arcp_io.drivers.loop import READ_SIZE, open_loop
 from arcp_io.drivers.ws_admission import Admission
 from arcp_io.server.server import serve
 from tests.io.apps import TOKEN, make_app
@@ -115,35 +116,38 @@ async def test_the_memory_of_a_splice_with_a_slow_side_is_bounded(slow: str) -> 
         await until(lambda: len(relay.owners) == 1)
         owner = relay.owners[0]
         await until(lambda: owner.data == b"first")
-        data = bytes(LARGE)
+        send = client.send if slow == "owner" else partial(taken, owner)
+        if slow == "owner":
+            owner.stream.pause()
         tracemalloc.start()
         try:
             before = tracemalloc.get_traced_memory()[0]
             tracemalloc.reset_peak()
-            if slow == "client":
-                # The owner's own stream keeps the rest of the one large write.
-                assert not owner.stream.write(data)
-                await settled()
-                peak = tracemalloc.get_traced_memory()[1] - before
-                assert peak < 2 * LARGE + MEMORY  # asyncio copies what it keeps, and not all releases do.
-                held = relay.begun[0].client.unwritten
-            else:
-                owner.stream.pause()
-                sent = 0
-                while sent < LARGE and (step := await sent_within(client, data)):
-                    sent += step
-                assert 0 < sent < LARGE
-                assert tracemalloc.get_traced_memory()[1] - before < MEMORY
-                held = relay.begun[0].owner.unwritten
+            sent = await sent_until_stalled(send)
+            assert tracemalloc.get_traced_memory()[1] - before < MEMORY
         finally:
             tracemalloc.stop()
-        assert splices.WINDOW <= held <= splices.WINDOW + 256 * 1024
+        assert sent < LARGE
+        splice = relay.begun[0]
+        held = (splice.client if slow == "client" else splice.owner).unwritten
+        assert splices.WINDOW <= held < splices.WINDOW + READ_SIZE
         if slow == "client":
-            assert len(await client.receive(LARGE)) == LARGE
-            await until(lambda: owner.writes == 1)
+            assert await client.receive(sent) == bytes(sent)
         else:
             owner.stream.resume()
             await until(lambda: len(owner.data) == len(b"first") + sent)
+
+
+@on_every_loop
+async def test_a_client_that_does_not_read_is_cut_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splices, "LOOK_SEC", 0.01)
+    async with nothing_left(), relayed() as relay, relay_client(relay.port, b"first"):
+        await until(lambda: len(relay.owners) == 1)
+        owner = relay.owners[0]
+        assert not owner.stream.write(bytes(LARGE))
+        await until(lambda: len(relay.splices) == 0)
+        await until(lambda: owner.eof or bool(owner.reasons))
+        owner.stream.abort()
 
 
 @on_every_loop
@@ -492,19 +496,23 @@ class relay_client:
         self._client.close()
 
 
-async def settled() -> None:
-    """Let everything happen that needs no further input."""
-    for _ in range(100):
-        await anyio.sleep(0.002)
+def taken(owner: Received, data: bytes) -> int:
+    """Write bytes to the stream of an owner, unless its last write is not finished; return how many."""
+    if owner.unfinished:
+        return 0
+    owner.unfinished = not owner.stream.write(data)
+    return len(data)
 
 
-async def sent_within(client: Client, data: bytes) -> int:
-    """Send what is taken within a moment; 0 if nothing is."""
-    for _ in range(200):
-        if sent := client.send(data[: 1 << 16]):
-            return sent
-        await anyio.sleep(0.002)
-    return 0
+async def sent_until_stalled(send: Callable[[bytes], int]) -> int:
+    """Send until nothing is taken for a while, and return how much was."""
+    sent = idle = 0
+    while idle < 300 and sent < LARGE:
+        step = send(bytes(1 << 16))
+        sent += step
+        idle = 0 if step else idle + 1
+        await anyio.sleep(0 if step else 0.002)
+    return sent
 
 
 async def speak(listener: socket.socket, said: bytes) -> None:
