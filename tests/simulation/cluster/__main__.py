@@ -1,4 +1,7 @@
-"""Simulate clusters: `python -m tests.simulation.cluster --seeds 1000`. Exits with 1 when a seed failed."""
+"""Simulate clusters: `python -m tests.simulation.cluster --seeds 1000`. Exits with 1 when a seed failed.
+
+Each seed is run twice: as `ownership` with scribes for runtimes, which bears more faults, and as `runtimes`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Final
 
+from . import runtimes
 from .play import MOVES, draw, play, trace_of
 
-CHUNK: Final = 25
+CHUNK: Final = 10
 """Seeds of one task."""
-LEAST_A_MINUTE: Final = 20
-"""Seeds that a process runs in a minute also where others want its processor: alone it runs 400 of them."""
+LEAST_A_MINUTE: Final = 10
+"""Seeds that a process runs in a minute also where others want its processor: alone it runs 70 of them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,18 +27,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     if options.digest:
         for seed in options.digest:
-            print(seed, play(draw(seed, options.moves)).digest)
+            print(seed, play(draw(seed, options.moves)).digest, runtimes.play(seed).digest)
         return 0
     if options.trace is not None:
-        print(trace_of(draw(options.trace, options.moves)), end="")
+        if options.only != "runtimes":
+            print(trace_of(draw(options.trace, options.moves)), end="")
+        if options.only != "ownership":
+            print(runtimes.play(options.trace, print).message)
         return 0
     return _simulate(options)
 
 
-def run_chunk(seeds: Sequence[int], moves: int) -> list[str]:
+def run_chunk(seeds: Sequence[int], moves: int, only: str | None = None) -> list[str]:
     """Run some seeds; return what has failed."""
-    results = [(seed, play(draw(seed, moves))) for seed in seeds]
-    return [f"seed {seed}: {result.message}" for seed, result in results if result.name]
+    failed = []
+    for seed in seeds:
+        if only != "runtimes" and (result := play(draw(seed, moves))).name:
+            failed.append(f"seed {seed}, ownership: {result.message}")
+        if only != "ownership" and (result := runtimes.play(seed)).name:
+            failed.append(f"seed {seed}, runtimes: {result.message}")
+    return failed
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -44,6 +56,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="begin nothing more after this time")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--moves", type=int, default=MOVES, help="moves of one run")
+    parser.add_argument(
+        "--only", choices=("ownership", "runtimes"), help="run each seed in one of the two ways"
+    )
     parser.add_argument("--least", type=int, help="fail when fewer seeds were run")
     parser.add_argument(
         "--trace", type=int, metavar="SEED", help="print all that happens in the run of a seed"
@@ -71,13 +86,13 @@ def _chunks(options: argparse.Namespace, until: float) -> Iterator[tuple[int, li
     if options.processes <= 1:
         for chunk in chunks:
             if time.monotonic() < until:
-                yield len(chunk), run_chunk(chunk, options.moves)
+                yield len(chunk), run_chunk(chunk, options.moves, options.only)
         return
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         for start in range(0, len(chunks), options.processes):
             if time.monotonic() < until:
                 tasks = [
-                    (len(chunk), pool.submit(run_chunk, chunk, options.moves))
+                    (len(chunk), pool.submit(run_chunk, chunk, options.moves, options.only))
                     for chunk in chunks[start : start + options.processes]
                 ]
                 for count, task in tasks:
@@ -93,9 +108,7 @@ def _simulate(options: argparse.Namespace) -> int:
         for line in failures:
             print(line, flush=True)
     spent = time.monotonic() - began
-    print(
-        f"{done - failed} passed, {failed} failed in {spent:.0f} s; go on with --from {options.start + done}"
-    )
+    print(f"{done} seeds, {failed} failures in {spent:.0f} s; go on with --from {options.start + done}")
     least = least_of(options)
     if done < least:
         print(f"only {done} of at least {least} seeds were run")

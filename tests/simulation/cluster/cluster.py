@@ -21,6 +21,7 @@ from arcp_proto.ids import SECOND
 from ..broken import Broken, ensure
 from .node import Node, Service
 from .scribe import Scribe
+from .shard_world import ShardService, ShardWorld
 from .store import Store
 from .table import Entry
 
@@ -64,6 +65,12 @@ class Cluster:
         self._decided = 0
         self.store = Store(self, shards)
         self.nodes = [Node(self, f"n{number}") for number in range(nodes)]
+        self.loot: list[tuple[str, str]] = []
+        """Resume tokens that dishonest clients have got hold of, in any shard (C7)."""
+        self.known: list[str] = []
+        """Jobs that somebody has heard of, in any shard."""
+        self.worlds: list[ShardWorld] = []
+        """The world of each shard with real runtimes; none if scribes stand for them."""
 
     # Time and dice.
 
@@ -124,6 +131,8 @@ class Cluster:
         """A node serves a shard from now on."""
         self.note(node.id, f"serves {shard} under epoch {epoch}")
         self.count("served")
+        if self.worlds:
+            return ShardService(self.worlds[shard], node, epoch)
         return Scribe(self, node, shard, epoch)
 
     def decided(self, node: Node, decision: Decision) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -10,10 +10,14 @@ import pytest
 from arcp_io.cluster import ownership
 from arcp_io.cluster.ownership import Ownership
 from arcp_proto.ids import MILLISECOND, SECOND
+from arcp_proto.server.journal.records import Record
 
 from ..broken import Broken
+from ..host import ServerEnd
+from . import runtimes
 from .cluster import Cluster
 from .play import draw, play
+from .shard_world import ShardEnd, ShardJournal, ShardWorld
 from .table import Fence, Table
 
 Patch = pytest.MonkeyPatch
@@ -130,6 +134,52 @@ def test_the_judge_finds_a_claim_that_does_not_look_at_the_beat(monkeypatch: Pat
 @pytest.mark.parametrize("seed", range(16, 24))
 def test_an_owner_that_wakes_while_its_shards_are_claimed_does_not_act_beside_another(seed: int) -> None:
     wake_while_claimed(seed)
+
+
+def runtime_sends_before_persisted(patch: Patch) -> None:
+    """A runtime is told that its records are durable when they are made."""
+    original = ShardJournal.append
+
+    def append(journal: ShardJournal, records: Sequence[Record]) -> None:
+        original(journal, records)
+        journal._world.host.runtime.persisted(journal.appended, now=journal._world.host.now)
+
+    patch.setattr(ShardJournal, "append", append)
+
+
+def runtime_begins_with_half_of_its_records(patch: Patch) -> None:
+    """An owner restores a shard from the first half of what it has read."""
+    original = ShardJournal.records
+
+    def records(journal: ShardJournal) -> list[Record]:
+        found = original(journal)
+        return found[: len(found) // 2]
+
+    patch.setattr(ShardJournal, "records", records)
+
+
+def runtime_acts_while_it_may_not(patch: Patch) -> None:
+    """The doors of a runtime do not look whether its node may act."""
+    patch.setattr(ShardWorld, "when_thawed", lambda _, what, *arguments: what(*arguments))
+    patch.setattr(ShardEnd, "takes", ServerEnd.takes)
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        runtime_sends_before_persisted,
+        runtime_begins_with_half_of_its_records,
+        runtime_acts_while_it_may_not,
+        no_fence,
+        fence_without_next,
+        watch_through_an_outage,
+        hold_left_out,
+    ],
+    ids=lambda bug: bug.__name__,
+)
+def test_runs_with_runtimes_find(bug: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    bug(monkeypatch)
+    assert any(runtimes.play(seed).name for seed in range(MOST_SEEDS))
 
 
 @pytest.mark.parametrize("seed", sorted({row.seed for row in ROWS}))

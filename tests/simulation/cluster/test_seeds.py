@@ -10,7 +10,8 @@ from typing import Final
 
 import pytest
 
-from .__main__ import least_of, main, run_chunk
+from . import runtimes
+from .__main__ import main
 from .play import draw, play
 
 ROOT: Final = Path(__file__).parents[3]
@@ -23,12 +24,24 @@ def test_a_fresh_seed(seed: int) -> None:
     assert play(draw(seed)).message == ""
 
 
+@pytest.mark.parametrize("seed", FRESH)
+def test_a_fresh_seed_with_runtimes(seed: int) -> None:
+    assert runtimes.play(seed).message == ""
+
+
+def test_shards_with_runtimes_move_and_their_sessions_are_resumed() -> None:
+    counts = [runtimes.play(seed).counts for seed in FRESH[:5]]
+    assert sum(each.get("moved", 0) for each in counts) > 5
+    assert sum(each.get("taken over", 0) for each in counts) > 5
+    assert sum(each.get("resumed", 0) for each in counts) > 20
+
+
 def test_the_same_seed_does_the_same_everywhere() -> None:
-    seeds = list(FRESH[:4])
+    seeds = list(FRESH[:3])
     command = [sys.executable, "-m", "tests.simulation.cluster", "--digest", *map(str, seeds)]
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    digests = [play(draw(seed)).digest for seed in seeds]
+    digests = [f"{play(draw(seed)).digest} {runtimes.play(seed).digest}" for seed in seeds]
     assert done.stdout.splitlines() == [
         f"{seed} {digest}" for seed, digest in zip(seeds, digests, strict=True)
     ]
@@ -39,8 +52,8 @@ def test_the_command_tells_of_what_has_failed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--seeds", "2", "--moves", "2"]) == 0
-    assert capsys.readouterr().out.startswith("2 passed, 0 failed")
-    monkeypatch.setattr("tests.simulation.cluster.__main__.run_chunk", lambda seeds, moves: ["seed 0: lost"])
+    assert capsys.readouterr().out.startswith("2 seeds, 0 failures")
+    monkeypatch.setattr("tests.simulation.cluster.__main__.run_chunk", lambda *_: ["seed 0: lost"])
     assert main(["--seeds", "1"]) == 1
     assert "seed 0: lost" in capsys.readouterr().out
 
@@ -52,5 +65,6 @@ def test_too_few_seeds_are_a_failure(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_trace_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--trace", "3", "--moves", "4"]) == 0
-    assert "move: Move(kind=" in capsys.readouterr().out
-    assert least_of is not None and run_chunk([3], 1) == []
+    told = capsys.readouterr().out
+    assert "move: Move(kind=" in told
+    assert "fault: " in told

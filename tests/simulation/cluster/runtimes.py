@@ -1,0 +1,98 @@
+"""A run with real runtimes: clients and agents of each shard on nodes that pause, die, and come back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Final
+
+from arcp_proto.errors import InvariantViolated
+from arcp_proto.ids import MILLISECOND, SECOND
+
+from .. import plan as plans
+from ..broken import Broken
+from .cluster import Cluster
+from .play import Result
+from .shard_world import ShardWorld
+
+SHARDS: Final = 4
+INPUTS: Final = 60
+"""Moves of the clients and agents of one shard."""
+FAULTS: Final = 12
+"""Faults of nodes and the store in one run."""
+KINDS: Final = (
+    *("die", "die", "restart", "pause", "pause", "resume", "resume", "cut", "join", "drain"),
+    *("outage", "late", "slow", "start", "start"),
+)
+
+
+def play(seed: int, note: Callable[[str], None] | None = None) -> Result:
+    """Run the seed. Anything that a machine raises is a failure too."""
+    dice = random.Random(seed)
+    cluster = Cluster(seed, nodes=dice.choice((2, 3)), shards=SHARDS, note=note)
+    name = message = ""
+    try:
+        for shard in range(SHARDS):
+            plan = plans.draw(seed * SHARDS + shard, INPUTS, authority=False)
+            cluster.worlds.append(ShardWorld(cluster, shard, plan))
+        _run(cluster, dice)
+    except Broken as broken:
+        name, message = broken.name, str(broken)
+    except (Exception, InvariantViolated) as error:
+        name, message = type(error).__name__, repr(error)
+        if note is not None:
+            raise
+    counts = dict(cluster.counts)
+    for world in cluster.worlds:
+        for key, value in world.counts.items():
+            counts[key] = counts.get(key, 0) + value
+    digest = cluster.digest + "".join(world.digest for world in cluster.worlds)
+    return Result(name, message, digest, counts)
+
+
+def _run(cluster: Cluster, dice: random.Random) -> None:
+    if dice.random() < 0.3:
+        cluster.nodes[-1].record_version = 2
+    for node in cluster.nodes:
+        node.start()
+    cluster.run(8 * SECOND)
+    for world in cluster.worlds:
+        world.begin()
+    for _ in range(FAULTS):
+        cluster.run(dice.randrange(4_000) * MILLISECOND)
+        _fault(cluster, dice)
+    cluster.run(max(0, max(world.ends_at for world in cluster.worlds) - cluster.now))
+    cluster.heal()
+    cluster.run(5 * cluster.lease)
+    for world in cluster.worlds:
+        world.heal_all()
+    cluster.settle()
+
+
+def _fault(cluster: Cluster, dice: random.Random) -> None:
+    node, store, kind = dice.choice(cluster.nodes), cluster.store, dice.choice(KINDS)
+    cluster.note("fault", f"{kind} {node.name}")
+    match kind:
+        case "start":
+            node.start()
+        case "die":
+            node.die()
+        case "restart":
+            node.die()
+            node.start()
+        case "pause":
+            node.pause()
+        case "resume":
+            node.resume()
+        case "cut" | "join":
+            node.cut_off(kind == "cut")
+        case "drain":
+            node.drain()
+        case "outage":
+            store.down = True
+            cluster.run(dice.randrange(15_000) * MILLISECOND)
+            store.down = False
+        case "late":
+            store.late, store.loses = dice.choice(((0, 0), (5, 5)))
+        case "slow":
+            store.latency = dice.choice((0, 20, 400)) * MILLISECOND

@@ -1,0 +1,403 @@
+"""One shard with real clients and a real runtime, which moves from node to node.
+
+A `World` of the simulation, with its clients, agents, promises and ledger, stands for one shard. Its host is
+the runtime on the owner of the present; its journal appends to the table of the store. While the owner is
+paused, or may not act, nothing reaches the runtime: all of it waits, and clients see silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from arcp_io.cluster.ownership import Heal
+from arcp_io.cluster.rows import ShardRow
+from arcp_proto import Connection, Framing
+from arcp_proto.engine.output import Output
+from arcp_proto.ids import MILLISECOND
+from arcp_proto.server.journal.records import Record, decode_record
+
+from .. import bounds
+from ..agents import Agents
+from ..broken import Broken, ensure
+from ..host import Host, ServerEnd
+from ..journal import Journal
+from ..network import Link, Socket
+from ..plan import Move, Plan
+from ..world import MOVES, World
+from .table import Appended, Entry
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+    from .node import Node
+
+LEFT_OUT: Final = ("crash", "compact", "slow_disk", "step_clock")
+"""Moves of a world in place of which its nodes have faults of their own."""
+OF_CLIENTS: Final = (
+    *("submit", "cancel", "subscribe", "unsubscribe", "list_jobs", "take_in", "wait", "drop", "half_close"),
+    *("stall", "unstall", "kill_client", "close_session", "leave", "refuse_dials", "page", "watch_other"),
+)
+"""Moves that do not reach into the runtime, and so happen while it waits."""
+
+
+class ShardEnd(ServerEnd):
+    """The runtime's end of one link, which is still while the node may not act."""
+
+    __slots__ = ()
+
+    def takes(self) -> bool:
+        return not self._world.frozen and super().takes()
+
+    def receive(self, data: bytes) -> None:
+        self._world.ensure_acts("reads")
+        super().receive(data)
+
+    def ended(self, reason: str) -> None:
+        self._world.when_thawed(super().ended, reason)
+
+    def written(self) -> None:
+        self._world.when_thawed(super().written)
+
+    def flush(self) -> None:
+        self._world.ensure_acts("writes")
+        super().flush()
+
+    @property
+    def _world(self) -> ShardWorld:
+        world = self._host.world
+        assert isinstance(world, ShardWorld)
+        return world
+
+
+class ShardHost(Host):
+    """The runtime of a shard on one owner after another."""
+
+    def __init__(self, world: ShardWorld, shard: int) -> None:
+        super().__init__(world)
+        self.config = msgspec.structs.replace(self.config, label=f"s{shard}")
+        self.up = False
+        self._first = True
+
+    def accept(self, link: Link, lines: bool, honest: bool) -> None:
+        framing = Framing.LINES if lines else Framing.MESSAGES
+        connection: Connection = self.runtime.connect(
+            framing, secure=self.world.options.credentials, now=self.now
+        )
+        end = self.ends[connection] = ShardEnd(self, link, connection, honest)
+        link.up.reader = link.down.writer = end
+        self.take()
+
+    def carry_out(self, output: Output) -> None:
+        assert isinstance(self.world, ShardWorld)
+        self.world.ensure_acts("decides")
+        super().carry_out(output)
+
+    def go_down(self) -> None:
+        """The runtime is gone from this owner; what it has not stored may or may not be stored yet."""
+        if not self.up:
+            return
+        self.up = False
+        self.life += 1
+        self._alarm += 1
+        self._armed = None
+        self._outputs.clear()
+        for end in list(self.ends.values()):
+            end.link.down.writer = end.link.up.reader = None
+            end.link.reset("the runtime is gone")
+        self.ends.clear()
+        self._principals.clear()
+        self.agents = Agents(self)
+
+    def come_up(self, durable: int) -> None:
+        """Restore the runtime on another owner; so many records of the one before are durable."""
+        world = self.world
+        if not self._first:
+            world.count("moved")
+            world.truth.crash()
+            world.ledger.crash()
+            world.works.crash()
+            world.gateway.crash()
+            world.promises.crash(durable)
+        self._first = False
+        self._start()
+
+
+class ShardJournal(Journal):
+    """The records of a shard, of which those of the present runtime begin at `base`."""
+
+    def __init__(self, world: ShardWorld) -> None:
+        super().__init__(world)
+        self.base = 0
+        self._shard_world = world
+
+    def sync(self) -> None:
+        if not self._syncing and self._open:
+            self._syncing = len(self._open)
+            self._append()
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is not stored yet."""
+        return bool(self._open)
+
+    def store_rest(self) -> None:
+        """Store what is made, once more if the answer of an append has not been taken yet."""
+        if self._syncing:
+            self._append()
+        self.sync()
+
+    def _append(self) -> None:
+        service = self._shard_world.service
+        if service is not None:
+            first = self.base + self.count
+            datas = tuple(data for data, _ in self._open[: self._syncing])
+            service.append(first, datas, self._life)
+
+    def appended_at(self, end: int, life: int, answer: Appended) -> None:
+        """An append was answered, perhaps one whose answer was lost before."""
+        service = self._shard_world.service
+        if life != self._life or service is None or end != self.base + self.count + self._syncing:
+            return
+        row = answer.row
+        if (row.epoch, row.node) != (service.epoch, service.me):
+            service.fenced()
+        elif row.next == end:
+            count, self._syncing = self._syncing, 0
+            self._keep(count)
+            self._world.host.persisted(self.count)
+            self.sync()
+            service.stored()
+        else:
+            ensure(row.next == self.base + self.count, "C2", f"the row is {row}, and its owner is at {end}")
+            self._append()
+
+    def settle(self, entries: Sequence[Entry]) -> int:
+        """Take what the next owner has read; return how many records of the last runtime are in it."""
+        reached = len(entries) - self.base - self.count
+        ensure(reached >= 0, "C4", f"{-reached} records that were durable are not there")
+        ensure(reached <= len(self._open), "C3", f"{reached} records are there that nobody has made")
+        ensure(
+            [entry.data for entry in entries] == [*self.kept, *(data for data, _ in self._open[:reached])],
+            "C3",
+            "records are not those that were made",
+        )
+        self._keep(reached)
+        count, self.count, self.base = self.count, 0, len(entries)
+        self._open.clear()
+        self._ends.clear()
+        self._syncing = 0
+        self._life += 1
+        return count
+
+    def records(self) -> list[Record]:
+        return [decode_record(data) for data in self.kept]
+
+
+class ShardWorld(World):
+    """The world of one shard; its time is that of its cluster."""
+
+    def __init__(self, cluster: Cluster, shard: int, plan: Plan) -> None:
+        self.cluster = cluster
+        self.shard = shard
+        self.service: ShardService | None = None
+        self._waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._thawing = False
+        options = msgspec.structs.replace(plan.options, journal="late", late_timer=0)
+        super().__init__(Plan(options, plan.moves))
+        self.journal = ShardJournal(self)
+        self.host: ShardHost = ShardHost(self, shard)
+        self.loot, self.known = cluster.loot, cluster.known
+
+    @property
+    def now(self) -> int:
+        return self.cluster.now
+
+    @now.setter
+    def now(self, value: int) -> None:
+        """The cluster's clock goes by itself."""
+
+    def at(self, when: int, what: Callable[..., None], *arguments: Any) -> None:
+        self.cluster.at(when, self._happens, what, arguments)
+
+    def _happens(self, what: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        if isinstance(getattr(what, "__self__", None), Host | ServerEnd | Agents):
+            self.when_thawed(what, *arguments)
+        else:
+            what(*arguments)
+
+    def _until(self, at: int) -> None:
+        self.cluster.run(at - self.cluster.now)
+
+    # Hold.
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the owner is paused, or may not act."""
+        service = self.service
+        return service is not None and self.host.up and not service.node.acts_for(self.shard)
+
+    def ensure_acts(self, what: str) -> None:
+        """The runtime does something."""
+        ensure(not self.frozen, "C6", f"the runtime of shard {self.shard} {what} while it may not act")
+
+    def when_thawed(self, what: Callable[..., None], *arguments: Any) -> None:
+        """Something reaches the runtime: now, or when its owner may act again."""
+        if self.frozen or (self._waiting and not self._thawing):
+            self._waiting.append((what, arguments))
+        else:
+            what(*arguments)
+
+    def thaw(self) -> None:
+        """The owner may act again: it takes what has come meanwhile."""
+        self._thawing = True
+        while self._waiting and not self.frozen:
+            what, arguments = self._waiting.pop(0)
+            what(*arguments)
+        self._thawing = False
+        for end in list(self.host.ends.values()):
+            if self.frozen or not self.host.up:
+                return
+            end.flush()
+            if end.takes():
+                end.link.up.read_on()
+
+    # Owners.
+
+    def take_over(self, service: ShardService, entries: Sequence[Entry]) -> None:
+        """Another owner has read all records, and serves from now on."""
+        if self.service is not None:
+            self.service.over = True
+        self.leave_host()
+        durable = self.journal.settle(entries)
+        self.service = service
+        self.host.come_up(durable)
+
+    def leave_host(self) -> None:
+        """The runtime on this owner is gone."""
+        self.host.go_down()
+        self._waiting.clear()
+
+    def dial(self, client: Socket | None, lines: bool, *, honest: bool) -> Link | None:
+        return None if self.frozen else super().dial(client, lines, honest=honest)
+
+    # The run.
+
+    def begin(self) -> None:
+        """Clients begin, and moves are planned."""
+        for client in self.clients:
+            begin = getattr(client, "begin", None)
+            if begin is not None:
+                self.cluster.later(self.pick(50) * MILLISECOND, begin)
+        at = self.now
+        for move in self._moves:
+            at += move.wait
+            if move.kind not in LEFT_OUT:
+                self.cluster.at(at, self._move, move)
+        self.ends_at = at
+
+    def _move(self, move: Move) -> None:
+        if self.frozen and move.kind not in OF_CLIENTS:
+            return
+        self.note("move", move)
+        MOVES[move.kind](self, move)
+        if self.host.up and not self.frozen:
+            bounds.check(self.host)
+            self.ledger.check_stopped()
+            self.deadlines.check()
+
+    def heal_all(self) -> None:
+        """Everything has to converge."""
+        self._heal()
+
+    def _all_goes(self) -> None:
+        """The windows of sessions and jobs are longer than a run of many nodes is."""
+
+
+class ShardService:
+    """The runtime of a shard on one owner, from a claim to its end."""
+
+    def __init__(self, world: ShardWorld, node: Node, epoch: int) -> None:
+        self.world = world
+        self.node = node
+        self.epoch = epoch
+        self.me = node.id
+        self.over = False
+        self._done: Callable[[], None] | None = None
+        self._restore()
+
+    @property
+    def idle(self) -> bool:
+        """Whether the shard has no unfinished job."""
+        return self.world.service is self and self.world.host.up and not self.world.host.state.unfinished
+
+    def _restore(self) -> None:
+        if not self.over:
+            self.node.ask(lambda table: table.read(self.world.shard), self._read, self._restore)
+
+    def _read(self, found: tuple[ShardRow, tuple[Entry, ...]]) -> None:
+        row, entries = found
+        if self.over:
+            return
+        if (row.epoch, row.node) != (self.epoch, self.me):
+            self.fenced()
+        elif not self.node.acts_for(self.world.shard):
+            self.node.later(500 * MILLISECOND, self._restore)  # It serves once it may act.
+        else:
+            self.world.take_over(self, entries)
+            if self._done is not None:
+                self._leave()
+
+    def append(self, first: int, datas: tuple[bytes, ...], life: int) -> None:
+        """Append records, and try again until it is known what has become of them."""
+        if self.over:
+            return
+        me, shard, epoch, journal = self.me, self.world.shard, self.epoch, self.world.journal
+        assert isinstance(journal, ShardJournal)
+        self.node.ask(
+            lambda table: table.append(me, shard, epoch, first, datas),
+            lambda answer: self.world.when_thawed(journal.appended_at, first + len(datas), life, answer),
+            lambda: self.append(first, datas, life),
+        )
+
+    def stored(self) -> None:
+        """An append is done."""
+        journal = self.world.journal
+        assert isinstance(journal, ShardJournal)
+        if self._done is not None and not journal.waits and not self.over:
+            self.over = True
+            self._done()
+
+    def stop(self, done: Callable[[], None]) -> None:
+        """The connections close, and what is made is stored."""
+        self._done = done
+        if self.world.service is self:
+            self._leave()
+
+    def _leave(self) -> None:
+        self.world.leave_host()
+        journal = self.world.journal
+        assert isinstance(journal, ShardJournal)
+        journal.store_rest()
+        self.stored()
+
+    def kill(self) -> None:
+        """End at once."""
+        self.over = True
+        if self.world.service is self:
+            self.world.leave_host()
+
+    def fenced(self) -> None:
+        """An append was refused."""
+        self.node.fenced(self.world.shard, self.epoch)
+        self.kill()
+
+    def thaw(self) -> None:
+        """The node may act again."""
+        if self.world.service is self:
+            self.world.thaw()
+
+    def heal(self, order: Heal) -> None:
+        """The store never loses a commit in these runs."""
+        raise Broken("simulator", f"{order} without a failover")
