@@ -1,1 +1,1 @@
-"""What attackers send and cheating agents try, one row each, against the runtime as it is served."""
+"""Messages of attackers and steps of cheating agents, one row each, against the runtime as it is served."""

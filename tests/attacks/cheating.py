@@ -81,7 +81,7 @@ MONEY: Final[list[Row]] = [
         left={"USD": 0.6},
     ),
     Cheat(
-        "a cost under another name is no cost, and frees nothing",
+        "a cost under another name does not count as a cost, and frees nothing",
         USD,
         [
             *(["metric", name, 5, "USD"] for name in ("price", "Cost.x", "COST.X", " cost.x", "c\u043est.x")),
@@ -265,7 +265,7 @@ CHILDREN: Final[list[Row]] = [
         left={"USD": 1},
     ),
     Cheat(
-        "children with a lease that is no lease",
+        "children with a malformed lease",
         {**ME, **TOOLS},
         [
             child({"fs.delete": ["**"]}),
@@ -281,7 +281,7 @@ CHILDREN: Final[list[Row]] = [
         [*["INVALID_REQUEST"] * 5, WRONG, *["INVALID_REQUEST"] * 3],
     ),
     Cheat(
-        "a child with the same lease is no child",
+        "a child with the same lease is refused",
         {**ME, **TOOLS, **USD},
         [child({**ME, **TOOLS, **USD}), child({**TOOLS, **ME, "cost.budget": ["USD:0.5", "USD:0.5"]})],
         [VIOLATION] * 2,
@@ -290,11 +290,11 @@ CHILDREN: Final[list[Row]] = [
     Cheat(
         "agents that may not be delegated to, whether they are there or not",
         {"agent.delegate": ["honest", "pup*s"], **TOOLS},
-        [child({}), child({}, agent="nobody"), child({}, agent="puppet@1.0.0"), child({}, agent="victim")],
+        [child({}), child({}, agent="unknown"), child({}, agent="puppet@1.0.0"), child({}, agent="victim")],
         [DENIED] * 4,
     ),
     Cheat(
-        "without agent.delegate nobody delegates, and a child does not inherit it",
+        "without agent.delegate no agent delegates, and a child does not inherit it",
         {**ME, **TOOLS},
         [
             child(None, child({}), ["authorize", "agent.delegate", "puppet"]),
@@ -414,7 +414,7 @@ CHILDREN.append(
 
 EVENTS: Final[list[Row]] = [
     Cheat(
-        "a tool call that is emitted as an event, under whatever names",
+        "a tool call that is emitted as an event, under several names",
         TOOLS,
         [
             ["emit", "tool_call", {"tool": "rm", "args": {}, "call_id": "c1"}],
@@ -472,7 +472,7 @@ EVENTS: Final[list[Row]] = [
         [DENIED, *[WRONG] * 10],
     ),
     Cheat(
-        "a tool call behind a kind of a vendor is not gated, and is no tool call to anybody",
+        "a tool call behind a kind of a vendor is not gated, and not a tool call to any client",
         USD,
         [
             ["emit", "x-vendor.acme.tool_call", {"tool": "rm"}],

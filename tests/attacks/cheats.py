@@ -18,31 +18,31 @@ from arcp_proto.errors import ErrorCode, LocalProtocolError
 from arcp_proto.wire.event_bodies import EventKind
 
 SECRET: Final = "the-victims-secret"
-"""What the victim's job says; nobody else may ever see it."""
+"""The text that the victim's job says; no other principal may ever see it."""
 
 Step = list[Any]
 
 
 def add_cheats(app: App, late: list[str]) -> None:
-    """The agents of these tests; what is refused after the end of a job is told in `late`."""
+    """Add the agents of these tests; steps that are refused after the end of a job are noted in `late`."""
     left_behind: list[Any] = []
 
     @app.agent("puppet")
     async def puppet(job: JobContext, input: Any) -> list[Any]:
-        """Does every step, whatever became of those before, and returns how each went."""
+        """Do every step, also after refusals, and return how each went."""
         return [await attempt(job, step) for step in input or ()]
 
     app.agent("isolated", isolation="process")(isolated)
 
     @app.agent("honest")
     async def honest(job: JobContext, input: Any) -> None:
-        """Lets the first refusal pass."""
+        """Raise the first refusal."""
         for step in input:
             await try_to(job, step)
 
     @app.agent("victim")
     async def victim(job: JobContext, input: Any) -> None:
-        """Says its secret, when it is the victim's."""
+        """Emit the secret, in a job of the victim."""
         await job.log("info", SECRET if job.principal == "victim" else "nothing")
         await anyio.sleep_forever()
 
@@ -52,7 +52,7 @@ def add_cheats(app: App, late: list[str]) -> None:
 
     @app.agent("stubborn")
     async def stubborn(job: JobContext, input: Any) -> None:
-        """Does not stop when it is told to, and goes on speaking."""
+        """Emit events after a request to stop."""
         try:
             await anyio.sleep_forever()
         finally:
@@ -70,7 +70,7 @@ def add_cheats(app: App, late: list[str]) -> None:
 
     @app.agent("ghost")
     async def ghost(job: JobContext, input: Any) -> str:
-        """Leaves somebody behind, who goes on when the job is over."""
+        """Leave a task behind, which continues when the job is over."""
 
         async def haunt() -> None:
             while True:
@@ -125,7 +125,7 @@ def oddities() -> list[Any]:
 
 
 async def vandal(job: JobContext, input: Any) -> list[str]:
-    """Calls everything with every oddity; returns what it was told."""
+    """Call everything with every oddity; return the answers."""
     told: set[str] = set()
     for odd in oddities():
         body = dict.fromkeys(("name", "tool", "call_id", "value", "unit", "phase", "agent", "message"), odd)
@@ -157,7 +157,7 @@ async def vandal(job: JobContext, input: Any) -> list[str]:
 
 
 async def ender(job: JobContext, input: Any) -> Any:
-    """Ends with every oddity, by number: returns it, or raises it."""
+    """End with an oddity, by its number: return it, or raise it."""
     odd = oddities()[input[1]]
     match input[0]:
         case "message":
@@ -172,7 +172,7 @@ async def ender(job: JobContext, input: Any) -> Any:
 
 
 async def isolated(job: JobContext, input: Any) -> list[Any]:
-    """As a puppet, in a process of its own."""
+    """Do every step as a puppet does, in a process of its own."""
     return [await attempt(job, step) for step in input or ()]
 
 
@@ -235,7 +235,7 @@ async def spend_or(job: JobContext, step: Step) -> Any:
             left = job.remaining(currency)
             return None if left is None else f"{left:f}"
         case _:
-            raise AssertionError(f"nobody knows how to {step}")
+            raise AssertionError(f"unknown step {step}")
     return "ok"
 
 

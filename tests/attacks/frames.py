@@ -29,7 +29,8 @@ WRONG_NUMBERS: Final[list[Any]] = [1, -1, 2**63, 10**30, 1.5, "x", [], True]
 
 ROWS: Final[list[Row]] = [
     Frames(
-        "what is no JSON", [b"", b" ", b"hello", b"{", b"\x00", b'{"type":"session.ping"', b"{'type': 1}"]
+        "text that is not JSON",
+        [b"", b" ", b"hello", b"{", b"\x00", b'{"type":"session.ping"', b"{'type': 1}"],
     ),
     Frames(
         "what is JSON and no envelope", [b"[]", b"null", b"7", b'"session.ping"', b"{}", b'{"payload":{}}']
@@ -68,7 +69,7 @@ ROWS: Final[list[Row]] = [
         early=False,
     ),
     Frames(
-        "numbers that are none, or that nobody can hold",
+        "malformed numbers, and numbers that cannot be held",
         [
             submit(text)
             for text in ("NaN", "Infinity", "-Infinity", "[1e400]", "-1e999", "0x10", "01", ".5", HUGE)
@@ -76,7 +77,7 @@ ROWS: Final[list[Row]] = [
     ),
     Frames("lone surrogates", [submit('"\\ud800"'), submit('{"\\udfff":1}'), submit('"\\ud800\\ud800"')]),
     Frames(
-        "types that nobody knows, or that only a runtime sends",
+        "unknown types, and types that only a runtime sends",
         [
             envelope(type=kind)
             for kind in (
@@ -104,7 +105,7 @@ ROWS: Final[list[Row]] = [
         early=False,
     ),
     Frames(
-        "acks of what nobody has",
+        "acks of numbers that were never given",
         [envelope(type="session.ack", payload={"last_processed_seq": number}) for number in WRONG_NUMBERS],
         early=False,
     ),

@@ -1,4 +1,4 @@
-"""Submits that ask for what is no lease, no budget, no time, no agent (§7.1, §9.2, §9.5, §9.6)."""
+"""Submits with a malformed lease, budget or time, or an unknown agent (§7.1, §9.2, §9.5, §9.6)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ ROWS: Final[list[Row]] = [
         allowed=[{"lease_request": None}, {"lease_request": {}}],
     ),
     Submit(
-        "patterns that are no paths",
+        "patterns that are not paths",
         [
             lease(fs_read=[pattern])
             for pattern in (
@@ -86,7 +86,7 @@ ROWS: Final[list[Row]] = [
         allowed=[lease(fs_read=["/data/../x"]), lease(fs_read=["**"])],
     ),
     Submit(
-        "patterns that are no URLs",
+        "patterns that are not URLs",
         [
             lease(net_fetch=[pattern])
             for pattern in (
@@ -102,7 +102,7 @@ ROWS: Final[list[Row]] = [
         allowed=[lease(net_fetch=["https://*:*/**"])],
     ),
     Submit(
-        "budgets that are no amounts",
+        "budgets that are not amounts",
         [
             lease(cost_budget=[amount])
             for amount in (
@@ -140,12 +140,12 @@ ROWS: Final[list[Row]] = [
         allowed=[{"max_runtime_sec": 2**31}],
     ),
     Submit(
-        "agents that are nobody",
-        [{"agent": agent} for agent in ("nobody", "puppets", "bounde", "puppet2", "puppet-victim")],
+        "unknown agents",
+        [{"agent": agent} for agent in ("unknown", "puppets", "bounde", "puppet2", "puppet-victim")],
         code="AGENT_NOT_AVAILABLE",
     ),
     Submit(
-        "versions that nobody has",
+        "unknown versions",
         [{"agent": "puppet@1.0.0"}, {"agent": "puppet@0"}, {"agent": "bounded@9.9.9"}],
         code="AGENT_VERSION_NOT_AVAILABLE",
     ),

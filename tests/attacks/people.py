@@ -169,7 +169,7 @@ async def resumed(place: Place, welcome: Message, cursor: Any, token: str | None
 
 
 @story(
-    "the victim's resume token with one's own bearer, and tokens of nobody",
+    "the victim's resume token with one's own bearer, and unknown tokens",
     "the same bytes for all",
     "a takeover",
 )
@@ -294,7 +294,7 @@ async def acks_that_lie(place: Place) -> None:
             assert [event["event_seq"] for event in await peer.until_event(4)] == [3, 4, 5, 6]
 
 
-# Who one is.
+# Authentication.
 
 
 @story(
@@ -308,7 +308,7 @@ async def guessed_tokens(place: Place) -> None:
         for auth in (
             {"scheme": "bearer", "token": "victim/t0ke"},
             {"scheme": "bearer", "token": "victim/t0ken "},
-            {"scheme": "bearer", "token": "nobody/wrong"},
+            {"scheme": "bearer", "token": "unknown/wrong"},
             {"scheme": "bearer", "token": "\u0000"},
             {"scheme": "bearer", "token": "x" * 10_000},
         ):
@@ -366,9 +366,7 @@ async def credentials_over_an_insecure_connection(place: Place) -> None:
 # Agents that do not end as they should.
 
 
-@story(
-    "an agent that goes on when its job is over", "JobOver for whatever it calls", "an event behind the end"
-)
+@story("an agent that goes on when its job is over", "JobOver for each call", "an event behind the end")
 async def an_agent_after_the_end_of_its_job(place: Place) -> None:
     async with place.session() as peer:
         _, events, end = await run(
@@ -438,7 +436,7 @@ async def an_exception_with_a_secret(place: Place) -> None:
     "a refusal with escape sequences in the target", "escaped in the message, as text", "a control character"
 )
 async def a_refusal_that_would_write_to_a_terminal(place: Place) -> None:
-    """How the command line shows what it is told: tests/unit/io_cli."""
+    """Read the bytes on the wire; tests/unit/io_cli reads those in a terminal."""
     async with place.session() as peer:
         target = "/data/\x1b[2J\x1b]0;owned\x07\r\u202e"
         _, _, end = await run(

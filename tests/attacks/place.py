@@ -37,7 +37,7 @@ FEATURES: Final = [
     "result_chunk",
     "subscribe",
 ]
-"""What a session negotiates: not `provisioned_credentials`, so that jobs may name models without keys."""
+"""The features of a session: not `provisioned_credentials`, so that jobs may name models without keys."""
 CREDENTIALS: Final = "provisioned_credentials"
 VICTIM: Final = "victim"
 CEILING: Final = Ceiling(
@@ -49,7 +49,7 @@ Lease = dict[str, list[str]]
 
 
 async def verify(token: str) -> str | None:
-    """Everybody has a token of their own, and a short look at it."""
+    """Return the principal of a token, which each principal has for its own."""
     principal, _, proof = token.partition("/")
     return principal if proof == "t0ken" else None
 
@@ -77,7 +77,7 @@ def make_app(late: list[str] | None = None, **limits: Any) -> App:
 
     @app.agent("bounded")
     async def bounded(job: Any, input: Any) -> None:
-        """Has a ceiling."""
+        """Return nothing; its leases have a ceiling."""
 
     return app
 
@@ -105,7 +105,7 @@ class Spy(WebSocketPeer):
         await self._flush()
 
     async def enter(self, principal: str, features: list[str] = FEATURES) -> Message:
-        """Say hello as a principal, who is let in."""
+        """Say hello as a principal, which is let in."""
         self.principal = principal
         self.welcome = await self.hello(f"{principal}/t0ken", features)
         assert self.welcome["type"] == "session.welcome", self.welcome
@@ -139,7 +139,7 @@ class Spy(WebSocketPeer):
 
 
 class Place:
-    """What a row needs: the server, the victim, a directory, and names that nobody else has."""
+    """The server, the victim, a directory, and fresh names for a row."""
 
     def __init__(self, server: Server, victim: Spy, job_id: str, facts: list[Audit], files: Path) -> None:
         self.server = server
@@ -153,7 +153,7 @@ class Place:
         self._count = 0
 
     def name(self) -> str:
-        """Return a principal that is nobody else."""
+        """Return a fresh name of a principal."""
         self._count += 1
         return f"mallory-{self._count}"
 
@@ -181,7 +181,7 @@ class Place:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Nobody else notices what happens in the block."""
+        """Check at the end of the block that the victim was spared."""
         del self.facts[:], self.others[:], self.late[:]
         try:
             with anyio.fail_after(8):
@@ -191,7 +191,7 @@ class Place:
                 await self.spared()
 
     async def spared(self) -> None:
-        """The victim got nothing that it did not ask for, lost nothing, and still works; nobody saw it."""
+        """Check that the victim got its own frames alone, lost none, and still works, and was not seen."""
         before = len(self.victim.events)
         answers = [await self.victim.submit("puppet", [["log"]], lease_request={})]
         answers += await self.victim.until("job.result", "job.error")
@@ -224,7 +224,7 @@ async def open_place(files: Path) -> AsyncIterator[Place]:
 
 
 def lay_out(files: Path) -> None:
-    """`in` and `out`, each with a file, and in `in` many ways out."""
+    """Make `in` and `out`, each with a file, and in `in` many ways out."""
     for name in ("in", "out"):
         (files / name).mkdir()
         (files / name / "file").write_text(name)
@@ -248,4 +248,4 @@ async def dial(url: str, **options: Any) -> AsyncIterator[Spy]:
         try:
             await stream.aclose()
         except ssl.SSLError:
-            raise AssertionError("nobody speaks TLS here") from None
+            raise AssertionError("the server does not speak TLS") from None

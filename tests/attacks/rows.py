@@ -19,13 +19,13 @@ SOON: Final = 0.4
 
 
 class Row(ABC):
-    """One attack. Of every row holds: the victim's stream is untouched, and nobody was told its secret."""
+    """One attack. For every row, the victim's stream is untouched, and no other client has its secret."""
 
     name: str
 
     @abstractmethod
     def line(self) -> tuple[str, str, str]:
-        """For the printed table: what is tried, what is answered, what has not happened."""
+        """Return the cells of the printed table: what is tried, what is answered, what has not happened."""
 
     @abstractmethod
     async def play(self, place: Place) -> None:
@@ -85,7 +85,7 @@ class Gate(Row):
 
 @dataclass
 class Cheat(Row):
-    """What an agent does step by step, and how each goes.
+    """The steps of an agent, and how each goes.
 
     `events`: the kinds that reach the wire, and no others (None: not looked at); `left`: the budget as the
     runtime counts it at the end; `ends`: the code with which the job ends.
@@ -125,7 +125,7 @@ class Cheat(Row):
 
 
 def soon() -> str:
-    """When a lease ends that is to end within a row."""
+    """Return a time at which a lease ends within a row."""
     return (datetime.now(UTC) + timedelta(seconds=SOON)).isoformat().replace("+00:00", "Z")
 
 
@@ -174,7 +174,7 @@ class Submit(Row):
 
 @dataclass
 class Frames(Row):
-    """Messages that are no requests, in an open session and as the first of a connection.
+    """Messages that are not requests, in an open session and as the first of a connection.
 
     In a session each is answered, and the connection lives; before, it is the last. None has an effect.
     """
@@ -205,7 +205,7 @@ class Frames(Row):
 
 @dataclass
 class Story(Row):
-    """Something between several parties."""
+    """An attack that involves several parties."""
 
     name: str
     sends: str

@@ -394,7 +394,7 @@ ROWS: Final[list[Row]] = [
     ),
     Gate("an empty list grants nothing", "fs.read", [], ["/", "/data/a", "**", "*", ""]),
     Cheat(
-        "capabilities that nobody granted, or that are none",
+        "capabilities that are not granted, or malformed",
         {"fs.read": ["**"], "cost.budget": ["USD:1"], "x-vendor.acme.gpu": ["*"]},
         [
             ["authorize", "fs.write", "/data/a"],

@@ -145,7 +145,7 @@ class Clients:
             self._judge_gated(url)
 
     def fetches(self) -> Mapping[str, Callable[[str, str], object]]:
-        """The clients that are plain functions of a URL and the number of the request."""
+        """Return the clients that are plain functions of a URL and the number of the request."""
 
         def by_urllib(url: str, number: str) -> None:
             self._opener.open(urllib.request.Request(url, headers={NUMBER: number}), timeout=10).close()
@@ -188,7 +188,7 @@ class Clients:
         yield from asyncio.run(fetch_all())
 
     def _by_curl(self, forms: Sequence[str]) -> Iterator[Fetched]:
-        """One process fetches all of them; its own resolver is not asked."""
+        """Fetch all URLs in one process, whose own resolver is not asked."""
         first = self._number + 1
         self._number += len(forms)
         self._looked_up.clear()
@@ -237,7 +237,7 @@ NAMES: Final = ("httpx", "requests", "urllib", "aiohttp", *(("curl",) if CURL el
 
 @contextmanager
 def clients() -> Iterator[Clients]:
-    """A server, and clients that reach it by any name."""
+    """Yield a server, and clients that reach it by any name."""
     looked_up: list[tuple[str, int]] = []
 
     def resolve(host: Any, port: Any, *_: Any, **__: Any) -> list[Any]:

@@ -26,12 +26,12 @@ def capabilities(features: list[str] = FEATURES) -> dict[str, Any]:
 
 
 def world(**config: Any) -> World:
-    """A runtime that keeps sessions."""
+    """Return a runtime that keeps sessions."""
     return World(msgspec.structs.replace(CONFIG, resume_window_sec=600, **config))
 
 
 def resumption(peer: Peer, last: int | None = None) -> dict[str, Any]:
-    """What is kept of a session to resume it, after what has come unless `last` says another number."""
+    """Return what is kept of a session to resume it, after the last number that has come, or `last`."""
     return {
         "session_id": peer.session_id,
         "resume_token": peer.token,

@@ -79,7 +79,7 @@ class Recording:
 
 
 def of(frames: list[Frame], *types: str) -> list[Frame]:
-    """The frames of some types."""
+    """Return the frames of some types."""
     return [frame for frame in frames if frame["type"] in types]
 
 
@@ -101,21 +101,21 @@ class Guest:
         self.wire = wire
 
     def received(self, *types: str) -> list[Frame]:
-        """What the runtime has sent of some types."""
+        """Return what the runtime has sent of some types."""
         return of(self.wire.received, *types)
 
     def about(self, job_id: str) -> list[Frame]:
-        """Every numbered frame of a job that the runtime has sent."""
+        """Return every numbered frame of a job that the runtime has sent."""
         return [
             frame for frame in self.wire.received if frame.get("job_id") == job_id and "event_seq" in frame
         ]
 
     def numbers(self) -> list[int]:
-        """The numbers that the runtime has sent, in order."""
+        """Return the numbers that the runtime has sent, in order."""
         return [frame["event_seq"] for frame in self.wire.received if "event_seq" in frame]
 
     def resumption(self, last_event_seq: int | None = None) -> SessionResume:
-        """What their client has to keep of a session to resume it: it keeps none of it by itself."""
+        """Return what their client has to keep of a session to resume it: it keeps none of it by itself."""
         welcome = self.client.welcome
         assert welcome is not None
         return SessionResume(
@@ -145,7 +145,7 @@ async def visit(url: str, what: Visit[T], token: str = TOKEN, **options: Any) ->
 
 
 async def over_websocket(url: str) -> Transport:
-    """A transport of theirs on the loop that runs."""
+    """Return a transport of theirs on the loop that runs."""
     return await WebSocketTransport.connect(url)
 
 
@@ -156,7 +156,7 @@ async def converse(
     resume: SessionResume | None = None,
     **options: Any,
 ) -> T:
-    """The same on the loop that runs, over a transport of theirs; with `resume` it goes on with a session."""
+    """Run their client on the current loop, over their transport; with `resume` it continues a session."""
     client = ARCPClient(client=ClientInfo(name="peer", version="1.1.3"), token=token, **options)
     guest = Guest(client, Recording(await connect()))
     try:
@@ -218,11 +218,11 @@ class Host:
         await self.call(partial(self.wire.until, ready))
 
     def sent(self, *types: str) -> list[Frame]:
-        """What it has sent of some types over the only connection."""
+        """Return what it has sent of some types over the only connection."""
         return of(self.wire.sent, *types)
 
     def received(self, *types: str) -> list[Frame]:
-        """What our client has sent of some types."""
+        """Return what our client has sent of some types."""
         return of(self.wire.received, *types)
 
     async def cut(self) -> None:
@@ -489,7 +489,7 @@ class Meeting:
         self._going = asyncio.Event()
 
     async def meet(self, input: dict[str, int], job: JobContext) -> int:
-        """All have to be here before any of them ends."""
+        """Wait until all jobs are here."""
         self._here += 1
         if self._here == input["all"]:
             self._complete.set()

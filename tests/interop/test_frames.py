@@ -378,7 +378,7 @@ class AsTheirRuntime:
 
 
 def told(frame: Frame) -> str:
-    """What a frame of a runtime comes to."""
+    """Return what a frame of a runtime comes to."""
     payload = frame["payload"]
     match frame["type"]:
         case "job.event":

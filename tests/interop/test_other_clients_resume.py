@@ -25,7 +25,7 @@ from tests.unit.world import Frame, Peer
 
 
 def kinds(frames: list[Frame]) -> list[str]:
-    """What some frames are: an event is its kind."""
+    """Return what some frames are: an event is its kind."""
     return [frame["payload"].get("kind", frame["type"]) for frame in frames]
 
 

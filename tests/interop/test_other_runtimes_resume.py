@@ -47,14 +47,14 @@ class OtherRuntime(ScriptedRuntime):
 
 
 def resuming() -> ScriptedRuntime:
-    """A session that is resumed by itself, with a runtime that pings every 30 s."""
+    """Return a session that is resumed by itself, with a runtime that pings every 30 s."""
     runtime = OtherRuntime(ClientConfig())
     runtime.welcome(heartbeat_interval_sec=30)
     return runtime
 
 
 def submitted(runtime: ScriptedRuntime, events: int = 0, **fields: Any) -> JobId:
-    """A job of ours that has said so much."""
+    """Return a job of ours that has said so much."""
     job = runtime.accept(**fields)
     for number in range(1, events + 1):
         said(runtime, job, number)
@@ -62,7 +62,7 @@ def submitted(runtime: ScriptedRuntime, events: int = 0, **fields: Any) -> JobId
 
 
 def said(runtime: ScriptedRuntime, job: str, number: int, text: str = "", **envelope: Any) -> list[Event]:
-    """An event under the id that its number has."""
+    """Return an event under the id that its number has."""
     fields = {"id": f"e{number}", "job_id": job, "event_seq": number, **envelope}
     return runtime.say("job.event", log(text or str(number)), **fields)
 
@@ -84,7 +84,7 @@ def refuse_until(runtime: ScriptedRuntime, kind: str, done: type[Event], **field
 
 
 def texts(events: list[Event]) -> list[str]:
-    """What was logged, in order."""
+    """Return what was logged, in order."""
     return [event.body["message"] for event in events if isinstance(event, JobEvent)]
 
 

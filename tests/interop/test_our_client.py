@@ -49,7 +49,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 async def session_with_theirs(
     *, reconnect: bool = True, **options: Any
 ) -> AsyncIterator[tuple[Session, Host]]:
-    """A session with their runtime, which has to have understood everything that we sent."""
+    """Yield a session with their runtime, which has to have understood everything that we sent."""
     async with their_runtime(**options) as host:
         async with connect(host.url, TOKEN, reconnect=reconnect) as session:
             yield session, host
@@ -58,7 +58,7 @@ async def session_with_theirs(
 
 
 async def running(session: Session, agent: str = "sleep", **options: Any) -> Job:
-    """A job that does something."""
+    """Return a job that does something."""
     job = await session.submit(agent, **options)
     async for _ in job:
         break
@@ -70,7 +70,7 @@ def payloads(frames: list[Frame]) -> list[Any]:
 
 
 async def ends(job: Job) -> ArcpError:
-    """The error by which a job ends."""
+    """Return the error by which a job ends."""
     with pytest.raises(ArcpError) as caught:
         await job.result()
     return caught.value

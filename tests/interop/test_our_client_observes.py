@@ -32,7 +32,7 @@ UNKNOWN_JOB = "job_00000000000000000000000000"
 
 
 async def listed(session: Session, **which: Any) -> list[JobEntry]:
-    """Every job of every page."""
+    """Return every job of every page."""
     return [entry async for entry in session.list_jobs(**which)]
 
 
@@ -41,14 +41,14 @@ async def ids(session: Session, **which: Any) -> list[str]:
 
 
 async def half(session: Session) -> Job:
-    """A job that has done half of its work, and waits for `go`."""
+    """Return a job that has done half of its work, and waits for `go`."""
     job = await session.submit("halves", 3)
     assert await texts(job, 3) == ["0", "1", "2"]
     return job
 
 
 async def texts(job: Job, count: int | None = None) -> list[str]:
-    """The next events of a job, or all that there are."""
+    """Return the next events of a job, or all that there are."""
     found: list[str] = []
     async for event in job:
         found.append(event.body["message"])
@@ -177,7 +177,7 @@ async def test_a_job_that_is_over_is_observed(agent: str, input: Any, result: An
 
 
 async def outcome_of(job: Job) -> Any:
-    """The result of a job, or the code of its error."""
+    """Return the result of a job, or the code of its error."""
     try:
         return await job.result()
     except ArcpError as error:
@@ -253,5 +253,5 @@ async def test_a_feature_that_they_do_not_offer_raises(option: str, call: str) -
 
 
 def without(option: str) -> Capabilities:
-    """What their runtime offers, but for one thing."""
+    """Return what their runtime offers, but for one thing."""
     return Capabilities(features=tuple(feature for feature in V1_1_FEATURES if feature != option))

@@ -31,13 +31,13 @@ async def session_at(url: str, **options: Any) -> AsyncIterator[Session]:
 
 
 async def half(session: Session) -> tuple[Job, list[str]]:
-    """A job that has done half of its work and waits for `go`, and what it has said."""
+    """Return a job that has done half of its work and waits for `go`, and what it has said."""
     job = await session.submit("halves", 3, idempotency_key="halves")
     return job, await said(job, 3)
 
 
 async def said(job: Job, count: int) -> list[Any]:
-    """The next events of a job, and no more of them."""
+    """Return the next events of a job, and no more of them."""
     texts = []
     async for event in job:
         texts.append(event.body.get("message"))
@@ -143,7 +143,7 @@ async def test_events_numbered_before_they_notice_the_cut_come_again() -> None:
 
 
 def refusals(host: Host) -> list[str]:
-    """The codes by which they have refused."""
+    """Return the codes by which they have refused."""
     return [error["payload"]["code"] for wire in host.wires for error in of(wire.sent, "session.error")]
 
 

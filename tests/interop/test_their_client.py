@@ -26,7 +26,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 async def error_of(handle: JobHandle) -> ARCPError:
-    """The error by which a job ends."""
+    """Return the error by which a job ends."""
     try:
         result = await handle.done
     except ARCPError as error:

@@ -32,20 +32,20 @@ def elsewhere(place: Place, what: Callable[[Guest], Awaitable[None]], **options:
 
 
 async def half(guest: Guest) -> JobHandle:
-    """A job that has done half of its work, and waits for `go`."""
+    """Return a job that has done half of its work, and waits for `go`."""
     job = await guest.client.submit(agent="halves", input=3)
     await guest.wire.until(lambda: len(guest.about(job.job_id)) == 3)
     return job
 
 
 async def end_of(guest: Guest, job_id: str) -> list[Frame]:
-    """Every numbered frame of a job, when its end has come."""
+    """Return every numbered frame of a job, when its end has come."""
     await guest.wire.until(lambda: any(is_end(frame) for frame in guest.about(job_id)))
     return guest.about(job_id)
 
 
 async def final_status(handle: JobHandle) -> object:
-    """How a job has ended."""
+    """Return how a job has ended."""
     try:
         result = await handle.done
     except arcp.ARCPError:
@@ -61,7 +61,7 @@ def is_end(frame: Frame) -> bool:
 
 
 async def listed(guest: Guest, limit: int | None = None, **fields: Any) -> list[JobListEntry]:
-    """Every job of every page."""
+    """Return every job of every page."""
     found: list[JobListEntry] = []
     cursor = None
     while True:

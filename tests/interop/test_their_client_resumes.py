@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def half(guest: Guest) -> JobHandle:
-    """A job that has done half of its work, and waits for `go`."""
+    """Return a job that has done half of its work, and waits for `go`."""
     job = await guest.client.submit(agent="halves", input=3, idempotency_key="halves")
     await guest.wire.until(lambda: len(guest.about(job.job_id)) == 3)
     return job
@@ -182,7 +182,7 @@ async def test_a_session_is_taken_over() -> None:
 
 
 async def refused(place: Place, resume: SessionResume, token: str = "t0ken") -> type[ARCPError]:
-    """The class of the error by which a resume is refused."""
+    """Return the class of the error by which a resume is refused."""
 
     async def what(guest: Guest) -> None:
         pytest.fail("there is no session")
@@ -277,7 +277,7 @@ async def test_falling_behind_is_told_once_and_harms_nothing() -> None:
 
 
 def phases(guest: Guest, job: JobHandle) -> list[str]:
-    """The statuses of a job."""
+    """Return the statuses of a job."""
     payloads = [frame["payload"] for frame in guest.about(job.job_id)]
     return [payload["body"]["phase"] for payload in payloads if payload.get("kind") == "status"]
 
