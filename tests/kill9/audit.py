@@ -25,9 +25,9 @@ from arcp_proto.server.journal.records import RECORD_VERSION, decode_record
 from arcp_proto.server.runtime import Runtime
 from tests.kill9.served import app
 from tests.kill9.witness import SessionSeen, Witness, forget_value, without_value
+from tests.reference import wire as reference
 
 NOW: Final = SECOND
-NOTICES: Final = ("back_pressure", "unsubscribed")
 TERMINALS: Final = ("job.result", "job.error")
 
 
@@ -123,8 +123,8 @@ def check_histories(history: Any, witness: Witness, jobs: Collection[str]) -> li
 
 
 def is_notice(payload: dict[str, Any]) -> bool:
-    """Return whether this is of one session only, and in no history; no agent here says such a thing."""
-    return payload.get("kind") == "status" and payload["body"]["phase"] in NOTICES
+    """Return whether this is of one session only, and in no history."""
+    return reference.is_notice(str(payload.get("kind")), payload.get("body") or {})
 
 
 class _Restored(NamedTuple):

@@ -105,34 +105,30 @@ def check(pair: LossyPair) -> None:
     assert state_of(pair.runtime).timers.size <= 2 * len(state_of(pair.runtime).timers) + 64
 
 
-@settings(max_examples=examples(150), deadline=None)
-@given(steps(), FRAMINGS)
-def test_drops(story: list[Step], framing: Framing) -> None:
-    pair = LossyPair(framing=framing)
+def play_without_a_loss(pair: LossyPair, story: list[Step]) -> None:
+    """Carry a story out in which no user is told of a loss."""
     play(pair, story)
     check(pair)
     for client in pair.clients:
         client.check_nothing_lost()
+
+
+@settings(max_examples=examples(150), deadline=None)
+@given(steps(), FRAMINGS)
+def test_drops(story: list[Step], framing: Framing) -> None:
+    play_without_a_loss(LossyPair(framing=framing), story)
 
 
 @settings(max_examples=examples(150), deadline=None)
 @given(steps(*RUNTIME_DIES))
 def test_a_runtime_that_dies(story: list[Step]) -> None:
-    pair = LossyPair()
-    play(pair, story)
-    check(pair)
-    for client in pair.clients:
-        client.check_nothing_lost()
+    play_without_a_loss(LossyPair(), story)
 
 
 @settings(max_examples=examples(150), deadline=None)
 @given(steps(*CLIENT_DIES))
 def test_clients_that_die(story: list[Step]) -> None:
-    pair = LossyPair()
-    play(pair, story)
-    check(pair)
-    for client in pair.clients:
-        client.check_nothing_lost()
+    play_without_a_loss(LossyPair(), story)
 
 
 @settings(max_examples=examples(150), deadline=None)
