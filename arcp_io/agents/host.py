@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from arcp_io.app import App
     from arcp_io.drivers.loop import AgentTask, Loop
     from arcp_io.drivers.pump import Pump
-    from arcp_proto import JobId, Runtime
+    from arcp_proto import Connection, JobId, Runtime
 
 __all__ = ["AgentHost", "JobContext"]
 
@@ -84,6 +84,8 @@ class AgentHost:
         self._tasks: dict[JobId | int, AgentTask] = {}
         """Running tasks by job, or by the number of the request to authenticate."""
         self._threads = Threads(app.max_threads) if threads is None else threads
+        self._verified: dict[Connection, Verified] = {}
+        """The principals that were verified before their connections came."""
         self._beginning = 0
         """Number of agents that were started and have not begun to run."""
         self._holds: list[HoldReason] = []
@@ -104,6 +106,8 @@ class AgentHost:
             case ResumeJob():
                 if (running := self._jobs.get(request.job_id)) is not None:
                     running.resume()
+            case Authenticate() if (verified := self._verified.pop(request.connection, None)) is not None:
+                self._answer(request, verified.principal, verified.expires_ns)
             case Authenticate():
                 verifying = partial(self._authenticate, request)
                 self._spawn(request.request, verifying, "arcp-io authentication")
@@ -118,6 +122,7 @@ class AgentHost:
                 if (running := self._jobs.get(event.job_id)) is not None:
                     running.credential_rotated(event)
             case ConnectionEnded():
+                self._verified.pop(event.connection, None)
                 reason = f"{event.code} {event.reason}".strip()
                 logger.debug("%s ended by the %s: %s", event.connection, event.who, reason)
             case RuntimeEnded(unstopped) if unstopped:
@@ -147,6 +152,10 @@ class AgentHost:
 
     # Tokens.
 
+    def verified(self, connection: Connection, verified: Verified) -> None:
+        """Answer for a connection with a principal that was verified before, without the verifier."""
+        self._verified[connection] = verified
+
     async def _authenticate(self, request: Authenticate) -> None:
         verified, expires, failed = None, None, False
         try:
@@ -157,7 +166,11 @@ class AgentHost:
             logger.exception("the verifier failed (App.verifier)")
         finally:
             self._tasks.pop(request.request, None)
-        principal = None if failed or verified is None else verified.principal
+        self._answer(request, None if failed or verified is None else verified.principal, expires, failed)
+
+    def _answer(
+        self, request: Authenticate, principal: str | None, expires: int | None, failed: bool = False
+    ) -> None:
         answer = self._runtime.authenticated(
             request.request, principal, failed, expires, now=self._pump.now()
         )

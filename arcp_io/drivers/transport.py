@@ -7,7 +7,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from arcp_proto import Connection, Phase
+from arcp_proto import Connection, LocalProtocolError, Phase
 
 if TYPE_CHECKING:
     from .pump import Pump
@@ -61,6 +61,7 @@ class ByteStream(Protocol):
 
 
 _DEAF: Final = (Phase.CLOSING, Phase.CLOSED)
+_EARLY: Final = (Phase.AWAITING_HELLO, Phase.AUTHENTICATING)
 STEP: Final = 64 * 1024
 """Bytes of an incomplete message after which its size is reported again."""
 
@@ -171,6 +172,7 @@ class StreamTransport:
         "_on_ready",
         "_paused",
         "_pump",
+        "_replay",
         "_reported",
         "_stage",
         "_stream",
@@ -188,9 +190,11 @@ class StreamTransport:
         stream: ByteStream,
         on_ready: Callable[[], None] | None = None,
         on_gone: Callable[[], None] | None = None,
+        *,
+        movable: bool = False,
     ) -> None:
         """Attach to the pump. `on_ready` is called when messages can be framed or never will be, `on_gone`
-        at the end; each once.
+        at the end; each once. A `movable` transport keeps messages until the welcome, for `move`.
         """
         self.connection = connection
         self.gone = ""
@@ -201,6 +205,8 @@ class StreamTransport:
         self._on_ready = on_ready
         self._on_gone = on_gone
         self._undelivered: list[bytes] = []
+        self._replay: list[bytes] | None = [] if movable else None
+        """The messages that the pump has taken, while the transport can be moved."""
         self._reported = 0
         """Bytes of an incomplete message, as reported to the core."""
         self._paused = False
@@ -216,6 +222,29 @@ class StreamTransport:
             self._open()
         else:
             self._progress()
+
+    def move(self, pump: Pump, connection: Connection) -> None:
+        """Carry a connection of another pump from now on, which gets every message so far.
+
+        The former connection is lost, at its own pump. Raises LocalProtocolError after the welcome, at the
+        end, and for a transport that is not movable.
+        """
+        replay, former = self._replay, self._pump
+        if replay is None or self._stage is not _OPEN or self.connection.phase not in _EARLY:
+            raise LocalProtocolError("the connection cannot be moved: it is welcomed, ends, or did not begin")
+        messages, self._undelivered, self._replay = replay + self._undelivered, [], None
+        before, self._pump, self.connection = self.connection, pump, connection
+        former.lost(before, "the connection is carried on elsewhere")
+        pump.attach(connection, self)
+        if self._writing is _BLOCKED:
+            self._writing = _BUSY
+        self._reported = 0
+        if messages:
+            self._deliver(messages)
+        if self._codec.pending:
+            self._look_at_pending(self._codec.pending)
+        if not (self.gone or self._undelivered or pump.awaits(connection)):
+            self._resume()
 
     # Called by the pump.
 
@@ -305,9 +334,16 @@ class StreamTransport:
             self._undelivered += messages
             return
         taken = self._pump.receive(self.connection, messages)
+        if self._replay is not None:
+            self._keep(messages[:taken])
         if taken < len(messages):
             self._undelivered = messages[taken:]
             self._pause()
+
+    def _keep(self, messages: list[bytes]) -> None:
+        """Keep messages for a move, as long as one is possible."""
+        if self._replay is not None:
+            self._replay = [*self._replay, *messages] if self.connection.phase in _EARLY else None
 
     def _look_at_pending(self, pending: int) -> None:
         """Report the size of an incomplete message: when it begins or ends, and as it grows."""

@@ -12,7 +12,7 @@ import struct
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Self
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidURI
@@ -32,7 +32,7 @@ try:
 except ImportError:
     from websockets.utils import apply_mask
 
-__all__ = ["ClientCodec", "ServerCodec", "WebSocketCodec"]
+__all__ = ["ClientCodec", "ServerCodec", "TappedCodec", "WebSocketCodec"]
 
 HEAD_BYTES: Final = 16 * 1024
 """Bytes of the head of the opening request or response; HTTP servers take 8 to 16 KiB."""
@@ -40,6 +40,8 @@ SMALL_PIECE: Final = 128
 """A piece of a message that is shorter, and not the last one, counts as a control frame."""
 HELD: Final = 64 * 1024
 """Bytes of an incomplete message that are held while a connection closes."""
+MAX_TAPPED: Final = 320 * 1024
+"""Bytes behind an opening handshake that are kept: what a runtime takes before the welcome, and one read."""
 PONGS_HELD: Final = 32
 """Pongs kept for a peer that pings and does not read; the latest alone would do (RFC 6455, 5.5.3)."""
 
@@ -451,6 +453,47 @@ class ServerCodec(WebSocketCodec):
             self.status = response.status_code
             if self.status != 101:
                 self.failure = f"the request was refused with HTTP {self.status}"
+
+    @classmethod
+    def opened(cls, *, limit: int) -> Self:
+        """Return a codec for a connection whose opening handshake is over, answered by another process."""
+        codec = cls(Admission(), limit=limit)
+        codec._connecting, codec._protocol, codec.open = False, None, True
+        return codec
+
+
+class TappedCodec(ServerCodec):
+    """A listening side that keeps the bytes behind the opening handshake, for another process to read again.
+
+    More than `MAX_TAPPED` bytes are not kept: `tap` is None then, as after `untap`.
+    """
+
+    __slots__ = ("tap",)
+
+    def __init__(self, admission: Admission, *, limit: int) -> None:
+        super().__init__(admission, limit=limit)
+        self.tap: bytearray | None = bytearray()
+
+    def receive(self, data: bytes | bytearray) -> list[bytes]:
+        if not self._connecting:
+            self._keep(data)
+        return super().receive(data)
+
+    def untap(self) -> bytes | None:
+        """Return the bytes so far, or None if they were too many, and keep no more."""
+        tap, self.tap = self.tap, None
+        return None if tap is None else bytes(tap)
+
+    def _shake_hands(self, data: bytes) -> bytes:
+        behind = super()._shake_hands(data)
+        self._keep(behind)
+        return behind
+
+    def _keep(self, data: bytes | bytearray) -> None:
+        if self.tap is not None:
+            self.tap += data
+            if len(self.tap) > MAX_TAPPED:
+                self.tap = None
 
 
 class ClientCodec(WebSocketCodec):

@@ -50,6 +50,7 @@ from arcp_proto import (
 
 from . import activity_log
 from .audit_log import Auditor
+from .auth import Verified
 
 if TYPE_CHECKING:
     from arcp_io.app import App
@@ -217,9 +218,28 @@ class Server:
         self.url = f"{scheme}://{_bracketed(host)}:{self.port}{path}"
         logger.info("%d files may be open, of them %d connections", self._files, self._room)
 
-    def connect(self, framing: Framing, *, secure: bool, peer: str) -> Connection:
-        """Return a new connection of the runtime; run the pump once it has a transport."""
-        return self.runtime.connect(framing, secure=secure, peer=peer, now=self.pump.now())
+    def connect(
+        self, framing: Framing, *, secure: bool, peer: str, verified: Verified | None = None
+    ) -> Connection:
+        """Return a new connection of the runtime; run the pump once it has a transport.
+
+        A principal that was `verified` before is the answer to its bearer token, in place of the verifier's.
+        """
+        connection = self.runtime.connect(framing, secure=secure, peer=peer, now=self.pump.now())
+        if verified is not None:
+            self._agents.verified(connection, verified)
+        return connection
+
+    async def hand_over(self, drain: float = DRAIN) -> None:
+        """End this server for the next one with its journal, and wait for the end (see `Runtime.hand_over`).
+
+        Sessions go on, and submits are kept for the next server. Raises LocalProtocolError without a journal,
+        and while the server shuts down.
+        """
+        if not self._ended.is_set():
+            self.runtime.hand_over(drain, now=self.pump.now())
+            self.pump.run()
+        await self.wait_closed()
 
     async def carry_lines(self, reading: int, writing: int, peer: str) -> None:
         """Serve one connection over two pipes, close them at its end, and return."""
