@@ -32,6 +32,7 @@ from arcp_io.cluster.relay_header import (
     RelayForged,
     RelayHeader,
     RelayRefused,
+    decode,
     encode,
     header_mac,
 )
@@ -41,6 +42,12 @@ KEY = b"K" * 32
 OWNER = b"O" * 32
 GATEWAY = b"G" * 32
 HEADER = RelayHeader(7, 3, "alice", 1_800_000_000_000_000_000, True, "10.0.0.9:50000")
+
+HEADER_TAIL = (
+    "4747474747474747474747474747474747474747474747474747474747474747"
+    "6dadeb7a4cf456f183a3c1a1398e8e4e60cdc3d01e78821755cbd0a3535ee1be"
+)
+ANSWER = "01919f782445379d48ebae5abdc917808e7a1b9e601103eaa596a3a9e5f4924ccf"
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 headers = st.builds(
@@ -103,6 +110,23 @@ def test_a_header_is_one_line_of_json() -> None:
         b'{"v":1,"shard":7,"epoch":3,"principal":"a\\nb","expires":null,"secure":false,"peer":"h:1"}'
     )
     assert len(tail) == TAIL_BYTES
+
+
+def test_the_bytes_of_version_1_stay_the_same() -> None:
+    """Nodes of two releases serve side by side."""
+    owner, gateway = OwnerHandshake(KEY, OWNER), GatewayHandshake(HEADER, KEY, GATEWAY)
+    said = gateway.receive(owner.greeting)
+    assert owner.greeting == b"ARCPNODE" + OWNER
+    assert said.partition(b"\n")[2].hex() == HEADER_TAIL
+    owner.receive(said)
+    assert owner.answer(Answer.NOT_OWNER).hex() == ANSWER
+
+
+def test_a_line_that_is_too_long_is_refused_without_a_look_at_it() -> None:
+    line = b" " * MAX_LINE_BYTES + sent().partition(b"\n")[0] + b"\n"
+    tail = signed(line).removeprefix(line)
+    with pytest.raises(RelayRefused, match="more than"):
+        decode(line, tail, key=KEY, owner_nonce=OWNER)
 
 
 def test_the_longest_header_is_within_the_bound() -> None:

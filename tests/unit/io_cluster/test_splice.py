@@ -162,6 +162,21 @@ def test_a_side_is_not_read_while_the_other_one_is_slow(slow: str) -> None:
     assert len(sink.written) == sent
 
 
+def test_a_side_is_not_read_from_the_window_on() -> None:
+    stand = Stand()
+    stand.client.full = True
+    stand.owner.transport.received(b"in progress")
+    stand.owner.transport.received(bytes(WINDOW - 12))
+    assert not stand.owner.paused
+    stand.owner.transport.received(b"x")
+    assert stand.owner.paused
+    stand.client.take()
+    assert not stand.owner.paused
+    stand.owner.transport.received(bytes(WINDOW))
+    stand.client.take()
+    assert stand.owner.paused
+
+
 def test_small_writes_that_are_not_taken_at_once_do_not_pause() -> None:
     stand = Stand()
     stand.client.full = True
@@ -223,7 +238,7 @@ def test_a_stream_that_closes_at_its_end_is_not_broken() -> None:
     stand.client.transport.received_eof()
     stand.client.transport.ended("the stream was closed")  # As TLS does.
     stand.owner.transport.received(b"too late")
-    assert stand.owner.ending == []
+    assert stand.owner.ending == [] and stand.client.written == b""
     stand.owner.take()
     assert stand.owner.written == b"last" and stand.owner.ending == ["end", "close"]
     assert stand.splice.over
