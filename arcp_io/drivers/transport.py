@@ -229,9 +229,7 @@ class StreamTransport:
         The former connection is lost, at its own pump. Raises LocalProtocolError after the welcome, at the
         end, and for a transport that is not movable.
         """
-        replay, former = self._replay, self._pump
-        if replay is None or self._stage is not _OPEN or self.connection.phase not in _EARLY:
-            raise LocalProtocolError("the connection cannot be moved: it is welcomed, ends, or did not begin")
+        replay, former = self._to_move(), self._pump
         messages, self._undelivered, self._replay = replay + self._undelivered, [], None
         before, self._pump, self.connection = self.connection, pump, connection
         former.lost(before, "the connection is carried on elsewhere")
@@ -247,6 +245,20 @@ class StreamTransport:
             self._resume()
 
     # Called by the pump.
+
+    def release(self) -> tuple[ByteStream, bool]:
+        """Give the stream to another receiver, and lose the connection.
+
+        Returns the stream, and whether a write is in progress. Call it at a turn of its own, not within a
+        report. Raises LocalProtocolError as `move`.
+        """
+        self._to_move()
+        self._stage, self.gone, self._replay = _GONE, "the connection is carried on elsewhere", None
+        self._undelivered.clear()
+        if self._on_gone is not None:
+            self._on_gone()
+        self._pump.lost(self.connection, self.gone)
+        return self._stream, self._busy
 
     def flush(self) -> None:
         if self._stage is _OPENING or self._stage is _GONE:
@@ -339,6 +351,12 @@ class StreamTransport:
         if taken < len(messages):
             self._undelivered = messages[taken:]
             self._pause()
+
+    def _to_move(self) -> list[bytes]:
+        """Return the messages that the pump has taken, before a move; raises LocalProtocolError."""
+        if self._replay is None or self._stage is not _OPEN or self.connection.phase not in _EARLY:
+            raise LocalProtocolError("the connection cannot be moved: it is welcomed, ends, or did not begin")
+        return self._replay
 
     def _keep(self, messages: list[bytes]) -> None:
         """Keep messages for a move, as long as one is possible."""

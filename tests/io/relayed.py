@@ -17,7 +17,7 @@ from arcp_io.cluster.relay_handshake import Answer
 from arcp_io.cluster.relay_header import RelayHeader
 from arcp_io.cluster.relay_listener import RelayListener
 from arcp_io.cluster.splice import Splice, Splices
-from arcp_io.drivers.loop import Connected, Listening, Loop, open_loop
+from arcp_io.drivers.loop import Accepted, Connected, Listening, Loop, open_loop
 from arcp_io.drivers.transport import ByteStream, Receiver
 
 KEY = os.urandom(32)
@@ -95,13 +95,14 @@ class Relay:
         self._answer = answer
         self._listening: Listening | None = None
 
-    async def open(self, context: ssl.SSLContext | None) -> None:
+    async def open(self, context: ssl.SSLContext | None, accepted: Accepted | None = None) -> None:
         """Listen for clients, and for the gateway."""
         await self.listener.listen("127.0.0.1", 0, self.tls and self.tls.server)
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
-        self._listening = await self.loop.listen(listener, context, lambda stream, _: Entrance(self, stream))
+        entrance = accepted or (lambda stream, _: Entrance(self, stream))
+        self._listening = await self.loop.listen(listener, context, entrance)
 
     def close(self) -> None:
         self.listener.close()

@@ -71,6 +71,20 @@ def test_a_moved_connection_gets_every_message_again() -> None:
     assert types(stream) == ["session.pong"]
 
 
+def test_a_released_connection_is_lost_and_its_stream_is_left_open() -> None:
+    lobby = Stand()
+    stream = movable(lobby)
+    lobby.say(BEARER, PING, on=stream)
+    assert stream.transport.release() == (stream, False)
+    assert lobby.runtime.connection_count == 1
+    assert stream.ending == []
+    stream.transport.received(b"for another receiver\n")
+    stream.transport.ended("for another receiver")
+    assert (stream.messages(), stream.ending) == ([], [])
+    with pytest.raises(LocalProtocolError, match="cannot be moved"):
+        stream.transport.release()
+
+
 def test_a_connection_moves_before_its_first_message() -> None:
     lobby, shard = Stand(), Stand()
     stream = movable(lobby)

@@ -18,6 +18,7 @@ import anyio.lowlevel
 import pytest
 import trustme
 
+from arcp_io.app import App
 from arcp_io.client.connect import connect
 from arcp_io.cluster import splice as splices
 from arcp_io.cluster.node_tls import check_plain_nodes, load_node_tls
@@ -26,11 +27,15 @@ from arcp_io.cluster.relay_handshake import GREETING_BYTES, MAGIC, Answer
 from arcp_io.cluster.relay_header import MAX_LINE_BYTES, RelayForged, RelayHeader, encode, header_mac
 from arcp_io.cluster.relay_listener import RelayListener
 from arcp_io.drivers.loop import READ_SIZE, open_loop
+from arcp_io.drivers.transport import ByteStream, StreamTransport
+from arcp_io.drivers.websocket import ServerCodec, TappedCodec
 from arcp_io.drivers.ws_admission import Admission
-from arcp_io.server.server import serve
+from arcp_io.server.auth import Verified
+from arcp_io.server.server import open_server, serve
+from arcp_proto import Framing, LocalProtocolError
 from tests.io.apps import TOKEN, make_app
 from tests.io.conftest import on_every_loop
-from tests.io.relayed import HEADER, KEY, LARGE, Received, node_tls, relayed
+from tests.io.relayed import HEADER, KEY, LARGE, Received, Relay, node_tls, relayed
 from tests.io.test_leaks import nothing_left
 from tests.io.test_limits import until
 
@@ -437,6 +442,47 @@ async def test_a_session_and_its_resume_through_a_relay() -> None:
 
 
 @on_every_loop
+async def test_a_connection_that_a_lobby_has_upgraded_is_relayed_with_what_it_has_sent() -> None:
+    lobby_app, app = App("lobby", "1", auth=never), make_app()
+    async with nothing_left(), open_server(lobby_app, 0) as lobby, open_server(app, 0) as server:
+        relay = Relay(lobby.loop, None, None)
+        transports: list[StreamTransport] = []
+
+        def accepted(stream: ByteStream, peer: str) -> StreamTransport:
+            connection = lobby.connect(Framing.MESSAGES, secure=False, peer=peer)
+            codec = TappedCodec(Admission(hosts=["127.0.0.1"]), limit=connection.message_limit)
+            transports.append(StreamTransport(lobby.pump, connection, codec, stream, movable=True))
+            lobby.pump.run()
+            relay.loop.start(partial(hand_on, transports[-1], codec), "gateway")
+            return transports[-1]
+
+        async def hand_on(transport: StreamTransport, codec: TappedCodec) -> None:
+            await until(lambda: bool(codec.tap))
+            stream, writing = transport.release()
+            splice = relay.splices.begin(stream, codec.untap() or b"", writing=writing)
+            await relay.dial_for(splice)
+
+        def take(stream: ByteStream) -> StreamTransport:
+            principal = Verified(relay.headers[-1].principal or "")
+            connection = server.connect(Framing.MESSAGES, secure=False, peer="p", verified=principal)
+            codec = ServerCodec.opened(limit=connection.message_limit)
+            transport = StreamTransport(server.pump, connection, codec, stream)
+            server.pump.run()
+            return transport
+
+        relay.admits = take
+        await relay.open(None, accepted)
+        async with connect(f"ws://127.0.0.1:{relay.port}/arcp", "any token") as session:
+            assert await (await session.submit("echo", [1, 2])).result() == [1, 2]
+            assert server.runtime.counts().sessions == 1
+        assert lobby.runtime.connection_count == 0 and transports[0].gone
+        with pytest.raises(LocalProtocolError, match="cannot be moved"):
+            transports[0].release()
+        relay.close()
+        await until(lambda: server.runtime.connection_count == 0)
+
+
+@on_every_loop
 @pytest.mark.parametrize("fault", ["no certificate", "other authority", "other name", "plain"])
 async def test_both_nodes_verify_each_other(tmp_path: Path, authority: trustme.CA, fault: str) -> None:
     owner_tls = node_tls(tmp_path, authority, "localhost" if fault == "other name" else "127.0.0.1")
@@ -494,6 +540,11 @@ class relay_client:
 
     async def __aexit__(self, *error: object) -> None:
         self._client.close()
+
+
+async def never(token: str) -> str | None:
+    """Verify no token."""
+    await anyio.sleep_forever()
 
 
 def taken(owner: Received, data: bytes) -> int:
