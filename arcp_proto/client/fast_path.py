@@ -138,8 +138,8 @@ def _receive_run(
             _hand_out(session, job, ids, run)
             events += run
             job, job_id, cursor, ids, run = next_job, next_job.id, next_job.cursor, [], []
-        has_place = position is not None and placed and position > cursor
-        if not (has_place or (position is None and not placed and job.takes(None, seq, event.id))):
+        is_above = position is not None and position > cursor
+        if not (is_above if placed else position is None and job.takes(None, seq, event.id)):
             break
         cursor = position or 0
         if recorder is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Final, Protocol
 
 import msgspec
@@ -19,9 +20,8 @@ FEW: Final = 4
 _THOUSAND: Final = 1_000
 _PADDED: Final = tuple(b"%03d" % number for number in range(_THOUSAND))
 _PLAIN: Final = tuple(b"%d" % number for number in range(_THOUSAND))
-_END: Final = codec.END
-_PADDED_END: Final = tuple(digits + _END for digits in _PADDED)
-_PLAIN_END: Final = tuple(digits + _END for digits in _PLAIN)
+_PADDED_END: Final = tuple(digits + codec.END for digits in _PADDED)
+_PLAIN_END: Final = tuple(digits + codec.END for digits in _PLAIN)
 
 
 class LeftOut(Protocol):
@@ -88,9 +88,9 @@ class Envelopes:
 
     def _write(self, entries: Sequence[Entry], first: int) -> list[bytes]:
         """Return envelopes whose numbers differ in the last three digits only."""
-        heads = [entry.head if entry.rotated is None else None for entry in entries]
+        count, heads = len(entries), [entry.head if entry.rotated is None else None for entry in entries]
         head = heads[0]
-        if head is None or len(entries) < FEW or heads.count(head) < len(heads):
+        if head is None or count < FEW or heads.count(head) < count:
             return [self.one(entry, number) for number, entry in enumerate(entries, first)]
         if head is not self._head:
             self._head, self._pieces = head, _pieces(head)
@@ -98,33 +98,35 @@ class Envelopes:
         thousands, low = divmod(first, _THOUSAND)
         before_id = b"%b%b%07d" % (opening, self._id_prefix, thousands)
         before_number = b"%b%b%b" % (kind, self._session_id, names)
-        padded = plain = _PADDED[low : low + len(entries)]
+        padded = plain = _PADDED[low : low + count]
         if thousands:
             before_number += b"%d" % thousands
         else:
-            plain = _PLAIN[low : low + len(entries)]
-        join = b"".join
-        if not self._positions:
-            return [
-                join((before_id, last_digits, before_number, digits, before_payload, entry.payload, _END))
-                for entry, last_digits, digits in zip(entries, padded, plain, strict=True)
-            ]
-        end, tails = _tails([entry.position for entry in entries])
-        return [
-            join((before_id, last_digits, before_number, digits, before_payload, entry.payload, end, tail))
-            for entry, last_digits, digits, tail in zip(entries, padded, plain, tails, strict=True)
+            plain = _PLAIN[low : low + count]
+        columns: list[Iterable[bytes]] = [
+            repeat(before_id, count),
+            padded,
+            repeat(before_number, count),
+            plain,
+            repeat(before_payload, count),
+            [entry.payload for entry in entries],
         ]
+        if self._positions:
+            columns += _ends([entry.position for entry in entries])
+        else:
+            columns.append(repeat(codec.END, count))
+        return list(map(b"".join, zip(*columns, strict=True)))
 
 
-def _tails(positions: list[int]) -> tuple[bytes, Sequence[bytes]]:
-    """Return the ends of the envelopes with these positions: their common beginning, and the rest of each."""
+def _ends(positions: list[int]) -> Sequence[Iterable[bytes]]:
+    """Return the ends of envelopes with these positions as one column, or as a common part and the rest."""
     first, count = positions[0], len(positions)
     thousands, low = divmod(first, _THOUSAND)
     if first and low + count <= _THOUSAND and positions == [*range(first, first + count)]:
         if thousands:
-            return b"%b%d" % (codec.JOB_SEQ, thousands), _PADDED_END[low : low + count]
-        return codec.JOB_SEQ, _PLAIN_END[low : low + count]
-    return b"", [codec.event_tail(position) for position in positions]
+            return repeat(b"%b%d" % (codec.JOB_SEQ, thousands), count), _PADDED_END[low : low + count]
+        return repeat(codec.JOB_SEQ, count), _PLAIN_END[low : low + count]
+    return (map(codec.event_tail, positions),)
 
 
 def _pieces(head: bytes) -> tuple[bytes, bytes, bytes, bytes]:
