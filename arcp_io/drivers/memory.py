@@ -36,23 +36,23 @@ class LengthCodec:
         self.controls = 0
         self.pending = 0
         self.failure: str | None = None
-        self._buffer = bytearray()
+        self._rest = b""
+        """The beginning of the next message, or of its length."""
 
     def receive(self, data: bytes) -> list[bytes]:
         messages: list[bytes] = []
-        self._buffer += data
-        while not self.too_large and len(self._buffer) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer)
-            end = _LENGTH.size + length
+        data, begin = self._rest + data, _LENGTH.size
+        while not self.too_large and len(data) >= begin:
+            (length,) = _LENGTH.unpack_from(data, begin - _LENGTH.size)
+            end = begin + length
             if length > self.limit:
                 self.too_large = True
-            elif len(self._buffer) < end:
+            elif len(data) < end:
                 break
             else:
-                messages.append(bytes(self._buffer[_LENGTH.size : end]))
-                del self._buffer[:end]
-        if self.too_large:
-            self._buffer.clear()
+                messages.append(data[begin:end])
+                begin = end + _LENGTH.size
+        self._rest = b"" if self.too_large else data[begin - _LENGTH.size :]
         return messages
 
     def receive_eof(self) -> None:
