@@ -68,7 +68,10 @@ class Machine(ABC):
         self._gated: list[tuple[int, Request]] = []
         self._closing: list[Closing] = []
         self._events: list[Event] = []
+        self._first: tuple[Monotonic, TimerKey] | None = None
+        """The first of the timers, as the last Output had it."""
         self._deadline: Deadline | None = None
+        """The deadline that the host is told for that timer."""
         self._resumed: list[ConnectionState] = []
 
     # Outputs.
@@ -104,11 +107,9 @@ class Machine(ABC):
     def deadline(self) -> Deadline | None:
         """Return the next deadline, as the last Output gave it. Changes nothing."""
         first = self.timers.next()
-        if first is None:
-            return None
-        at, key = first
-        if self._deadline is None or self._deadline.at != at or self._deadline.reason != key.kind.value:
-            self._deadline = Deadline(at, key.kind.value)
+        if first is not self._first:
+            self._first = first
+            self._deadline = None if first is None else Deadline(first[0], first[1].kind.value)
         return self._deadline
 
     def writable(self) -> list[Connection]:

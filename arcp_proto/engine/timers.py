@@ -157,7 +157,7 @@ class Timers:
         return [key for _, _, key in self._entries()]
 
     def next(self) -> tuple[Monotonic, TimerKey] | None:
-        """Return the first deadline, or None; dead entries are dropped from the top."""
+        """Return the first deadline, the same object until another is first; None when there is none."""
         if self._next is None and self._heap:
             heap, armed = self._heap, self._armed
             while heap and heap[0] is not armed.get(heap[0][2].owner, {}).get(heap[0][2].kind):
