@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 def send(connection: ConnectionState, reply: Reply, job: Job | None) -> None:
     """Queue an answer that is kept, at its place among the events (§6.3), with current credentials."""
-    payload, session = reply.payload, attached_to(connection)
-    if job is not None and job.credentials and session is not None:
+    payload = reply.payload
+    if job is not None and job.credentials and (session := attached_to(connection)) is not None:
         payload = with_credentials(payload, shown(job, session))
     envelope = codec.control_envelope(
         connection.fresh_id(),

@@ -65,10 +65,10 @@ def sent(state: RuntimeState, session: Session) -> None:
 
 def look_at(state: RuntimeState, session: Session) -> None:
     """Keep the log of a session within limits, tell the client of its lag, and set the next allowance."""
-    log, limits = session.log, state.limits
+    log, limits, aged_at = session.log, state.limits, None
     retention.shrink(state, session)
     if not session.acking:
-        retention.age(state, session)
+        aged_at = retention.age(state, session)
     elif log.last - session.acked > limits.back_pressure_events and not session.lagging:
         _tell_of_lag(state, session)
     upto = log.first - 1 + limits.max_session_events
@@ -78,7 +78,7 @@ def look_at(state: RuntimeState, session: Session) -> None:
     if state.journaling:
         last, most = back_pressure.look(state, session)
         upto, size = min(upto, last), min(size, most)
-    log.allow(upto + 1, size, None if session.acking else retention.aged_at(state, session))
+    log.allow(upto + 1, size, aged_at)
 
 
 def _wake(state: RuntimeState, session: Session) -> None:

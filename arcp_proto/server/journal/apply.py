@@ -233,11 +233,9 @@ def _job_ended(state: RuntimeState, record: records.JobEndedRecord) -> None:
     home = job.home
     flows = home is not None and not job.home_behind
     source = (home.log.last if home is not None and flows else job.home_seq) + 1
-    inline = record.inline
-    if inline is not None and len(inline) > state.limits.max_envelope_bytes:
-        inline = None  # Later observers get it as chunks: do not keep it twice.
-    job.end = End(record.message_type, record.payload, record.at, source, inline)
-    end = End(record.message_type, record.payload, record.at, source, record.inline)
+    job.end = end = End(record.message_type, record.payload, record.at, source, record.inline)
+    if end.inline is not None and len(end.inline) > state.limits.max_envelope_bytes:
+        job.end = replace(end, inline=None)  # Later observers get it as chunks: do not keep it twice.
     if record.whole is not None:
         _cut_whole(state, job, record.whole, end)
     if home is not None:
@@ -255,7 +253,7 @@ def _job_ended(state: RuntimeState, record: records.JobEndedRecord) -> None:
     if job.kept:
         state.holdings.keep(job.terms.principal, job.kept)
     if job.terms.idempotency_key is not None:
-        ended = (record.message_type, record.payload, inline)
+        ended = (record.message_type, record.payload, job.end.inline)
         key, position = job.terms.idempotency_key, job.last_position
         size = state.keys.ended(job.terms.principal, key, ended, record.at, position)
         state.hold_key(job.terms.principal, size)

@@ -49,24 +49,26 @@ def shrink(state: RuntimeState, session: Session) -> None:
         state.commit(Evicted(session.id, excess))
 
 
-def aged_at(state: RuntimeState, session: Session) -> Monotonic | None:
-    """Return when the first event of a session without `ack` passes the resume window (§6.3), if any."""
-    oldest = session.log.oldest_at
-    return None if oldest is None else Monotonic(oldest + MARK + state.config.resume_window_sec * SECOND)
+def age(state: RuntimeState, session: Session) -> Monotonic | None:
+    """Evict the events that are older than the resume window, in a session without `ack` (§6.3).
 
-
-def age(state: RuntimeState, session: Session) -> None:
-    """Evict the events that are older than the resume window, in a session without `ack` (§6.3)."""
-    aged = aged_at(state, session)
-    horizon = Monotonic(state.now - state.config.resume_window_sec * SECOND)
+    Return when the first event that is left passes the window, if there is one.
+    """
+    aged = _aged_at(state, session)
     if aged is None or state.now < aged:
-        return
-    log = session.log
+        return aged
+    log, horizon = session.log, Monotonic(state.now - state.config.resume_window_sec * SECOND)
     upto = log.older_than(horizon)
     if state.journaling:  # An event is not sent before it is durable.
         upto = min(upto, log.durable_before(horizon))
     if upto >= log.first:
         state.commit(Evicted(session.id, upto))
+    return _aged_at(state, session)
+
+
+def _aged_at(state: RuntimeState, session: Session) -> Monotonic | None:
+    oldest = session.log.oldest_at
+    return None if oldest is None else Monotonic(oldest + MARK + state.config.resume_window_sec * SECOND)
 
 
 def cut_history(state: RuntimeState, job: Job, upto: int) -> None:
