@@ -129,8 +129,7 @@ class ConnectionState:
         """
         session = self.session
         return self.paused or (
-            session is not None
-            and session.waiting_submits >= self._machine.limits.max_session_waiting_submits
+            session is not None and len(session.turns) >= self._machine.limits.max_session_waiting_submits
         )
 
     @property

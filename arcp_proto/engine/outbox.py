@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -55,8 +55,8 @@ class EventSource(Protocol):
         ...
 
     @property
-    def waiting_submits(self) -> int:
-        """How many submits wait for their answers."""
+    def turns(self) -> Sized:
+        """The submits that wait for their answers."""
         ...
 
 

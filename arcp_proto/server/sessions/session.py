@@ -167,11 +167,6 @@ class Session:
         """Why the session gets no credentials although its client has asked for them (§9.8); else empty."""
 
     @property
-    def waiting_submits(self) -> int:
-        """How many submits wait for their answers."""
-        return len(self.turns)
-
-    @property
     def reading(self) -> bool:
         """Whether more events may be numbered: it is attached, and neither transport nor journal is full."""
         return self.connection is not None and not self.connection.blocked and not self.awaits_journal
