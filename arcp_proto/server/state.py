@@ -36,8 +36,7 @@ from . import dispatch, responses, shutdown
 from .config import EVENT_BYTES, Observers, RuntimeConfig, check_config
 from .credentials import issuing
 from .jobs import back_pressure, gate, submit_queue
-from .jobs import publish as delivering
-from .jobs import publish as speaking
+from .jobs import publish as publishing
 from .sessions import admission_control, handshake, retention, subscriptions
 
 PARTIAL: Final = 64 * KIB
@@ -151,11 +150,11 @@ class RuntimeState(Machine):
             self.record_count += 1
         APPLY[type(record)](self, record)
 
-    publish = delivering.publish
+    publish = publishing.publish
 
     def delivered(self, session: Session) -> None:
         """Keep limits after something was numbered in this session, and wake its connection."""
-        delivering.sent(self, session)
+        publishing.sent(self, session)
         if self.holdings.over:
             retention.make_room(self)
 
@@ -346,7 +345,7 @@ class RuntimeState(Machine):
     def _completed(self) -> bool:
         if self.speaker is None:
             return False
-        speaking.end(self, self.speaker)
+        publishing.end(self, self.speaker)
         return True
 
     def _close_runs(self) -> None:
