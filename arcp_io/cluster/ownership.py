@@ -141,8 +141,6 @@ class Ownership:
         self.node = node
         self.address = address
         self.lease = lease
-        self.gone = False
-        """Whether the row of this node was deleted: it ends, and may start again under another id."""
         self.draining = False
         self._shards = shards
         self._record_version = record_version
@@ -156,6 +154,12 @@ class Ownership:
         self._signs: dict[str, Sign] = {}
         self._rivals: set[str] = set()
         """Nodes at this node's own address whose beats grow: the address is configured twice."""
+        self._beats: dict[str, int] = {}
+        """The last beats that were read, also before a poll that has failed."""
+        self._alive: set[str] = set()
+        """Nodes whose beats were seen to grow, and that were not silent for a lease since."""
+        self._dead: set[str] = set()
+        """Nodes that were silent for a lease, and whose beats were not seen to grow since."""
         self._free_since: dict[int, int] = {}
         self._routes: dict[int, Route] = {}
         self._backoff: dict[int, tuple[int, int]] = {}
@@ -214,12 +218,11 @@ class Ownership:
 
     def claimed(self, shard: int, epoch: int, *, now: int) -> None:
         """Note that a claim was carried out: the node owns a shard under this epoch."""
-        if not self.gone:
-            self._asked.pop(shard, None)
-            self._leaving.pop(shard, None)
-            self._offered.pop(shard, None)
-            self._doubtful.discard(shard)
-            self._held[shard] = Held(epoch, now)
+        self._asked.pop(shard, None)
+        self._leaving.pop(shard, None)
+        self._offered.pop(shard, None)
+        self._doubtful.discard(shard)
+        self._held[shard] = Held(epoch, now)
 
     def healed(self, shard: int, epoch: int, *, now: int) -> None:
         """Note that a shard is owned under a new epoch since the store had lost its end.
@@ -278,7 +281,7 @@ class Ownership:
         The beat was sent at `begun`, and the rows were read after it was written. The shards in `idle` have
         no unfinished job.
         """
-        if self.gone or (self._begun is not None and begun < self._begun):
+        if self._begun is not None and begun < self._begun:
             return []
         if self._begun is not None and now - self._begun > LATE * self._beat:
             self.missed()
@@ -289,7 +292,7 @@ class Ownership:
         self._watch(reading)
         self._find_routes(reading)
         if self.node not in reading.nodes:
-            return self._end()
+            return self._lose_all()
         decisions = [*self._judge(reading)]
         if self.draining:
             decisions += [self._let_go(shard, now) for shard in sorted(self._held) if shard in idle]
@@ -299,9 +302,13 @@ class Ownership:
         self._next_poll = self._when_to_poll(reading)
         return decisions
 
-    def _end(self) -> list[Decision]:
-        """Lose everything: without a row of its own a node cannot be watched, and its shards are free."""
-        self.gone, self._valid_until = True, None
+    def _lose_all(self) -> list[Decision]:
+        """Lose everything: a node without a row of its own cannot be watched, and its shards are free.
+
+        A later beat may make the row again. Shards that still name the node are then released.
+        """
+        self._valid_until = None
+        self._next_poll = 0
         lost = sorted({*self._held, *self._leaving})
         self._held.clear()
         self._leaving.clear()
@@ -319,6 +326,13 @@ class Ownership:
             if sign.moved and row.address == self.address:
                 self._rivals.add(node)
             self._signs[node] = sign
+            if row.beat > self._beats.get(node, row.beat):
+                self._alive.add(node)
+                self._dead.discard(node)
+            elif self._is_silent(node, reading, self.lease):
+                self._alive.discard(node)
+                self._dead.add(node)
+        self._beats = {node: row.beat for node, row in reading.nodes.items()}
         before_free, self._free_since = self._free_since, {}
         for shard, row_of_shard in reading.shards.items():
             if self._owner_ends(row_of_shard, reading) is not None:
@@ -435,11 +449,17 @@ class Ownership:
             yield self._let_go(shard, reading.now)
 
     def _count(self, reading: Reading) -> FairShare:
-        """Count the live nodes and their shards."""
-        live = {self.address}
+        """Count the live nodes and their shards.
+
+        A node that was silent for a lease stays dead until its beat grows: a poll that failed ends the watch
+        of it, but is not a sign of life. Shards are given away only for nodes whose beats were seen to grow.
+        """
+        live, alive = {self.address}, {self.address}
         for row in reading.nodes.values():
-            if not row.draining and not self._is_silent(row.node, reading, self.lease):
+            if not row.draining and row.node not in self._dead:
                 live.add(row.address)
+            if row.node in self._alive:
+                alive.add(row.address)
         counts = dict.fromkeys(sorted(live), 0)
         versions: dict[str, int] = {}
         for shard in reading.shards.values():
@@ -454,6 +474,7 @@ class Ownership:
             address
             for address in counts
             if address != self.address
+            and address in alive
             and address not in self._unable
             and versions.get(address, self._record_version) >= self._record_version
         )

@@ -88,6 +88,16 @@ def write_node(db: Db, node: str, address: str, key: bytes, draining: bool, rele
     )
 
 
+def beat_node(db: Db, node: str, address: str, key: bytes, draining: bool) -> bool:
+    """Raise the beat of a node whose row is there; return whether it is."""
+    found = db.execute(
+        "UPDATE arcp.node SET beat = beat + 1, address = %s, key = %s, draining = %s"
+        " WHERE node = %s::uuid RETURNING 1",
+        (address, key, draining, node),
+    )
+    return found.fetchone() is not None
+
+
 def forget(db: Db, node: str, beat: int | None) -> bool:
     """Delete the row of a node that owns nothing, if its beat is the one seen; return whether it is gone."""
     found = db.execute(
@@ -110,13 +120,26 @@ def confirm(db: Db, shard: int, claimed: Claimed, next_record: int) -> bool:
     return found.fetchone() is not None
 
 
-def claim(db: Db, shard: int, seen: int, node: str, record_version: int) -> tuple[int, int] | None:
-    """Claim a shard whose epoch is still the one seen; return its new epoch and next record, or None."""
-    row: tuple[int, int] | None = db.execute(
-        "UPDATE arcp.shard SET epoch = epoch + 1, node = %s::uuid, record_version = %s"
-        " WHERE shard = %s AND epoch = %s AND record_version <= %s RETURNING epoch, next",
-        (node, record_version, shard, seen, record_version),
-    ).fetchone()
+def claim(
+    db: Db, shard: int, seen: int, node: str, record_version: int, owner: str | None = None, beat: int = 0
+) -> tuple[int, int] | None:
+    """Claim a shard whose epoch is still the one seen; return its new epoch and next record, or None.
+
+    If an owner is given, its row must be gone or have this beat. The row is locked meanwhile, so that the
+    next beat of the owner reads the shard after the claim.
+    """
+    with db.transaction():
+        if owner is not None:
+            found = db.execute(
+                "SELECT beat FROM arcp.node WHERE node = %s::uuid FOR SHARE", (owner,)
+            ).fetchone()
+            if found is not None and found[0] != beat:
+                return None
+        row: tuple[int, int] | None = db.execute(
+            "UPDATE arcp.shard SET epoch = epoch + 1, node = %s::uuid, record_version = %s"
+            " WHERE shard = %s AND epoch = %s AND record_version <= %s RETURNING epoch, next",
+            (node, record_version, shard, seen, record_version),
+        ).fetchone()
     return row
 
 

@@ -47,6 +47,8 @@ class PostgresStore:
         self.silent: Callable[[str], bool] = _never
         """Returns whether a node was silent for a lease; asked before a shard is healed that it may own."""
         self._described: tuple[str, bytes] | None = None
+        self._has_row = False
+        """Whether the last reading had the row of this node."""
         self._control = self._connection(lease, lease)
         self._reader = self._connection(ANSWER_SECONDS, lease)
         self.writer = Writer(self._connection(ANSWER_SECONDS, lease), self.node, give_up, self._is_silent)
@@ -84,34 +86,45 @@ class PostgresStore:
     def beat(self, *, draining: bool = False) -> Reading:
         """Write the row of this node, with a beat that is one higher, and return all rows.
 
-        Shards are read before nodes, so that the owner of a shard is among the nodes.
+        Shards are read before nodes, so that the owner of a shard is among the nodes. If the row of this node
+        was deleted since its last beat, it is not among them: other nodes may have taken what it owned. The
+        next beat makes the row again.
         """
         if self._described is None:
             raise StoreError("a node describes itself before its first beat")
         address, key = self._described
-        values = (self.node, address, key, draining, VERSION)
+        values = (self.node, address, key, draining)
+        has_row = self._has_row
 
         def work(db: Db) -> Reading:
-            statements.write_node(db, *values)
+            if has_row:
+                statements.beat_node(db, *values)
+            else:
+                statements.write_node(db, *values, VERSION)
             return _reading(db)
 
-        return self._control.run(work, again=True)
+        reading = self._control.run(work, again=True)
+        self._has_row = any(row.node == self.node for row in reading.nodes)
+        return reading
 
     def read(self) -> Reading:
         """Return all rows of nodes and shards."""
         return self._control.run(_reading, again=True)
 
-    def claim(self, shard: int, epoch_seen: int, record_version: int) -> tuple[int, int] | None:
+    def claim(
+        self, shard: int, epoch_seen: int, record_version: int, *, owner: str | None = None, beat: int = 0
+    ) -> tuple[int, int] | None:
         """Claim a shard; return its new epoch and the number of its next record.
 
         Returns None if its epoch is not the one that was seen, if it has records of a newer version, or while
-        its journal is open here. After StoreAway the shard may be claimed: its row says so, and whether or
-        not this node holds the shard, it may claim it again.
+        its journal is open here. If `owner` is a node that was watched, it is also None once that node has
+        another `beat`: an owner that wakes up meanwhile keeps its shard. After StoreAway the shard may be
+        claimed: its row says so, and whether or not this node holds the shard, it may claim it again.
         """
         if self.writer.is_open(shard):
             return None
         return self._control.run(
-            lambda db: statements.claim(db, shard, epoch_seen, self.node, record_version)
+            lambda db: statements.claim(db, shard, epoch_seen, self.node, record_version, owner, beat)
         )
 
     def release(self, shard: int, epoch: int) -> bool:

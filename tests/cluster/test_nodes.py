@@ -6,6 +6,8 @@ import threading
 
 import pytest
 
+from arcp_io.cluster import statements
+from arcp_io.cluster.connection import Db
 from arcp_io.cluster.errors import StoreError
 from arcp_io.cluster.rows import ShardRow
 from arcp_io.cluster.store import PostgresStore
@@ -40,11 +42,48 @@ def test_a_node_describes_itself_first(store: PostgresStore) -> None:
         store.beat()
 
 
-def test_a_beat_makes_a_row_that_is_gone(database: str, store: PostgresStore) -> None:
+def test_a_node_learns_that_its_row_is_gone_before_a_beat_makes_it_again(
+    database: str, store: PostgresStore
+) -> None:
     store.describe("10.0.0.1:7800", b"key")
     store.beat()
     query(database, "DELETE FROM arcp.node")
+    assert store.beat().nodes == ()
     assert [node.node for node in store.beat().nodes] == [store.node]
+
+
+def test_a_claim_names_the_beat_of_a_silent_owner(store: PostgresStore, make_store: MakeStore) -> None:
+    silent = make_store()
+    silent.describe("10.0.0.1:7800", b"key")
+    silent.beat()
+    silent.beat()
+    assert silent.claim(5, 0, 1) == (1, 0)
+    assert store.claim(5, 1, 1, owner=silent.node, beat=0) is None
+    assert store.claim(5, 1, 1, owner=silent.node, beat=1) == (2, 0)
+    silent.leave()
+    assert store.claim(5, 2, 1, owner=silent.node, beat=1) == (3, 0)
+
+
+def test_a_beat_waits_for_a_claim_and_then_reads_the_new_owner(
+    store: PostgresStore, make_store: MakeStore
+) -> None:
+    silent = make_store()
+    silent.describe("10.0.0.1:7800", b"key")
+    silent.beat()
+    silent.claim(5, 0, 1)
+    read: list[str | None] = []
+    awake = threading.Thread(target=lambda: read.append(silent.beat().shards[5].node))
+
+    def claim_while_it_wakes(db: Db) -> None:
+        with db.transaction():
+            assert statements.claim(db, 5, 1, store.node, 1, silent.node, 0) == (2, 0)
+            awake.start()
+            awake.join(0.2)
+            assert read == []
+
+    store._control.run(claim_while_it_wakes)
+    awake.join()
+    assert read == [store.node]
 
 
 def test_a_claim_names_the_epoch_that_was_seen(store: PostgresStore, make_store: MakeStore) -> None:

@@ -202,9 +202,8 @@ class Node:
         for decision in decisions:
             self.cluster.decided(self, decision)
             self._carry_out(decision)
-        if owns.gone:
-            self._kill_all()
-            self._begin()
+        if self.id not in {row.node for row in reading.nodes}:
+            self._enter()
             return
         if held:
             self._thaw()

@@ -210,17 +210,17 @@ def test_a_node_may_act_for_four_fifths_of_a_lease_from_the_begin_of_its_beat() 
     assert not rows.owns.may_act(begun + 4 * SECOND)
 
 
-def test_a_node_whose_row_was_deleted_loses_everything_for_ever() -> None:
+def test_a_node_whose_row_was_deleted_loses_everything_and_begins_anew() -> None:
     rows = Rows()
     rows.mine(0, 2)
     rows.read()
     del rows.nodes["me"]
     assert rows.read() == [Lost(0), Lost(2)]
-    assert rows.owns.gone
     assert not rows.owns.may_act(rows.now)
     rows.node("me", "here:1")
-    assert rows.read() == []
-    assert not rows.owns.may_act(rows.now)
+    assert rows.read() == [Release(0, 1), Release(2, 1)]
+    assert rows.owns.may_act(rows.now)
+    assert rows.owns.held == {}
 
 
 # Shards that are lost, healed, released.
@@ -353,7 +353,8 @@ def test_a_node_with_more_than_its_share_releases_one_idle_shard_a_second() -> N
     rows.mine(0, 1, 2, 3)
     rows.read()
     rows.node("other", "there:1")
-    assert rows.read() == []
+    assert rows.read(idle=(0, 1, 2)) == []
+    rows.beat("other")
     assert rows.read(idle=(0, 1, 2)) == [Release(2, 1)]
     rows.shard(2, "other", epoch=2)
     rows.beat("other")
@@ -372,11 +373,22 @@ def test_one_of_two_nodes_gives_a_shard_to_one_that_has_none() -> None:
     rows.shard(2, "a")
     rows.shard(3, "a")
     rows.node("c", "z:1")
-    rows.beat("a", "c")
-    first = rows.read(idle=(0, 1))
-    rows.beat("a", "c")
-    second = rows.read(idle=(0, 1))
-    assert (first, second) == ([], [Release(1, 1)])
+    decisions = []
+    for _ in range(3):
+        rows.beat("a", "c")
+        decisions.append(rows.read(idle=(0, 1)))
+    assert decisions == [[], [], [Release(1, 1)]]
+
+
+def test_no_shard_is_given_to_a_dead_node_after_a_poll_has_failed() -> None:
+    rows = Rows()
+    rows.node("dead", "there:1")
+    rows.mine(0, 1, 2, 3)
+    for _ in range(8):
+        assert rows.read(idle=(0, 1, 2, 3)) == []
+    rows.owns.missed()
+    for _ in range(8):
+        assert rows.read(idle=(0, 1, 2, 3)) == []
 
 
 def test_no_shard_is_given_to_a_node_that_cannot_read_its_records() -> None:
