@@ -23,6 +23,7 @@ from arcp_proto.engine.output import (
     Request,
     ResumeJob,
     RevokeCredential,
+    RuntimeEnded,
     StartJob,
     StopJob,
 )
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
     from .world import World
 
 TOKENS: Mapping[str, str] = {f"token of {name}": name for name in ("alice", "bob", "carol", "mallory")}
+
+
+NO_END_SEC = 1_000_000
+"""The time to drain of a hand-over: no job is cancelled by its end."""
 
 
 class ServerEnd:
@@ -184,6 +189,8 @@ class Host:
         self._settling = False
         self._armed: int | None = None
         self._alarm = 0
+        self._away = 0
+        """For how long the runtime is away after a hand-over."""
         self.runtime = self._watch(Runtime(self.config, seed=world.seed(), now=self.now, unix=self.unix))
         self.agents = Agents(self)
         self.powers = Powers(self)
@@ -192,6 +199,11 @@ class Host:
     def state(self) -> RuntimeState:
         """What the runtime keeps."""
         return state_of(self.runtime)
+
+    @property
+    def listens(self) -> bool:
+        """Whether clients can connect: the process is there, and has not handed over."""
+        return self.up and not self.state.draining
 
     @property
     def now(self) -> int:
@@ -277,6 +289,8 @@ class Host:
                 self.detached_at[connection_state(event.connection).session_id] = world.now
             if isinstance(event, CredentialRotated):
                 world.count("rotated" if not event.code else f"rotation {event.code}")
+            if isinstance(event, RuntimeEnded):
+                world.later(0, self._handed_over, self.life)
             if isinstance(event, ChildEnded):
                 world.ledger.child_ended(event)
         self._arm(None if output.timer is None else output.timer.at)
@@ -440,6 +454,20 @@ class Host:
         world.gateway.crash()
         world.promises.crash(count)
         world.later(away, self._start)
+
+    def hand_over(self, away: int) -> None:
+        """The process ends once no job runs, and the next one is started after a while."""
+        if self.up and self.world.options.journal != "off" and not self.state.draining:
+            self.world.count("hand over")
+            self._away = away
+            self.runtime.hand_over(NO_END_SEC, now=self.now)
+            self.take()
+
+    def _handed_over(self, life: int) -> None:
+        if life == self.life and self.up:
+            self.world.journal.keep_all()
+            self.world.truth.handed_over()
+            self.crash(self._away)
 
     def _start(self) -> None:
         world = self.world

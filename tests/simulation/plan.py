@@ -175,6 +175,9 @@ SLOW_DISK: Final = 2_000_000_000
 MIXED: Final = 3_000_000_000
 """From this seed on one run in three is as each of those before."""
 
+HAND_OVERS: Final = 10_000_000_000
+"""From this seed on a run is as those before, and the runtime also hands over to the next one."""
+
 
 def draw(seed: int, inputs: int = 200, *, authority: bool = True) -> Plan:
     """The plan of a seed, with probes, and half of them with authority, unless neither is wanted."""
@@ -184,6 +187,8 @@ def draw(seed: int, inputs: int = 200, *, authority: bool = True) -> Plan:
         plan = _with_slow_disk(plan, random.Random(f"disk {seed}"))
     elif kind >= FEW_FEATURES:
         plan = _with_few_features(plan, random.Random(f"features {seed}"))
+    if seed >= HAND_OVERS:
+        plan = _with_hand_overs(plan, random.Random(f"hand overs {seed}"))
     if not authority:
         return plan
     dice = random.Random(f"authority {seed}")
@@ -199,6 +204,19 @@ def _with_probes(plan: Plan, dice: random.Random) -> Plan:
         if dice.random() < 1 / 8:
             kind = dice.choices(list(PROBES), list(PROBES.values()))[0]
             moves.append(Move(0, kind, number(NUMBERS), number(NUMBERS), number(NUMBERS)))
+    return Plan(plan.options, tuple(moves))
+
+
+def _with_hand_overs(plan: Plan, dice: random.Random) -> Plan:
+    """The same run, where the runtime also hands over; half of the crashes become that."""
+    if plan.options.journal == "off":
+        return plan
+    number, moves = dice.randrange, []
+    for move in plan.moves:
+        crashes = move.kind == "crash" and dice.random() < 0.5
+        moves.append(move._replace(kind="hand_over") if crashes else move)
+        if dice.random() < 0.03:
+            moves.append(Move(0, "hand_over", number(NUMBERS), number(NUMBERS), number(NUMBERS)))
     return Plan(plan.options, tuple(moves))
 
 

@@ -150,6 +150,8 @@ class Work:
     """A cancel of it has reached the runtime."""
     restarted: bool = False
     """The runtime went down while it ran."""
+    kept: bool = False
+    """A runtime has handed it over, and its agent has not started."""
     never_stops: bool = False
     provisioned: bool = False
     """It was to get credentials, after it had begun."""
@@ -356,6 +358,8 @@ class Truth:
                 self.kept_marks[str(terms.parent_job_id)].add(child_mark(terms.job_id))
             case facts.KeyForgotten(principal=principal, key=key):
                 del self.kept_keys[principal, key]
+            case facts.JobStarted(job_id=job_id) if job_id in self.jobs:
+                self.jobs[job_id].kept = False
             case facts.JobEndedRecord(job_id=job_id):
                 self.kept_ends.add(job_id)
             case facts.JobForgotten(job_id=job_id):
@@ -381,6 +385,11 @@ class Truth:
 
     def _published(self, job_id: str, kind: str, payload: bytes) -> None:
         self.kept_marks[job_id].add(_mark_in(kind, payload))
+
+    def handed_over(self) -> None:
+        """The runtime ends, and the next one starts every job that is not over."""
+        for job_id, work in self.jobs.items():
+            work.kept = job_id not in self.kept_ends
 
     def crash(self) -> None:
         """The runtime is gone, and what was not durable with it."""
@@ -426,7 +435,7 @@ class Truth:
             ensure(late, "I4", f"{detail} before its lease has")
         elif (code, end.get("message")) not in work.failed:
             reasons = {
-                "the runtime was restarted": work.restarted,
+                "the runtime was restarted": work.restarted and not work.kept,
                 "agent stopped": work.stopped,
                 "no money": work.provisioned,
                 "credentials were not issued in time": work.provisioned,

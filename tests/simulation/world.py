@@ -253,7 +253,7 @@ class World:
 
     def dial(self, client: Socket | None, lines: bool, *, honest: bool) -> Link | None:
         """A new link to the runtime; None when nobody is there."""
-        if not self.host.up or self.now < self._refuses_until:
+        if not self.host.listens or self.now < self._refuses_until:
             return None
         link = Link(self, lines)
         if client is not None:
@@ -533,6 +533,9 @@ class World:
     def crash(self, move: Move) -> None:
         self.host.crash(self.pick(1 + move.a % 10) * SECOND)
 
+    def hand_over(self, move: Move) -> None:
+        self.host.hand_over(self.pick(1 + move.a % 10) * SECOND)
+
     def compact(self, move: Move) -> None:
         self.host.compact()
 
@@ -580,6 +583,7 @@ MOVES: Final[dict[str, Callable[[World, Move], None]]] = {
     "close_session": World.close_session,
     "leave": World.leave,
     "crash": World.crash,
+    "hand_over": World.hand_over,
     "compact": World.compact,
     "step_clock": World.step_clock,
     "slow_disk": World.slow_disk,
