@@ -19,13 +19,6 @@ from tests.unit.scripted_runtime import FEATURES, JOB, ScriptedRuntime
 PEER = messages.Peer("me", "1")
 
 
-@pytest.fixture
-def runtime() -> ScriptedRuntime:
-    runtime = ScriptedRuntime(ClientConfig())
-    runtime.welcome()
-    return runtime
-
-
 def test_a_hello_without_a_resume_has_no_fields_of_it() -> None:
     hello = commands.hello(PEER, ["ack"], None, None)
     assert (hello.resume, hello.resume_token, hello.last_event_seq) == (None, None, None)

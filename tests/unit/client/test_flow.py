@@ -17,13 +17,6 @@ from arcp_proto.recording import record, replay
 from tests.unit.scripted_runtime import JOB, UNIX, WELCOME, ScriptedRuntime, log, numbers
 
 
-@pytest.fixture
-def runtime() -> ScriptedRuntime:
-    runtime = ScriptedRuntime(ClientConfig())
-    runtime.welcome()
-    return runtime
-
-
 def emit(runtime: ScriptedRuntime, seq: int, message: str = "hi") -> list[Event]:
     return runtime.say("job.event", log(message), job_id=JOB, event_seq=seq, id=f"e{seq}")
 

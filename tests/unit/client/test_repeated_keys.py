@@ -15,13 +15,6 @@ from tests.unit.scripted_runtime import JOB, NUMBERED, UNIX, ScriptedRuntime, ac
 FIRST_TRACE = "ab" * 16
 
 
-@pytest.fixture
-def runtime() -> ScriptedRuntime:
-    runtime = ScriptedRuntime(ClientConfig())
-    runtime.welcome()
-    return runtime
-
-
 def repeat(runtime: ScriptedRuntime, trace_id: str | None = FIRST_TRACE, **fields: Any) -> None:
     """A submit with a key is accepted as the job that an earlier one has made."""
     request_id = runtime.submit(idempotency_key="k")

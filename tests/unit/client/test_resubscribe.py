@@ -33,14 +33,6 @@ from tests.unit.resubscribing import (
 )
 from tests.unit.scripted_runtime import JOB, ScriptedRuntime, chunk, log, numbers, positions
 
-
-@pytest.fixture
-def runtime() -> ScriptedRuntime:
-    runtime = ScriptedRuntime(ClientConfig())
-    runtime.welcome()
-    return runtime
-
-
 # A lost session.
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.engine.output import JobEnded, JobEvent, JobLost, SubscriptionEnded
@@ -20,14 +18,6 @@ from tests.unit.resubscribing import (
     subscribes,
 )
 from tests.unit.scripted_runtime import JOB, ScriptedRuntime, log, numbers, positions
-
-
-@pytest.fixture
-def runtime() -> ScriptedRuntime:
-    runtime = ScriptedRuntime(ClientConfig())
-    runtime.welcome()
-    return runtime
-
 
 # Jobs that are not observed, and children.
 

@@ -22,13 +22,6 @@ from tests.unit.resubscribing import (
 from tests.unit.scripted_runtime import FEATURES, JOB, ScriptedRuntime, positions
 
 
-@pytest.fixture
-def runtime() -> ScriptedRuntime:
-    runtime = ScriptedRuntime(ClientConfig())
-    runtime.welcome()
-    return runtime
-
-
 def test_a_restarted_client_does_not_subscribe_to_jobs_that_the_session_replays(
     runtime: ScriptedRuntime,
 ) -> None:

@@ -45,13 +45,6 @@ GONE = {"code": "RESUME_WINDOW_EXPIRED", "message": "gone", "details": {"final":
 
 
 @pytest.fixture
-def runtime() -> ScriptedRuntime:
-    runtime = ScriptedRuntime(ClientConfig())
-    runtime.welcome()
-    return runtime
-
-
-@pytest.fixture
 def numbered() -> ScriptedRuntime:
     """It tells no positions."""
     runtime = ScriptedRuntime(ClientConfig())
