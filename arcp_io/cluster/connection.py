@@ -5,6 +5,7 @@ psycopg is used synchronously, in threads that are not those of an event loop.
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -51,6 +52,12 @@ def defaults(lease: float) -> dict[str, str]:
     }
 
 
+READS: Final = 1
+"""The bit of psycopg for a socket that can be read, or that should be."""
+WRITES: Final = 2
+"""The bit of psycopg for a socket that can be written to, or that should be."""
+
+
 class Limited(psycopg.Connection[Any]):
     """A connection of psycopg that waits only so long for each answer of the server."""
 
@@ -59,10 +66,18 @@ class Limited(psycopg.Connection[Any]):
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
         """Wait for an answer; raises TimeoutError, after which the connection cannot be used."""
-        if self.seconds:
-            gen = _limited(gen, time.monotonic() + self.seconds)
-        found: T = super().wait(gen, *args, **options)
-        return found
+        if not self.seconds:
+            found: T = super().wait(gen, *args, **options)
+            return found
+        deadline = time.monotonic() + self.seconds
+        descriptor: int = self.pgconn.socket
+        try:
+            wanted = next(gen)
+            while True:
+                wanted = gen.send(_ready(descriptor, wanted, deadline))
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
 
 class Connection:
@@ -187,18 +202,17 @@ class Connection:
         return StoreError(f"the store {self.url.shown} refuses a statement: {_said(error)}")
 
 
-def _limited(gen: Generator[Any, Any, T], deadline: float) -> Generator[Any, Any, T]:
-    """Pass on what a generator of psycopg waits for, until a time of the monotonic clock."""
-    try:
-        wanted = next(gen)
-        while True:
-            ready = yield wanted
-            if not ready and time.monotonic() >= deadline:
-                raise TimeoutError("the server does not answer")
-            wanted = gen.send(ready)
-    except StopIteration as done:
-        result: T = done.value
-        return result
+def _ready(descriptor: int, wanted: int, deadline: float) -> int:
+    """Return what a socket is ready for, of what is wanted, as bits of psycopg; raises TimeoutError."""
+    poll = select.poll()
+    poll.register(descriptor, (wanted & READS and select.POLLIN) | (wanted & WRITES and select.POLLOUT))
+    events = poll.poll(max(0.0, deadline - time.monotonic()) * 1_000)
+    if not events:
+        raise TimeoutError("the server does not answer")
+    found = events[0][1]
+    if found & ~(select.POLLIN | select.POLLOUT):
+        return wanted  # The connection is broken, as reading or writing will tell.
+    return (READS if found & select.POLLIN else 0) | (WRITES if found & select.POLLOUT else 0)
 
 
 def _said(error: BaseException) -> str:
