@@ -69,6 +69,8 @@ class Keeper:
             records = map(decode_record, self._journal.read())
             with _nothing_collected():
                 self._runtime = Runtime.restore(config, records, seed=seed, now=now, unix=unix)
+        except Fenced:
+            raise
         except (Exception, InvariantViolated) as error:
             raise JournalError(
                 f"the content of {self._journal} cannot be restored: {type(error).__name__}: {error}. Keep"

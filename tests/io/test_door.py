@@ -314,3 +314,15 @@ def test_records_of_a_fenced_journal_are_dropped(monkeypatch: pytest.MonkeyPatch
     stand.turns()
     assert stand.loop.failure is fenced
     assert types(stand.stream) == []
+
+
+def test_a_journal_that_is_fenced_while_it_is_read_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, fenced = SlowJournal(), Fenced("another process has the journal")
+
+    def refuse() -> None:
+        raise fenced
+
+    monkeypatch.setattr(journal, "read", refuse)
+    with pytest.raises(Fenced) as raised:
+        Guarded(journal=journal)
+    assert raised.value is fenced
