@@ -427,10 +427,10 @@ class Ownership:
     # Fair share and balance.
 
     def _share(self, reading: Reading, idle: Collection[int]) -> Iterator[Decision]:
+        self._look_at_offers(reading)
         share = self._count(reading)
         free = [row for shard, row in sorted(reading.shards.items()) if shard in self._free_since]
         yield from self._claims(share, free, reading)
-        self._look_at_offers(reading)
         fresh = sum(reading.now - self._free_since[row.shard] < self.lease for row in free)
         before = share.too_many(len(self._held), fresh)
         if before is None:
@@ -442,7 +442,7 @@ class Ownership:
         if self._released_at is not None:
             due = max(due, self._released_at + BETWEEN_RELEASES)
         movable = [shard for shard in self._held if shard in idle]
-        if movable and reading.now >= due:
+        if movable and reading.now >= due and not self._on_trial(share):
             self._released_at = reading.now
             shard = max(movable)
             self._offered[shard] = (reading.now, share.needy)
@@ -498,6 +498,15 @@ class Ownership:
             return False
         first = reading.now if self._first is None else self._first
         return row.epoch > 0 or reading.now - first >= self.lease
+
+    def _on_trial(self, share: FairShare) -> bool:
+        """Return whether a shard was given away that is still free, for nodes that have not claimed any yet.
+
+        Such a node may be unable to read it; no second shard is stopped before that is known.
+        """
+        return bool(self._offered) and not any(
+            0 < share.counts[address] < share.most for address in share.able
+        )
 
     def _look_at_offers(self, reading: Reading) -> None:
         """Note which nodes did not claim what was given away for them: they may not be able to read it."""

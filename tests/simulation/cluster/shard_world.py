@@ -252,6 +252,10 @@ class ShardWorld(World):
     def thaw(self) -> None:
         """The owner may act again: it takes what has come meanwhile."""
         self._thawing = True
+        # "Hold: ... nothing is read from its connections and nothing written to them": terms begin anew.
+        self.host.changed_at = self.now
+        for end in self.host.ends.values():
+            end.heard_at = self.now
         while self._waiting and not self.frozen:
             what, arguments = self._waiting.pop(0)
             what(*arguments)
