@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 from arcp_proto import Denied, ErrorCode, LocalProtocolError
-from arcp_proto.leases import MAX_PATTERN_BYTES, Unfit, canonical, read_url
+from arcp_proto.leases import MAX_PATTERN_BYTES, Namespace, Unfit, canonical, read_url
 
 try:
     import httpx
@@ -139,10 +139,10 @@ def _explained(denied: Denied, url: str) -> Denied:
         form = read_url(url)._replace(query="")
     except Unfit as unfit:
         return Denied(denied.code, f"{denied.message}; no lease covers it: the URL {unfit}", denied.details)
-    if canonical("net.fetch", url) is None:
+    if canonical(Namespace.NET_FETCH, url) is None:
         return denied
     pattern = form.text
     if len(pattern) > MAX_PATTERN_BYTES:
         pattern = form._replace(path="/**").text
-    message = f"{denied.message}, such as net.fetch: [{pattern!r}]"
+    message = f"{denied.message}, such as {Namespace.NET_FETCH}: [{pattern!r}]"
     return Denied(denied.code, message, {**(denied.details or {}), "pattern": pattern})

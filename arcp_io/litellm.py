@@ -19,11 +19,10 @@ import msgspec
 from arcp_io.agents.threads import call_in_thread
 from arcp_io.drivers.sockets import is_loopback
 from arcp_proto import Secret
-from arcp_proto.leases import Grants
+from arcp_proto.leases import COST_BUDGET, MODEL_USE, Grants
 
 from .provisioning import IssueContext, IssuedCredential, ProvisioningError, credential
 
-MODEL_USE: Final = "model.use"
 RESPONSE_BYTES: Final = 1024 * 1024
 GONE: Final = (200, 404)
 """HTTP statuses of a deletion after which the key is gone: it was deleted, or did not exist."""
@@ -114,7 +113,7 @@ class LiteLLMProvisioner:
             if left <= 0:
                 raise ProvisioningError("nothing is left of the budget", budget_exhausted=True)
             fields["max_budget"] = msgspec.Raw(f"{left:f}".encode())
-            constraints["cost.budget"] = [f"{self._currency}:{left:f}"]
+            constraints[COST_BUDGET] = [f"{self._currency}:{left:f}"]
         if models is not None:
             fields["models"] = constraints[MODEL_USE] = models
         if context.expires_at is not None:

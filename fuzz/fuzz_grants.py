@@ -17,8 +17,9 @@ from fuzz import harness
 with harness.instrumented(__name__):
     from arcp_proto.errors import ErrorCode, Refusal, ensure
     from arcp_proto.leases.canonical import canonical, matchable
-    from arcp_proto.leases.lease import RESERVED, Grants, parse_lease
+    from arcp_proto.leases.lease import Grants, parse_lease
     from arcp_proto.leases.patterns import parse_pattern
+    from arcp_proto.namespaces import RESERVED
 
 CORPUS: Final = Path(__file__).parent / "corpus" / "grants.ndjson"
 MOST_COMPARED: Final = 64

@@ -20,7 +20,8 @@ from fuzz import harness
 
 with harness.instrumented(__name__):
     from arcp_proto.errors import ensure
-    from arcp_proto.leases.lease import RESERVED, Grants
+    from arcp_proto.leases.lease import Grants
+    from arcp_proto.namespaces import RESERVED
     from fuzz.fuzz_grants import read
 
 CORPUS: Final = Path(__file__).parent / "corpus" / "leases.ndjson"

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 from arcp_io.errors import JobOver
 from arcp_io.lease_terms import moment
 from arcp_proto import EventKind
-from arcp_proto.leases import canonical
+from arcp_proto.leases import MODEL_USE, Namespace, canonical
 from arcp_proto.wire import Body
 
 from . import event_bodies
@@ -286,8 +286,8 @@ class JobContext:
         Fetch the returned URL, not `url`, which HTTP clients may read in another way; pass it to aiohttp as
         `yarl.URL(..., encoded=True)`. Ask again for every redirect. Raises Denied.
         """
-        form = canonical("net.fetch", event_bodies.text("url", url)) or url
-        await self.authorize("net.fetch", form)
+        form = canonical(Namespace.NET_FETCH, event_bodies.text("url", url)) or url
+        await self.authorize(Namespace.NET_FETCH, form)
         return form
 
     def http_client(self, **options: Any) -> httpx.AsyncClient:
@@ -306,7 +306,7 @@ class JobContext:
 
     async def model(self, name: str) -> None:
         """Raise Denied unless the lease covers the use of a model: `model.use` (§9.7)."""
-        await self.authorize("model.use", name)
+        await self.authorize(MODEL_USE, name)
 
     def remaining(self, currency: str) -> Decimal | None:
         """Return the unspent budget in a currency, including reservations.

@@ -19,10 +19,7 @@ from types import TracebackType
 from typing import IO, Any, Final, NamedTuple
 
 from arcp_proto import Denied, ErrorCode
-from arcp_proto.leases import is_too_long
-
-FS_READ: Final = "fs.read"
-FS_WRITE: Final = "fs.write"
+from arcp_proto.leases import Namespace, is_too_long
 
 Ask = Callable[[str, str], None]
 """The check of the lease: (capability, target); raises Denied."""
@@ -73,7 +70,7 @@ class Mode(NamedTuple):
         if both:
             flags = flags & ~os.O_WRONLY | os.O_RDWR
         reads, writes = action == "r" or both, action != "r" or both
-        capabilities = (*((FS_READ,) if reads else ()), *((FS_WRITE,) if writes else ()))
+        capabilities = (*((Namespace.FS_READ,) if reads else ()), *((Namespace.FS_WRITE,) if writes else ()))
         return cls(action, "b" in text, flags, capabilities)
 
 

@@ -17,6 +17,7 @@ from arcp_io.errors import (
     StoreInUse,
     Unauthenticated,
 )
+from arcp_proto.leases import Namespace
 
 from .exit_codes import Exit
 from .output import OutputFailed, TooLarge
@@ -82,7 +83,7 @@ def _hint(error: ArcpError, server: Server, agents: Sequence[AgentEntry]) -> str
             return "the runtime does not accept the token of ARCP_TOKEN or --token"
         case AgentNotAvailable() | AgentVersionNotAvailable() if agents:
             return f"there are {', '.join(_versions(entry) for entry in agents)}"
-        case PermissionDenied(details={"namespace": "cost.budget"}):
+        case PermissionDenied(details={"namespace": Namespace.COST_BUDGET}):
             return "give that amount, or less, with --budget"
         case PermissionDenied(details={"namespace": "expires_at"}):
             return "give --expires TIME"

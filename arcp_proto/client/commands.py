@@ -11,9 +11,8 @@ from arcp_proto.engine.machine import cut
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.features import Feature
 from arcp_proto.ids import JobId
-from arcp_proto.leases.budget import COST_BUDGET
-from arcp_proto.leases.lease import MODEL_USE
 from arcp_proto.limits import MAX_TOKEN_LENGTH
+from arcp_proto.namespaces import COST_BUDGET, MODEL_USE
 from arcp_proto.secret import Secret
 from arcp_proto.wire import codec, messages
 from arcp_proto.wire.trace_context import EXTENSION, read_trace

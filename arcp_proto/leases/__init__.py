@@ -7,12 +7,13 @@ are for `arcp_proto` alone.
 from __future__ import annotations
 
 from arcp_proto.limits import MAX_PATTERN_BYTES, MAX_TARGET_BYTES
+from arcp_proto.namespaces import COST_BUDGET, MODEL_USE, Namespace
 
 from .automaton import Automaton
-from .budget import COST_BUDGET, Cost, to_cost
+from .budget import Cost, to_cost
 from .canonical import Unfit, canonical, is_too_long, read_url
 from .ceilings import Ceiling
-from .lease import MODEL_USE, Grants
+from .lease import Grants
 from .patterns import parse_pattern
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Ceiling",
     "Cost",
     "Grants",
+    "Namespace",
     "Unfit",
     "canonical",
     "is_too_long",

@@ -10,9 +10,8 @@ from typing import Final
 import msgspec
 
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
+from arcp_proto.namespaces import COST_BUDGET
 from arcp_proto.wire import codec
-
-COST_BUDGET: Final = "cost.budget"
 
 _MAX_DIGITS: Final = 18
 _CURRENCY: Final = r"[A-Za-z][A-Za-z0-9_.-]{0,31}"

@@ -8,8 +8,7 @@ from typing import Final, NamedTuple
 from unicodedata import category, normalize
 
 from arcp_proto.limits import MAX_TARGET_BYTES
-
-from .budget import COST_BUDGET
+from arcp_proto.namespaces import COST_BUDGET, NET_FETCH
 
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
@@ -80,7 +79,7 @@ def canonical(capability: str, target: str) -> str | None:
     A target of fs.* is an absolute path, of net.fetch a URL, of others any text; cost.budget has none. For
     net.fetch the form is the URL to fetch: of http and https in ASCII, and the same for every HTTP client.
     """
-    if capability != "net.fetch" or is_other_url(target):
+    if capability != NET_FETCH or is_other_url(target):
         return matchable(capability, target)
     if is_too_long(target):
         return None
@@ -96,7 +95,7 @@ def matchable(capability: str, target: str) -> str | None:
     if not target or capability == COST_BUDGET or is_too_long(target):
         return None
     try:
-        if capability == "net.fetch":
+        if capability == NET_FETCH:
             if is_other_url(target):
                 return "".join(read_other_url(target))
             url = read_url(target)

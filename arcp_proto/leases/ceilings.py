@@ -12,9 +12,10 @@ from arcp_proto.empty import NOTHING
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
 from arcp_proto.ids import SECOND, Principal, UnixTime, qualified
 from arcp_proto.limits import MAX_RUNTIME_SEC
+from arcp_proto.namespaces import COST_BUDGET, MODEL_USE
 
-from .budget import COST_BUDGET, parse_budget, shown
-from .lease import MODEL_USE, Grants, parse_lease
+from .budget import parse_budget, shown
+from .lease import Grants, parse_lease
 
 EVERYBODY: Final = "*"
 
@@ -94,7 +95,7 @@ def _check_patterns(ceiling: Ceiling, lease: Mapping[str, Sequence[str]], *, any
         if namespace != COST_BUDGET and not most.covers(Grants.of({namespace: patterns})):
             raise Beyond(f"{namespace} asks for more than is allowed here", namespace)
     if any_model and MODEL_USE in ceiling.lease and MODEL_USE not in lease:
-        raise Beyond("model.use has to name models: without it any is allowed", MODEL_USE)
+        raise Beyond(f"{MODEL_USE} has to name models: without it any is allowed", MODEL_USE)
 
 
 def _check_amounts(
@@ -105,5 +106,5 @@ def _check_amounts(
         amount = asked.get(currency)
         if amount is None or amount > most:
             raise Beyond(
-                f"the lease has to name a cost.budget of at most {currency}:{shown(most)}", COST_BUDGET
+                f"the lease has to name a {COST_BUDGET} of at most {currency}:{shown(most)}", COST_BUDGET
             )

@@ -12,28 +12,16 @@ from arcp_proto.empty import NOTHING
 from arcp_proto.errors import ErrorCode, Refusal
 from arcp_proto.ids import UnixTime
 from arcp_proto.limits import MAX_LEASE_BYTES, MAX_NAME_LENGTH, MAX_NAMESPACES, MAX_PATTERNS
+from arcp_proto.namespaces import COST_BUDGET, RESERVED
 from arcp_proto.wire import codec
 from arcp_proto.wire.messages import Lease
 from arcp_proto.wire.timestamps import parse_utc
 
 from .automaton import Automaton
-from .budget import COST_BUDGET, parse_amount
+from .budget import parse_amount
 from .canonical import matchable
 from .patterns import check_pattern, parse_pattern
 from .subsumption import Budget, Spent, covers
-
-MODEL_USE: Final = "model.use"
-"""The namespace of the models that a job may use (§9.7)."""
-RESERVED: Final = (
-    "fs.read",
-    "fs.write",
-    "net.fetch",
-    "tool.call",
-    "agent.delegate",
-    COST_BUDGET,
-    MODEL_USE,
-)
-"""The namespaces of §9.2; others are `x-vendor.` and printable ASCII without spaces."""
 
 _VENDOR: Final = re.compile(r"x-vendor\.[!-~]+\Z")
 
@@ -63,7 +51,7 @@ def parse_lease(request: Mapping[str, list[str]] | None) -> Lease:
             if namespace == COST_BUDGET:
                 parse_amount(pattern)
         if namespace == COST_BUDGET and not patterns:
-            raise Refusal(ErrorCode.INVALID_REQUEST, "cost.budget names no amount")
+            raise Refusal(ErrorCode.INVALID_REQUEST, f"{COST_BUDGET} names no amount")
     lease = {namespace: list(patterns) for namespace, patterns in request.items()}
     _check_size("lease_bytes", "bytes", len(codec.encode_checked(lease)), MAX_LEASE_BYTES)
     return lease

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from arcp_proto.errors import ErrorCode, Refusal
 from arcp_proto.limits import MAX_PATTERN_BYTES
+from arcp_proto.namespaces import NET_FETCH
 
 from .canonical import Unfit, Url, is_other_url, read_other_url, read_path, read_url
 
@@ -44,9 +45,9 @@ def check_pattern(namespace: str, pattern: str) -> None:
         if namespace.startswith("fs."):
             read_path(pattern)
             _check_dots(pattern)
-        elif namespace == "net.fetch" and is_other_url(pattern):
+        elif namespace == NET_FETCH and is_other_url(pattern):
             read_other_url(pattern)
-        elif namespace == "net.fetch":
+        elif namespace == NET_FETCH:
             read_url(pattern, pattern=True)
             path = _URL_PATH.match(pattern)
             _check_dots(path[1] if path else "")
@@ -62,7 +63,7 @@ def parse_pattern(namespace: str, pattern: str) -> list[Parts]:
     """
     if namespace.startswith("fs."):
         return [_rooted(read_path("/**" if pattern == EVERYTHING else pattern))]
-    if namespace != "net.fetch":
+    if namespace != NET_FETCH:
         return [(Part(pattern),)]
     if pattern == EVERYTHING:
         return [*parse_pattern(namespace, "http://**:*/**"), *parse_pattern(namespace, "https://**:*/**")]

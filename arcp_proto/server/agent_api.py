@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from arcp_proto.engine.machine import cut
 from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
 from arcp_proto.ids import JobId, Monotonic, SessionId, UnixTime
-from arcp_proto.leases.budget import COST_BUDGET, Cost, to_cost
+from arcp_proto.leases.budget import Cost, to_cost
 from arcp_proto.limits import MAX_ID_LENGTH, MAX_NAME_LENGTH, MAX_REASON_LENGTH, Limits
-from arcp_proto.server.jobs.delegation import AGENT_DELEGATE
-from arcp_proto.server.jobs.gate import TOOL_CALL
+from arcp_proto.namespaces import AGENT_DELEGATE, COST_BUDGET, TOOL_CALL
 from arcp_proto.server.jobs.job import Job, LastWord, Verdict
 from arcp_proto.server.jobs.publish import MOST_TOGETHER, SHORT
 from arcp_proto.server.jobs.stage import TO_BE_LEFT, WITHOUT_VOICE

@@ -14,8 +14,9 @@ from arcp_proto.engine.machine import cut
 from arcp_proto.engine.phases import Phase
 from arcp_proto.errors import RETRYABLE, ErrorCode, Refusal, Unreadable, UnreadablePayload
 from arcp_proto.ids import JobId, SessionId, ulid
-from arcp_proto.leases.budget import COST_BUDGET, to_wire
+from arcp_proto.leases.budget import to_wire
 from arcp_proto.limits import MAX_AGENT_LENGTH, MAX_ID_LENGTH
+from arcp_proto.namespaces import COST_BUDGET
 from arcp_proto.server.credentials.model import shown, with_credentials
 from arcp_proto.server.sessions.session import Session, attached_to
 from arcp_proto.wire import codec, messages

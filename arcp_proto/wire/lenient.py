@@ -16,6 +16,7 @@ import msgspec
 from arcp_proto.errors import RETRYABLE, ErrorCode, Refusal, Unreadable, UnreadablePayload
 from arcp_proto.final_statuses import status_of
 from arcp_proto.limits import MAX_FEATURES, MAX_REASON_LENGTH, MAX_RUNTIME_SEC
+from arcp_proto.namespaces import COST_BUDGET, MODEL_USE
 
 from . import codec, event_bodies, messages
 from .inputs import Input, decode_submit, input_of
@@ -41,7 +42,7 @@ _OTHER_NAMES: Final = {kind: frozenset(names) for kind, names in event_bodies.SY
 CODES: Final[Mapping[str, str]] = {"INTERNAL": ErrorCode.INTERNAL_ERROR.value}
 """Other names of error codes -> ours; unknown codes are kept."""
 
-CONSTRAINTS: Final[Mapping[str, str]] = {"cost_budget": "cost.budget", "model_use": "model.use"}
+CONSTRAINTS: Final[Mapping[str, str]] = {"cost_budget": COST_BUDGET.value, "model_use": MODEL_USE.value}
 """Other names of a credential's constraints -> ours."""
 
 SCHEMES: Final = ("bearer",)

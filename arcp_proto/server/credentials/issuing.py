@@ -15,7 +15,7 @@ from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
 from arcp_proto.features import Feature
 from arcp_proto.ids import Principal, SessionId, ulid
 from arcp_proto.leases.budget import parse_budget
-from arcp_proto.leases.lease import MODEL_USE
+from arcp_proto.namespaces import MODEL_USE
 from arcp_proto.server.jobs import completion, gate, publish
 from arcp_proto.server.jobs.job import Job, Terms
 from arcp_proto.server.jobs.stage import OVER, JobStage

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
 from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError, Refusal, require
 from arcp_proto.ids import JobId, UnixTime, qualified, ulid
 from arcp_proto.leases import ceilings
-from arcp_proto.leases.budget import COST_BUDGET, parse_budget
-from arcp_proto.leases.lease import MODEL_USE, Grants, parse_expiry, parse_lease
+from arcp_proto.leases.budget import parse_budget
+from arcp_proto.leases.lease import Grants, parse_expiry, parse_lease
 from arcp_proto.limits import WIRE_WORDS, details_of
+from arcp_proto.namespaces import AGENT_DELEGATE, COST_BUDGET, MODEL_USE
 from arcp_proto.server.audit import note
 from arcp_proto.server.journal.records import Delegated
 from arcp_proto.server.sessions import admission_control, retention
@@ -28,8 +29,6 @@ from .stage import OUTCOME_COUNTS
 
 if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
-
-AGENT_DELEGATE: Final = "agent.delegate"
 
 
 class Wish(msgspec.Struct, frozen=True):

@@ -15,10 +15,10 @@ from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, ErrorCode
 from arcp_proto.ids import SECOND, Monotonic, UnixTime
 from arcp_proto.leases import ceilings
-from arcp_proto.leases.budget import COST_BUDGET, shown
+from arcp_proto.leases.budget import shown
 from arcp_proto.leases.canonical import is_too_long
-from arcp_proto.leases.lease import MODEL_USE
 from arcp_proto.limits import MAX_TARGET_BYTES
+from arcp_proto.namespaces import COST_BUDGET, MODEL_USE, NET_FETCH
 from arcp_proto.server.audit import note
 from arcp_proto.server.journal.records import LeaseEnded
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from arcp_proto.leases.ceilings import Ceiling
     from arcp_proto.server.state import RuntimeState
 
-NET_FETCH: Final = "net.fetch"
-TOOL_CALL: Final = "tool.call"
 GRACE_SEC: Final = 1
 """Seconds from the end of a lease until its job is stopped in any case (§14)."""
 LOOK_SEC: Final = 10

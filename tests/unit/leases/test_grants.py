@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from arcp_proto.leases import subsumption
 from arcp_proto.leases.canonical import canonical
-from arcp_proto.leases.lease import RESERVED, Grants, parse_lease
+from arcp_proto.leases.lease import Grants, parse_lease
+from arcp_proto.namespaces import RESERVED
 
 NAMES = ["tool.call", "agent.delegate", "model.use", "x-vendor.acme.db"]
 

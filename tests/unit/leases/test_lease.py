@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from arcp_proto.errors import ErrorCode, Refusal
 from arcp_proto.ids import SECOND, UnixTime
-from arcp_proto.leases.lease import RESERVED, Expiry, parse_expiry, parse_lease
+from arcp_proto.leases.lease import Expiry, parse_expiry, parse_lease
 from arcp_proto.limits import MAX_LEASE_BYTES, MAX_NAME_LENGTH, MAX_NAMESPACES, MAX_PATTERNS
+from arcp_proto.namespaces import RESERVED
 from arcp_proto.wire import codec
 
 AT = UnixTime(1_778_715_720 * SECOND)  # 2026-05-13T23:42:00Z
