@@ -24,7 +24,7 @@ from arcp_proto import (
     RevokeCredential,
     Secret,
 )
-from arcp_proto.wire import encode_body
+from arcp_proto.wire import EventKind, encode_body
 
 if TYPE_CHECKING:
     from arcp_io.drivers.loop import Loop
@@ -43,7 +43,7 @@ __all__ = [
 
 logger = logging.getLogger("arcp_io")
 
-OF_AGENTS: Final = ("tool_call", "delegate", "result_chunk")
+OF_AGENTS: Final = (EventKind.TOOL_CALL, EventKind.DELEGATE, EventKind.RESULT_CHUNK)
 """Kinds of events that a provisioner may not publish."""
 UNAVAILABLE: Final = "credentials cannot be issued at the moment"
 """The message for a client when a provisioner fails with an unexpected exception."""

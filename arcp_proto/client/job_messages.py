@@ -22,6 +22,7 @@ from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import MAX_ID_LENGTH
 from arcp_proto.wire import codec, messages
 from arcp_proto.wire.credential import Credential, taken_out
+from arcp_proto.wire.event_bodies import DELEGATE, RESULT_CHUNK, STATUS
 from arcp_proto.wire.result_chunks import ChunkError
 from arcp_proto.wire.timestamps import parse_time
 from arcp_proto.wire.trace_context import read_trace
@@ -157,22 +158,22 @@ def on_event(
     if (mended := _mended(session, job_id)) is not None:
         if _ends_subscription(event):
             resubscribe.subscribe_later(client, mended)
-        elif event.kind == "result_chunk" and resubscribe.mends_by(session, mended):
+        elif event.kind == RESULT_CHUNK and resubscribe.mends_by(session, mended):
             session.assembly.add(job_id, event.body)
         return
     if not _is_taken(session, envelope, job_id, position):
         return
     job = session.jobs.get(job_id)
-    if event.kind == "delegate" and (job is None or not job.may_be_observed):
+    if event.kind == DELEGATE and (job is None or not job.may_be_observed):
         session.announced(name(event.body.get("child_job_id")))
     if job is not None:
         if job.may_be_observed and _ends_subscription(event):
             _end_subscription(client, session, job, envelope, event)
             return
-        if event.kind == "result_chunk":
+        if event.kind == RESULT_CHUNK:
             session.assembly.add(job_id, event.body)
     receipt = _hand_out(session, envelope, job_id, job, position)
-    value = taken_out(event.body) if event.kind == "status" else None
+    value = taken_out(event.body) if event.kind == STATUS else None
     seq, size = envelope.event_seq or 0, len(envelope.payload) + EVENT_BYTES
     client.happened(JobEvent(job_id, seq, event.kind, event.ts, event.body, position, value, size, receipt))
 
@@ -375,7 +376,7 @@ def _waits(session: ClientSession, envelope: codec.Envelope, job_id: JobId) -> b
 
 def _ends_subscription(event: messages.JobEvent) -> bool:
     """Return whether an event is the notice by which a runtime ends an observation (§7.6)."""
-    return event.job_seq is None and event.kind == "status" and event.body.get("phase") == "unsubscribed"
+    return event.job_seq is None and event.kind == STATUS and event.body.get("phase") == "unsubscribed"
 
 
 def _end_subscription(

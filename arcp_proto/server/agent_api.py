@@ -20,7 +20,9 @@ from arcp_proto.wire.credential import Credential
 from arcp_proto.wire.event_bodies import (
     COST_PREFIX,
     FEATURE_OF_KIND,
+    METRIC,
     Body,
+    EventKind,
     Metric,
     ToolError,
     ToolResult,
@@ -78,7 +80,7 @@ class AgentApi:
             raise _no_job(job_id)
         special = _SPECIAL.get(kind)
         if special is not None:
-            special(state, job, body, now)
+            special(state, job, kind, body, now)
             return 0
         encoded = encode_body(kind, body)
         if len(encoded) > job.body_limit:
@@ -145,7 +147,7 @@ class AgentApi:
         if not isinstance(name, str) or not name.startswith(COST_PREFIX):
             raise LocalProtocolError(f"the metric of a cost begins with {COST_PREFIX} (§9.6)")
         fields = read_metric(Metric(name, 0, currency, dimensions))
-        encoded = _fitting(job, "metric", encode_metric(fields, exact))
+        encoded = _fitting(job, METRIC, encode_metric(fields, exact))
         state.enter(now, "settle", job_id, hold, f"{exact:f}", name, dimensions)
         spending.settle(state, job, hold, exact, encoded)
         state.done()
@@ -360,62 +362,68 @@ def _text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _emit_tool_call(state: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
+def _emit_tool_call(
+    state: RuntimeState, job: Job, kind: str, body: Body | Mapping[str, Any], now: int
+) -> None:
     """Publish a tool call if it is allowed; if not, publish it with its result, and raise Denied (§9.3)."""
-    encoded = _fitting(job, "tool_call", encode_body("tool_call", body))
+    encoded = _fitting(job, kind, encode_body(kind, body))
     tool, call_id = read_tool_call(body)
     if len(call_id) > MAX_ID_LENGTH:
         raise LocalProtocolError(f"a call_id has at most {MAX_ID_LENGTH} characters")
-    state.enter(now, "emit", job.id, "tool_call", body)
+    state.enter(now, "emit", job.id, kind, body)
     try:
         gate.check(state, job, TOOL_CALL, tool)
     except Denied as denied:
         error = ToolError(denied.code.value, denied.message, denied.retryable)
-        state.publish(job, "tool_call", encoded)
-        state.publish(job, "tool_result", codec.encode_checked(ToolResult(call_id, error=error)))
+        state.publish(job, kind, encoded)
+        state.publish(job, EventKind.TOOL_RESULT, codec.encode_checked(ToolResult(call_id, error=error)))
         state.done()
         raise
-    state.publish(job, "tool_call", encoded)
+    state.publish(job, kind, encoded)
     state.done()
 
 
-def _emit_delegate(state: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
+def _emit_delegate(
+    state: RuntimeState, job: Job, kind: str, body: Body | Mapping[str, Any], now: int
+) -> None:
     """Publish an agent's own `delegate` event, of a job elsewhere, if its lease allows that."""
-    encoded = _fitting(job, "delegate", encode_body("delegate", body))
+    encoded = _fitting(job, kind, encode_body(kind, body))
     agent = read_delegate(body)
-    state.enter(now, "emit", job.id, "delegate", body)
+    state.enter(now, "emit", job.id, kind, body)
     try:
         gate.check(state, job, AGENT_DELEGATE, delegation.target_of(job, agent))
     except Denied:
         state.done()
         raise
-    state.publish(job, "delegate", encoded)
+    state.publish(job, kind, encoded)
     state.done()
 
 
-def _emit_metric(state: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
+def _emit_metric(state: RuntimeState, job: Job, kind: str, body: Body | Mapping[str, Any], now: int) -> None:
     """Publish a metric; a cost in a currency of the budget is spent exactly (§9.6)."""
     fields = read_metric(body)
     cost = spending.cost_of(job, fields)
     encoded = encode_metric(fields, None if cost is None else cost[1])
-    encoded = _fitting(job, "metric", encoded)
-    state.enter(now, "emit", job.id, "metric", fields)
+    encoded = _fitting(job, kind, encoded)
+    state.enter(now, "emit", job.id, kind, fields)
     if cost is None:
-        state.publish(job, "metric", encoded)
+        state.publish(job, kind, encoded)
     else:
         spending.spend(state, job, *cost, encoded)
     state.done()
 
 
-def _emit_chunk(state: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> NoReturn:
+def _emit_chunk(
+    state: RuntimeState, job: Job, kind: str, body: Body | Mapping[str, Any], now: int
+) -> NoReturn:
     raise LocalProtocolError("a result is streamed with write_result")
 
 
-_SPECIAL: Final[Mapping[str, Callable[[RuntimeState, Job, Body | Mapping[str, Any], int], None]]] = {
-    "delegate": _emit_delegate,
-    "tool_call": _emit_tool_call,
-    "metric": _emit_metric,
-    "result_chunk": _emit_chunk,
+_SPECIAL: Final[Mapping[str, Callable[[RuntimeState, Job, str, Body | Mapping[str, Any], int], None]]] = {
+    EventKind.DELEGATE: _emit_delegate,
+    EventKind.TOOL_CALL: _emit_tool_call,
+    EventKind.METRIC: _emit_metric,
+    EventKind.RESULT_CHUNK: _emit_chunk,
 }
 """The kinds of events that need more than to be published."""
 _ALONE: Final = frozenset((*_SPECIAL, *FEATURE_OF_KIND))

@@ -304,17 +304,17 @@ def _settle_event(event: messages.JobEvent, envelope: codec.Envelope) -> None:
 
 def settled_body(kind: str, body: Fields) -> Fields:
     """Return the body of an event with our names."""
-    if kind == "log" and len(body) == 2 and "message" in body and body.get("level") in _LEVELS:
+    if kind == event_bodies.LOG and len(body) == 2 and "message" in body and body.get("level") in _LEVELS:
         return body  # The body has our names and no other fields.
     other_names = _OTHER_NAMES.get(kind)
     if other_names is not None and not other_names.isdisjoint(body):
         body = event_bodies.renamed(body, event_bodies.SYNONYMS[kind])
-    if kind == "log":
+    if kind == event_bodies.LOG:
         level = body.get("level")
         if isinstance(level, str) and level not in _LEVELS:
             word = level.lower().replace("-", "+").partition("+")[0]  # Go has levels between levels: INFO+2.
             body["level"] = event_bodies.LEVELS.get(word, word)
-    elif kind == "status":
+    elif kind == event_bodies.STATUS:
         match body:
             case {"phase": "credential_rotated", "details": {"id": str(id_), "value": str(value)}}:
                 body = {"id": id_, "value": value, **body}

@@ -12,20 +12,21 @@ from typing import Final
 import msgspec
 
 from arcp_proto.wire import codec
+from arcp_proto.wire.event_bodies import EventKind
 from arcp_proto.wire.result_chunks import fit_json
 
 CUT: Final = "x-vendor.arcp-io.cut"
 """The field of an object that says how many bytes of its fields are left out."""
 
 WHOLE: Final[Mapping[str, frozenset[str]]] = {
-    "log": frozenset(("level",)),
-    "tool_call": frozenset(("tool", "call_id")),
-    "tool_result": frozenset(("call_id",)),
-    "status": frozenset(("phase",)),
-    "metric": frozenset(("name", "value", "unit")),
-    "progress": frozenset(("current", "total", "units")),
-    "artifact_ref": frozenset(("uri", "content_type", "byte_size", "sha256")),
-    "delegate": frozenset(("child_job_id", "agent", "lease")),
+    EventKind.LOG: frozenset(("level",)),
+    EventKind.TOOL_CALL: frozenset(("tool", "call_id")),
+    EventKind.TOOL_RESULT: frozenset(("call_id",)),
+    EventKind.STATUS: frozenset(("phase",)),
+    EventKind.METRIC: frozenset(("name", "value", "unit")),
+    EventKind.PROGRESS: frozenset(("current", "total", "units")),
+    EventKind.ARTIFACT_REF: frozenset(("uri", "content_type", "byte_size", "sha256")),
+    EventKind.DELEGATE: frozenset(("child_job_id", "agent", "lease")),
 }
 """The fields of an event's body, by kind, that are sent whole or not at all."""
 

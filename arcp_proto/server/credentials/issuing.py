@@ -28,6 +28,7 @@ from arcp_proto.server.journal.records import (
 from arcp_proto.server.sessions.session import Turn
 from arcp_proto.wire import codec
 from arcp_proto.wire.credential import ROTATED, Credential
+from arcp_proto.wire.event_bodies import STATUS
 from arcp_proto.wire.inputs import Input
 
 from . import revocation
@@ -411,6 +412,6 @@ def _tell(state: RuntimeState, job: Job, credentials: list[Credential]) -> None:
     for credential in credentials:
         job.credentials[credential.id].rotated = Rotated(credential)
         body = codec.encode_checked({"phase": ROTATED, "id": credential.id})
-        payload = codec.open_event("status", state.time_text(), body)
+        payload = codec.open_event(STATUS, state.time_text(), body)
         state.commit(CredentialRotatedRecord(job.id, credential.id, payload))
         publish.spread(state, job, Feature.PROVISIONED_CREDENTIALS)

@@ -10,7 +10,7 @@ from arcp_proto.server.journal.records import Unobserved
 from arcp_proto.server.sessions.session import Session
 from arcp_proto.wire import codec
 from arcp_proto.wire.envelopes import Entry
-from arcp_proto.wire.event_bodies import FEATURE_OF_KIND, Status
+from arcp_proto.wire.event_bodies import FEATURE_OF_KIND, STATUS, Status
 from arcp_proto.wire.messages import JOB_EVENT
 
 from .job import NO_EVENTS, Job
@@ -113,7 +113,7 @@ def append(state: RuntimeState, session: Session, entry: Entry) -> None:
 
 def notice_payload(state: RuntimeState, phase: str, message: str) -> bytes:
     """Return the payload, without the last brace, of a `status` event that the runtime itself emits."""
-    return codec.open_event("status", state.time_text(), codec.encode_checked(Status(phase, message)))
+    return codec.open_event(STATUS, state.time_text(), codec.encode_checked(Status(phase, message)))
 
 
 def end_of(state: RuntimeState, session: Session, job: Job, why: str) -> Unobserved:

@@ -10,7 +10,15 @@ from arcp_proto.errors import LocalProtocolError
 from arcp_proto.leases.budget import Cost, Hold, is_currency, shown, to_cost
 from arcp_proto.server.journal.records import Reserved, Settled, Spent
 from arcp_proto.wire import codec
-from arcp_proto.wire.event_bodies import BUDGET_WARNING, COST_PREFIX, REMAINING, Status, encode_metric
+from arcp_proto.wire.event_bodies import (
+    BUDGET_WARNING,
+    COST_PREFIX,
+    METRIC,
+    REMAINING,
+    STATUS,
+    Status,
+    encode_metric,
+)
 
 from . import publish
 from .job import Job
@@ -38,7 +46,7 @@ def spend(state: RuntimeState, job: Job, currency: str, amount: Decimal, metric:
     """Count a cost that the agent reports, publish its metric, and then report what is left."""
     if amount:
         state.commit(Spent(job.id, currency, amount))
-    state.publish(job, "metric", metric)
+    state.publish(job, METRIC, metric)
     tell(state, job, (currency,))
 
 
@@ -55,12 +63,12 @@ def tell(state: RuntimeState, job: Job, currencies: Iterable[str], *, always: bo
         if always or budget.moved(currency):
             budget.told[currency] = left
             body = encode_metric({"name": REMAINING, "value": left, "unit": currency})
-            publish.publish(state, job, "metric", body, taken_as=REMAINING)
+            publish.publish(state, job, METRIC, body, taken_as=REMAINING)
         if budget.low(currency) and not always:
             budget.warned[currency] = None
             whole = shown(budget.initial[currency])
             message = f"80 % of the budget of {whole} {currency} are used; {shown(left)} are left"
-            state.publish(job, "status", codec.encode_checked(Status(BUDGET_WARNING, message)))
+            state.publish(job, STATUS, codec.encode_checked(Status(BUDGET_WARNING, message)))
 
 
 # Reservations.
@@ -94,7 +102,7 @@ def settle(state: RuntimeState, job: Job, hold: int, actual: Decimal, metric: by
     """Settle a reservation: count what was spent, publish its metric, and then report what is left."""
     currency = job.holds[hold].currency
     state.commit(Settled(job.id, hold, actual))
-    state.publish(job, "metric", metric)
+    state.publish(job, METRIC, metric)
     tell(state, job, (currency,))
 
 

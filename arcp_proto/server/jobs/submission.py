@@ -173,7 +173,7 @@ def go(state: RuntimeState, job: Job, input: Input, attempt: int) -> None:
         back_pressure.tell_agent(state, job)
     if attempt > 1:
         restarted = event_bodies.Status("restarted", f"attempt {attempt}")
-        state.publish(job, "status", event_bodies.encode_body("status", restarted))
+        state.publish(job, event_bodies.STATUS, codec.encode_checked(restarted))
         spending.tell(state, job, held)  # Reservations from before the restart count as spent.
 
 

@@ -21,7 +21,7 @@ from arcp_proto.server.responses import accepted_of
 from arcp_proto.server.sessions.session import Reply, Session
 from arcp_proto.wire import codec
 from arcp_proto.wire.envelopes import Entry
-from arcp_proto.wire.event_bodies import RESULT_CHUNK, EventKind
+from arcp_proto.wire.event_bodies import RESULT_CHUNK, STATUS, EventKind
 from arcp_proto.wire.messages import JOB_ACCEPTED, JOB_EVENT, MessageType
 from arcp_proto.wire.peer_quirks import rewrite_end
 from arcp_proto.wire.result_chunks import encode_whole
@@ -164,7 +164,7 @@ def _job_started(state: RuntimeState, record: records.JobStarted) -> None:
 
 def _published(state: RuntimeState, record: records.Published) -> None:
     job = state.jobs[record.job_id]
-    job.streamed = job.streamed or record.kind == "result_chunk"
+    job.streamed = job.streamed or record.kind == RESULT_CHUNK
     number(state, job, record.kind, record.payload)
 
 
@@ -341,7 +341,7 @@ def _credential_rotated(state: RuntimeState, record: records.CredentialRotatedRe
     job = state.jobs[record.job_id]
     held = job.credentials.get(record.credential_id)  # Recovery does not know the value.
     rotated = None if held is None else held.rotated
-    number(state, job, "status", record.payload, needs=Feature.PROVISIONED_CREDENTIALS, rotated=rotated)
+    number(state, job, STATUS, record.payload, needs=Feature.PROVISIONED_CREDENTIALS, rotated=rotated)
 
 
 def _job_forgotten(state: RuntimeState, record: records.JobForgotten) -> None:
