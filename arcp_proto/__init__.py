@@ -56,6 +56,7 @@ from arcp_proto.engine.output import (
     Welcomed,
 )
 from arcp_proto.engine.phases import Phase
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.leases.ceilings import Ceiling
 from arcp_proto.server.agent_api import AgentApi
 from arcp_proto.server.config import RuntimeConfig
@@ -180,6 +181,7 @@ __all__ = [
     "JobKept",
     "JobLost",
     "JobStarted",
+    "JobStatus",
     "JobsListed",
     "KeyForgotten",
     "KeyKept",

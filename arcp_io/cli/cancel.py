@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from arcp_proto import ErrorCode
+from arcp_proto import ErrorCode, JobStatus
 
 from .ending import show
 from .exit_codes import Exit
@@ -71,7 +71,7 @@ def cancel(
             cafile=cafile,
         )
         ending: Ending = anyio.run(Following(server, Cancellation(job_id=job_id, reason=reason), None).run)
-    if ending.final_status == "cancelled":
+    if ending.final_status == JobStatus.CANCELLED:
         ending = replace(ending, exit=Exit.NOT_STOPPED if ending.not_stopped else Exit.SUCCESS)
     if as_json:
         show(ending, as_json=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
+
+from arcp_proto import JobStatus
 
 
 class Exit(IntEnum):
@@ -23,11 +26,11 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-BY_STATUS: Final = {
-    "success": Exit.SUCCESS,
-    "error": Exit.ERROR,
-    "cancelled": Exit.CANCELLED,
-    "timed_out": Exit.TIMED_OUT,
+BY_STATUS: Final[Mapping[str, Exit]] = {
+    JobStatus.SUCCESS: Exit.SUCCESS,
+    JobStatus.ERROR: Exit.ERROR,
+    JobStatus.CANCELLED: Exit.CANCELLED,
+    JobStatus.TIMED_OUT: Exit.TIMED_OUT,
 }
 """Final status of a job -> exit code."""
 

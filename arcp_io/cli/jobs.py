@@ -6,11 +6,12 @@ import json
 import shutil
 import sys
 from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
+
+from arcp_proto import JobStatus
 
 from .arguments import checked, past_argument
 from .error_text import failure_of
@@ -25,17 +26,6 @@ if TYPE_CHECKING:
     from .job_request import Server
 
 
-class Status(StrEnum):
-    """The statuses of a job (§6.6)."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    SUCCESS = "success"
-    ERROR = "error"
-    CANCELLED = "cancelled"
-    TIMED_OUT = "timed_out"
-
-
 _Url = Annotated[
     str | None,
     typer.Argument(
@@ -43,8 +33,8 @@ _Url = Annotated[
     ),
 ]
 _Status = Annotated[
-    list[Status] | None,
-    typer.Option(metavar="STATUS", help=f"{', '.join(Status)}. Repeatable."),
+    list[JobStatus] | None,
+    typer.Option(metavar="STATUS", help=f"{', '.join(JobStatus)}. Repeatable."),
 ]
 _Agent = Annotated[str | None, typer.Option(metavar="AGENT", help="name or name@version.")]
 _After = Annotated[str | None, typer.Option(metavar="TIME", help="Submitted after: 2h ago, or a UTC time.")]

@@ -17,8 +17,8 @@ from arcp_proto.engine.output import (
     SubscriptionEnded,
 )
 from arcp_proto.errors import RETRYABLE, ErrorCode, Unreadable, require
-from arcp_proto.final_statuses import FAILURES, FINAL_STATUSES
 from arcp_proto.ids import SECOND, JobId
+from arcp_proto.job_statuses import FAILURES, FINAL_STATUSES, SUCCESS, JobStatus
 from arcp_proto.limits import MAX_ID_LENGTH
 from arcp_proto.wire import codec, messages
 from arcp_proto.wire.credential import Credential, taken_out
@@ -199,13 +199,13 @@ def on_result(
         job_seq=result.job_seq,
         content_type=result.content_type,
     )
-    if result.final_status != "success":
+    if result.final_status != SUCCESS:
         _set_fault(end, result.final_status, result.summary)
     elif job_id in session.jobs:
         try:
             end.result = session.assembly.finish(job_id, result)
         except ChunkError as error:
-            _set_fault(end, "error", str(error))
+            _set_fault(end, JobStatus.ERROR, str(error))
     elif result.result is not messages.UNSET:
         end.result = result.result
     _end(client, session, envelope, end)
@@ -427,7 +427,7 @@ def _end_of(envelope: codec.Envelope, error: messages.JobError, job_id: JobId) -
     return JobEnded(
         job_id,
         envelope.event_seq or 0,
-        error.final_status if error.final_status in FAILURES else "error",
+        error.final_status if error.final_status in FAILURES else JobStatus.ERROR,
         error.completed_at,
         code=error.code,
         message=error.message or error.code,
@@ -439,8 +439,8 @@ def _end_of(envelope: codec.Envelope, error: messages.JobError, job_id: JobId) -
 
 def _set_fault(end: JobEnded, final_status: str, message: str | None) -> None:
     """Give the end of a job the error that its final status stands for."""
-    code, meaning = FAILURES.get(final_status, FAILURES["error"])
-    end.final_status = final_status if final_status in FAILURES else "error"
+    code, meaning = FAILURES.get(final_status, FAILURES[JobStatus.ERROR])
+    end.final_status = final_status if final_status in FAILURES else JobStatus.ERROR
     end.code, end.message, end.retryable = code.value, message or meaning, RETRYABLE[code]
 
 

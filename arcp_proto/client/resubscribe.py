@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from arcp_proto.engine.output import JobEnded, JobLost
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, require
-from arcp_proto.final_statuses import FINAL_STATUSES
 from arcp_proto.ids import SECOND, JobId, Monotonic
+from arcp_proto.job_statuses import FINAL_STATUSES, SUCCESS
 from arcp_proto.wire import messages
 from arcp_proto.wire.result_chunks import ChunkError
 
@@ -175,7 +175,7 @@ def mended(client: ClientState, session: ClientSession, job: FollowedJob, result
         if job.awaited:
             return  # This was not the history that was asked for.
     else:
-        end.final_status, end.code, end.message, end.retryable = "success", "", "", False
+        end.final_status, end.code, end.message, end.retryable = SUCCESS, "", "", False
     give_up_mending(client, session, job)
 
 

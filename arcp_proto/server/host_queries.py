@@ -12,7 +12,8 @@ import msgspec
 from arcp_proto.engine.machine import cut
 from arcp_proto.errors import ErrorCode, LocalProtocolError
 from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
-from arcp_proto.server.jobs.job import Job, Status
+from arcp_proto.job_statuses import JobStatus
+from arcp_proto.server.jobs.job import Job
 from arcp_proto.wire import codec
 from arcp_proto.wire.messages import Lease
 
@@ -32,9 +33,9 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The principal that submitted the job, or the job at the top of its tree."""
     agent: str
     """`name@version`, or the name of an agent without versions (§7.5)."""
-    status: Status
+    status: JobStatus
     """pending, running, success, error, cancelled or timed_out (§7.3)."""
-    ends_as: Status | None
+    ends_as: JobStatus | None
     """The final status, once it is decided: the agent of an unfinished job is then being stopped."""
     agent_runs: bool
     """Whether the agent has not stopped; it may outlive its job when it ignores its cancellation."""

@@ -14,6 +14,7 @@ from arcp_proto.engine.machine import cut
 from arcp_proto.engine.phases import Phase
 from arcp_proto.errors import RETRYABLE, ErrorCode, Refusal, Unreadable, UnreadablePayload
 from arcp_proto.ids import JobId, SessionId, ulid
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.leases.budget import to_wire
 from arcp_proto.limits import MAX_AGENT_LENGTH, MAX_ID_LENGTH
 from arcp_proto.namespaces import COST_BUDGET
@@ -246,7 +247,7 @@ def _send_job_error(
 
 def _job_error(state: RuntimeState, envelope: codec.Envelope, refusal: Refusal) -> messages.JobError:
     return messages.JobError(
-        final_status="error",
+        final_status=JobStatus.ERROR,
         code=refusal.code.value,
         message=cut(refusal.message),
         retryable=RETRYABLE[refusal.code],

@@ -17,11 +17,12 @@ from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKey
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
 from arcp_proto.ids import SECOND, JobId, Monotonic, Principal, SessionId
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.limits import KIB
 from arcp_proto.server.credentials.model import Provisions
 from arcp_proto.server.jobs.idempotency import Keys
 from arcp_proto.server.jobs.inventory import Inventory
-from arcp_proto.server.jobs.job import NO_EVENTS, Job, Status
+from arcp_proto.server.jobs.job import NO_EVENTS, Job
 from arcp_proto.server.jobs.listing import Cursors, Listing
 from arcp_proto.server.jobs.publish import Openings
 from arcp_proto.server.journal.apply import APPLY
@@ -197,7 +198,7 @@ class RuntimeState(Machine):
         """Pin `size` bytes more, or less if negative, for the idempotency keys of a principal."""
         self.holdings.pin(principal, size, nameless=principal in self.anonymous_principals)
 
-    def recorded(self, job: Job, record: str, status: Status) -> None:
+    def recorded(self, job: Job, record: str, status: JobStatus) -> None:
         """Change the stage and status of a job by a record, and move it in listings by status."""
         before = job.status
         job.recorded(record, status)

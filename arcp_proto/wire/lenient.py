@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from arcp_proto.errors import RETRYABLE, ErrorCode, Refusal, Unreadable, UnreadablePayload
-from arcp_proto.final_statuses import status_of
+from arcp_proto.job_statuses import SUCCESS, JobStatus, status_of
 from arcp_proto.limits import MAX_FEATURES, MAX_REASON_LENGTH, MAX_RUNTIME_SEC
 from arcp_proto.namespaces import COST_BUDGET, MODEL_USE
 
@@ -28,11 +28,11 @@ Decode = Callable[[bytes | msgspec.Raw], msgspec.Struct]
 Shapes = Mapping[str, tuple[type[msgspec.Struct], Decode]]
 """Type -> its shape, and the decoder of the exact shape."""
 
-STATUSES: Final[Mapping[str, str]] = {
-    "accepted": "pending",
-    "queued": "pending",
-    "completed": "success",
-    "failed": "error",
+STATUSES: Final[Mapping[str, JobStatus]] = {
+    "accepted": JobStatus.PENDING,
+    "queued": JobStatus.PENDING,
+    "completed": SUCCESS,
+    "failed": JobStatus.ERROR,
 }
 """Other words for a job's status -> ours."""
 
@@ -421,7 +421,7 @@ RULES: Final[Mapping[str, Rule]] = {
     ),
     MessageType.JOB_EVENT: Rule(texts=("ts",), repair=_repair_event, settle=_settle_event),
     MessageType.JOB_RESULT: Rule(
-        defaults={"final_status": "success"},
+        defaults={"final_status": SUCCESS},
         texts=("completed_at",),
         repair=_repair_result,
         settle=_settle_result,

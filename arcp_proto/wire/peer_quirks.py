@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
+from arcp_proto.job_statuses import JobStatus
+
 from . import codec
 from .messages import MessageType
 
@@ -136,7 +138,7 @@ def rewrite_end(
     if not (quirk.ends_as_result or quirk.result_as_output):
         return message_type, payload
     fields: dict[str, Any] = codec.decode_value(payload + b"}")
-    if quirk.ends_as_result and fields["final_status"] in ("cancelled", "timed_out"):
+    if quirk.ends_as_result and fields["final_status"] in (JobStatus.CANCELLED, JobStatus.TIMED_OUT):
         message_type = MessageType.JOB_RESULT
         fields = {name: fields[name] for name in ("final_status", "completed_at")}
     elif quirk.result_as_output and "result" in fields:

@@ -12,8 +12,8 @@ import msgspec
 from arcp_proto.engine.output import ChildEnded, StopJob
 from arcp_proto.engine.timers import OF_A_RUN, TimerKind
 from arcp_proto.errors import RETRYABLE, ErrorCode, require
-from arcp_proto.final_statuses import status_of
 from arcp_proto.ids import SECOND, Monotonic, qualified
+from arcp_proto.job_statuses import JobStatus, status_of
 from arcp_proto.server.audit import notice
 from arcp_proto.server.credentials import revocation
 from arcp_proto.server.journal.records import JobEndedRecord, OutcomeFixed
@@ -23,7 +23,7 @@ from arcp_proto.wire import codec
 from arcp_proto.wire.messages import JOB_ERROR, JobError
 
 from . import back_pressure, spending
-from .job import Job, LastWord, Outcome, Status, Verdict
+from .job import Job, LastWord, Outcome, Verdict
 from .stage import (
     AFTER_RECORD,
     OUTCOME_COUNTS,
@@ -50,7 +50,7 @@ def outcome_of(
     which are not retryable without it.
     """
     retryable = RETRYABLE.get(code, bool(retryable))
-    return Outcome(Status(status_of(code)), code, message, retryable, details)
+    return Outcome(status_of(code), code, message, retryable, details)
 
 
 def fix_outcome(state: RuntimeState, job: Job, outcome: Outcome) -> bool:
@@ -59,7 +59,7 @@ def fix_outcome(state: RuntimeState, job: Job, outcome: Outcome) -> bool:
     Once the agent has decided how the job ends, only a cancel counts. Return whether this outcome counts.
     """
     stage = AFTER_RECORD[OUTCOME_FIXED].get(job.stage)
-    if stage is None or (stage is JobStage.STOPPED and outcome.status is not Status.CANCELLED):
+    if stage is None or (stage is JobStage.STOPPED and outcome.status is not JobStatus.CANCELLED):
         return False
     if job.stage is JobStage.LEFT:
         state.unfinished[job.id] = job
@@ -103,7 +103,7 @@ def starts_again(state: RuntimeState, job: Job) -> bool:
         return False
     if not state.inventory.has(terms.agent, terms.version):
         return False
-    return job.status is Status.PENDING or state.inventory.restartable(terms.agent)
+    return job.status is JobStatus.PENDING or state.inventory.restartable(terms.agent)
 
 
 def grace_over(state: RuntimeState, job: Job) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from arcp_proto.empty import NOTHING
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import JobId, Principal, SessionId, UnixTime, qualified
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.leases.budget import Budget, Hold
 from arcp_proto.leases.lease import Grants
 from arcp_proto.server.sessions.event_log import History
@@ -35,24 +36,17 @@ NO_EVENTS: Final = History(JobId(""))
 """The shared empty history of every job that has had no event."""
 
 
-class Status(StrEnum):
-    """The status of a job on the wire (§7.3)."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    SUCCESS = "success"
-    ERROR = "error"
-    CANCELLED = "cancelled"
-    TIMED_OUT = "timed_out"
-
-
-LIFECYCLE: Final[Mapping[Status, frozenset[Status]]] = {
-    Status.PENDING: frozenset({Status.RUNNING, Status.ERROR, Status.CANCELLED, Status.TIMED_OUT}),
-    Status.RUNNING: frozenset({Status.SUCCESS, Status.ERROR, Status.CANCELLED, Status.TIMED_OUT}),
-    Status.SUCCESS: frozenset(),
-    Status.ERROR: frozenset(),
-    Status.CANCELLED: frozenset(),
-    Status.TIMED_OUT: frozenset(),
+LIFECYCLE: Final[Mapping[JobStatus, frozenset[JobStatus]]] = {
+    JobStatus.PENDING: frozenset(
+        {JobStatus.RUNNING, JobStatus.ERROR, JobStatus.CANCELLED, JobStatus.TIMED_OUT}
+    ),
+    JobStatus.RUNNING: frozenset(
+        {JobStatus.SUCCESS, JobStatus.ERROR, JobStatus.CANCELLED, JobStatus.TIMED_OUT}
+    ),
+    JobStatus.SUCCESS: frozenset(),
+    JobStatus.ERROR: frozenset(),
+    JobStatus.CANCELLED: frozenset(),
+    JobStatus.TIMED_OUT: frozenset(),
 }
 """The statuses to which each status leads; a status that leads to none is terminal."""
 
@@ -60,7 +54,7 @@ LIFECYCLE: Final[Mapping[Status, frozenset[Status]]] = {
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """The end of a job that does not succeed; fixed once, and sent when the agent has stopped (§7.4)."""
 
-    status: Status
+    status: JobStatus
     code: str
     message: str
     retryable: bool
@@ -172,7 +166,7 @@ class Job(msgspec.Struct, eq=False):
     extensions: bytes | None = None
     body_limit: int = 0
     """The most bytes that the body of an event may have; set by the runtime."""
-    status: Status = Status.PENDING
+    status: JobStatus = JobStatus.PENDING
     outcome: Outcome | None = None
     paused: bool = False
     stream: Stream | None = None
@@ -331,7 +325,7 @@ class Job(msgspec.Struct, eq=False):
             raise not_in_table(self.stage, stage)
         self.stage = stage
 
-    def recorded(self, record: str, status: Status | None = None) -> None:
+    def recorded(self, record: str, status: JobStatus | None = None) -> None:
         """Change the stage by a record of the journal, given by name, and the status if there is one.
 
         Raises InvariantViolated for a record that the table does not allow in the present stage.

@@ -19,16 +19,17 @@ import msgspec
 
 from arcp_proto.errors import ErrorCode, Refusal, ensure
 from arcp_proto.ids import MILLISECOND, Principal, UnixTime
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.limits import MAX_STATUS_WORDS
 from arcp_proto.wire import codec
 from arcp_proto.wire.messages import JobFilter
 from arcp_proto.wire.timestamps import parse_time
 
-from .job import Job, Status
+from .job import Job
 
 _CHUNK: Final = 512
 """Numbers in a chunk before it is cut in two."""
-_STATUSES: Final = frozenset(Status)
+_STATUSES: Final = frozenset(JobStatus)
 _INDEXED: Final = _STATUSES | {None}
 _NUMBER_BYTES: Final = 8
 _TAG_BYTES: Final = 16
@@ -116,7 +117,7 @@ class Listing:
             for index in self._asked_of(principal, (None, job.status)):
                 index.add(number)
 
-    def changed(self, job: Job, old_status: Status) -> None:
+    def changed(self, job: Job, old_status: JobStatus) -> None:
         """Move a listed job from its old status to its present one."""
         ensure(job.number in self._jobs, "a job that is not listed has changed")
         if self.asked:

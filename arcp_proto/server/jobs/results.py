@@ -9,6 +9,7 @@ import msgspec
 
 from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
 from arcp_proto.ids import ulid
+from arcp_proto.job_statuses import SUCCESS
 from arcp_proto.limits import details_of
 from arcp_proto.server.journal.records import JobEndedRecord, Whole
 from arcp_proto.wire import codec
@@ -17,7 +18,7 @@ from arcp_proto.wire.messages import JOB_RESULT, Result
 from arcp_proto.wire.result_chunks import JSON_TYPE, encode_chunk, encode_chunks, encode_whole
 
 from .completion import Returned, end, end_with_error, fix_outcome, outcome_of
-from .job import Job, LastWord, Status, Stream
+from .job import Job, LastWord, Stream
 
 if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
@@ -77,9 +78,9 @@ def returned(state: RuntimeState, job: Job, word: LastWord) -> None:
     else:
         value = UNSET if encoded is None else msgspec.Raw(encoded)
         at = state.unix
-        payload = codec.encode_checked(Result("success", state.stamp.text(at), value, summary=summary))
+        payload = codec.encode_checked(Result(SUCCESS, state.stamp.text(at), value, summary=summary))
         how = None if job.parent is None else _for_parent(encoded)
-        ended = JobEndedRecord(job.id, Status.SUCCESS, JOB_RESULT, payload[:-1], at)
+        ended = JobEndedRecord(job.id, SUCCESS, JOB_RESULT, payload[:-1], at)
         if encoded is None or 2 * len(payload) <= state.payload_limit(job):
             end(state, job, ended, how)  # It fits a frame even if a quirk of the peer doubles it.
         elif not _fits(state, job, payload):
@@ -97,7 +98,7 @@ def _as_whole(
 ) -> JobEndedRecord:
     """Return a terminal with its value for sessions with long frames, and with a `result_id` for others."""
     at, begin = state.stamp.text(ended.at), ended.payload.index(encoded)
-    result = Result("success", at, UNSET, _new_id(state, job), len(encoded), JSON_TYPE, summary)
+    result = Result(SUCCESS, at, UNSET, _new_id(state, job), len(encoded), JSON_TYPE, summary)
     whole = Whole(
         ended.payload, begin, begin + len(encoded), state.limits.max_chunk_bytes, state.body_limit(job)
     )
@@ -145,13 +146,13 @@ def _end_stream(
 ) -> None:
     """End a job whose chunks are published; `returned` is their JSON if the agent returned a value."""
     completed_at = state.time_text()
-    result = Result("success", completed_at, UNSET, stream.result_id, stream.size, content_type, summary)
+    result = Result(SUCCESS, completed_at, UNSET, stream.result_id, stream.size, content_type, summary)
     how = None
     if job.parent is not None:
         value = _joined(stream) if returned is None else codec.decode_value(returned.encode())
         how = Returned(value, stream.result_id, stream.size)
     payload = codec.encode_checked(result)[:-1]
-    end(state, job, JobEndedRecord(job.id, Status.SUCCESS, JOB_RESULT, payload, state.unix, inline), how)
+    end(state, job, JobEndedRecord(job.id, SUCCESS, JOB_RESULT, payload, state.unix, inline), how)
 
 
 def _inline(state: RuntimeState, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:
@@ -161,7 +162,7 @@ def _inline(state: RuntimeState, job: Job, stream: Stream, at: str, summary: str
         return None
     if isinstance(value, bytes):
         value = base64.b64encode(value).decode()
-    payload = codec.encode_checked(Result("success", at, value, summary=summary))
+    payload = codec.encode_checked(Result(SUCCESS, at, value, summary=summary))
     return payload[:-1] if _fits(state, job, payload) else None
 
 

@@ -11,11 +11,12 @@ from arcp_proto.empty import NOTHING
 from arcp_proto.errors import require
 from arcp_proto.features import Feature
 from arcp_proto.ids import JobId
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.leases.budget import UNBOUND, Budget, Hold
 from arcp_proto.server.credentials.model import Provision, takes
 from arcp_proto.server.jobs.fan_out import append, keep, number
 from arcp_proto.server.jobs.idempotency import Claim
-from arcp_proto.server.jobs.job import End, Job, Status
+from arcp_proto.server.jobs.job import End, Job
 from arcp_proto.server.jobs.stage import JOB_ENDED, JOB_STARTED, OUTCOME_FIXED
 from arcp_proto.server.responses import accepted_of
 from arcp_proto.server.sessions.session import Reply, Session
@@ -156,7 +157,7 @@ def _answered(state: RuntimeState, session: Session, job: Job, request_id: str) 
 
 def _job_started(state: RuntimeState, record: records.JobStarted) -> None:
     job = state.jobs[record.job_id]
-    state.recorded(job, JOB_STARTED, Status.RUNNING)
+    state.recorded(job, JOB_STARTED, JobStatus.RUNNING)
     job.attempt = record.attempt
     if job.holds:
         _lapse(job)  # The reservations of the agent that died.

@@ -37,9 +37,10 @@ from typing import Final
 import msgspec
 
 from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.leases.budget import Hold
 from arcp_proto.server.jobs.idempotency import Claim
-from arcp_proto.server.jobs.job import End, Outcome, Status, Terms
+from arcp_proto.server.jobs.job import End, Outcome, Terms
 from arcp_proto.server.sessions.session import Backlog, Reply
 from arcp_proto.wire.messages import JOB_EVENT, MessageType
 
@@ -207,7 +208,7 @@ class JobEndedRecord(msgspec.Struct, tag="JobEnded", gc=False):
     """
 
     job_id: JobId
-    status: Status
+    status: JobStatus
     message_type: MessageType
     payload: bytes
     at: UnixTime
@@ -365,7 +366,7 @@ class JobKept(msgspec.Struct, tag=True, gc=False):
 
     number: int
     terms: Terms
-    status: Status
+    status: JobStatus
     outcome: Outcome | None
     end: End | None
     at_home: bool

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from arcp_proto.errors import ErrorCode, Refusal
 from arcp_proto.ids import SECOND, Monotonic, Principal
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.server.credentials import revocation
 from arcp_proto.server.jobs import completion, publish, submission
-from arcp_proto.server.jobs.job import Job, Outcome, Status
+from arcp_proto.server.jobs.job import Job, Outcome
 from arcp_proto.server.sessions import retention, subscriptions
 from arcp_proto.wire.inputs import Input
 
@@ -85,7 +86,7 @@ def _end_unfinished(state: RuntimeState) -> None:
 def _go_on(state: RuntimeState, job: Job) -> None:
     """Start a job that never ran, start one again, or end it: its agent died with the process."""
     if job.input is not None and completion.starts_again(state, job):
-        attempt = job.attempt + (job.status is Status.RUNNING)
+        attempt = job.attempt + (job.status is JobStatus.RUNNING)
         submission.start(state, job, Input.of(job.input), attempt=attempt)
         return
     _end(state, job)
@@ -101,7 +102,7 @@ def _end(state: RuntimeState, job: Job) -> None:
 
 def _lost(state: RuntimeState, job: Job) -> Outcome:
     """Return the outcome of a job that does not go on; one that was kept lacks its agent."""
-    if job.status is Status.PENDING and job.input is not None:
+    if job.status is JobStatus.PENDING and job.input is not None:
         try:
             state.inventory.resolve(job.agent)
         except Refusal as refusal:

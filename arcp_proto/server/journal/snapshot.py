@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.leases.budget import Budget
 from arcp_proto.server.jobs.idempotency import key_bytes
-from arcp_proto.server.jobs.job import Job, Status
+from arcp_proto.server.jobs.job import Job
 from arcp_proto.server.jobs.listing import Cursors
 from arcp_proto.server.jobs.stage import JobStage
 from arcp_proto.server.sessions.session import Session
@@ -117,7 +118,7 @@ def _stage_kept(record: JobKept) -> JobStage:
         return JobStage.ENDED
     if record.outcome is not None:
         return JobStage.STOPPING
-    return JobStage.RUNNING if record.status is Status.RUNNING else JobStage.ACCEPTED
+    return JobStage.RUNNING if record.status is JobStatus.RUNNING else JobStage.ACCEPTED
 
 
 def key_kept(state: RuntimeState, record: KeyKept) -> None:

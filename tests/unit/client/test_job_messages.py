@@ -21,8 +21,8 @@ from arcp_proto.engine.output import (
     Subscribed,
 )
 from arcp_proto.errors import RETRYABLE, ErrorCode
-from arcp_proto.final_statuses import FAILURES
 from arcp_proto.ids import JobId
+from arcp_proto.job_statuses import FAILURES
 from arcp_proto.limits import Limits
 from tests.unit.scripted_runtime import (
     JOB,

@@ -23,8 +23,8 @@ from arcp_proto.engine.output import (
 )
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import ErrorCode
-from arcp_proto.final_statuses import FAILURES
 from arcp_proto.ids import JobId
+from arcp_proto.job_statuses import FAILURES
 from arcp_proto.limits import Limits
 from arcp_proto.wire.messages import TO_CLIENT, TO_RUNTIME
 from tests.unit.scripted_runtime import FEATURES, NUMBERED, ScriptedRuntime

@@ -8,10 +8,10 @@ import pytest
 from arcp_proto.engine.output import Audit, ChildEnded, StopJob
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.ids import JobId
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.limits import MAX_REASON_LENGTH
 from arcp_proto.recording import record, replay
 from arcp_proto.server.host_queries import Counts, JobInfo
-from arcp_proto.server.jobs.job import Status
 from arcp_proto.server.journal.records import JobEndedRecord, OutcomeFixed
 from tests.unit.world import CONFIG, START, UNIX, Peer, World
 
@@ -148,7 +148,7 @@ def test_a_cancel_by_the_host_survives_a_restart() -> None:
     cancel(world, job, "enough")
     world.restart()
     ended = [fact for fact in world.records if isinstance(fact, JobEndedRecord)]
-    assert [(fact.job_id, fact.status) for fact in ended] == [(job, Status.CANCELLED)]
+    assert [(fact.job_id, fact.status) for fact in ended] == [(job, JobStatus.CANCELLED)]
 
 
 def test_job_infos_lists_unfinished_and_finished_jobs(world: World) -> None:
@@ -163,7 +163,7 @@ def test_job_infos_lists_unfinished_and_finished_jobs(world: World) -> None:
         job_id=first,
         principal=world.state.jobs[first].terms.principal,
         agent="echo@2.0.0",
-        status=Status.RUNNING,
+        status=JobStatus.RUNNING,
         ends_as=None,
         agent_runs=True,
         accepted_at=world.state.jobs[first].terms.accepted_at,

@@ -9,9 +9,10 @@ import pytest
 
 from arcp_proto.features import Feature
 from arcp_proto.ids import JobId, Monotonic, Principal, SessionId, UnixTime
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.leases.budget import Budget
 from arcp_proto.server.jobs.idempotency import Claim
-from arcp_proto.server.jobs.job import End, Job, Status, Terms
+from arcp_proto.server.jobs.job import End, Job, Terms
 from arcp_proto.server.jobs.stage import JobStage
 from arcp_proto.server.responses import accepted_again, accepted_of, entry_json, entry_of, subscribed_of
 from arcp_proto.server.sessions.session import Session
@@ -56,7 +57,7 @@ def test_a_listing_entry_is_cached_once_the_job_has_ended() -> None:
     job.home_seq = 2
     assert msgspec.json.decode(entry_json(job, session))["last_event_seq"] == 2
     assert job.entry is None
-    job.status, job.stage = Status.ERROR, JobStage.ENDED
+    job.status, job.stage = JobStatus.ERROR, JobStage.ENDED
     job.end = End("job.error", b"{", UnixTime(UNIX), 2)
     last = entry_json(job, session)
     assert msgspec.json.decode(last) == written(entry_of(job, session))
@@ -143,7 +144,7 @@ def test_answers_have_positions_where_negotiated() -> None:
     subscribed = written(subscribed_of(job, session, "r1", replayed=True, cut=True))
     assert (subscribed["job_seq"], subscribed["history_from_job_seq"]) == (4, 4)
     assert msgspec.json.decode(entry_json(job, session)) == {**written(entry_of(job, session)), "job_seq": 4}
-    job.status, job.stage = Status.ERROR, JobStage.ENDED
+    job.status, job.stage = JobStatus.ERROR, JobStage.ENDED
     job.end = End("job.error", b"{", UnixTime(UNIX), 2)
     for _ in range(2):
         assert msgspec.json.decode(entry_json(job, session))["job_seq"] == 5

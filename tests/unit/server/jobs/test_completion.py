@@ -10,8 +10,8 @@ from arcp_proto.engine.output import PauseJob, ResumeJob, StopJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import RETRYABLE, ErrorCode
 from arcp_proto.ids import SECOND, Monotonic
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.server.jobs.completion import outcome_of
-from arcp_proto.server.jobs.job import Status
 from arcp_proto.wire import codec
 from tests.unit.world import Peer, World
 
@@ -29,7 +29,7 @@ def test_every_error_code_has_its_status_and_retryable(code: ErrorCode) -> None:
 
 def test_an_unknown_error_code_keeps_its_retryable() -> None:
     outcome = outcome_of("X_MINE", "m", details={"a": 1})
-    assert (outcome.status, outcome.retryable, outcome.details) == (Status.ERROR, False, {"a": 1})
+    assert (outcome.status, outcome.retryable, outcome.details) == (JobStatus.ERROR, False, {"a": 1})
     assert outcome_of("X_MINE", "m", retryable=True).retryable
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.leases.budget import Budget
-from arcp_proto.server.jobs.job import CURRENCY_BYTES, End, Job, Status, Terms
+from arcp_proto.server.jobs.job import CURRENCY_BYTES, End, Job, Terms
 from arcp_proto.server.jobs.stage import JOB_ENDED
 from arcp_proto.wire import codec
 from arcp_proto.wire.codec import event_envelope, event_tail
@@ -46,8 +47,8 @@ def job_of(version: str | None = "1.0.0", trace: TraceContext | None = None) -> 
     return Job(7, terms, {})
 
 
-@pytest.mark.parametrize(("before", "after"), list(product(Status, Status)))
-def test_the_lifecycle_leads_from_pending_to_a_terminal_status(before: Status, after: Status) -> None:
+@pytest.mark.parametrize(("before", "after"), list(product(JobStatus, JobStatus)))
+def test_the_lifecycle_leads_from_pending_to_a_terminal_status(before: JobStatus, after: JobStatus) -> None:
     job = job_of()
     job.status = before
     if after.value in LEGAL[before].split() or after is before:
@@ -63,7 +64,7 @@ def test_a_new_job_is_pending() -> None:
     job = job_of()
     assert (job.id, job.agent) == ("job_100%d", "echo@1.0.0")
     assert job_of(version=None).agent == "echo"
-    assert (job.status, job.ended, job.outcome, job.paused) == (Status.PENDING, False, None, False)
+    assert (job.status, job.ended, job.outcome, job.paused) == (JobStatus.PENDING, False, None, False)
     assert (job.number, job.attempt, job.home, job.home_seq) == (7, 1, None, 0)
 
 

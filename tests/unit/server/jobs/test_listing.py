@@ -14,14 +14,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
 from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, UnixTime
-from arcp_proto.server.jobs.job import LIFECYCLE, Job, Status, Terms
+from arcp_proto.job_statuses import JobStatus
+from arcp_proto.server.jobs.job import LIFECYCLE, Job, Terms
 from arcp_proto.server.jobs.listing import Cursors, Filter, Listing, page
 from arcp_proto.wire.messages import JobFilter
 from arcp_proto.wire.trace_context import TraceContext
 
 ALICE, BOB, CAROL = Principal("alice"), Principal("bob"), Principal("carol")
 PRINCIPALS: Final = (ALICE, BOB, CAROL)
-WORDS: Final = (*Status, "paused")
+WORDS: Final = (*JobStatus, "paused")
 """Statuses, and a word that is none."""
 ALL: Final = Filter()
 KEY: Final = bytes(range(32))
@@ -30,7 +31,7 @@ KEY: Final = bytes(range(32))
 def job_of(
     number: int,
     principal: Principal = ALICE,
-    status: Status = Status.PENDING,
+    status: JobStatus = JobStatus.PENDING,
     *,
     agent: str = "echo",
     version: str | None = "1.0.0",
@@ -116,7 +117,7 @@ def test_new_and_forgotten_jobs_do_not_move_a_page() -> None:
 @pytest.mark.parametrize("late", [1, 2, 256, 257, 512, 513])
 def test_a_job_that_comes_out_of_order_among_many_is_listed_once(late: int) -> None:
     running = Filter(("running",))
-    jobs = [job_of(number, status=Status.RUNNING) for number in range(1, 514)]
+    jobs = [job_of(number, status=JobStatus.RUNNING) for number in range(1, 514)]
     listing = listing_of(*(job for job in jobs if job.number != late))
     listing.add(jobs[late - 1])
     assert numbers(page(listing, [ALICE], running, None, 600, 600)) == list(range(513, 0, -1))
@@ -140,8 +141,8 @@ def test_an_index_follows_the_status_of_jobs() -> None:
     jobs = [job_of(number) for number in range(1, 4)]
     listing = listing_of(*jobs)
     for job in (jobs[2], jobs[0]):
-        job.status = Status.RUNNING
-        listing.changed(job, Status.PENDING)
+        job.status = JobStatus.RUNNING
+        listing.changed(job, JobStatus.PENDING)
     assert numbers(page(listing, [ALICE], Filter(("running",)), None, 10, 10)) == [3, 1]
     assert numbers(page(listing, None, Filter(("pending",)), None, 10, 10)) == [2]
     assert numbers(page(listing, [ALICE], Filter(("pending", "running")), None, 2, 10)) == [3, 2]
@@ -157,7 +158,7 @@ def test_removing_a_job_that_is_not_listed_raises() -> None:
     with pytest.raises(InvariantViolated, match="listed once"):
         listing.add(job_of(3))
     with pytest.raises(InvariantViolated, match="not listed"):
-        listing.changed(job_of(2), Status.PENDING)
+        listing.changed(job_of(2), JobStatus.PENDING)
     with pytest.raises(InvariantViolated, match="one job at least"):
         page(listing, None, ALL, None, 0, 10)
 
@@ -165,7 +166,7 @@ def test_removing_a_job_that_is_not_listed_raises() -> None:
 @pytest.mark.parametrize("count", [200, 20_000])
 def test_a_page_looks_only_at_the_jobs_shown(count: int) -> None:
     listing = Counting()
-    statuses = [Status.RUNNING, Status.SUCCESS]
+    statuses = [JobStatus.RUNNING, JobStatus.SUCCESS]
     for number in range(1, count + 1):
         listing.add(job_of(number, PRINCIPALS[number % 3], statuses[number % 10 == 0]))
     below = count // 2
@@ -216,7 +217,7 @@ def test_a_filter_matches_status_agent_and_times(filter: Filter, found: list[int
     jobs = [
         job_of(1, at=1 * SECOND),
         job_of(2, version="2.0.0", at=2 * SECOND + MILLISECOND + 999_999),  # Written as 2.001.
-        job_of(3, status=Status.RUNNING, version="2.0.0", at=3 * SECOND),
+        job_of(3, status=JobStatus.RUNNING, version="2.0.0", at=3 * SECOND),
         job_of(4, agent="plain", version=None, at=4 * SECOND),
     ]
     assert numbers(page(listing_of(*jobs), [ALICE], filter, None, 10, 10)) == found
@@ -359,7 +360,7 @@ class ListingMachine(RuleBasedStateMachine):
     @rule(data=st.data(), step=st.integers(1, 7))
     def change(self, data: st.DataObject, step: int) -> None:
         start = data.draw(st.integers(0, self.last))
-        to = data.draw(st.sampled_from(Status))
+        to = data.draw(st.sampled_from(JobStatus))
         for number in reversed(range(start, self.last + 1, step)):
             job = self.jobs.get(number)
             if job is not None and to in LIFECYCLE[job.status]:

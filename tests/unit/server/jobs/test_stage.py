@@ -12,9 +12,10 @@ import pytest
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import JobId
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.server.jobs import stage
 from arcp_proto.server.jobs.inventory import AgentInfo
-from arcp_proto.server.jobs.job import Job, Status
+from arcp_proto.server.jobs.job import Job
 from arcp_proto.server.jobs.stage import (
     AFTER_RECORD,
     AGENT_TRANSITIONS,
@@ -444,7 +445,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
         made.append((self.stage, after))
         goes_to(self, after)
 
-    def watched_recorded(self: Job, record: str, status: Status | None = None) -> None:
+    def watched_recorded(self: Job, record: str, status: JobStatus | None = None) -> None:
         before = self.stage
         recorded(self, record, status)
         made.append((before, self.stage))
@@ -509,7 +510,7 @@ def test_a_child_that_has_decided_its_end_outlives_the_grace_of_a_parent_that_is
     }
     world.revoked(grandchild)
     world.revoked(child)
-    assert world.state.jobs[child].status is Status.SUCCESS
+    assert world.state.jobs[child].status is JobStatus.SUCCESS
 
 
 def test_a_stopped_agent_is_not_reported_as_running_after_the_grace_of_its_parent() -> None:

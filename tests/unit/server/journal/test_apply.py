@@ -9,7 +9,8 @@ import pytest
 
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
-from arcp_proto.server.jobs.job import Outcome, Status, Terms
+from arcp_proto.job_statuses import JobStatus
+from arcp_proto.server.jobs.job import Outcome, Terms
 from arcp_proto.server.journal import records
 from arcp_proto.server.journal.apply import APPLY, head_of
 from arcp_proto.server.journal.records import Record
@@ -39,7 +40,9 @@ OPENED = records.SessionOpened(SESSION, ALICE, ["ack", "result_chunk"], "")
 OPENED_OTHER = records.SessionOpened(OTHER, BOB, ["progress"], "go")
 ACCEPTED = records.JobAcceptedRecord(TERMS, "r1")
 STARTED = records.JobStarted(JOB)
-ENDED = records.JobEndedRecord(JOB, Status.SUCCESS, "job.result", b'{"result":1', UnixTime(7), b'{"inline":1')
+ENDED = records.JobEndedRecord(
+    JOB, JobStatus.SUCCESS, "job.result", b'{"result":1', UnixTime(7), b'{"inline":1'
+)
 OBSERVED = records.Observed(OTHER, JOB, None)
 
 
@@ -137,19 +140,23 @@ def test_a_reply_is_kept_until_a_later_event_was_seen() -> None:
 def test_records_take_a_job_from_its_acceptance_to_its_end() -> None:
     runtime = applied(OPENED, ACCEPTED)
     job = state_of(runtime).jobs[JOB]
-    assert (job.status, job.terms, job.home) == (Status.PENDING, TERMS, state_of(runtime).sessions[SESSION])
+    assert (job.status, job.terms, job.home) == (
+        JobStatus.PENDING,
+        TERMS,
+        state_of(runtime).sessions[SESSION],
+    )
     assert (job.number, list(job.submitters)) == (1, [SESSION])
     assert {name: str(amount) for name, amount in job.budget.remaining.items()} == {"USD": "1.50"}
     assert job.extensions is not None and b"v=1" in job.extensions
     assert list(state_of(runtime).sessions[SESSION].jobs) == [JOB]
     apply(state_of(runtime), STARTED)
-    assert job.status is Status.RUNNING
-    outcome = Outcome(Status.CANCELLED, "CANCELLED", "m", False)
+    assert job.status is JobStatus.RUNNING
+    outcome = Outcome(JobStatus.CANCELLED, "CANCELLED", "m", False)
     apply(state_of(runtime), records.OutcomeFixed(JOB, outcome))
     assert job.outcome == outcome
     apply(state_of(runtime), ENDED)
     assert job.end is not None
-    assert (job.status, job.end.at, job.end.source, job.home) == (Status.SUCCESS, 7, 1, None)
+    assert (job.status, job.end.at, job.end.source, job.home) == (JobStatus.SUCCESS, 7, 1, None)
     assert state_of(runtime).sessions[SESSION].jobs == {}
     apply(state_of(runtime), records.JobForgotten(JOB))
     assert state_of(runtime).jobs == {} and len(state_of(runtime).listing) == 0
@@ -159,7 +166,7 @@ def test_records_take_a_job_from_its_acceptance_to_its_end() -> None:
 def test_a_restarted_job_is_still_running() -> None:
     runtime = applied(OPENED, ACCEPTED, STARTED, records.JobStarted(JOB, 2))
     job = state_of(runtime).jobs[JOB]
-    assert (job.status, job.attempt) == (Status.RUNNING, 2)
+    assert (job.status, job.attempt) == (JobStatus.RUNNING, 2)
 
 
 def test_a_published_result_chunk_marks_the_job_as_streamed() -> None:
