@@ -40,6 +40,7 @@ PURE_MODULES: Final = {
     "hmac": None,
     "ipaddress": None,
     "itertools": None,
+    "operator": ("itemgetter",),
     "math": None,
     "msgspec": None,
     "re": None,

@@ -146,7 +146,7 @@ def entry_json(job: Job, session: Session) -> bytes:
         entry = codec.encode_checked(entry_of(job, session))
         if job.end is not None and len(job.packed or b"") <= SMALL:
             job.entry = entry
-    return b'%b,"job_seq":%d}' % (entry[:-1], job.last_position) if session.positions else entry
+    return b'%b,"job_seq":%d}' % (codec.opened(entry), job.last_position) if session.positions else entry
 
 
 def _constraints(job: Job) -> messages.LeaseConstraints | None:

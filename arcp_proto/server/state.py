@@ -32,6 +32,7 @@ from arcp_proto.server.sessions.quotas import Holdings
 from arcp_proto.server.sessions.retired import Retired
 from arcp_proto.server.sessions.session import Session, attached_to
 from arcp_proto.wire import codec
+from arcp_proto.wire.codec import OpenObject
 
 from . import dispatch, responses, shutdown
 from .config import EVENT_BYTES, Observers, RuntimeConfig, check_config
@@ -99,7 +100,7 @@ class RuntimeState(Machine):
         self.speaker: Job | None = None
         """The job of the last input, if that was an event; its next events are numbered together.
         """
-        self.said: list[bytes] = []
+        self.said: list[OpenObject] = []
         """The payloads of the collected events."""
         self.said_at = 0
         """When the last of them was published."""

@@ -13,7 +13,8 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from itertools import accumulate
-from typing import Annotated, Any, Final, Generic, TypeVar
+from operator import itemgetter
+from typing import Annotated, Any, Final, Generic, NewType, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A number of events, bytes or seconds that peers can hold."""
+
+OpenObject = NewType("OpenObject", bytes)
+"""A JSON object without its last brace: fields may be added behind it, and the brace."""
 
 VERSION: Final = "1.1"
 HEAD_BYTES: Final = 320
@@ -282,6 +286,15 @@ def encode_checked(value: object) -> bytes:
         return _encode_or_explain(value)
 
 
+opened: Final[Callable[[bytes], OpenObject]] = itemgetter(slice(-1))
+"""Return a JSON object without its last brace."""
+
+
+def decode_open(data: OpenObject) -> Any:
+    """Return the value of an open object."""
+    return decode_value(data + b"}")
+
+
 def compact(data: bytes) -> bytes:
     """Return bytes without the spare memory that msgspec leaves behind them: up to half of the encoded
     size.
@@ -384,14 +397,26 @@ def open_head(head: bytes) -> bytes:
     return head[: head.rindex(b"%b") + 2]
 
 
-def open_event(kind: str, ts: str, body: bytes) -> bytes:
-    """Return the payload of a `job.event` without its closing brace: a session may add to it (§7.6, §8.1)."""
+class EventOpening(Protocol):
+    """The bytes before the body in the payload of a `job.event`; a body behind them makes the payload."""
+
+    def __add__(self, body: bytes, /) -> OpenObject:
+        """Return the payload without its last brace."""
+        ...
+
+    def __buffer__(self, flags: int, /) -> memoryview:
+        """Return the bytes themselves, to compare with a payload that begins with them."""
+        ...
+
+
+def open_event(kind: str, ts: str, body: bytes) -> OpenObject:
+    """Return the payload of a `job.event` without its last brace: a session may add to it (§7.6, §8.1)."""
     return event_opening(kind, ts) + body
 
 
-def event_opening(kind: str, ts: str) -> bytes:
+def event_opening(kind: str, ts: str) -> EventOpening:
     """Return the part before the body in the payload of a `job.event`."""
-    return b'{"kind":"%b","ts":"%b","body":' % (kind.encode(), ts.encode())
+    return cast(EventOpening, b'{"kind":"%b","ts":"%b","body":' % (kind.encode(), ts.encode()))
 
 
 END: Final = b"}}"
@@ -405,9 +430,9 @@ def event_tail(position: int) -> bytes:
 
 
 def event_envelope(
-    head: bytes, id_prefix: bytes, session_id: bytes, seq: int, payload: bytes, tail: bytes = END
+    head: bytes, id_prefix: bytes, session_id: bytes, seq: int, payload: OpenObject, tail: bytes = END
 ) -> bytes:
-    """Return a numbered envelope; `payload` is a JSON object without its last brace."""
+    """Return a numbered envelope."""
     return head % (id_prefix, seq, session_id, seq, payload) + tail
 
 

@@ -11,6 +11,7 @@ import msgspec
 from arcp_proto.ids import SessionId, event_id_prefix
 
 from . import codec
+from .codec import OpenObject
 
 AT_ONCE: Final = 64
 """Envelopes that are written before their bytes are counted."""
@@ -27,13 +28,13 @@ _PLAIN_END: Final = tuple(digits + codec.END for digits in _PLAIN)
 class LeftOut(Protocol):
     """The part of an event's envelope that its stored payload leaves out."""
 
-    def complete(self, payload: bytes) -> bytes:
-        """Return the payload, without its last brace, with the part that it leaves out."""
+    def complete(self, payload: OpenObject) -> OpenObject:
+        """Return the payload with the part that it leaves out."""
         ...
 
 
 class Entry(msgspec.Struct, gc=False, frozen=True):
-    """One event as every log holds it: the template of its head, and its payload without the last brace.
+    """One event as every log holds it: the template of its head, and its payload.
 
     `position` is its place in its job, from 1, the same in every session; 0 if it is not in a job's history.
     `rotated` is the part that the payload leaves out: the new value of a credential, as long as it is valid
@@ -41,7 +42,7 @@ class Entry(msgspec.Struct, gc=False, frozen=True):
     """
 
     head: bytes
-    payload: bytes
+    payload: OpenObject
     position: int = 0
     rotated: LeftOut | None = None
 

@@ -12,6 +12,7 @@ import msgspec
 from arcp_proto.job_statuses import JobStatus
 
 from . import codec
+from .codec import OpenObject
 from .messages import MessageType
 
 _UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
@@ -128,20 +129,20 @@ def recognise(envelope: codec.Envelope) -> str:
 
 
 def rewrite_end(
-    quirk: Quirk, message_type: MessageType, payload: bytes, limit: int
-) -> tuple[MessageType, bytes]:
-    """Return the type and the open payload (without its last brace) of a terminal in the form for such a
+    quirk: Quirk, message_type: MessageType, payload: OpenObject, limit: int
+) -> tuple[MessageType, OpenObject]:
+    """Return the type and the payload of a terminal in the form for such a
     peer.
 
     A result is repeated only if it fits `limit` bytes.
     """
     if not (quirk.ends_as_result or quirk.result_as_output):
         return message_type, payload
-    fields: dict[str, Any] = codec.decode_value(payload + b"}")
+    fields: dict[str, Any] = codec.decode_open(payload)
     if quirk.ends_as_result and fields["final_status"] in (JobStatus.CANCELLED, JobStatus.TIMED_OUT):
         message_type = MessageType.JOB_RESULT
         fields = {name: fields[name] for name in ("final_status", "completed_at")}
     elif quirk.result_as_output and "result" in fields:
         fields["output"] = fields["result"]
-    rewritten = codec.encode_checked(fields)[:-1]
+    rewritten = codec.opened(codec.encode_checked(fields))
     return message_type, rewritten if len(rewritten) < limit else payload

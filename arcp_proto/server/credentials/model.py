@@ -18,6 +18,7 @@ from arcp_proto.ids import JobId, Monotonic, Principal, UnixTime
 from arcp_proto.limits import KIB, MAX_ID_LENGTH
 from arcp_proto.secret import Secret
 from arcp_proto.wire import codec, messages
+from arcp_proto.wire.codec import OpenObject
 from arcp_proto.wire.credential import Credential
 
 if TYPE_CHECKING:
@@ -63,9 +64,9 @@ class Rotated:
         """Drop the value, which is valid no longer."""
         self._details = None
 
-    def complete(self, payload: bytes) -> bytes:
-        """Return the payload of the event, without its last brace, with the value while it is valid."""
-        return payload if self._details is None else payload[:-1] + self._details
+    def complete(self, payload: OpenObject) -> OpenObject:
+        """Return the payload of the event with the value while it is valid."""
+        return payload if self._details is None else OpenObject(payload[:-1] + self._details)
 
 
 class Held(msgspec.Struct, eq=False):
@@ -226,7 +227,7 @@ def with_credentials(payload: bytes, credentials: list[messages.Credential] | No
     """Return the payload of an answer that is kept without credentials, with the current ones."""
     if credentials is None:
         return payload
-    return b'%b,"credentials":%b}' % (payload[:-1], codec.encode_checked(credentials))
+    return b'%b,"credentials":%b}' % (codec.opened(payload), codec.encode_checked(credentials))
 
 
 def forget(job: Job) -> None:

@@ -191,7 +191,7 @@ def end_with_error(state: RuntimeState, job: Job, outcome: Outcome) -> None:
     if len(payload) > state.payload_limit(job):
         error.details = None
         payload = codec.encode_checked(error)
-    ended = JobEndedRecord(job.id, outcome.status, JOB_ERROR, payload[:-1], state.unix)
+    ended = JobEndedRecord(job.id, outcome.status, JOB_ERROR, codec.opened(payload), state.unix)
     end(state, job, ended, outcome)
 
 

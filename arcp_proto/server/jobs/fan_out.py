@@ -9,6 +9,7 @@ from arcp_proto.server.credentials.model import Rotated, takes
 from arcp_proto.server.journal.records import Unobserved
 from arcp_proto.server.sessions.session import Session
 from arcp_proto.wire import codec
+from arcp_proto.wire.codec import OpenObject
 from arcp_proto.wire.envelopes import Entry
 from arcp_proto.wire.event_bodies import FEATURE_OF_KIND, STATUS, Status
 from arcp_proto.wire.messages import JOB_EVENT
@@ -23,7 +24,7 @@ def number(
     state: RuntimeState,
     job: Job,
     kind: str,
-    payload: bytes,
+    payload: OpenObject,
     needs: str | None = None,
     rotated: Rotated | None = None,
 ) -> bool:
@@ -69,7 +70,7 @@ def number(
     return state.holdings.changed(principal, count, count * size) or look
 
 
-def number_all(state: RuntimeState, job: Job, payloads: list[bytes]) -> bool:
+def number_all(state: RuntimeState, job: Job, payloads: list[OpenObject]) -> bool:
     """Number several events at once that need no feature, for a job with a home session and no observers.
 
     Return False and do nothing when there are observers or the events do not fit into an allowance.
@@ -95,7 +96,7 @@ def number_all(state: RuntimeState, job: Job, payloads: list[bytes]) -> bool:
     return True
 
 
-def keep(state: RuntimeState, job: Job, payload: bytes, source: int, feature: str | None) -> None:
+def keep(state: RuntimeState, job: Job, payload: OpenObject, source: int, feature: str | None) -> None:
     """Append an event to the history of a job only, with the home number `source`."""
     history, size = job.history, len(payload)
     if history is NO_EVENTS:
@@ -111,8 +112,8 @@ def append(state: RuntimeState, session: Session, entry: Entry) -> None:
     state.holdings.changed(session.principal, 1, size)
 
 
-def notice_payload(state: RuntimeState, phase: str, message: str) -> bytes:
-    """Return the payload, without the last brace, of a `status` event that the runtime itself emits."""
+def notice_payload(state: RuntimeState, phase: str, message: str) -> OpenObject:
+    """Return the payload of a `status` event that the runtime itself emits."""
     return codec.open_event(STATUS, state.time_text(), codec.encode_checked(Status(phase, message)))
 
 

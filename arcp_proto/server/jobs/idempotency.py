@@ -14,6 +14,7 @@ from arcp_proto.errors import ensure
 from arcp_proto.ids import SECOND, JobId, Principal, UnixTime
 from arcp_proto.limits import Limits
 from arcp_proto.wire.canonical_json import canonical_json
+from arcp_proto.wire.codec import OpenObject
 from arcp_proto.wire.messages import LeaseConstraints, MessageType
 
 
@@ -21,7 +22,7 @@ class Claim(msgspec.Struct):
     """One claimed key: the fingerprint of its submit, its job, and the answers.
 
     `accepted` is the encoded payload of `job.accepted` with an empty `request_id`. `ended` is the terminal:
-    its type, its payload without the last brace, and that for sessions without `result_chunk`; None while the
+    its type, its payload, and that for sessions without `result_chunk`; None while the
     job runs. `ended_at` is Unix time in nanoseconds. `position` is that of the terminal in its job; 0 in the
     records of versions before positions.
     """
@@ -29,7 +30,7 @@ class Claim(msgspec.Struct):
     fingerprint: bytes
     job_id: JobId
     accepted: bytes
-    ended: tuple[MessageType, bytes, bytes | None] | None = None
+    ended: tuple[MessageType, OpenObject, OpenObject | None] | None = None
     ended_at: UnixTime = UnixTime(0)
     position: int = 0
 
@@ -121,7 +122,7 @@ class Keys:
         self,
         principal: Principal,
         key: str,
-        ended: tuple[MessageType, bytes, bytes | None],
+        ended: tuple[MessageType, OpenObject, OpenObject | None],
         at: UnixTime,
         position: int = 0,
     ) -> int:

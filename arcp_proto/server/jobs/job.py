@@ -16,6 +16,7 @@ from arcp_proto.leases.budget import Budget, Hold
 from arcp_proto.leases.lease import Grants
 from arcp_proto.server.sessions.event_log import History
 from arcp_proto.wire import codec
+from arcp_proto.wire.codec import OpenObject
 from arcp_proto.wire.inputs import SMALL
 from arcp_proto.wire.messages import MessageType
 from arcp_proto.wire.timestamps import parse_time
@@ -126,17 +127,17 @@ class Stream(msgspec.Struct):
 
 
 class End(msgspec.Struct, frozen=True, gc=False):
-    """The terminal of a job as it was sent; `payload` is without the last brace (§7.3).
+    """The terminal of a job as it was sent (§7.3).
 
     `inline` is the payload for sessions without `result_chunk`, `at` is Unix time in nanoseconds, and
     `source` is the home number of the terminal.
     """
 
     message_type: MessageType
-    payload: bytes
+    payload: OpenObject
     at: UnixTime
     source: int
-    inline: bytes | None = None
+    inline: OpenObject | None = None
 
 
 class Job(msgspec.Struct, eq=False):

@@ -15,6 +15,7 @@ from arcp_proto.server.journal.records import Delivered, Published
 from arcp_proto.server.sessions import retention
 from arcp_proto.server.sessions.session import Session
 from arcp_proto.wire import codec
+from arcp_proto.wire.codec import EventOpening
 from arcp_proto.wire.event_bodies import FEATURE_OF_KIND
 from arcp_proto.wire.messages import JOB_EVENT
 from arcp_proto.wire.timestamps import format_time
@@ -163,12 +164,12 @@ class Openings:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._text = ""
-        self.by_kind: dict[str, bytes] = {}
+        self.by_kind: dict[str, EventOpening] = {}
         """The prefixes of this millisecond that were made so far."""
         self.until = NEVER
         """The monotonic end of this millisecond."""
 
-    def of(self, kind: str) -> bytes:
+    def of(self, kind: str) -> EventOpening:
         """Return the bytes in front of the body of an event that is published now."""
         machine = self._machine
         now = machine.now

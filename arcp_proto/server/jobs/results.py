@@ -13,6 +13,7 @@ from arcp_proto.job_statuses import SUCCESS
 from arcp_proto.limits import details_of
 from arcp_proto.server.journal.records import JobEndedRecord, Whole
 from arcp_proto.wire import codec
+from arcp_proto.wire.codec import OpenObject
 from arcp_proto.wire.event_bodies import RESULT_CHUNK, UNSET
 from arcp_proto.wire.messages import JOB_RESULT, Result
 from arcp_proto.wire.result_chunks import JSON_TYPE, encode_chunk, encode_chunks, encode_whole
@@ -80,7 +81,7 @@ def returned(state: RuntimeState, job: Job, word: LastWord) -> None:
         at = state.unix
         payload = codec.encode_checked(Result(SUCCESS, state.stamp.text(at), value, summary=summary))
         how = None if job.parent is None else _for_parent(encoded)
-        ended = JobEndedRecord(job.id, SUCCESS, JOB_RESULT, payload[:-1], at)
+        ended = JobEndedRecord(job.id, SUCCESS, JOB_RESULT, codec.opened(payload), at)
         if encoded is None or 2 * len(payload) <= state.payload_limit(job):
             end(state, job, ended, how)  # It fits a frame even if a quirk of the peer doubles it.
         elif not _fits(state, job, payload):
@@ -102,7 +103,7 @@ def _as_whole(
     whole = Whole(
         ended.payload, begin, begin + len(encoded), state.limits.max_chunk_bytes, state.body_limit(job)
     )
-    payload = codec.encode_checked(result)[:-1]
+    payload = codec.opened(codec.encode_checked(result))
     return msgspec.structs.replace(ended, payload=payload, whole=whole)
 
 
@@ -142,7 +143,7 @@ def _end_stream(
     summary: str | None,
     content_type: str | None,
     returned: str | None = None,
-    inline: bytes | None = None,
+    inline: OpenObject | None = None,
 ) -> None:
     """End a job whose chunks are published; `returned` is their JSON if the agent returned a value."""
     completed_at = state.time_text()
@@ -151,19 +152,19 @@ def _end_stream(
     if job.parent is not None:
         value = _joined(stream) if returned is None else codec.decode_value(returned.encode())
         how = Returned(value, stream.result_id, stream.size)
-    payload = codec.encode_checked(result)[:-1]
+    payload = codec.opened(codec.encode_checked(result))
     end(state, job, JobEndedRecord(job.id, SUCCESS, JOB_RESULT, payload, state.unix, inline), how)
 
 
-def _inline(state: RuntimeState, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:
-    """Return a stream as the payload of an inline result, without the last brace; None if it does not fit."""
+def _inline(state: RuntimeState, job: Job, stream: Stream, at: str, summary: str | None) -> OpenObject | None:
+    """Return a stream as the payload of an inline result; None if it does not fit."""
     value = _joined(stream)
     if value is None:
         return None
     if isinstance(value, bytes):
         value = base64.b64encode(value).decode()
     payload = codec.encode_checked(Result(SUCCESS, at, value, summary=summary))
-    return payload[:-1] if _fits(state, job, payload) else None
+    return codec.opened(payload) if _fits(state, job, payload) else None
 
 
 def _joined(stream: Stream) -> str | bytes | None:

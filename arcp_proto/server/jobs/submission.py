@@ -220,7 +220,7 @@ def on_cancel(
         cut(cancel.reason) or None,
         job.status.value if job.ended else None,
     )
-    payload = codec.encode_checked(answer)[:-1]
+    payload = codec.opened(codec.encode_checked(answer))
     state.commit(Delivered(session.id, job.id, messages.MessageType.JOB_CANCELLED, payload))
     state.delivered(session)
     message = "cancelled by the client" + (f": {cancel.reason}" if cancel.reason else "")

@@ -21,6 +21,7 @@ from arcp_proto.server.jobs.stage import JOB_ENDED, JOB_STARTED, OUTCOME_FIXED
 from arcp_proto.server.responses import accepted_of
 from arcp_proto.server.sessions.session import Reply, Session
 from arcp_proto.wire import codec
+from arcp_proto.wire.codec import OpenObject
 from arcp_proto.wire.envelopes import Entry
 from arcp_proto.wire.event_bodies import RESULT_CHUNK, STATUS, EventKind
 from arcp_proto.wire.messages import JOB_ACCEPTED, JOB_EVENT, MessageType
@@ -277,7 +278,7 @@ def _cut_whole(state: RuntimeState, job: Job, whole: records.Whole, end: End) ->
 
     The chunks have the home number of the terminal, which they precede.
     """
-    result = codec.decode_value(end.payload + b"}")
+    result = codec.decode_open(end.payload)
     text, ts = whole.payload[whole.begin : whole.end].decode(), result["completed_at"]
     observers = [one for one in job.observers.values() if _reads_chunks(one) and not one.long_frames]
     for body in encode_whole(result["result_id"], text, whole.chunk, whole.body):
@@ -308,8 +309,8 @@ def terminal(
 
 def ending(
     state: RuntimeState, job: Job, session: Session, end: End, whole: records.Whole | None = None
-) -> tuple[MessageType, bytes]:
-    """Return the terminal of a job as one session reads it: message type, payload without the last brace."""
+) -> tuple[MessageType, OpenObject]:
+    """Return the terminal of a job as one session reads it: its message type, and its payload."""
     payload = end.payload
     if whole is not None and session.long_frames:
         payload = whole.payload

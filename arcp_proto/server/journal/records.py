@@ -42,6 +42,7 @@ from arcp_proto.leases.budget import Hold
 from arcp_proto.server.jobs.idempotency import Claim
 from arcp_proto.server.jobs.job import End, Outcome, Terms
 from arcp_proto.server.sessions.session import Backlog, Reply
+from arcp_proto.wire.codec import OpenObject
 from arcp_proto.wire.messages import JOB_EVENT, MessageType
 
 RECORD_VERSION: Final = 2
@@ -104,7 +105,7 @@ class Delegated(msgspec.Struct, tag=True, gc=False):
     """
 
     terms: Terms
-    payload: bytes
+    payload: OpenObject
 
 
 class JobJoined(msgspec.Struct, tag=True, gc=False):
@@ -130,7 +131,7 @@ class Published(msgspec.Struct, tag=True, gc=False):
 
     job_id: JobId
     kind: str
-    payload: bytes
+    payload: OpenObject
     """A JSON object without its last brace."""
 
 
@@ -143,7 +144,7 @@ class Delivered(msgspec.Struct, tag=True, gc=False):
     session_id: SessionId
     job_id: JobId
     message_type: MessageType
-    payload: bytes
+    payload: OpenObject
     trace_id: str | None = None
     position: int = 0
 
@@ -194,7 +195,7 @@ class Whole(msgspec.Struct, frozen=True, gc=False):
     whose bodies have at most `body` bytes.
     """
 
-    payload: bytes
+    payload: OpenObject
     begin: int
     end: int
     chunk: int
@@ -210,9 +211,9 @@ class JobEndedRecord(msgspec.Struct, tag="JobEnded", gc=False):
     job_id: JobId
     status: JobStatus
     message_type: MessageType
-    payload: bytes
+    payload: OpenObject
     at: UnixTime
-    inline: bytes | None = None
+    inline: OpenObject | None = None
     whole: Whole | None = None
 
 
@@ -251,7 +252,7 @@ class CredentialRotatedRecord(msgspec.Struct, tag="CredentialRotated", gc=False)
 
     job_id: JobId
     credential_id: str
-    payload: bytes
+    payload: OpenObject
     """A JSON object without its last brace."""
 
 
@@ -299,7 +300,7 @@ class Unobserved(msgspec.Struct, tag=True, gc=False):
 
     session_id: SessionId
     job_id: JobId
-    last: bytes | None = None
+    last: OpenObject | None = None
     message_type: MessageType = JOB_EVENT
     position: int = 0
 
@@ -349,7 +350,7 @@ class SessionKept(msgspec.Struct, tag=True, gc=False):
     tokens: list[bytes]
     acked: int
     first: int
-    entries: list[tuple[bytes, bytes, int]]
+    entries: list[tuple[bytes, OpenObject, int]]
     replies: list[Reply]
     answered: list[tuple[str, int, JobId]]
     expires: UnixTime | None = None
@@ -376,7 +377,7 @@ class JobKept(msgspec.Struct, tag=True, gc=False):
     input: bytes | None
     first: int
     cut: int
-    history: list[tuple[bytes, int, int]]
+    history: list[tuple[OpenObject, int, int]]
     observers: list[SessionId]
     submitters: list[SessionId]
     remaining: dict[str, Decimal] = {}

@@ -41,7 +41,7 @@ import msgspec
 from arcp_proto.errors import ensure
 from arcp_proto.features import Feature
 from arcp_proto.ids import SECOND, JobId, Monotonic, SessionId
-from arcp_proto.wire.codec import closed_head, open_head
+from arcp_proto.wire.codec import OpenObject, closed_head, open_head
 from arcp_proto.wire.envelopes import Entry
 from arcp_proto.wire.event_bodies import FEATURE_OF_KIND
 
@@ -378,7 +378,7 @@ class Log(BoundedLog[Entry]):
 
     # Snapshots.
 
-    def entries(self) -> list[tuple[bytes, bytes, int]]:
+    def entries(self) -> list[tuple[bytes, OpenObject, int]]:
         """Return head, payload and 0 of every entry: the form of versions before positions."""
         heads = dict.fromkeys(entry.head for entry in self._items)
         closed = {head: closed_head(head) for head in heads}
@@ -389,7 +389,11 @@ class Log(BoundedLog[Entry]):
         return [entry.position for entry in self._items]
 
     def load(
-        self, first: int, entries: Iterable[tuple[bytes, bytes, int]], positions: Iterable[int], at: Monotonic
+        self,
+        first: int,
+        entries: Iterable[tuple[bytes, OpenObject, int]],
+        positions: Iterable[int],
+        at: Monotonic,
     ) -> None:
         """Fill an empty log from a snapshot, which has no positions for a session without them."""
         ensure(not self._items, "a log is loaded once")
@@ -407,14 +411,14 @@ _CODES: Final = {feature: code for code, feature in enumerate(_FEATURES)}
 
 
 class Past(NamedTuple):
-    """An event of a history: its payload without the last brace, home number, and the feature it needs."""
+    """An event of a history: its payload, home number, and the feature it needs."""
 
-    payload: bytes
+    payload: OpenObject
     source: int
     feature: str | None
 
 
-class History(BoundedLog[bytes]):
+class History(BoundedLog[OpenObject]):
     """The events of a job by position, from `first` to before `end`.
 
     A position counts the events of the job from 0. Home numbers never fall from one event to the next.
@@ -433,7 +437,7 @@ class History(BoundedLog[bytes]):
         self.cut = 0
         """The home number of the last event that was dropped."""
 
-    def append(self, payload: bytes, source: int, feature: str | None, size: int, at: Monotonic) -> bool:
+    def append(self, payload: OpenObject, source: int, feature: str | None, size: int, at: Monotonic) -> bool:
         """Append a published event with `size` bytes of payload.
 
         Return True when this passes the allowance: the caller then checks the limits.
@@ -453,7 +457,7 @@ class History(BoundedLog[bytes]):
     def _sizes(self, low: int, high: int | None) -> Iterable[int]:
         return map(len, self._items[low:high])
 
-    def add(self, payloads: Sequence[bytes], source: int, size: int) -> None:
+    def add(self, payloads: Sequence[OpenObject], source: int, size: int) -> None:
         """Append events that need no feature and fit into the allowance, numbered at home from `source`."""
         self._items += payloads
         self._sources.extend(range(source, source + len(payloads)))
@@ -511,12 +515,14 @@ class History(BoundedLog[bytes]):
 
     # Snapshots.
 
-    def entries(self) -> list[tuple[bytes, int, int]]:
+    def entries(self) -> list[tuple[OpenObject, int, int]]:
         """Return payload, home number and feature code of every event."""
         codes = map(self._code, range(len(self._items)))
         return list(zip(self._items, self._sources, codes, strict=True))
 
-    def load(self, first: int, cut: int, entries: Sequence[tuple[bytes, int, int]], at: Monotonic) -> None:
+    def load(
+        self, first: int, cut: int, entries: Sequence[tuple[OpenObject, int, int]], at: Monotonic
+    ) -> None:
         """Fill an empty history from a snapshot."""
         self.first, self.end, self.cut = first, first, cut
         for payload, source, code in entries:

@@ -792,3 +792,22 @@ def test_a_message_holds_at_most_100_000_objects_and_lists(pair: str, text: str,
 def test_brackets_in_strings_do_not_count_as_containers() -> None:
     text = '{"type":"x","payload":{"input":"%s"}}' % ("[{" * 200_000)
     assert codec.decode_envelope(text.encode()).type == "x"
+
+
+@given(
+    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), JSON_VALUES, max_size=4)
+)
+def test_an_open_object_may_get_another_field(value: dict[str, Any]) -> None:
+    whole = codec.encode_value({"a": 1, **value})
+    payload = codec.opened(whole)
+    assert codec.decode_open(payload) == codec.decode_value(whole)
+    assert codec.decode_value(payload + b',"job_seq":7}') == {**codec.decode_value(whole), "job_seq": 7}
+
+
+def test_an_event_is_an_open_object() -> None:
+    payload = codec.open_event("log", "2026-01-01T00:00:00.000Z", b'{"level":"info"}')
+    assert codec.decode_open(payload) == {
+        "kind": "log",
+        "ts": "2026-01-01T00:00:00.000Z",
+        "body": {"level": "info"},
+    }
