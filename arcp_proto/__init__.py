@@ -110,7 +110,7 @@ from arcp_proto.wire.framing import Framing
 from arcp_proto.wire.inputs import Input
 from arcp_proto.wire.messages import AgentEntry, JobEntry, Peer
 
-from .close_codes import CloseCode
+from .close_codes import CLOSE_REASON_BYTES, CloseCode
 from .errors import RETRYABLE, Denied, ErrorCode, InvariantViolated, LocalProtocolError
 from .ids import MILLISECOND, SECOND, JobId, Monotonic, Principal, RequestId, SessionId, UnixTime, qualified
 from .limits import Limits
@@ -124,6 +124,7 @@ if TYPE_CHECKING:
     from .recording import record, replay
 
 __all__ = [
+    "CLOSE_REASON_BYTES",
     "MILLISECOND",
     "NOT_NEGOTIATED",
     "RECORD_VERSION",

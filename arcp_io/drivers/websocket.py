@@ -23,7 +23,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Origin
 from websockets.uri import parse_uri
 
-from arcp_proto import CloseCode, LocalProtocolError
+from arcp_proto import CLOSE_REASON_BYTES, CloseCode, LocalProtocolError
 
 from .ws_admission import Admission
 
@@ -51,7 +51,6 @@ _OPCODES: Final = frozenset(opcode.value for opcode in Opcode)
 _LENGTH_16: Final = struct.Struct(">H")
 _LENGTH_64: Final = struct.Struct(">Q")
 _OPEN: Final = State.OPEN
-_MAX_REASON: Final = 123
 _HEAD_END: Final = b"\n\r\n"
 _HEAD_TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -210,8 +209,8 @@ class WebSocketCodec(ABC):
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Send a close frame, once; during the opening handshake, give the connection up.
 
-        The reason is truncated to 123 bytes. After `too_large`, too many control frames, or in the midst of a
-        large message, no answer is awaited (RFC 6455, 7.1.7).
+        The reason is truncated to `CLOSE_REASON_BYTES`. After `too_large`, too many control frames, or in the
+        midst of a large message, no answer is awaited (RFC 6455, 7.1.7).
         """
         if self._connecting:
             self.failure = self.failure or "closed before the opening handshake was over"
@@ -219,7 +218,7 @@ class WebSocketCodec(ABC):
             self._outgoing.clear()
             self._discard()
         elif self.open:
-            text = reason.encode(errors="replace")[:_MAX_REASON].decode(errors="ignore")
+            text = reason.encode(errors="replace")[:CLOSE_REASON_BYTES].decode(errors="ignore")
             if self.pending > HELD:
                 self._discard()  # The rest would be held until an answer comes behind it.
             if self._discarding:  # No answer is awaited, which would not be read.
