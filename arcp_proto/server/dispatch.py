@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -20,7 +20,7 @@ from arcp_proto.server.jobs.submission import on_cancel
 from arcp_proto.server.jobs.submit_queue import on_submit
 from arcp_proto.server.journal.records import Released, RuntimeKept
 from arcp_proto.server.sessions.handshake import on_hello, on_resume, prove
-from arcp_proto.server.sessions.session import admission_of, session_of
+from arcp_proto.server.sessions.session import Session, admission_of, session_of
 from arcp_proto.server.sessions.subscriptions import on_subscribe, on_unsubscribe, owners_listed
 from arcp_proto.wire import codec, messages
 from arcp_proto.wire.lenient import read_request
@@ -30,7 +30,7 @@ from . import shutdown
 from .credentials import issuing, revocation
 from .hooks import Hooks
 from .jobs import completion, gate, results, submission, submit_queue
-from .jobs.job import Verdict
+from .jobs.job import Job, Verdict
 from .responses import entry_json
 from .sessions import admission_control, handshake, retention, subscriptions
 
@@ -247,42 +247,79 @@ def carry_out(state: RuntimeState, key: TimerKey) -> None:
     due(state, key.owner)
 
 
-def _no_hello(state: RuntimeState, owner: int | str) -> None:
+def _no_hello(state: RuntimeState, connection: ConnectionState) -> None:
     late = Refusal(ErrorCode.UNAUTHENTICATED, "no session.hello in time", fatal=True)
-    admission_control.failed(state, state.connections[int(owner)], "no hello")
-    state.refuse(state.connections[int(owner)], late)
+    admission_control.failed(state, connection, "no hello")
+    state.refuse(connection, late)
 
 
-def _not_verified(state: RuntimeState, owner: int | str) -> None:
+def _not_verified(state: RuntimeState, connection: ConnectionState) -> None:
     late = Refusal(ErrorCode.INTERNAL_ERROR, "authentication took too long", fatal=True)
-    admission_control.failed(state, state.connections[int(owner)], "no answer")
-    state.refuse(state.connections[int(owner)], late)
+    admission_control.failed(state, connection, "no answer")
+    state.refuse(connection, late)
 
 
-def _ran_too_long(state: RuntimeState, owner: int | str) -> None:
-    job = state.jobs[JobId(str(owner))]
+def _ran_too_long(state: RuntimeState, job: Job) -> None:
     message = f"the job ran longer than its max_runtime_sec of {job.terms.max_runtime_sec}"
     completion.fix_outcome(state, job, completion.outcome_of(ErrorCode.TIMEOUT, message))
 
 
-DUE: Final[Mapping[TimerKind, Callable[[RuntimeState, int | str], None]]] = {
-    TimerKind.HELLO: _no_hello,
-    TimerKind.AUTHENTICATION: _not_verified,
-    TimerKind.RESUME_WINDOW: lambda state, owner: retention.end_session(state, SessionId(str(owner))),
-    TimerKind.MAX_RUNTIME: _ran_too_long,
-    TimerKind.LEASE_EXPIRED: lambda state, owner: gate.due(state, state.jobs[JobId(str(owner))]),
-    TimerKind.LEASE_ENDS: lambda state, owner: submit_queue.lease_ends(state, str(owner)),
-    TimerKind.ISSUE: lambda state, owner: issuing.late(state, str(owner)),
-    TimerKind.REVOCATION: lambda state, owner: revocation.again(state, str(owner)),
-    TimerKind.REVOCATION_WAIT: lambda state, owner: completion.wait_over(
-        state, state.jobs[JobId(str(owner))]
-    ),
-    TimerKind.WALL_CLOCK: lambda state, _: gate.look_again(state),
-    TimerKind.GRACE: lambda state, owner: completion.grace_over(state, state.jobs[JobId(str(owner))]),
-    TimerKind.RETENTION: lambda state, _: retention.forget_due(state),
-    TimerKind.KEYS: lambda state, _: retention.forget_keys(state),
-    TimerKind.BACKLOG: lambda state, owner: subscriptions.feed(state, state.sessions[SessionId(str(owner))]),
-    TimerKind.EXPIRY: lambda state, owner: handshake.expire(state, state.connections[int(owner)]),
-    TimerKind.DRAIN: lambda state, _: shutdown.drain_over(state),
+# The owner of a timer that is due.
+
+
+def _connection(state: RuntimeState, owner: int | str) -> ConnectionState:
+    return state.connections[int(owner)]
+
+
+def _session_id(state: RuntimeState, owner: int | str) -> SessionId:
+    return SessionId(str(owner))
+
+
+def _session(state: RuntimeState, owner: int | str) -> Session:
+    return state.sessions[_session_id(state, owner)]
+
+
+def _job(state: RuntimeState, owner: int | str) -> Job:
+    return state.jobs[JobId(str(owner))]
+
+
+def _alias(state: RuntimeState, owner: int | str) -> str:
+    return str(owner)
+
+
+Owner = TypeVar("Owner")
+Due: TypeAlias = "Callable[[RuntimeState, int | str], None]"
+"""The function of a timer; its owner is the number of a connection, or the id of a session or a job."""
+
+
+def _due(
+    find: Callable[[RuntimeState, int | str], Owner], carry_out: Callable[[RuntimeState, Owner], None]
+) -> Due:
+    """Return a row of DUE: `carry_out` gets the owner in the form in which `find` returns it."""
+    return lambda state, owner: carry_out(state, find(state, owner))
+
+
+def _of_runtime(carry_out: Callable[[RuntimeState], None]) -> Due:
+    """Return a row of DUE for a timer that the runtime itself owns."""
+    return lambda state, _: carry_out(state)
+
+
+DUE: Final[Mapping[TimerKind, Due]] = {
+    TimerKind.HELLO: _due(_connection, _no_hello),
+    TimerKind.AUTHENTICATION: _due(_connection, _not_verified),
+    TimerKind.RESUME_WINDOW: _due(_session_id, retention.end_session),
+    TimerKind.MAX_RUNTIME: _due(_job, _ran_too_long),
+    TimerKind.LEASE_EXPIRED: _due(_job, gate.due),
+    TimerKind.LEASE_ENDS: _due(_alias, submit_queue.lease_ends),
+    TimerKind.ISSUE: _due(_alias, issuing.late),
+    TimerKind.REVOCATION: _due(_alias, revocation.again),
+    TimerKind.REVOCATION_WAIT: _due(_job, completion.wait_over),
+    TimerKind.WALL_CLOCK: _of_runtime(gate.look_again),
+    TimerKind.GRACE: _due(_job, completion.grace_over),
+    TimerKind.RETENTION: _of_runtime(retention.forget_due),
+    TimerKind.KEYS: _of_runtime(retention.forget_keys),
+    TimerKind.BACKLOG: _due(_session, subscriptions.feed),
+    TimerKind.EXPIRY: _due(_connection, handshake.expire),
+    TimerKind.DRAIN: _of_runtime(shutdown.drain_over),
 }
-"""The function of each timer; its owner is a connection's number, a session's id or a job's."""
+"""The function of each timer, and how it gets the owner."""
