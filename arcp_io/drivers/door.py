@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from arcp_proto import MILLISECOND, SECOND, Connection, Endpoint, Output
 
 from .clock import Clock
-from .pump import Host, Pump
+from .pump import Host, Pump, Schedule
 
 if TYPE_CHECKING:
     from .journal_writer import Keeper
@@ -112,7 +112,7 @@ class GuardedPump(Pump):
         """Return whether nothing may be carried out now; if so, the pump waits until the door is opened."""
         if self.held:
             return True
-        if self._stopped or self._door.is_open:
+        if self.schedule is Schedule.STOPPED or self._door.is_open:
             return False
         self.held = True
         self._door.holds(self)
@@ -128,7 +128,7 @@ class GuardedPump(Pump):
 
     def go_on(self) -> None:
         """Do everything that has waited, after the door was opened."""
-        if self._stopped:
+        if self.schedule is Schedule.STOPPED:
             return
         self.held = False
         late, self._late = self._late, []
@@ -166,7 +166,7 @@ class GuardedPump(Pump):
         return super().receive(connection, messages)
 
     def lost(self, connection: Connection, reason: str) -> None:
-        if self._stopped or not self.postponed(partial(self.lost, connection, reason)):
+        if self.schedule is Schedule.STOPPED or not self.postponed(partial(self.lost, connection, reason)):
             super().lost(connection, reason)
 
     def fire(self) -> None:

@@ -78,7 +78,11 @@ class Schedule(Enum):
               agents start, answers wait
 
     IDLE and COLLECTING go to AFTER_AGENTS for the same reason. NEXT_TURN and AFTER_AGENTS go to IDLE at the
-    turn of the loop. A run sends everything in any state, and ends AFTER_AGENTS.
+    turn of the loop. A run sends everything in any of these states, and ends AFTER_AGENTS. A bug, or the end
+    of the loop, leads from each of them to STOPPED, which is the last one.
+
+    Whether the pump is carrying out work at the moment is not a state of this machine: events that come
+    meanwhile follow the same schedule.
     """
 
     IDLE = "idle"
@@ -89,12 +93,17 @@ class Schedule(Enum):
     """Events are collected for a while, and sent together."""
     AFTER_AGENTS = "after agents"
     """Envelopes wait a turn for agents that were just started, as these may publish more."""
+    STOPPED = "stopped"
+    """The pump sends no more, after a bug or at the end of the loop."""
 
 
 _IDLE: Final = Schedule.IDLE
 _NEXT_TURN: Final = Schedule.NEXT_TURN
 _COLLECTING: Final = Schedule.COLLECTING
 _AFTER_AGENTS: Final = Schedule.AFTER_AGENTS
+_STOPPED: Final = Schedule.STOPPED
+_SENT: Final = (_IDLE, _STOPPED)
+"""The states in which a turn of the loop has nothing to send."""
 
 
 class Transport(Protocol):
@@ -160,7 +169,7 @@ class Pump:
         """Closings that wait until a number of records is durable, because their last envelopes may."""
         self._events: list[Event] = []
         self._settling = False
-        self._stopped = False
+        """Whether pending work is being carried out: a call from there leaves its work to that."""
         self._unsent = 0
         """Bytes of events that agents have published since the last run."""
         self.schedule = _IDLE
@@ -176,7 +185,7 @@ class Pump:
 
     def carry_out(self, output: Output) -> None:
         """Carry out the output of an input; after the stop do nothing."""
-        if self._stopped:
+        if self.schedule is _STOPPED:
             return
         try:
             self._gather(output)
@@ -187,10 +196,10 @@ class Pump:
     def run(self) -> None:
         """Take and carry out, after an input that returns nothing; after the stop do nothing."""
         self._unsent = 0
+        if self.schedule is _STOPPED:
+            return
         if self.schedule is _AFTER_AGENTS:
             self.schedule = _IDLE
-        if self._stopped:
-            return
         try:
             self._writable |= self._spoken_to
             self._spoken_to.clear()
@@ -220,12 +229,12 @@ class Pump:
 
     def crash(self, error: BaseException) -> None:
         """Stop after a bug, ours or the host's: the state of this machine cannot be trusted."""
-        self._stopped = True
+        self.schedule = _STOPPED
         self.loop.crash(error)
 
     def persisted(self, count: int, report: Callable[..., None]) -> None:
         """Note that `count` records are durable; `report` is the machine's input for it."""
-        if self._stopped:
+        if self.schedule is _STOPPED:
             return
         try:
             report(count, now=self.now())
@@ -238,7 +247,7 @@ class Pump:
 
     def abandon(self, code: int, reason: str, error: BaseException) -> None:
         """Close every connection with a code, and stop the loop with an error."""
-        if not self._stopped:
+        if self.schedule is not _STOPPED:
             for transport in list(self._transports.values()):
                 transport.close(code, reason, abort=False)
             self.crash(error)
@@ -334,7 +343,7 @@ class Pump:
         self._transports.pop(connection, None)
         self._waiting.pop(connection, None)
         self._held.pop(connection, None)
-        if connection.phase is not Phase.CLOSED and not self._stopped:
+        if connection.phase is not Phase.CLOSED and self.schedule is not _STOPPED:
             try:
                 self._set_aside()
                 self._gather(connection.lost(now=self.now(), reason=reason))
@@ -347,7 +356,7 @@ class Pump:
     def fire(self) -> None:
         """Handle the timer."""
         armed, self._armed = self._armed, None
-        if self._stopped or armed is None:
+        if armed is None or self.schedule is _STOPPED:
             return
         now = max(armed, self.now())
         try:
@@ -380,7 +389,7 @@ class Pump:
         for connection, transport in list(self._transports.items()):
             transport.close(CloseCode.GOING_AWAY, "", abort=True)
             self._transports.pop(connection, None)
-        self._stopped = True
+        self.schedule = _STOPPED
         self._waiting.clear()
         self._armed = None
         self.loop.arm(None, self.fire)
@@ -447,7 +456,7 @@ class Pump:
         After a request of the host, for example to start an agent, more may be sent at the next turn:
         writable connections wait for it, unless `at_once`.
         """
-        if self._settling or self._stopped:
+        if self._settling or self.schedule is _STOPPED:
             return
         self._settling = True
         flush = at_once or not self._requests
@@ -457,7 +466,7 @@ class Pump:
             if self._writable:
                 if self.schedule is _IDLE or self.schedule is _COLLECTING:
                     self._await_turn(_AFTER_AGENTS)
-                else:
+                elif self.schedule is _NEXT_TURN:
                     self.schedule = _AFTER_AGENTS
             if self._waiting:
                 self._wake_waiting()
@@ -500,7 +509,7 @@ class Pump:
 
     def _turn(self) -> None:
         self._turns -= 1
-        if self._turns or self.schedule is _IDLE:
+        if self._turns or self.schedule in _SENT:
             return  # All was sent, and later events have another turn.
         self._send_events()
 
@@ -521,7 +530,7 @@ class Pump:
         at = self._deadline
         if self.schedule is _COLLECTING and (at is None or self._flush_at < at):
             at = self._flush_at
-        if at != self._armed and not self._stopped:
+        if at != self._armed and self.schedule is not _STOPPED:
             self._armed = at
             delay = None if at is None else max(0, at - self.now()) / SECOND
             self.loop.arm(delay, self.fire)

@@ -390,3 +390,25 @@ def test_a_run_leaves_a_turn_and_a_collection_as_they_are() -> None:
     stand.emit(job)
     stand.pump.run()
     assert stand.pump.schedule is Schedule.COLLECTING
+
+
+@pytest.mark.parametrize("before", ["idle", "next turn", "collecting", "after agents"])
+def test_a_stopped_pump_sends_nothing_in_any_state(before: str) -> None:
+    stand = Stand()
+    job = stand.start()
+    if before == "after agents":
+        stand.say(SUBMIT | {"id": "2"})
+    elif before != "idle":
+        stand.emit(job)
+    if before == "collecting":
+        stand.loop.turn()
+        stand.emit(job)
+    assert stand.pump.schedule is Schedule(before)
+    stand.stream.messages()
+    stand.pump.stop()
+    stand.emit(job, 100)
+    stand.pump.soon(urgent=True)
+    stand.loop.turn()
+    stand.pass_time(5)
+    assert stand.pump.schedule is Schedule.STOPPED
+    assert not stand.stream.messages()
