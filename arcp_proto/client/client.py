@@ -146,7 +146,7 @@ class Client(Endpoint[ClientState]):
             if state.session is not None and state.config.resume:
                 resuming.watch(state)
                 state.request(state.reconnecting.dial(state.now, state.draw))
-            elif state.session is None and state.opening:
+            elif state.opening:
                 resuming.not_opened(state)
         state.done()
 

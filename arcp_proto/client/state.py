@@ -153,7 +153,7 @@ class ClientState(Machine):
         for kind in (TimerKind.ACK, TimerKind.GAP):
             self.timers.disarm(kind, connection.number)
         self.connection = None
-        if self.opening and self.session is None:
+        if self.opening and (self.session is None or not self.config.resume):
             resuming.not_opened(self)
         end = self._events[-1]
         if self.session is not None and isinstance(end, ConnectionEnded):

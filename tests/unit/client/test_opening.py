@@ -136,3 +136,33 @@ def test_a_stored_session_is_dialled_like_a_first_one() -> None:
     assert [dial.attempt for dial in dials_of(client.take())] == [1, 2]
     events = [event for _ in range(3) for event in client.handle_timer(now=NOW + 600 * SECOND).events]
     assert [type(event) for event in events] == [SessionLost]
+
+
+@pytest.mark.parametrize("fails", ["before the connection", "before the welcome"])
+def test_a_stored_session_is_dialled_until_it_is_open_also_without_resume(fails: str) -> None:
+    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 0)
+    client = Client(ClientConfig(resume=False), seed=bytes(32), now=NOW, unix=UNIX, resumption=resumption)
+    client.dial(now=NOW)
+    dials = dials_of(client.take())
+    for _ in range(3):
+        if fails == "before the connection":
+            client.dial_failed(now=NOW)
+            dials += dials_of(client.take())
+        else:
+            connection = client.connect(None, now=NOW)
+            client.take()
+            dials += dials_of(connection.lost(now=NOW))
+    assert [dial.attempt for dial in dials] == [1, 2, 3, 4]
+
+
+def test_a_refused_stored_session_is_not_dialled_again_without_resume() -> None:
+    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 0)
+    client = Client(ClientConfig(resume=False), seed=bytes(32), now=NOW, unix=UNIX, resumption=resumption)
+    client.dial(now=NOW)
+    client.take()
+    connection = client.connect(None, now=NOW)
+    client.take()
+    error = {"type": "session.error", "payload": {"code": "UNAUTHENTICATED", "message": "no"}}
+    assert dials_of(connection.receive(json.dumps(error).encode(), now=NOW)) == []
+    client.dial_failed(now=NOW)
+    assert dials_of(client.take()) == []
