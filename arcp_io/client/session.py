@@ -103,6 +103,7 @@ class Session:
             resumption=resumption,
         )
         self._keeper = None if store is None else SessionKeeper(self._client, store, loop)
+        self._resumes = config.resume
         self._dialer: Dialer | None = None
         self._connection: Connection | None = None
         """The connection that carries the session."""
@@ -353,7 +354,7 @@ class Session:
         session would be.
         """
         self._dialer = Dialer(self._client, self._pump, target, token, dialing)
-        if patient and self._client.session_id is None:
+        if patient and not self._redials:
             self._client.dial(now=self._pump.now())
             self._pump.run()
         while True:
@@ -363,7 +364,7 @@ class Session:
                 await self._welcome.wait()
                 return
             except (OSError, ConnectionLost):
-                if patient and self._client.session_id is not None:
+                if patient and self._redials:
                     await self._welcome.wait()  # The client resumes the stored session by itself.
                     return
                 if self._dial is None:
@@ -387,10 +388,10 @@ class Session:
     def _request(self, request: MachineRequest) -> None:
         """Carry out the client's request for a connection."""
         if isinstance(request, Dial) and self._dialer is not None:
-            if self._client.session_id is None:
-                self._dial = request
-            else:
+            if self._redials:
                 self._dialer.again(request)
+            else:
+                self._dial = request
 
     def _happened(self, events: Sequence[MachineEvent]) -> None:
         """Handle events of the runtime and of the connection."""
@@ -398,6 +399,11 @@ class Session:
             self._told(event)
 
     # Helpers of the methods above.
+
+    @property
+    def _redials(self) -> bool:
+        """Whether there is a session that connects again by itself; if not, `_open` makes each attempt."""
+        return self._resumes and self._client.session_id is not None
 
     def _told(self, event: MachineEvent) -> None:
         match event:
