@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from typing import Final
 
 from . import runtimes
+from .batch import run_chunk
 from .play import MOVES, draw, play, trace_of
 
 CHUNK: Final = 10
@@ -36,17 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(runtimes.play(options.trace, print).message)
         return 0
     return _simulate(options)
-
-
-def run_chunk(seeds: Sequence[int], moves: int, only: str | None = None) -> list[str]:
-    """Run some seeds; return what has failed."""
-    failed = []
-    for seed in seeds:
-        if only != "runtimes" and (result := play(draw(seed, moves))).name:
-            failed.append(f"seed {seed}, ownership: {result.message}")
-        if only != "ownership" and (result := runtimes.play(seed)).name:
-            failed.append(f"seed {seed}, runtimes: {result.message}")
-    return failed
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

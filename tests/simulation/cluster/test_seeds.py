@@ -58,6 +58,13 @@ def test_the_command_tells_of_what_has_failed(
     assert "seed 0: lost" in capsys.readouterr().out
 
 
+def test_seeds_are_shared_by_processes() -> None:
+    arguments = ["--seeds", "20", "--moves", "1", "--processes", "2", "--only", "ownership"]
+    command = [sys.executable, "-m", "tests.simulation.cluster", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("20 seeds, 0 failures")
+
+
 def test_too_few_seeds_are_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seeds", "9", "--minutes", "0", "--least", "1"]) == 1
     assert "only 0 of at least 1" in capsys.readouterr().out
