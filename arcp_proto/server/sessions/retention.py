@@ -190,10 +190,28 @@ def forget(state: RuntimeState, job: Job) -> None:
     state.retired.remove(job.terms.principal, job.id)  # Making room meanwhile takes another.
     if not state.retired:
         state.timers.disarm(TimerKind.RETENTION, 0)
-    number_at_home(state, job, job.history.end + 1)
+    if not _may_end_alone(state, job):
+        number_at_home(state, job, job.history.end + 1)
     for session in list(job.behind.values()):
         _end_alone(state, session, job)
     state.commit(JobForgotten(job.id))
+
+
+def _may_end_alone(state: RuntimeState, job: Job) -> bool:
+    """Return whether the submitting session gets nothing but the terminal of a job that is forgotten.
+
+    That is so if all that it waits for had been numbered in it before, and does not fit into its log: the
+    events in it that wait for the journal or for the client are worth more than copies.
+    """
+    history, limits = job.history, state.limits
+    for session in job.behind.values():
+        backlog, log = session.backlogs[job.id], session.log
+        if backlog.owed and backlog.due >= history.end:
+            rest = history.between(backlog.position, history.end)
+            size = log.size + sum(len(past.payload) for past in rest)
+            count = len(log) + history.end - backlog.position
+            return count >= limits.max_session_events or size > limits.max_session_bytes
+    return False
 
 
 def _end_alone(state: RuntimeState, session: Session, job: Job) -> None:

@@ -45,6 +45,8 @@ class Backlog(msgspec.Struct):
     until: int | None = None
     owed: bool = False
     """Whether the session has submitted the job, so that the events are due to it in any case."""
+    due: int = 0
+    """The position of the first event that is due: those before it were numbered in the session already."""
 
 
 class Admission(msgspec.Struct):

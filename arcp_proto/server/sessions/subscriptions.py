@@ -191,14 +191,17 @@ def _observe_at_home(state: RuntimeState, session: Session, job: Job, start: int
     end = job.history.end
     if start < end:
         until = None if session.positions else end
-        _observe_again(state, session, job, Backlog(start, until, owed=until is None))
+        due = end if until is None else 0
+        _observe_again(state, session, job, Backlog(start, until, owed=until is None, due=due))
 
 
 def _observe_again(state: RuntimeState, session: Session, job: Job, backlog: Backlog) -> None:
     """Start to replay a history in a session, with all of the backlog that it still waits for."""
     waiting = session.backlogs.get(job.id)
     if waiting is not None and session.positions:
-        backlog.position, backlog.owed = min(backlog.position, waiting.position), waiting.owed or backlog.owed
+        backlog.position = min(backlog.position, waiting.position)
+        if waiting.owed:
+            backlog.owed, backlog.due = True, waiting.due
     state.commit(Observed(session.id, job.id, backlog))
 
 

@@ -119,6 +119,30 @@ def test_another_finished_job_is_forgotten_while_a_history_is_due_to_the_submitt
     assert positions(peer, job) == [*range(1, 11), *range(1, 13)]
 
 
+@pytest.mark.parametrize(("room", "new"), [(16, False), (64, False), (64, True)])
+def test_a_job_that_is_forgotten_costs_its_submitter_no_event(room: int, new: bool) -> None:
+    """Copies of what the session had got are left out if they do not fit beside what it was not sent."""
+    limits = Limits(max_principal_finished_jobs=1, max_session_events=room, max_backlog_events=4)
+    world = World(QUIET, limits=limits)
+    peer, job = started(world, 14, features=TOLD)
+    other = peer.submit()
+    peer.send("session.ack", {"last_processed_seq": 14})
+    world.carry_out(peer.connection.blocked(now=world.now))
+    asked(peer, job, 0)
+    say(world, other, *range(1, 5))
+    if new:
+        say(world, job, 15)
+    world.finish(job)
+    asked(peer, other, 0)
+    world.finish(other)
+    assert list(world.state.jobs) == [other]
+    world.carry_out(peer.connection.drained(now=world.now))
+    world.advance(0.01)
+    copies = range(1, 15) if room > 16 else ()
+    assert positions(peer, job)[14:] == [*copies, *([15, 16] if new else [15])]
+    assert positions(peer, other) == [1, 2, 3, 4, 1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("snapshot", [False, True])
 def test_events_due_to_the_submitting_session_survive_a_restart(snapshot: bool) -> None:
     world = World(QUIET, journal=True)
