@@ -313,7 +313,8 @@ def _observe(
         return job_id in session.jobs  # Nothing is left to come but what came to be before.
     after = min(after, last) if placed else after  # No event is above the last one so far.
     known = job_id in session.jobs
-    job = session.follow(job_id, observed=job_id not in session.children, cursor=after if placed else 0)
+    comes_by_itself = job_id in session.children and job_id not in session.ended
+    job = session.follow(job_id, observed=not comes_by_itself, cursor=after if placed else 0)
     if not known:
         job.home = 0 if placed else after
     elif history and placed:

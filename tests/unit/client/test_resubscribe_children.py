@@ -63,6 +63,37 @@ def test_a_child_continues_when_its_subscription_ends(runtime: ScriptedRuntime) 
     assert numbers(runtime.say("job.event", log(), job_id="job_2", event_seq=3)) == [3]
 
 
+def follow_an_ended_child_again(runtime: ScriptedRuntime) -> None:
+    """A child comes by itself up to its end; then the user asks for its history."""
+    runtime.accept()
+    at(runtime, 1, 1, kind="delegate", body={"child_job_id": "job_2", "agent": "a"})
+    at(runtime, 2, 1, "job_2")
+    end = {"code": "INTERNAL_ERROR", "final_status": "error", "completed_at": "t", "job_seq": 2}
+    runtime.only(JobEnded, runtime.say("job.error", end, job_id="job_2", event_seq=3))
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2", current_status="error", job_seq=2)
+
+
+def test_the_history_of_an_ended_child_is_subscribed_to_again_when_it_is_cut(
+    runtime: ScriptedRuntime,
+) -> None:
+    follow_an_ended_child_again(runtime)
+    assert positions(at(runtime, 4, 1, "job_2")) == [1]
+    notice = {**UNSUBSCRIBED, "job_seq": None}
+    runtime.only(SubscriptionEnded, runtime.say("job.event", notice, job_id="job_2", event_seq=5))
+    runtime.advance(1.1)
+    assert subscribes(runtime) == [("job_2", 0), ("job_2", 1)], "only its own subscription brings it"
+    assert [type(event) for event in refuse(runtime, "JOB_NOT_FOUND")] == [JobLost]
+
+
+def test_an_unsubscribe_ends_the_history_of_an_ended_child(runtime: ScriptedRuntime) -> None:
+    follow_an_ended_child_again(runtime)
+    runtime.client.unsubscribe(JobId("job_2"), now=runtime.now)
+    runtime.take()
+    assert [frame["job_id"] for frame in runtime.sent("job.unsubscribe")] == ["job_2"]
+
+
 def test_a_child_of_a_lost_session_is_subscribed_again(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     lose(runtime)
