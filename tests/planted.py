@@ -643,6 +643,28 @@ def set_back_before_it_is_processed(patch: Patch, hits: Hits) -> None:
     patch.setattr(Acks, "set_back", set_back)
 
 
+@bug
+def failed_first_dial_is_the_last(patch: Patch, hits: Hits) -> None:
+    """A client whose first transport cannot be opened, or ends before the welcome, asks for no other."""
+
+    def not_opened(client: ClientState) -> None:
+        hits.hit()
+
+    patch.setattr(resuming, "not_opened", not_opened)
+
+
+@bug
+def stored_session_is_dialled_once(patch: Patch, hits: Hits) -> None:
+    """A client that does not resume asks for one transport only when it has a stored session."""
+    original = resuming.not_opened
+
+    def not_opened(client: ClientState) -> None:
+        if client.session is None or not hits.hit():
+            original(client)
+
+    patch.setattr(resuming, "not_opened", not_opened)
+
+
 def _handle(patch: Patch, kind: str, handle: Any) -> None:
     """Let another function carry a message out."""
     rules: Any = dispatch.HANDLERS[Phase.OPEN]

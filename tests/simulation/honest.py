@@ -9,7 +9,6 @@ from arcp_proto import Connection, Framing, Phase
 from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import Resumption
-from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
     CancelAcknowledged,
     Closing,
@@ -164,6 +163,8 @@ class Honest:
         self._alarm = 0
         self._labels = 0
         self._dialling = 0
+        self._refused = False
+        """Whether the hello of the last `dial` was refused."""
 
     @property
     def now(self) -> int:
@@ -206,7 +207,7 @@ class Honest:
             self.views.restore(kept)
         self.final = self.closing = False
         self._armed = None
-        self._dial(0)
+        self._open()
 
     def die(self, away: int) -> None:
         """The process is gone, with all that it has not stored; it comes back after a while."""
@@ -245,7 +246,6 @@ class Honest:
         if link is None:
             machine.dial_failed("nobody is there", now=self.now)
             self.take()
-            self._dial_without_session()
             return
         framing = Framing.LINES if self.actor.lines else Framing.MESSAGES
         connection = machine.connect(Secret(f"token of {self.actor.principal}"), framing, now=self.now)
@@ -253,13 +253,22 @@ class Honest:
         link.down.reader = link.up.writer = end
         self.take()
 
-    def _dial_without_session(self) -> None:
-        """A client that was never welcomed, or is not to resume, asks for no Dial: its user tries again."""
+    def _open(self) -> None:
+        """Ask for a first session, or for the stored one: the machine tries until it is refused."""
         machine = self.machine
-        if machine is None or state_of(machine).connection is not None:
-            return
-        if machine.session_id is None or not self.actor.reconnect:
-            self._dial(SECOND)
+        if machine is not None:
+            self._refused = False
+            machine.dial(now=self.now)
+            self.take()
+
+    def _open_later(self) -> None:
+        """The user of a client that was refused tries again."""
+        self._dialling += 1
+        self.world.later(SECOND, self._opens_again, self._dialling)
+
+    def _opens_again(self, number: int) -> None:
+        if number == self._dialling and not self.final:
+            self._open()
 
     # Outputs.
 
@@ -379,15 +388,17 @@ class Honest:
                 if not resumed:
                     self.views.new_session()
             case ConnectionEnded():
-                self.attached = False
+                attached, self.attached = self.attached, False
                 if self.leaving:
                     return
-                if self.closing or not self.actor.reconnect:
+                if self.closing or (not self.actor.reconnect and (attached or self._refused)):
                     self._forget()
                     self._stored = None
                     self.world.later(100 * MILLISECOND, self.begin)
-                else:
-                    self._dial_without_session()
+                elif self._refused:
+                    self._open_later()
+            case SessionFailed():
+                self._refused = True
             case SessionLost(final=final):
                 self.world.count(f"session lost {event.code}")
                 self.world.check_loss(self, event)
@@ -406,7 +417,7 @@ class Honest:
                 ensure(receipt == stopped_at, "I1", f"{self.name} processed {receipt}, not {stopped_at}")
                 if taken is not None:
                     taken.processed()
-            case Detached() | SessionFailed() | SessionClosed() | CancelAcknowledged():
+            case Detached() | SessionClosed() | CancelAcknowledged():
                 return
             case _:
                 raise Broken("simulator", f"a client does not tell of {event}")

@@ -28,7 +28,7 @@ ROWS: Final = (
     Row("event_skipped_at_a_resume", 10_041, ("I1",)),
     Row("last_event_again_after_a_takeover", 10_004, ("I1",)),
     Row("last_event_again_under_a_new_number", 10_004, ("I1", "I2", "I8")),
-    Row("rest_given_back_twice", 11_027, ("I4",)),
+    Row("rest_given_back_twice", 11_222, ("I4",)),
     Row("revoked_value_in_a_replay", 10_097, ("I6",)),
     Row("finished_keys_lost_at_a_restart", 10_003, ("I7",)),
     Row("detached_observer_keeps_seeing", 11_110, ("I9",)),
@@ -51,12 +51,14 @@ ROWS: Final = (
     Row("dead_peer_never_given_up", 10_034, ("I10",)),
     Row("ack_frees_one_too_many", 10_003, ("I1", "codes")),
     Row("position_of_what_the_submitter_takes", 1_000_000_020, ("I1",)),
-    Row("position_given_anew_after_a_restart", 10_095, ("I1",)),
+    Row("position_given_anew_after_a_restart", 10_180, ("I1",)),
     Row("copy_is_taken_after_a_run", 10_020, ("I1", "I2")),
     Row("new_event_dropped_after_a_lost_session", 10_000, ("I1", "I10")),
     Row("recovery_asks_from_one_too_high", 10_000, ("I1",)),
-    Row("history_asked_again_is_dropped", 10_001, ("I1",)),
+    Row("history_asked_again_is_dropped", 10_005, ("I1",)),
     Row("set_back_before_it_is_processed", 10_184, ("I1",)),
+    Row("failed_first_dial_is_the_last", 10_000, ("I10",)),
+    Row("stored_session_is_dialled_once", 10_043, ("I10",)),
 )
 
 
