@@ -214,6 +214,10 @@ class Ownership:
         """Return the owner of a shard as of the last reading; None if there is none that has a row."""
         return self._routes.get(shard)
 
+    def is_dead(self, node: str) -> bool:
+        """Return whether a node was silent for a lease, and its beat was not seen to grow since."""
+        return node in self._dead
+
     # What the node tells.
 
     def claimed(self, shard: int, epoch: int, *, now: int) -> None:
@@ -255,6 +259,15 @@ class Ownership:
             del self._held[shard]
         if shard in self._leaving and self._leaving[shard].epoch == epoch:
             del self._leaving[shard]
+
+    def leaves(self, shard: int, *, now: int) -> None:
+        """Note that the node gives a shard away by its own will, and is about to release it.
+
+        Readings order the release again until they show that it is done.
+        """
+        held = self._held.pop(shard, None)
+        if held is not None:
+            self._leaving[shard] = Held(held.epoch, now)
 
     def drain(self) -> None:
         """Claim nothing from now on, and release every shard that has no unfinished job."""

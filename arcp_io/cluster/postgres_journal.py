@@ -166,6 +166,21 @@ class PostgresJournal:
             done = partial(self._compacted, before)
             self._store.compactor.add(Compaction(lane, lane.next, snapshot, done, lane.healing))
 
+    def owns(self, epoch: int) -> bool:
+        """Return whether an epoch of this node is that of the journal, or of a heal under way."""
+        mine = None if self._lane is None else self._lane.mine
+        return epoch == self.epoch or (mine is not None and epoch == mine.healing)
+
+    def heal(self) -> None:
+        """Ask for the snapshot that heals a store that went back, although nothing is appended.
+
+        Call it when the row of the shard is older than the claim. With records under way it does nothing:
+        their append finds the same.
+        """
+        lane = self._lane
+        if lane is not None and lane.idle and lane.failed is None and not lane.healing:
+            self._store.writer.need_heal(lane)
+
     def close(self) -> None:
         """Close the journal, as Journal.close; the shard stays claimed.
 

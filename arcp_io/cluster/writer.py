@@ -142,6 +142,20 @@ class Writer:
             self._ready[lane] = None
         self.condition.notify_all()
 
+    def need_heal(self, lane: Lane) -> None:
+        """Ask the journal of a lane for a snapshot, by a report that tells nothing new."""
+        logger.error(
+            "the store went back to an earlier state of shard %d: it lacks records before %d, which were"
+            " durable. This node writes all of them again",
+            lane.shard,
+            lane.stored,
+        )
+        with self.condition:
+            lane.healing = True
+            self._ready.pop(lane, None)
+            self.condition.notify_all()
+        self.report(lane)
+
     # On the thread.
 
     def _work(self) -> None:
@@ -258,7 +272,7 @@ class Writer:
                 case Outcome.AGAIN:
                     lane.unsure = False
                 case Outcome.HEAL:
-                    self._need_heal(lane)
+                    self.need_heal(lane)
                 case Outcome.WAIT:
                     lane.unsure = True
                     self._postpone(
@@ -285,20 +299,6 @@ class Writer:
             self._landed(lane)
         else:
             lane.unsure = True  # The row has changed since: read it once more.
-
-    def _need_heal(self, lane: Lane) -> None:
-        """Ask the journal of a lane for a snapshot, by a report that tells nothing new."""
-        logger.error(
-            "the store went back to an earlier state of shard %d: it lacks records before %d, which were"
-            " durable. This node writes all of them again",
-            lane.shard,
-            lane.stored,
-        )
-        with self.condition:
-            lane.healing = True
-            self._ready.pop(lane, None)
-            self.condition.notify_all()
-        self.report(lane)
 
     # What goes wrong.
 

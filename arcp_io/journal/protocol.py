@@ -60,10 +60,12 @@ class Journal(Protocol):
     the disk. `read` returns a snapshot, which replaces the records before it, and the records after it.
     """
 
-    failed: Exception | None
-    """The error after which the journal stores nothing; None while it works."""
     dropped: str
     """A description of the unfinished write that was dropped at opening; empty if there was none."""
+
+    @property
+    def failed(self) -> Exception | None:
+        """The error after which the journal stores nothing; None while it works."""
 
     @property
     def next(self) -> int:

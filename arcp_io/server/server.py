@@ -44,6 +44,7 @@ from arcp_proto import (
     Request,
     RevokeCredential,
     Runtime,
+    RuntimeConfig,
     RuntimeEnded,
     StartJob,
 )
@@ -268,9 +269,7 @@ class Server:
     def _accepted(self, admission: Admission, secure: bool, stream: ByteStream, peer: str) -> StreamTransport:
         connection = self.connect(Framing.MESSAGES, secure=secure, peer=peer)
         codec = ServerCodec(admission, limit=connection.message_limit)
-        codec.most_controls = partial(
-            _most_controls, connection, self.runtime.limits.max_early_control_frames
-        )
+        codec.most_controls = partial(most_controls, connection, self.runtime.limits.max_early_control_frames)
         transport = StreamTransport(self.pump, connection, codec, stream)
         if self._shutting_down:
             transport.close(CloseCode.SERVICE_RESTART, "the runtime is shutting down", abort=True)
@@ -349,16 +348,22 @@ async def serve_stdio(app: App, *, drain: float = 0.0, journal: Journal | None =
 
 @asynccontextmanager
 async def open_server(
-    app: App, drain: float, journal: Journal | None = None, *, shared: Shared = NOTHING_SHARED
+    app: App,
+    drain: float,
+    journal: Journal | None = None,
+    *,
+    shared: Shared = NOTHING_SHARED,
+    label: str = "",
 ) -> AsyncIterator[Server]:
     """Yield a server that does not listen yet. Leaving the block shuts it down; at once when cancelled.
 
+    A `label` begins the resume tokens of the server, so that they tell its own from those of others.
     When another process has taken its journal over, Fenced is raised; other servers go on.
     """
     if app.provisioner is not None and journal is None and not app.volatile_credentials:
         logger.warning(VOLATILE, app.name)
     async with open_loop() as loop:
-        server = await _made(app, loop, journal, shared)
+        server = await _made(app, loop, journal, shared, label)
         try:
             server.pump.run()
             yield server
@@ -371,12 +376,17 @@ async def open_server(
             await server.abort()
 
 
-async def _made(app: App, loop: Loop, journal: Journal | None, shared: Shared) -> Server:
-    """Return a server with a new runtime, or with the one that its journal holds."""
-    config = msgspec.structs.replace(app.config(), notices=activity_log.wanted())
+def runtime_config(app: App, label: str = "") -> RuntimeConfig:
+    """Return the configuration of a runtime of an App, within the file descriptors of this process."""
+    config = app.config()
     early = min(config.limits.max_early_connections, early_of(room_of(descriptors())))
     limits = msgspec.structs.replace(config.limits, max_early_connections=early)
-    clock, config = Clock(), msgspec.structs.replace(config, limits=limits)
+    return msgspec.structs.replace(config, notices=activity_log.wanted(), limits=limits, label=label)
+
+
+async def _made(app: App, loop: Loop, journal: Journal | None, shared: Shared, label: str) -> Server:
+    """Return a server with a new runtime, or with the one that its journal holds."""
+    clock, config = Clock(), runtime_config(app, label)
     seed, now, unix = os.urandom(32), clock.now(), clock.unix()
     if journal is None:
         return Server(app, loop, clock, Runtime(config, seed=seed, now=now, unix=unix), shared=shared)
@@ -392,7 +402,7 @@ async def _made(app: App, loop: Loop, journal: Journal | None, shared: Shared) -
         raise
 
 
-def _most_controls(connection: Connection, early: int) -> int:
+def most_controls(connection: Connection, early: int) -> int:
     """Return how many control frames may be read at once: few before the welcome."""
     return sys.maxsize if connection.phase is Phase.OPEN else early
 

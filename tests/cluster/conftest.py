@@ -29,9 +29,9 @@ def make_store(database: str) -> Iterator[MakeStore]:
     """Makes stores in one database, by its own URL or another one, and closes them at the end."""
     made: list[PostgresStore] = []
 
-    def make(url: str = database, **options: float) -> PostgresStore:
+    def make(url: str = database, shards: int = SHARDS, **options: float) -> PostgresStore:
         store = PostgresStore(url, **options)
-        store.open(make_shards=SHARDS)
+        store.open(make_shards=shards)
         made.append(store)
         return store
 

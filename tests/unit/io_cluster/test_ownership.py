@@ -297,6 +297,30 @@ def test_a_shard_that_cannot_be_restored_is_released_and_left_alone_for_longer_e
     assert waits == [LEASE, 2 * LEASE, 4 * LEASE]
 
 
+def test_a_shard_that_leaves_is_released_by_readings_as_long_as_the_rows_name_this_node() -> None:
+    rows = Rows()
+    rows.mine(2)
+    rows.read()
+    rows.owns.leaves(2, now=rows.now)
+    assert not rows.owns.holds(2, 1)
+    assert Release(2, 1) in rows.read()
+    rows.shard(2, None)
+    assert claims(rows.read()) == [2]
+
+
+def test_a_node_is_dead_after_a_lease_of_silence_until_its_beat_grows() -> None:
+    rows = Rows()
+    rows.node("other", "there:1")
+    rows.read()
+    assert not rows.owns.is_dead("other")
+    for _ in range(6):
+        rows.read()
+    assert rows.owns.is_dead("other")
+    rows.beat("other")
+    rows.read()
+    assert not rows.owns.is_dead("other")
+
+
 def test_a_release_is_asked_for_until_the_rows_show_it() -> None:
     rows = Rows()
     rows.mine(0)
