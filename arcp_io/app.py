@@ -106,6 +106,9 @@ class App:
     after a crash, or with `volatile_credentials`, for tests. They are sent over TLS, stdio and in memory;
     with `secure_loopback` a plain connection from this machine counts as secure too.
 
+    On many nodes a `tenant` function tells whose jobs may be seen together, as the name of a group of
+    principals; by default each principal is a tenant of its own. It must give the same answer on every node.
+
     With `debug`, for development, clients get the type and the text of an exception that ends a job or a tool
     call; otherwise they learn only that the agent failed, and the log of the server has the rest.
     """
@@ -132,6 +135,7 @@ class App:
         secure_loopback: bool = False,
         volatile_credentials: bool = False,
         debug: bool = False,
+        tenant: Callable[[str], str] | None = None,
     ) -> None:
         if tokens is not None and auth is not None:
             raise ValueError("give an App tokens or auth, not both: auth can check the tokens too")
@@ -156,6 +160,7 @@ class App:
         self.secure_loopback = secure_loopback
         self.volatile_credentials = volatile_credentials
         self.debug = debug
+        self.tenant = tenant
         self.verifier: Verifier | None = TokenTable(tokens) if tokens is not None else auth
         self._agents: dict[str, dict[str | None, Agent]] = {}
 
@@ -192,6 +197,16 @@ class App:
     def find(self, name: str, version: str | None) -> Agent:
         """Return the agent that was registered under this name and version; raises KeyError."""
         return self._agents[name][version]
+
+    def tenant_of(self, principal: str) -> str:
+        """Return the tenant of a principal; raises TypeError and ValueError if it is not valid text."""
+        if self.tenant is None:
+            return principal
+        tenant = self.tenant(principal)
+        if not isinstance(tenant, str):
+            raise TypeError(f"App(tenant=...) returns text, not {type(tenant).__name__}")
+        tenant.encode()
+        return tenant
 
     def config(self) -> RuntimeConfig:
         """Return the configuration for a Runtime; raises ValueError for an App that cannot be served."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -30,6 +30,7 @@ from .shard_turns import Turns
 if TYPE_CHECKING:
     from arcp_io.app import App
     from arcp_io.drivers.loop import Loop
+    from arcp_io.server.audit_log import Auditor
 
     from .ownership import Ownership
     from .rows import Reading
@@ -50,6 +51,7 @@ class Shards:
         store: PostgresStore,
         ownership: Ownership,
         loop: Loop,
+        auditor: Auditor | None = None,
         *,
         now: Callable[[], int] = since_boot,
     ) -> None:
@@ -59,7 +61,10 @@ class Shards:
         self._ownership = ownership
         self._loop = loop
         self._now = now
+        self._auditor = auditor
         self._threads = Threads(app.max_threads)
+        self._observers: dict[str, dict[str, str]] | None = None
+        """The rights that were set since the start, if any."""
         self._turns = Turns(loop.event)
         self._held: dict[int, HeldShard] = {}
 
@@ -80,9 +85,13 @@ class Shards:
         """Wait for the restore of a shard, which comes first now; return its server as `server` does."""
         held = self._held.get(shard)
         if held is not None and held.server is None:
-            self._turns.want(shard)
+            self.want(shard)
             await held.served.wait()
         return self.server(shard)
+
+    def want(self, shard: int) -> None:
+        """Let a shard be restored before those that no client waits for."""
+        self._turns.want(shard)
 
     def owns(self, shard: int, epoch: int) -> bool:
         """Return whether this node holds a shard under an epoch, and does not give it away."""
@@ -130,6 +139,12 @@ class Shards:
         for held in list(self._held.values()):
             held.give_away(drain, self._now())
             self._open_door(held)
+
+    def set_observers(self, observers: Mapping[str, Mapping[str, str]]) -> None:
+        """Replace the rights to see jobs of others, also in shards that are restored later."""
+        self._observers = {principal: dict(owners) for principal, owners in observers.items()}
+        for server in self.servers:
+            server.set_observers(observers)
 
     async def ended(self) -> None:
         """Wait until this node holds no shard."""
@@ -220,7 +235,7 @@ class Shards:
         """Restore a shard and serve it until it is given away; its journal is closed then."""
         if held.leaving.is_set():
             return
-        shared = Shared(door=held.door, threads=self._threads)
+        shared = Shared(door=held.door, threads=self._threads, auditor=self._auditor)
         opened = open_server(self._app, 0.0, held.journal, shared=shared, label=str(held.shard))
         async with AsyncExitStack() as stack:
             async with self._turns.turn(held.shard):
@@ -231,6 +246,8 @@ class Shards:
             seconds = time.monotonic() - begun
             logger.info("shard %d restored up to record %d in %.2f s", held.shard, held.journal.next, seconds)
             self._ownership.restored(held.shard)
+            if self._observers is not None:
+                server.set_observers(self._observers)
             held.server = server
             held.served.set()
             await held.leaving.wait()

@@ -80,6 +80,8 @@ class Shared(msgspec.Struct, frozen=True):
     """The door behind which the servers act; None: they act in any case."""
     threads: Threads | None = None
     """The threads for blocking agents; None: each server has its own."""
+    auditor: Auditor | None = None
+    """The one that takes the facts for an audit, and is closed by others; None: each server has its own."""
 
 
 NOTHING_SHARED: Final = Shared()
@@ -114,7 +116,8 @@ class Server:
         self._agents = AgentHost(app, runtime, self.pump, loop, shared.threads)
         if guarded is not None:
             guarded.hold_agents = partial(self._agents.hold, reason=HoldReason.DOOR)
-        self._auditor = Auditor(app.audit, app.audit_bytes)
+        self._auditor = shared.auditor or Auditor(app.audit, app.audit_bytes)
+        self._closes_auditor = shared.auditor is None
         self.refusals = activity_log.Refusals(clock.now)
         provisioner = app.provisioner or NoProvisioner()
         self._provisioning = Provisioning(
@@ -263,7 +266,7 @@ class Server:
             with anyio.CancelScope(shield=True):
                 if self._keeper is not None:
                     await call_in_thread(self._keeper.close, name="arcp-io journal")
-                if self._auditor.writes:
+                if self._closes_auditor and self._auditor.writes:
                     await call_in_thread(self._auditor.close, name="arcp-io audit closing")
 
     def _accepted(self, admission: Admission, secure: bool, stream: ByteStream, peer: str) -> StreamTransport:

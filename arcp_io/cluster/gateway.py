@@ -1,0 +1,347 @@
+"""The gateway of a node: takes connections of clients, and brings each to the owner of its shard.
+
+A connection begins in the lobby. Its first message says to which shard it belongs: by the principal of its
+token, which is verified here once, or by the label of its resume token. If this node serves the shard, the
+connection moves to the server of the shard, which gets every message again. Otherwise its bytes are relayed
+to the node that owns the shard; the client waits meanwhile, for PLACING_SEC at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from arcp_io.drivers.descriptors import descriptors, room_of
+from arcp_io.drivers.loop import Connected, Listening
+from arcp_io.drivers.sockets import is_loopback, open_listeners
+from arcp_io.drivers.transport import ByteStream, StreamTransport
+from arcp_io.drivers.websocket import ServerCodec, TappedCodec
+from arcp_io.drivers.ws_admission import Admission
+from arcp_io.server.auth import Verified, verify
+from arcp_io.server.server import Server, most_controls
+from arcp_proto import SECOND, Authenticate, CloseCode, Connection, Framing, LocalProtocolError
+from arcp_proto.wire import look
+
+from .lobby import Lobby
+from .placing import is_anonymous, names_its_shard, shard_of, shard_of_label
+from .relay_dial import dial_owner
+from .relay_handshake import Answer
+from .relay_header import MAX_PEER, RelayHeader, RelayRefused
+from .splice import Splice, Splices
+
+if TYPE_CHECKING:
+    from arcp_io.app import App
+    from arcp_io.drivers.loop import Loop
+    from arcp_io.server.audit_log import Auditor
+
+    from .beating import Beating
+    from .node_tls import NodeTls
+    from .ownership import Ownership, Route
+    from .shards import Shards
+
+logger = logging.getLogger("arcp_io")
+
+PLACING_SEC: Final = 10.0
+"""Seconds for which the owner of the shard of a client is looked for."""
+RESTORING_SEC: Final = 5.0
+"""Seconds of these for which a client stays in the lobby while its shard is restored here."""
+PAUSE_SEC: Final = 0.1
+"""Seconds between an owner that does not take a connection and the next reading of the store."""
+NOT_FOUND: Final = "no node serves the session at the moment"
+"""The reason that a client is told after PLACING_SEC."""
+
+
+class Client:
+    """A connection in the lobby."""
+
+    def __init__(self, codec: TappedCodec, *, secure: bool, peer: str) -> None:
+        self.codec = codec
+        self.secure = secure
+        self.peer = peer
+        self.transport: StreamTransport
+        self.looked = False
+        """Whether the first message was looked at."""
+        self.placed = False
+        """Whether the client is being brought to its shard, so that the lobby gets nothing more of it."""
+
+
+class Gateway:
+    """The connections of clients of a node, until they are where they belong."""
+
+    def __init__(
+        self,
+        app: App,
+        loop: Loop,
+        auditor: Auditor,
+        shards: Shards,
+        ownership: Ownership,
+        beating: Beating,
+        *,
+        count: int,
+        tls: NodeTls | None,
+    ) -> None:
+        """Serve an App; `count` is the number of shards, and `tls` that of connections to other nodes."""
+        self.lobby = Lobby(app, loop, auditor, self._authenticate)
+        self.lobby.pump.takes = self._takes
+        self.lobby.on_ended = self._ended
+        self.splices = Splices(loop)
+        self.host, self.port, self.url = "", 0, ""
+        self.secure = False
+        self._app = app
+        self._loop = loop
+        self._shards = shards
+        self._ownership = ownership
+        self._beating = beating
+        self._count = count
+        self._tls = tls
+        self._room = room_of(descriptors())
+        self._clients: dict[Connection, Client] = {}
+        self._listening: list[Listening] = []
+        self._closing = False
+        beating.on_reading = self._cut
+
+    @property
+    def connections(self) -> int:
+        """How many descriptors the connections of clients and other nodes take."""
+        served = sum(server.runtime.connection_count for server in self._shards.servers)
+        return self.lobby.runtime.connection_count + served + 2 * len(self.splices)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether a load balancer should send clients here."""
+        return not (self._closing or self._beating.held)
+
+    async def listen(
+        self, host: str, port: int, path: str, context: ssl.SSLContext | None, admission: Admission
+    ) -> None:
+        """Accept WebSockets on every address of a host; raises OSError."""
+        listeners = await open_listeners(host, port)
+        self.secure = context is not None or (self._app.secure_loopback and is_loopback(host))
+        accepted = partial(self._accepted, admission)
+        for listener in listeners:
+            self._listening.append(await self._loop.listen(listener, context, accepted))
+        self.host, self.port = host, listeners[0].getsockname()[1]
+        named = f"[{host}]" if ":" in host else host
+        self.url = f"{'ws' if context is None else 'wss'}://{named}:{self.port}{path}"
+
+    def stop_listening(self) -> None:
+        """Accept no more connections of clients."""
+        self._closing = True
+        for listening in self._listening:
+            listening.close()
+
+    # Connections of clients.
+
+    def _accepted(self, admission: Admission, stream: ByteStream, peer: str) -> StreamTransport:
+        lobby = self.lobby
+        connection = lobby.runtime.connect(
+            Framing.MESSAGES, secure=self.secure, peer=peer, now=lobby.pump.now()
+        )
+        codec = TappedCodec(admission, limit=connection.message_limit)
+        codec.most_controls = self._most_controls(connection)
+        client = self._clients[connection] = Client(codec, secure=self.secure, peer=peer)
+        client.transport = StreamTransport(lobby.pump, connection, codec, stream, movable=True)
+        if self._closing:
+            client.transport.close(CloseCode.SERVICE_RESTART, "the node is shutting down", abort=True)
+        elif self.connections > self._room:
+            lobby.refusals.full(self._room)
+            client.transport.close(CloseCode.TRY_AGAIN_LATER, "there are too many connections", abort=True)
+        lobby.pump.run()
+        return client.transport
+
+    def _most_controls(self, connection: Connection) -> Callable[[], int]:
+        return partial(most_controls, connection, self._app.limits.max_early_control_frames)
+
+    def _ended(self, connection: Connection) -> None:
+        self._clients.pop(connection, None)
+
+    def _takes(self, connection: Connection, message: bytes) -> bool:
+        """Return whether the lobby gets a message of a client: not if the first one names the shard."""
+        client = self._clients.get(connection)
+        if client is None or client.placed:
+            return client is None
+        if client.looked:
+            return True
+        client.looked = True
+        first = look(message, limit=self._app.limits.max_early_message_bytes)
+        if names_its_shard(first):
+            shard = shard_of_label(first.label, self._count)
+            if shard is None:
+                return True
+            self._begin(client, shard, None)
+            return False
+        if self._app.anonymous and is_anonymous(first):
+            self._begin(client, None, None)
+            return False
+        return True
+
+    # Tokens.
+
+    def _authenticate(self, request: Authenticate) -> None:
+        self._loop.start(partial(self._verify, request), "arcp-io authentication")
+
+    async def _verify(self, request: Authenticate) -> None:
+        """Bring the client of a valid token to its shard, and answer the lobby for any other token."""
+        verified, expires, shard, failed = None, None, 0, False
+        try:
+            if self._app.verifier is not None and request.principal is None:
+                verified = await verify(self._app.verifier, request.token)
+            if verified is not None:
+                expires = verified.expires_ns
+                shard = shard_of(self._app.tenant_of(verified.principal), self._count)
+        except (Exception, SystemExit, KeyboardInterrupt):
+            failed = True
+            logger.exception("the verifier failed (App.verifier, App.tenant)")
+        client = self._clients.get(request.connection)
+        if failed or verified is None:
+            self.lobby.answer(request, None, expires, failed)
+        elif client is not None:
+            client.placed = True
+            await self._place(client, shard, verified)
+
+    # Bringing clients to their shards.
+
+    def _begin(self, client: Client, shard: int | None, verified: Verified | None) -> None:
+        client.placed = True
+        self._loop.start(partial(self._place, client, shard, verified), "arcp-io gateway")
+
+    async def _place(self, client: Client, shard: int | None, verified: Verified | None) -> None:
+        """Bring a client to a shard, or without one to any, or close its connection."""
+        if shard is None:
+            shard = self._any_shard()
+        with anyio.move_on_after(PLACING_SEC):
+            if await self._move(client, shard, verified):
+                return
+            splice = self._release(client)
+            if splice is None:
+                return
+            try:
+                await self._relay(client, splice, shard, verified)
+            finally:
+                if not splice.epoch:
+                    splice.refuse(_closing(CloseCode.SERVICE_RESTART, NOT_FOUND))
+
+    def _any_shard(self) -> int:
+        """Return a shard for a session without a principal: one of our own, if there is one."""
+        own = [shard for shard in range(self._count) if self._shards.server(shard) is not None]
+        return random.choice(own or range(self._count))
+
+    async def _move(self, client: Client, shard: int, verified: Verified | None) -> bool:
+        """Move a connection to the server of its shard in this process; return whether that is done."""
+        server = None
+        with anyio.move_on_after(RESTORING_SEC):
+            await self._loop.checkpoint()  # The transport is not moved within its own report.
+            server = await self._shards.restored(shard)
+        if client.transport.gone:
+            return True
+        if server is None:
+            return False
+        connection = server.connect(
+            Framing.MESSAGES, secure=client.secure, peer=client.peer, verified=verified
+        )
+        client.codec.untap()
+        client.codec.most_controls = self._most_controls(connection)
+        try:
+            client.transport.move(server.pump, connection)
+        except LocalProtocolError:  # The lobby is closing it.
+            server.pump.lost(connection, "the client is gone")
+        server.pump.run()
+        return True
+
+    def _release(self, client: Client) -> Splice | None:
+        """Take the stream of a client out of the lobby; None if it is gone, or has sent too much."""
+        try:
+            first = client.codec.untap()
+            if first is None:
+                client.transport.close(CloseCode.MESSAGE_TOO_BIG, "too much before the welcome", abort=False)
+                return None
+            stream, writing = client.transport.release()
+        except LocalProtocolError:
+            return None
+        return self.splices.begin(stream, first, writing=writing)
+
+    async def _relay(self, client: Client, splice: Splice, shard: int, verified: Verified | None) -> None:
+        """Dial the owner of a shard until one takes the connection, or the client is gone."""
+        while not splice.over:
+            route = self._ownership.route(shard)
+            if route is not None and await self._dial(client, splice, shard, route, verified):
+                return
+            await anyio.sleep(PAUSE_SEC)
+            await self._beating.next_reading()
+
+    async def _dial(
+        self, client: Client, splice: Splice, shard: int, route: Route, verified: Verified | None
+    ) -> bool:
+        host, port = split_address(route.address)
+        header = RelayHeader(
+            shard,
+            route.epoch,
+            None if verified is None else verified.principal,
+            None if verified is None else verified.expires_ns,
+            client.secure and (self._tls is not None or is_loopback(host)),
+            client.peer[:MAX_PEER],
+        )
+        context = None if self._tls is None else self._tls.client
+        try:
+            owner = await dial_owner(self._loop, (host, port), context, header, route.key)
+        except (OSError, RelayRefused, ValueError) as error:
+            logger.info("the owner of shard %d at %s takes no client: %s", shard, route.address, error)
+            return False
+        owner.join(splice)
+        return True
+
+    def _cut(self) -> None:
+        """Cut the connections to owners that are not owners any longer."""
+        routes = ((shard, self._ownership.route(shard)) for shard in range(self._count))
+        self.splices.cut({shard: route.epoch for shard, route in routes if route is not None})
+
+    # Connections that other nodes relay to us.
+
+    def admit(self, header: RelayHeader) -> Connected | Answer:
+        """Decide about a connection that another gateway relays."""
+        if not self._shards.owns(header.shard, header.epoch):
+            return Answer.NOT_OWNER
+        server = self._shards.server(header.shard)
+        if server is None:
+            self._shards.want(header.shard)
+            return Answer.TRY_AGAIN
+        if self._beating.held or self.connections > self._room:
+            return Answer.TRY_AGAIN
+        return partial(self._take, server, header)
+
+    def _take(self, server: Server, header: RelayHeader, stream: ByteStream) -> StreamTransport:
+        verified = None
+        if header.principal is not None:
+            expires = None if header.expires is None else header.expires / SECOND
+            verified = Verified(header.principal, expires)
+        connection = server.connect(
+            Framing.MESSAGES, secure=header.secure, peer=header.peer, verified=verified
+        )
+        codec = ServerCodec.opened(limit=connection.message_limit)
+        codec.most_controls = self._most_controls(connection)
+        transport = StreamTransport(server.pump, connection, codec, stream)
+        if self._shards.server(header.shard) is not server:
+            transport.close(CloseCode.SERVICE_RESTART, NOT_FOUND, abort=True)
+        server.pump.run()
+        return transport
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT; raises ValueError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"{address!r} is not HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _closing(code: int, reason: str) -> bytes:
+    """Return the close frame for a client whose connection no server carries."""
+    codec = ServerCodec.opened(limit=0)
+    codec.close(code, reason)
+    return codec.data_to_send()

@@ -1,0 +1,258 @@
+"""One node: an App that is served together with other nodes over one store."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from arcp_io.agents.threads import call_in_thread
+from arcp_io.drivers.door import since_boot
+from arcp_io.drivers.loop import Loop, open_loop
+from arcp_io.drivers.sockets import is_loopback
+from arcp_io.drivers.ws_admission import LOOPBACK_HOSTS, Admission
+from arcp_io.server.audit_log import Auditor
+from arcp_io.server.server import warn_of_debug
+from arcp_proto import RECORD_VERSION, SECOND, Counts, JobInfo, LocalProtocolError
+
+from .beating import Beating
+from .errors import StoreError
+from .gateway import Gateway, split_address
+from .node_tls import NodeTls, check_plain_nodes
+from .ownership import Ownership
+from .placing import check_observers
+from .relay_header import KEY_BYTES
+from .relay_listener import RelayListener
+from .rows import NodeRow, Reading
+from .shards import Shards
+
+if TYPE_CHECKING:
+    from arcp_io.app import App
+
+    from .store import PostgresStore
+
+logger = logging.getLogger("arcp_io")
+
+FLUSH_SEC: Final = 5.0
+"""Seconds for which a node that ends at once waits for the store to take its last records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """The settings of a node among others: where it listens for them, and for how long it may be silent."""
+
+    listen: str = "127.0.0.1:0"
+    """HOST:PORT for connections that other nodes relay; port 0 is a free one."""
+    advertise: str | None = None
+    """HOST:PORT under which others reach it, if that is not `listen`."""
+    tls: NodeTls | None = None
+    """TLS between nodes, of `load_node_tls`."""
+    allow_plain: bool = False
+    """Whether nodes of several machines may speak without TLS."""
+    lease: float = 5.0
+    """Seconds of silence after which others take the shards of a node over; the same for all nodes."""
+
+
+class NodeServer:
+    """A running node, made by `serve_node`."""
+
+    def __init__(
+        self, loop: Loop, store: PostgresStore, ownership: Ownership, shards: Shards, beating: Beating
+    ) -> None:
+        self.loop = loop
+        self.ownership = ownership
+        self.shards = shards
+        self.beating = beating
+        self.gateway: Gateway
+        self.relay: RelayListener
+        self._store = store
+        self._ending = False
+        self._ended = loop.event()
+
+    @property
+    def url(self) -> str:
+        """The URL for clients."""
+        return self.gateway.url
+
+    def counts(self) -> Counts:
+        """Return how many connections, sessions and jobs this node has."""
+        counted = [server.counts() for server in self.shards.servers]
+        fields = {name: sum(getattr(one, name) for one in counted) for name in Counts.__struct_fields__}
+        fields["connections"] += self.gateway.lobby.runtime.connection_count + len(self.gateway.splices)
+        return Counts(**fields)
+
+    def jobs(self, *, finished: bool = False) -> list[JobInfo]:
+        """Return the unfinished jobs of the shards of this node; with `finished` all that are listed."""
+        return [job for server in self.shards.servers for job in server.jobs(finished=finished)]
+
+    def cancel(self, job_id: str, *, reason: str = "") -> bool:
+        """Cancel a job of a shard of this node, as `Server.cancel`."""
+        for server in self.shards.servers:
+            if any(job.job_id == job_id for job in server.jobs(finished=True)):
+                return server.cancel(job_id, reason=reason)
+        raise LocalProtocolError(f"there is no job {job_id} on this node")
+
+    def set_observers(self, observers: Mapping[str, Mapping[str, str]]) -> None:
+        """Replace the rights to see jobs of others on this node, as `Server.set_observers`."""
+        self.shards.set_observers(observers)
+
+    async def shut_down(self, drain: float) -> None:
+        """Give all shards away, and end when they are gone; running jobs get `drain` seconds.
+
+        Sessions go on at other nodes. A second call shortens the wait.
+        """
+        self._ending = True
+        self.gateway.stop_listening()
+        self.ownership.drain()
+        self.beating.soon()
+        self.shards.give_all(drain)
+        await self.shards.ended()
+        if not self._ended.is_set():
+            self.gateway.lobby.shut_down()
+            await self.gateway.lobby.ended.wait()
+            self.gateway.splices.close()
+            self.relay.close()
+            await self._leave()
+            self._ended.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until the node was shut down."""
+        await self._ended.wait()
+
+    async def abort(self) -> int:
+        """Let go of everything within FLUSH_SEC; harmless after the end."""
+        with anyio.CancelScope(shield=True):
+            if not self._ended.is_set() and self.loop.failure is None:
+                with anyio.move_on_after(FLUSH_SEC):
+                    await self.shut_down(0.0)
+            await call_in_thread(self._store.close, name="arcp-io store")
+        return 0
+
+    async def _leave(self) -> None:
+        try:
+            await call_in_thread(self._store.leave, name="arcp-io leaves")
+        except StoreError as error:
+            logger.info("the row of this node stays: %s", error)
+
+
+@asynccontextmanager
+async def serve_node(
+    app: App,
+    store: PostgresStore,
+    *,
+    node: Node | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7777,
+    path: str = "/arcp",
+    ssl_context: ssl.SSLContext | None = None,
+    allow_plain: bool = False,
+    origins: Sequence[str] = (),
+    hosts: Sequence[str] | None = None,
+    drain: float = 0.0,
+) -> AsyncIterator[NodeServer]:
+    """Serve an App as one of many nodes over a store, until the block is left.
+
+    The arguments are those of `serve`, and `node` says how it meets the others. The store is made if there
+    is none. Raises OSError when it cannot listen, ValueError for invalid arguments, and StoreError for a
+    store that cannot be reached or used; when the store takes no record for too long, JournalFailed is
+    raised.
+    """
+    node = node or Node()
+    _check(app, node, host, path, plain=ssl_context is not None or allow_plain)
+    await call_in_thread(store.open, name="arcp-io store")
+    auditor = Auditor(app.audit, app.audit_bytes)
+    try:
+        async with open_loop() as loop:
+            server = await _begun(app, store, node, loop, auditor)
+            try:
+                admission = Admission(
+                    path=path,
+                    hosts=(*LOOPBACK_HOSTS, f"[{host}]" if ":" in host else host) if hosts is None else hosts,
+                    origins=origins,
+                    refused=server.gateway.lobby.refusals.http_refused,
+                    health=lambda: server.gateway.healthy,
+                )
+                await server.gateway.listen(host, port, path, ssl_context, admission)
+                warn_of_debug(app)
+                yield server
+                await server.shut_down(drain)
+            finally:
+                await server.abort()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await call_in_thread(store.close, name="arcp-io store")
+            if auditor.writes:
+                await call_in_thread(auditor.close, name="arcp-io audit closing")
+
+
+async def _begun(app: App, store: PostgresStore, node: Node, loop: Loop, auditor: Auditor) -> NodeServer:
+    """Return a node that beats, and does not listen for clients yet."""
+    key, lease = os.urandom(KEY_BYTES), int(node.lease * SECOND)
+    admitting: list[Gateway] = []
+    relay = RelayListener(loop, key, lambda header: admitting[0].admit(header))
+    listen_host, listen_port = split_address(node.listen)
+    await relay.listen(listen_host, listen_port, None if node.tls is None else node.tls.server)
+    named = f"[{listen_host}]" if ":" in listen_host else listen_host
+    address = node.advertise or f"{named}:{relay.port}"
+    ownership = Ownership(
+        store.node, address, shards=store.shards, lease=lease, record_version=RECORD_VERSION
+    )
+    shards = Shards(app, store, ownership, loop, auditor)
+    beating = Beating(store, ownership, shards, loop)
+    server = NodeServer(loop, store, ownership, shards, beating)
+    server.relay = relay
+    server.gateway = Gateway(app, loop, auditor, shards, ownership, beating, count=store.shards, tls=node.tls)
+    admitting.append(server.gateway)
+    store.describe(address, key)
+    begun = since_boot()
+    reading = await call_in_thread(store.beat, name="arcp-io beat")
+    await _check_addresses(store, address, reading, node.lease)
+    beating.take(reading, begun=begun)
+    beating.start()
+    logger.info("node %s at %s, of %d shards in %s", store.node, address, store.shards, store.url.shown)
+    return server
+
+
+def _check(app: App, node: Node, host: str, path: str, *, plain: bool) -> None:
+    """Raise ValueError for arguments with which a node cannot serve."""
+    app.config()
+    check_observers(app.observers, app.tenant_of)
+    if not plain and not is_loopback(host):
+        raise ValueError(
+            f"tokens would cross the network to {host} in clear text: give an ssl_context or allow_plain=True"
+        )
+    if not path.startswith("/"):
+        raise ValueError(f"the path {path!r} does not begin with a slash")
+    if not node.lease > 0:
+        raise ValueError("a lease is longer than 0 seconds")
+    listen_host, _ = split_address(node.listen)
+    check_plain_nodes(listen_host, node.tls, allow_plain=node.allow_plain)
+    if node.advertise is not None:
+        split_address(node.advertise)
+
+
+async def _check_addresses(store: PostgresStore, address: str, reading: Reading, lease: float) -> None:
+    """Raise ValueError if a live node of another machine and this one cannot reach each other."""
+
+    def unlike(row: NodeRow) -> bool:
+        ours, theirs = is_loopback(split_address(address)[0]), is_loopback(split_address(row.address)[0])
+        return row.node != store.node and ours != theirs
+
+    before = {row.node: row for row in reading.nodes if unlike(row)}
+    if not before:
+        return
+    await anyio.sleep(lease * 2 / 5)
+    again = await call_in_thread(store.read, name="arcp-io beat")
+    for row in again.nodes:
+        if row.node in before and row.beat > before[row.node].beat:
+            local = address if is_loopback(split_address(address)[0]) else row.address
+            raise ValueError(
+                f"the nodes {address} and {row.address} cannot reach each other: {local} is an address of one"
+                " machine alone. Give each node an address that the others reach (--node-listen)"
+            )

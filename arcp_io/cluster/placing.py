@@ -1,0 +1,42 @@
+"""Which shard a connection belongs to: by its principal, or by the label of its resume token."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+from arcp_proto.wire import FirstKind, FirstMessage, Scheme
+
+
+def shard_of(tenant: str, shards: int) -> int:
+    """Return the shard of a tenant, the same on every node."""
+    digest = hashlib.blake2b(tenant.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % shards
+
+
+def shard_of_label(label: str, shards: int) -> int | None:
+    """Return the shard that the label of a token names; None if it names none."""
+    if label.isascii() and label.isdigit() and str(int(label)) == label and int(label) < shards:
+        return int(label)
+    return None
+
+
+def is_anonymous(first: FirstMessage) -> bool:
+    """Return whether a client opens a session without a token, which any shard may hold."""
+    return first.kind is FirstKind.HELLO and first.scheme is Scheme.ANONYMOUS and not first.label
+
+
+def names_its_shard(first: FirstMessage) -> bool:
+    """Return whether the resume token alone says to which shard a connection belongs."""
+    return first.resumes and bool(first.label) and first.scheme is not Scheme.BEARER
+
+
+def check_observers(observers: Mapping[str, Mapping[str, str]], tenant: Callable[[str], str]) -> None:
+    """Raise ValueError if a right names principals of two tenants, whose jobs are in different shards."""
+    for observer, owners in observers.items():
+        for owner in owners:
+            if owner != "*" and tenant(observer) != tenant(owner):
+                raise ValueError(
+                    f"observers gives {observer} a right to jobs of {owner}, which is another tenant: on many"
+                    " nodes rights hold within a tenant. App(tenant=...) can put both into one"
+                )

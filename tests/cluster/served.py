@@ -1,0 +1,62 @@
+"""Nodes with their gateways, in one process and over one store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+from anyio.abc import TaskStatus
+
+from arcp_io.app import App
+from arcp_io.cluster.node import Node, NodeServer, serve_node
+from arcp_io.cluster.placing import shard_of
+from arcp_io.cluster.store import PostgresStore
+from tests.cluster.beaten import LEASE, LIMIT
+
+
+class Killed(Exception):
+    """Ends a node as a crash does."""
+
+
+@asynccontextmanager
+async def served(app: App, store: PostgresStore, *, lease: float = LEASE) -> AsyncIterator[NodeServer]:
+    """Serve an App as a node on a free port, in a task of its own; a test may kill it."""
+    over = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        node: NodeServer = await tasks.start(_serve, app, store, lease, over)
+        yield node
+        over.set()
+
+
+async def _serve(
+    app: App, store: PostgresStore, lease: float, over: anyio.Event, *, task_status: TaskStatus[NodeServer]
+) -> None:
+    with suppress(Killed):
+        async with serve_node(app, store, node=Node(lease=lease), port=0) as node:
+            task_status.started(node)
+            await over.wait()
+
+
+def kill(node: NodeServer) -> None:
+    """End a node as a crash does: it releases nothing."""
+    node.loop.crash(Killed())
+
+
+async def spread(*nodes: NodeServer) -> None:
+    """Wait until the nodes serve all shards together, each its share."""
+    count = nodes[0].gateway._count
+    with anyio.fail_after(LIMIT):
+        while True:
+            owned = [{shard for shard in range(count) if node.shards.server(shard)} for node in nodes]
+            sizes = sorted(map(len, owned))
+            if sum(sizes) == count and sizes[-1] - sizes[0] <= 1:
+                return
+            await anyio.sleep(0.02)
+
+
+def owner_first(principal: str, *nodes: NodeServer) -> list[Any]:
+    """Return nodes with the one first that serves the shard of a principal."""
+    shard = shard_of(principal, nodes[0].gateway._count)
+    return sorted(nodes, key=lambda node: node.shards.server(shard) is None)

@@ -1,0 +1,169 @@
+"""Clients of many nodes: each gateway brings each client to the owner of its shard."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from arcp_io.app import App
+from arcp_io.cluster.placing import check_observers, shard_of, shard_of_label
+from tests.cluster.conftest import MakeStore
+from tests.cluster.served import owner_first, served, spread
+from tests.io.apps import make_app
+from tests.io.peers import Ended, Message, Peer, websocket
+
+pytestmark = pytest.mark.anyio
+
+
+async def result(peer: Peer, input: object) -> object:
+    """Return the result of an agent that gives back its input."""
+    assert (await peer.submit("echo", input))["type"] == "job.accepted"
+    return (await peer.until("job.result"))[-1]["payload"]["result"]
+
+
+async def refused(peer: Peer, message: Message) -> str:
+    """Return the code of an error that comes in place of a welcome."""
+    assert message["type"] == "session.error", message
+    return str(message["payload"]["code"])
+
+
+async def test_each_gateway_serves_each_principal(make_store: MakeStore) -> None:
+    app, one, two = make_app(), make_store(shards=4), make_store(shards=4)
+    async with served(app, one) as first, served(app, two) as second:
+        await spread(first, second)
+        for url in (first.url, second.url):
+            for token, principal in (("t0ken", "alice"), ("other", "bob")):
+                async with websocket(url) as peer:
+                    welcome = await peer.hello(token)
+                    prefix = f"rt_{shard_of(principal, 4)}."
+                    assert welcome["payload"]["resume_token"].startswith(prefix)
+                    assert await result(peer, url) == url
+
+
+async def test_a_session_is_resumed_at_any_gateway_with_the_same_messages(make_store: MakeStore) -> None:
+    app, one, two = make_app(), make_store(shards=4), make_store(shards=4)
+    async with served(app, one) as first, served(app, two) as second:
+        await spread(first, second)
+        async with websocket(first.url) as peer:
+            welcome = await peer.hello()
+            await result(peer, "x")
+            numbered = [*peer.events]
+        for url in (second.url, first.url):
+            for token in ("t0ken", None):
+                async with websocket(url) as peer:
+                    welcome = await peer.resume(welcome, 0, token=token)
+                    assert welcome["type"] == "session.welcome"
+                    assert await peer.until_event(len(numbered)) == numbered
+
+
+async def test_clients_with_a_wrong_token_are_refused_by_the_lobby(make_store: MakeStore) -> None:
+    async with served(make_app(), make_store(shards=2)) as node:
+        async with websocket(node.url) as peer:
+            assert await refused(peer, await peer.hello("wrong")) == "UNAUTHENTICATED"
+        for label in ("", "7.", "x."):
+            welcome = {"session_id": "s_1", "payload": {"resume_token": f"rt_{label}" + "a" * 43}}
+            async with websocket(node.url) as peer:
+                answer = await peer.resume(welcome, 0, token=None)
+                assert answer["type"] == "session.error"
+        assert node.shards.servers == [] or node.counts().sessions == 0
+
+
+async def test_anonymous_clients_are_served_by_any_gateway(make_store: MakeStore) -> None:
+    app = App("open", "1", anonymous=True)
+
+    @app.agent("echo")
+    async def echo(job: object, input: object) -> object:
+        return input
+
+    one, two = make_store(shards=2), make_store(shards=2)
+    async with served(app, one) as first, served(app, two) as second:
+        await spread(first, second)
+        for url in (first.url, second.url):
+            async with websocket(url) as peer:
+                await peer.send("session.hello", {"auth": {"scheme": "anonymous"}})
+                assert (await peer.receive())["type"] == "session.welcome"
+                assert await result(peer, url) == url
+
+
+async def test_messages_behind_the_first_one_reach_the_owner(make_store: MakeStore) -> None:
+    app, one, two = make_app(), make_store(shards=2), make_store(shards=2)
+    async with served(app, one) as first, served(app, two) as second:
+        await spread(first, second)
+        for node in owner_first("alice", first, second):
+            async with websocket(node.url) as peer:
+                hello = {"auth": {"scheme": "bearer", "token": "t0ken"}}
+                await peer.send("session.hello", hello)
+                await peer.send("session.ping", {"nonce": "n", "sent_at": ""})
+                assert [(await peer.receive())["type"] for _ in range(2)] == [
+                    "session.welcome",
+                    "session.pong",
+                ]
+
+
+async def test_a_client_waits_for_a_shard_that_no_node_owns_yet(make_store: MakeStore) -> None:
+    async with served(make_app(), make_store(shards=2)) as node, websocket(node.url) as peer:
+        assert (await peer.hello())["type"] == "session.welcome"
+
+
+async def test_a_client_is_told_when_no_node_serves_its_shard(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arcp_io.cluster.gateway.PLACING_SEC", 0.2)
+    node = served(make_app(), make_store(shards=2), lease=1_000.0)
+    async with node as gateway, websocket(gateway.url) as peer:
+        with pytest.raises(Ended) as ended:
+            await peer.hello()
+        assert ended.value.code == 1012
+
+
+async def test_a_load_balancer_learns_whether_a_node_takes_clients(make_store: MakeStore) -> None:
+    async def health(port: int) -> bytes:
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(b"GET /arcp/health HTTP/1.1\r\nHost: 10.0.0.7:80\r\n\r\n")
+            return await stream.receive()
+
+    async with served(make_app(), make_store(shards=2)) as node:
+        assert (await health(node.gateway.port)).startswith(b"HTTP/1.1 200")
+        node.beating.held = True
+        assert (await health(node.gateway.port)).startswith(b"HTTP/1.1 503")
+
+
+async def test_each_connection_that_a_node_relays_counts_twice(make_store: MakeStore) -> None:
+    app, one, two = make_app(), make_store(shards=2), make_store(shards=2)
+    async with served(app, one) as first, served(app, two) as second:
+        await spread(first, second)
+        owner, gateway = owner_first("alice", first, second)
+        async with websocket(gateway.url) as peer:
+            await peer.hello()
+            assert (gateway.gateway.connections, owner.gateway.connections) == (2, 1)
+
+
+def test_a_tenant_is_in_the_same_shard_on_every_node() -> None:
+    assert [shard_of(name, 128) for name in ("alice", "bob", "")] == [
+        shard_of(name, 128) for name in ("alice", "bob", "")
+    ]
+    assert {shard_of(str(number), 4) for number in range(100)} == {0, 1, 2, 3}
+    assert [shard_of_label(label, 8) for label in ("0", "7", "8", "07", "", "x", "-1", "²")] == [
+        0,
+        7,
+        *[None] * 6,
+    ]
+
+
+def test_rights_across_tenants_are_refused() -> None:
+    teams = {"alice": "a", "bea": "a", "bob": "b"}
+    check_observers({"alice": {"bea": "list", "*": "observe"}}, teams.__getitem__)
+    with pytest.raises(ValueError, match="alice a right to jobs of bob"):
+        check_observers({"alice": {"bob": "list"}}, teams.__getitem__)
+
+
+async def test_principals_of_one_tenant_share_a_shard(make_store: MakeStore) -> None:
+    app = make_app()
+    app.tenant = lambda principal: "both"
+    async with served(app, make_store(shards=4)) as node:
+        tokens = set()
+        for token in ("t0ken", "other"):
+            async with websocket(node.url) as peer:
+                welcome = await peer.hello(token)
+                tokens.add(welcome["payload"]["resume_token"].partition(".")[0])
+        assert tokens == {f"rt_{shard_of('both', 4)}"}
