@@ -20,8 +20,11 @@ from .credentials import credentials
 from .exit_codes import CANCEL_EXPLAINED, DEMO_EXPLAINED, EXPLAINED, Exit
 from .jobs import jobs
 from .journal import repair
+from .nodes import nodes
 from .output import OutputFailed, print_out
 from .serve import serve
+from .shards import shards
+from .store import init, upgrade
 from .submit import submit
 
 _TYPE: Final = re.compile(r" <(?:str|int|bool|list\[str\])>")
@@ -81,6 +84,12 @@ _journal = typer.Typer(
 )
 _journal.command(cls=_Command, short_help="Keep the good part of a damaged journal.")(repair)
 _app.add_typer(_journal, name="journal")
+_store = typer.Typer(help="Look after the store of many nodes.", no_args_is_help=True, rich_markup_mode=None)
+_store.command(cls=_Command, short_help="Make the store of many nodes.")(init)
+_store.command(cls=_Command, short_help="Lead a store to the version of this release.")(upgrade)
+_app.add_typer(_store, name="store")
+_app.command(cls=_Command, short_help="List the nodes over a store.")(nodes)
+_app.command(cls=_Command, short_help="List the shards of a store.")(shards)
 _app.command(
     cls=_Command, short_help="Index the text files of a directory by a real job.", epilog=DEMO_EXPLAINED
 )(demo)

@@ -8,17 +8,20 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import node_options
 from .arguments import Loop, checked, seconds_argument, size_argument
 from .exit_codes import Exit
 from .importing import load
+from .node_options import NodeOptions
 
 if TYPE_CHECKING:
     from arcp_io.app import App
@@ -64,10 +67,11 @@ _Origins = Annotated[
     list[str] | None, typer.Option(metavar="ORIGIN", help="A web Origin to admit. Repeatable.")
 ]
 _Journal = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         metavar="PATH",
-        help="Keep sessions and jobs in this file, so that they survive a restart and a crash.",
+        help="Keep sessions and jobs in this file, so that they survive a restart and a crash; or in a store"
+        " that many nodes share, postgresql://...",
     ),
 ]
 _Sync = Annotated[
@@ -130,6 +134,13 @@ def serve(
     log_level: _LogLevel = LogLevel.INFO,
     quiet: _Quiet = False,
     debug: _Debug = False,
+    node_listen: node_options.Listen = None,
+    node_advertise: node_options.Advertise = None,
+    lease: node_options.Lease = None,
+    node_certfile: node_options.Certfile = None,
+    node_keyfile: node_options.Keyfile = None,
+    node_cafile: node_options.Cafile = None,
+    allow_plain_nodes: node_options.AllowPlain = False,
 ) -> None:
     """Serve the agents of an App until SIGINT or SIGTERM.
 
@@ -142,34 +153,47 @@ def serve(
       arcp-io serve example:app --host 0.0.0.0 --certfile chain.pem --allow-host agents.example
       arcp-io serve example:app --stdio
       arcp-io serve example:app --journal agents.journal
+      arcp-io serve example:app --journal postgresql://db/arcp --node-listen 10.0.0.5:7800
     """
-    from arcp_io.server.run import run
-
     with checked("--drain"):
         patience = seconds_argument(drain)
     _check_address(path, host, port, certfile, keyfile, plain=stdio or allow_plain)
+    tls = (node_certfile, node_keyfile, node_cafile, allow_plain_nodes)
+    with _told_failures():
+        run = _runner(journal, journal_sync, NodeOptions(node_listen, node_advertise, lease, *tls), stdio)
+    app = _app(target, audit, audit_size, debug=debug)
+    _log_to_stderr(LogLevel.WARNING if quiet else log_level, app if stdio else None)
+    run = partial(run, path=path, loop=loop.value, drain=patience, origins=origin or ())
+    run = partial(run, certfile=certfile, keyfile=keyfile, allow_plain=allow_plain, hosts=allow_host or None)
+    with _told_failures():
+        run(app, host, port)
+
+
+def _runner(journal: str | None, sync: Sync, options: NodeOptions, stdio: bool) -> Callable[..., None]:
+    """Return what serves an App: alone, or as a node over a store."""
+    from arcp_io.cluster.url import is_store
+    from arcp_io.server.run import run
+
+    if journal is None or not is_store(journal):
+        options.check_unused()
+        return partial(run, stdio=stdio, journal=_journal(journal, sync))
+    with checked("--stdio"):
+        if stdio:
+            raise ValueError("many nodes serve WebSockets: give no --journal postgresql://...")
+    node = options.node()
+    from arcp_io.cluster.run_node import run_node
+
+    return partial(run_node, url=journal, node=node)
+
+
+def _app(target: str, audit: Path | None, audit_size: str | None, *, debug: bool) -> App:
+    """Return the App to serve, with what the command line changes in it."""
     audit_bytes = _audit_bytes(audit_size)
     with checked("MODULE:APP"):
         app = load(target)
     app.audit_bytes = audit_bytes or app.audit_bytes
     app.audit, app.debug = audit or app.audit, app.debug or debug
-    _log_to_stderr(LogLevel.WARNING if quiet else log_level, app if stdio else None)
-    with _told_failures():
-        run(
-            app,
-            host,
-            port,
-            path=path,
-            loop=loop.value,
-            stdio=stdio,
-            drain=patience,
-            certfile=certfile,
-            keyfile=keyfile,
-            allow_plain=allow_plain,
-            origins=origin or (),
-            hosts=allow_host or None,
-            journal=_journal(journal, journal_sync),
-        )
+    return app
 
 
 @contextmanager
@@ -179,9 +203,16 @@ def _told_failures() -> Iterator[None]:
 
     try:
         yield
+    except typer.BadParameter:
+        raise
     except ValueError as error:
         print(f"cannot serve: {error}", file=sys.stderr)
         raise typer.Exit(Exit.USAGE) from None
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
+        print(f"cannot serve: {error}", file=sys.stderr)
+        raise typer.Exit(Exit.ERROR) from None
     except JournalError as error:
         what = "stopped" if isinstance(error, JournalFailed) else "cannot serve"
         print(f"{what}: {error}", file=sys.stderr)
@@ -220,7 +251,7 @@ def _check_address(
             _check_loopback(host)
 
 
-def _journal(path: Path | None, sync: Sync) -> SqliteJournal | None:
+def _journal(path: str | None, sync: Sync) -> SqliteJournal | None:
     from arcp_io.journal import SqliteJournal
 
     if path is None:

@@ -72,7 +72,7 @@ class NodeServer:
         self.gateway: Gateway
         self.relay: RelayListener
         self._store = store
-        self._ending = False
+        self._finishing = False
         self._ended = loop.event()
 
     @property
@@ -107,13 +107,15 @@ class NodeServer:
 
         Sessions go on at other nodes. A second call shortens the wait.
         """
-        self._ending = True
         self.gateway.stop_listening()
         self.ownership.drain()
         self.beating.soon()
         self.shards.give_all(drain)
         await self.shards.ended()
-        if not self._ended.is_set():
+        if self._finishing:
+            await self._ended.wait()
+        else:
+            self._finishing = True
             self.gateway.lobby.shut_down()
             await self.gateway.lobby.ended.wait()
             self.gateway.splices.close()

@@ -16,7 +16,7 @@ from .connection import LEASE, Connection, Db
 from .errors import StoreError
 from .lane import Lane
 from .rows import Reading, ShardRow
-from .schema import SHARDS, check, make
+from .schema import SHARDS, check, make, upgrade
 from .url import read_url
 from .writer import GIVE_UP_SECONDS, Writer
 
@@ -67,6 +67,17 @@ class PostgresStore:
             if make_shards is not None:
                 connection.run(lambda db: make(db, self.url, make_shards))
             self.shards = connection.run(lambda db: check(db, self.url))
+        finally:
+            connection.close()
+
+    def upgrade(self) -> tuple[int, int]:
+        """Lead the tables to the version of this release; return the versions before and after.
+
+        Raises NoStore, and StoreError for a store with a newer version.
+        """
+        connection = Connection(self.url, answer_seconds=0.0)
+        try:
+            return connection.run(lambda db: upgrade(db, self.url))
         finally:
             connection.close()
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 if TYPE_CHECKING:
     import ssl
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from arcp_io.app import App
+    from arcp_io.drivers.loop import Loop
     from arcp_io.journal import Journal
-
-    from .server import Server
+    from arcp_proto import Counts
 
 
 logger = logging.getLogger("arcp_io")
@@ -56,7 +56,7 @@ def run(
     app.config()
     raise_limit()
     if certfile is not None:
-        ssl_context = _server_context(certfile, keyfile)
+        ssl_context = server_context(certfile, keyfile)
     if stdio:
         serving = partial(_serve_stdio, app, drain, journal)
     else:
@@ -74,11 +74,38 @@ def run(
             hosts=hosts,
             journal=journal,
         )
-        serving = partial(_serve, server, drain)
+        serving = partial(serve_until_signal, server, drain)
     anyio.run(serving, backend=loop)
 
 
-async def _serve(open_server: Callable[[], AbstractAsyncContextManager[Server]], drain: float) -> None:
+class Running(Protocol):
+    """A server that `serve_until_signal` ends."""
+
+    @property
+    def url(self) -> str:
+        """The URL for clients."""
+
+    @property
+    def loop(self) -> Loop:
+        """The loop, which tells why the server has failed."""
+
+    def counts(self) -> Counts:
+        """Return how many connections, sessions and jobs the server has."""
+
+    async def shut_down(self, drain: float) -> None:
+        """Give running jobs `drain` seconds, and end."""
+
+    async def wait_closed(self) -> None:
+        """Wait for the end."""
+
+    async def abort(self) -> int:
+        """Stop everything at once and return how many agents do not stop."""
+
+
+async def serve_until_signal(
+    open_server: Callable[[], AbstractAsyncContextManager[Running]], drain: float
+) -> None:
+    """Serve until SIGINT or SIGTERM gives running jobs `drain` seconds, and a second signal none."""
     async with open_server() as server:
         await _until_ended(server, drain, server.wait_closed, f"serving {server.url}")
 
@@ -94,7 +121,7 @@ async def _serve_stdio(app: App, drain: float, journal: Journal | None) -> None:
 
 
 async def _until_ended(
-    server: Server, drain: float, wait: Callable[[], Awaitable[None]], begun: str = ""
+    server: Running, drain: float, wait: Callable[[], Awaitable[None]], begun: str = ""
 ) -> None:
     """Wait for the server; shut it down at the first signal, and at once at the second.
 
@@ -116,7 +143,7 @@ async def _until_ended(
         tasks.cancel_scope.cancel()
 
 
-async def _obey_signals(server: Server, drain: float, *, task_status: TaskStatus[None]) -> None:
+async def _obey_signals(server: Running, drain: float, *, task_status: TaskStatus[None]) -> None:
     import signal
 
     import anyio
@@ -130,7 +157,7 @@ async def _obey_signals(server: Server, drain: float, *, task_status: TaskStatus
                 drain = 0.0
 
 
-def _tell_drain(server: Server, drain: float, *, by_ctrl_c: bool) -> None:
+def _tell_drain(server: Running, drain: float, *, by_ctrl_c: bool) -> None:
     """Log the effect of the signal that has just arrived, and of a second one."""
     from .activity_log import counted
 
@@ -160,8 +187,8 @@ def _leave(unstopped: int, failure: BaseException | None) -> NoReturn:
     os._exit(1)
 
 
-def _server_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
-    """Return a TLS context with this certificate.
+def server_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
+    """Return a TLS context for a server with this certificate.
 
     Raises OSError, and ValueError for files that do not match.
     """
