@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("arcp_io")
 
+LETTING_GO_SEC: Final = 10.0
+"""Seconds after the time of running jobs in which agents stop, and the store takes the last records."""
 FLUSH_SEC: Final = 5.0
-"""Seconds for which a node that ends at once waits for the store to take its last records."""
+"""Seconds for which a node that ends at once waits for that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class NodeServer:
         self.ownership.drain()
         self.beating.soon()
         self.shards.give_all(drain)
-        await self.shards.ended()
+        await self._let_go(drain)
         if self._finishing:
             await self._ended.wait()
         else:
@@ -128,13 +130,27 @@ class NodeServer:
         await self._ended.wait()
 
     async def abort(self) -> int:
-        """Let go of everything within FLUSH_SEC; harmless after the end."""
+        """Let go of everything, and return how many shards have agents that do not stop."""
         with anyio.CancelScope(shield=True):
             if not self._ended.is_set() and self.loop.failure is None:
                 with anyio.move_on_after(FLUSH_SEC):
                     await self.shut_down(0.0)
             await call_in_thread(self._store.close, name="arcp-io store")
-        return 0
+        return 0 if self.loop.failure is not None else len(self.shards)
+
+    async def _let_go(self, drain: float) -> None:
+        """Wait until all shards are given away; at the end of the time they are left to the others.
+
+        A store that does not answer keeps shards from being given away, and so do agents that do not stop.
+        """
+        with anyio.move_on_after(drain + LETTING_GO_SEC):
+            await self.shards.ended()
+            return
+        logger.warning("%d shards are not released: others take them over after a lease", len(self.shards))
+        self.shards.lose_all()
+        await call_in_thread(self._store.close, name="arcp-io store")
+        with anyio.move_on_after(FLUSH_SEC):
+            await self.shards.ended()
 
     async def _leave(self) -> None:
         try:

@@ -116,6 +116,40 @@ async def test_a_session_survives_kill_9_and_a_drain_of_its_nodes(
     assert query(database, "SELECT count(*) FROM arcp.shard WHERE node IS NOT NULL") == [(0,)]
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+@pytest.mark.only_on("asyncio")
+async def test_a_node_that_was_stopped_finds_its_shards_taken_when_it_wakes(
+    database: str, tmp_path: Path, loop: str
+) -> None:
+    assert arcp_io("store", "init", database, "--shards", "2").returncode == 0
+    nodes = []
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        words = ("--journal", database, "--lease", "1s", "--loop", loop)
+        nodes.append(Served(tmp_path / str(number), *words))
+    shards = await_owners(database, 2)
+    sleeper = _pids(nodes, database)[shards[shard_of("alice", 2)]["owner"]]
+    other = next(node for node in nodes if node is not sleeper)
+    async with websocket(sleeper.url) as peer:
+        welcome = await peer.hello("s3cret")
+        await peer.submit("echo", {"x": 1})
+        await peer.until("job.result")
+        sleeper.process.send_signal(signal.SIGSTOP)
+        await peer.send("job.submit", {"agent": "echo", "input": {"x": 2}})
+        async with websocket(other.url) as again:
+            welcome = await again.resume(welcome, 0, token=None)
+            assert welcome["type"] == "session.welcome"
+            assert (await again.until_event(len(peer.events)))[: len(peer.events)] == peer.events
+            sleeper.process.send_signal(signal.SIGCONT)
+            with pytest.raises(Ended) as ended:
+                await peer.until("job.accepted")
+            assert ended.value.code == 1012
+            await again.submit("echo", {"x": 3})
+            await again.until("job.result")
+    for node in nodes:
+        assert node.stop() == 0
+
+
 def _pids(nodes: list[Served], url: str) -> dict[str, Served]:
     """Return the processes by the ids of their nodes, which started one after the other."""
     rows = query(url, "SELECT node::text FROM arcp.node ORDER BY started")

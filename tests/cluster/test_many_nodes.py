@@ -7,13 +7,23 @@ import pytest
 
 from arcp_io.agents.threads import call_in_thread
 from arcp_io.cluster.node import Node, serve_node
+from arcp_io.cluster.placing import shard_of
+from arcp_io.cluster.rows import ShardRow
+from arcp_io.cluster.store import PostgresStore
+from tests.cluster.beaten import LEASE, until
 from tests.cluster.conftest import MakeStore
+from tests.cluster.proxy import proxy_to
 from tests.cluster.served import kill, owner_first, served, spread
 from tests.cluster.servers import query
 from tests.io.apps import make_app
 from tests.io.peers import Ended, websocket
 
 pytestmark = pytest.mark.anyio
+
+
+async def shard_rows(store: PostgresStore) -> tuple[ShardRow, ...]:
+    """Return the rows of all shards."""
+    return (await call_in_thread(store.read, name="test")).shards
 
 
 async def test_sessions_of_a_killed_node_are_resumed_at_another_one(make_store: MakeStore) -> None:
@@ -97,3 +107,74 @@ async def test_wrong_arguments_are_refused_before_anything_begins(
         async with serve_node(make_app(), store, node=node, port=0):
             pass
     assert query(store.url.libpq, "SELECT count(*) FROM arcp.node") == [(0,)]
+
+
+async def test_an_outage_of_the_store_moves_no_shard_and_ends_no_agent(
+    database: str, make_store: MakeStore
+) -> None:
+    app = make_app()
+    with proxy_to(database) as (proxy, url):
+        one, two = make_store(url, shards=4), make_store(url, shards=4)
+        async with served(app, one) as first, served(app, two) as second:
+            await spread(first, second)
+            before = [(row.epoch, row.node) for row in (await shard_rows(one))]
+            owner = owner_first("alice", first, second)[0]
+            async with websocket(owner.url) as peer:
+                await peer.hello()
+                job = (await peer.submit("sleep"))["payload"]["job_id"]
+                await peer.until_event(1)
+                proxy.down()
+                await until(lambda: first.beating.held and second.beating.held)
+                await anyio.sleep(3 * LEASE)
+                await peer.send("job.cancel", {"job_id": job})
+                proxy.up()
+                ends = await peer.until("job.error")
+                assert ends[-1]["payload"]["final_status"] == "cancelled"
+            await until(lambda: not (first.beating.held or second.beating.held))
+            assert [(row.epoch, row.node) for row in (await shard_rows(one))] == before
+
+
+async def test_a_node_that_is_cut_off_from_the_store_loses_its_shards_and_says_nothing(
+    database: str, make_store: MakeStore
+) -> None:
+    app, one = make_app(), make_store(shards=4)
+    with proxy_to(database) as (proxy, url):
+        two = make_store(url, shards=4)
+        async with served(app, one) as first, served(app, two) as second:
+            await spread(first, second)
+            name = next(n for n in ("alice", "bob") if second.shards.server(shard_of(n, 4)) is not None)
+            async with websocket(second.url) as peer:
+                welcome = await peer.hello({"alice": "t0ken", "bob": "other"}[name])
+                await peer.submit("echo", "x")
+                await peer.until("job.result")
+                proxy.down()
+                await until(lambda: second.beating.held)
+                await peer.send("session.ping", {"nonce": "n", "sent_at": ""})
+                async with websocket(first.url) as again:
+                    assert (await again.resume(welcome, 0, token=None))["type"] == "session.welcome"
+                    assert await again.until_event(len(peer.events)) == peer.events
+                    proxy.up()
+                    with pytest.raises(Ended) as ended:
+                        await peer.receive()
+                    assert ended.value.code == 1012
+                    await again.submit("echo", "y")
+                    await again.until("job.result")
+
+
+async def test_a_node_ends_although_the_store_does_not_answer(
+    database: str, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arcp_io.cluster.node.LETTING_GO_SEC", 0.1)
+    with proxy_to(database) as (proxy, url):
+        async with served(make_app(), make_store(url, shards=2)) as node:
+            await spread(node)
+            async with websocket(node.url) as peer:
+                await peer.hello()
+                await peer.submit("sleep")
+                await peer.until_event(1)
+                proxy.down()
+                await until(lambda: node.beating.held)
+                await node.shut_down(0.0)
+                assert len(node.shards) == 0
+                with pytest.raises(Ended):
+                    await peer.until("never")
