@@ -181,7 +181,7 @@ def _runner(journal: str | None, sync: Sync, options: NodeOptions, stdio: bool) 
         if stdio:
             raise ValueError("many nodes serve WebSockets: give no --journal postgresql://...")
     node = options.node()
-    from arcp_io.cluster.run_node import run_node
+    from arcp_io.cluster.running import run_node
 
     return partial(run_node, url=journal, node=node)
 

@@ -11,6 +11,7 @@ from anyio.abc import TaskStatus
 
 from arcp_io.app import App
 from arcp_io.cluster.node import Node, NodeServer, serve_node
+from arcp_io.cluster.node_tls import NodeTls
 from arcp_io.cluster.placing import shard_of
 from arcp_io.cluster.store import PostgresStore
 from tests.cluster.beaten import LEASE, LIMIT
@@ -21,21 +22,23 @@ class Killed(Exception):
 
 
 @asynccontextmanager
-async def served(app: App, store: PostgresStore, *, lease: float = LEASE) -> AsyncIterator[NodeServer]:
+async def served(
+    app: App, store: PostgresStore, *, lease: float = LEASE, tls: NodeTls | None = None
+) -> AsyncIterator[NodeServer]:
     """Serve an App as a node on a free port, in a task of its own; a test may kill it."""
     over = anyio.Event()
     async with anyio.create_task_group() as tasks:
-        node: NodeServer = await tasks.start(_serve, app, store, lease, over)
+        node: NodeServer = await tasks.start(_serve, app, store, Node(lease=lease, tls=tls), over)
         yield node
         over.set()
 
 
 async def _serve(
-    app: App, store: PostgresStore, lease: float, over: anyio.Event, *, task_status: TaskStatus[NodeServer]
+    app: App, store: PostgresStore, node: Node, over: anyio.Event, *, task_status: TaskStatus[NodeServer]
 ) -> None:
     with suppress(Killed):
-        async with serve_node(app, store, node=Node(lease=lease), port=0) as node:
-            task_status.started(node)
+        async with serve_node(app, store, node=node, port=0) as server:
+            task_status.started(server)
             await over.wait()
 
 

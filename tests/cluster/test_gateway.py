@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import anyio
 import pytest
+import trustme
 
 from arcp_io.app import App
+from arcp_io.cluster.node_tls import load_node_tls
 from arcp_io.cluster.placing import check_observers, shard_of, shard_of_label
 from tests.cluster.conftest import MakeStore
 from tests.cluster.served import owner_first, served, spread
@@ -136,6 +140,23 @@ async def test_each_connection_that_a_node_relays_counts_twice(make_store: MakeS
         async with websocket(gateway.url) as peer:
             await peer.hello()
             assert (gateway.gateway.connections, owner.gateway.connections) == (2, 1)
+
+
+async def test_nodes_with_certificates_relay_over_tls(make_store: MakeStore, tmp_path: Path) -> None:
+    authority, certificate, key = (tmp_path / name for name in ("ca.pem", "node.pem", "node.key"))
+    signer = trustme.CA()
+    signed = signer.issue_cert("127.0.0.1")
+    signer.cert_pem.write_to_path(authority)
+    signed.cert_chain_pems[0].write_to_path(certificate)
+    signed.private_key_pem.write_to_path(key)
+    tls = load_node_tls(str(certificate), str(key), str(authority))
+    app, one, two = make_app(), make_store(shards=2), make_store(shards=2)
+    async with served(app, one, tls=tls) as first, served(app, two, tls=tls) as second:
+        await spread(first, second)
+        for node in (first, second):
+            async with websocket(node.url) as peer:
+                await peer.hello()
+                assert await result(peer, "x" * 100_000) == "x" * 100_000
 
 
 def test_a_tenant_is_in_the_same_shard_on_every_node() -> None:
