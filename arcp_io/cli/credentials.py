@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +14,16 @@ from .options import Json
 from .output import print_out
 from .printable import one_line
 
+if TYPE_CHECKING:
+    from arcp_io.journal.credential_report import Outstanding
+
 _Journal = Annotated[
-    Path, typer.Option("--journal", metavar="PATH", help="The journal of the runtime, also while it runs.")
+    str,
+    typer.Option(
+        "--journal",
+        metavar="PATH",
+        help="The journal of the runtime, also while it runs; or the store of many nodes, postgresql://...",
+    ),
 ]
 
 
@@ -30,12 +37,12 @@ def credentials(journal: _Journal, as_json: Json = False) -> None:
     Examples:
       arcp-io credentials --journal agents.journal
       arcp-io credentials --journal agents.journal --json
+      arcp-io credentials --journal postgresql://db/arcp
     """
     from arcp_io.journal import JournalError
-    from arcp_io.journal.credential_report import outstanding_in
 
     try:
-        found = outstanding_in(journal)
+        found = _outstanding(journal)
     except JournalError as error:
         print(f"cannot list: {error}", file=sys.stderr)
         raise typer.Exit(Exit.ERROR) from None
@@ -49,3 +56,20 @@ def credentials(journal: _Journal, as_json: Json = False) -> None:
             print_out(f"{one.alias}  {one.job_id}  {one_line(one.principal)}  {requested}  {one.state}{why}")
     if not found and not as_json:
         print_out("no credentials are outstanding")
+
+
+def _outstanding(journal: str) -> list[Outstanding]:
+    """Return the credentials of a journal or a store; raises JournalError."""
+    from arcp_io.cluster.url import is_store
+
+    if not is_store(journal):
+        from arcp_io.journal.credential_report import outstanding_in
+
+        return outstanding_in(journal)
+    from arcp_io.journal import JournalError
+
+    try:
+        from arcp_io.cluster.credentials import outstanding_in_store
+    except ModuleNotFoundError as error:
+        raise JournalError(str(error)) from None
+    return outstanding_in_store(journal)

@@ -18,7 +18,7 @@ from arcp_io.drivers.loop import Loop, open_loop
 from arcp_io.drivers.sockets import is_loopback
 from arcp_io.drivers.ws_admission import LOOPBACK_HOSTS, Admission
 from arcp_io.server.audit_log import Auditor
-from arcp_io.server.server import warn_of_debug
+from arcp_io.server.server import warn_of_settings
 from arcp_proto import RECORD_VERSION, SECOND, Counts, JobInfo, LocalProtocolError
 
 from .beating import Beating
@@ -197,7 +197,7 @@ async def serve_node(
                     health=lambda: server.gateway.healthy,
                 )
                 await server.gateway.listen(host, port, path, ssl_context, admission)
-                warn_of_debug(app)
+                warn_of_settings(app, server.url, secure=server.gateway.secure)
                 yield server
                 await server.shut_down(drain)
             finally:

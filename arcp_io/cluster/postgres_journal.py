@@ -127,9 +127,7 @@ class PostgresJournal:
         row = self._row
         if row is None:
             raise JournalError("a journal is read when it is open, before anything is appended")
-        if row.generation:
-            yield from self._rows("snapshot", row.generation, 0, None)
-        yield from self._rows("records", None, row.start, row.next)
+        yield from stored_records(self._store, row, repr(self))
 
     def append(self, first: int, records: Sequence[bytes]) -> None:
         """Store records, as Journal.append; an append of any size is stored in one transaction.
@@ -206,22 +204,33 @@ class PostgresJournal:
                 self._since = Amount(before.records + since.records, before.bytes + since.bytes)
                 self._kept = self._since
 
-    def _rows(self, what: str, generation: int | None, first: int, end: int | None) -> Iterator[bytes]:
-        """Yield the records of the rows from a number up to `end`, or up to an empty row."""
-        while first != end:
-            page = self._store.read_page(self.shard, generation, first)
-            for row in page:
-                if row.first != first:
-                    raise self._damaged(what, f"record {first} is missing")
-                try:
-                    yield from unpack(row)
-                except ValueError as error:
-                    raise self._damaged(what, str(error)) from None
-                first += row.span
-                if end is None and not row.span:
-                    return
-            if not page:
-                raise self._damaged(what, f"record {first} is missing")
 
-    def _damaged(self, what: str, fault: str) -> JournalDamaged:
-        return JournalDamaged(f"{self} is damaged in its {what}: {fault}. Restore the database from a backup")
+def stored_records(store: PostgresStore, row: ShardRow, name: str) -> Iterator[bytes]:
+    """Yield the records of a shard as its row has them, some megabytes at a time.
+
+    Raises JournalDamaged, which calls the journal by its name, for the first record that cannot be read.
+    """
+    if row.generation:
+        yield from _rows(store, row.shard, row.generation, f"{name} is damaged in its snapshot", 0, None)
+    yield from _rows(store, row.shard, None, f"{name} is damaged in its records", row.start, row.next)
+
+
+def _rows(
+    store: PostgresStore, shard: int, generation: int | None, damaged: str, first: int, end: int | None
+) -> Iterator[bytes]:
+    """Yield the records of the rows from a number up to `end`, or up to an empty row."""
+    remedy = "Restore the database from a backup"
+    while first != end:
+        page = store.read_page(shard, generation, first)
+        for row in page:
+            if row.first != first:
+                raise JournalDamaged(f"{damaged}: record {first} is missing. {remedy}")
+            try:
+                yield from unpack(row)
+            except ValueError as error:
+                raise JournalDamaged(f"{damaged}: {error}. {remedy}") from None
+            first += row.span
+            if end is None and not row.span:
+                return
+        if not page:
+            raise JournalDamaged(f"{damaged}: record {first} is missing. {remedy}")

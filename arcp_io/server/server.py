@@ -322,14 +322,17 @@ async def serve(
         refused = server.refusals.http_refused
         admission = Admission(path=path, hosts=admitted, origins=origins, refused=refused)
         await server.listen(host, port, path, ssl_context, admission)
-        if app.provisioner is not None and not server.secure:
-            logger.warning(PLAIN, app.name, server.url)
-        if not app.ceilings:
-            logger.warning(
-                "%s grants every lease that is requested: App(ceilings=...) bounds leases", app.name
-            )
-        warn_of_debug(app)
+        warn_of_settings(app, server.url, secure=server.secure)
         yield server
+
+
+def warn_of_settings(app: App, url: str, *, secure: bool) -> None:
+    """Log a warning for each setting of an App, served at a URL, that is not for production."""
+    if app.provisioner is not None and not secure:
+        logger.warning(PLAIN, app.name, url)
+    if not app.ceilings:
+        logger.warning("%s grants every lease that is requested: App(ceilings=...) bounds leases", app.name)
+    warn_of_debug(app)
 
 
 def warn_of_debug(app: App) -> None:

@@ -6,17 +6,20 @@ import anyio
 import pytest
 
 from arcp_io.agents.threads import call_in_thread
+from arcp_io.cluster.credentials import outstanding_in_store
 from arcp_io.cluster.node import Node, serve_node
 from arcp_io.cluster.placing import shard_of
 from arcp_io.cluster.rows import ShardRow
 from arcp_io.cluster.store import PostgresStore
+from arcp_io.provisioning import StaticProvisioner
 from tests.cluster.beaten import LEASE, until
 from tests.cluster.conftest import MakeStore
 from tests.cluster.proxy import proxy_to
 from tests.cluster.served import kill, owner_first, served, spread
 from tests.cluster.servers import query
 from tests.io.apps import make_app
-from tests.io.peers import Ended, websocket
+from tests.io.peers import FEATURES, Ended, websocket
+from tests.io.processes import arcp_io
 
 pytestmark = pytest.mark.anyio
 
@@ -178,3 +181,24 @@ async def test_a_node_ends_although_the_store_does_not_answer(
                 assert len(node.shards) == 0
                 with pytest.raises(Ended):
                     await peer.until("never")
+
+
+async def test_credentials_of_all_shards_are_listed_until_they_are_revoked(
+    database: str, make_store: MakeStore
+) -> None:
+    provisioner = StaticProvisioner(["k3y"], "https://models.example/v1")
+    app = make_app()
+    app.provisioner, app.secure_loopback = provisioner, True
+    features = [*FEATURES, "model.use", "provisioned_credentials"]
+    async with served(app, make_store(shards=2)) as node, websocket(node.url) as peer:
+        await peer.hello(features=features)
+        job = await peer.submit("sleep", lease_request={"model.use": ["fast/*"]})
+        await peer.until_event(1)
+        (listed,) = await call_in_thread(lambda: outstanding_in_store(database), name="test")
+        assert (listed.job_id, listed.principal) == (job["payload"]["job_id"], "alice")
+        assert listed.state == "issued"
+        await peer.send("job.cancel", {"job_id": listed.job_id})
+        await peer.until("job.error")
+        await until(lambda: not provisioner.valid)
+    assert await call_in_thread(lambda: outstanding_in_store(database), name="test") == []
+    assert arcp_io("credentials", "--journal", database).stdout == "no credentials are outstanding\n"
