@@ -720,7 +720,7 @@ class Judge:
         It asks for the history above the home number `after`, or above `position` if it says that.
         """
         history, last = self.world.state.jobs[work.job_id].history, work.last_position
-        asked = None if after is None else max(self._behind(work, after, position), history.first)
+        asked = None if after is None else self._behind(work, history.first, after, position)
         line.streams.subscribed(work.job_id, asked, last, over=work.ended)
         cut = after is not None and (after < history.cut if position is None else position < history.first)
         ended, source = work.ended, max([event.source for event in work.events if event], default=0)
@@ -742,11 +742,16 @@ class Judge:
         return check
 
     @staticmethod
-    def _behind(work: Work, after: int, position: int | None) -> int:
-        """Return the position above which a history is asked for, by that or by a home number."""
+    def _behind(work: Work, first: int, after: int, position: int | None) -> int:
+        """Return the position above which a history is asked for, by that or by a home number.
+
+        `first` is the position above which it begins, after what was cut.
+        """
         if position is not None or (work.end_source is not None and after >= work.end_source):
-            return work.last_position if position is None else position
-        later = (pos for pos, one in enumerate(work.events) if one is None or one.source > after)
+            return max(first, work.last_position if position is None else position)
+        later = (
+            pos for pos, one in enumerate(work.events) if pos >= first and (one is None or one.source > after)
+        )
         return next(later, len(work.events))
 
     def is_silent(self, line: Line, job_id: JobId | None = None) -> bool:

@@ -18,6 +18,29 @@ ROOT = Path(__file__).parents[2]
 
 @settings(max_examples=examples(150))
 @given(setup=SETUP, drawn=actions(without=("crash",), most=100))
+@example(  # A history is asked for from behind the end, while an earlier one has still to bring the end.
+    (171, 254, 132),
+    [
+        ("join", 6, 0, 0),
+        ("join", 1, 0, 0),
+        ("drop", 17, 13, 108),
+        ("submit", 255, 223, 154),
+        ("join", 100, 104, 134),
+        ("subscribe", 87, 215, 167),
+        ("finish", 103, 144, 193),
+        ("subscribe", 229, 35, 255),
+    ],
+)
+@example(  # A history is asked for by a number, and begins behind events that were cut.
+    (42, 164, 36),
+    [
+        ("join", 1, 0, 0),
+        ("submit", 171, 75, 16),
+        ("flood", 176, 89, 86),
+        ("subscribe", 16, 101, 197),
+        ("wait", 172, 28, 0),
+    ],
+)
 def test_a_replay_is_the_original(setup: tuple[int, int, int], drawn: list[Action]) -> None:
     run(setup, drawn)  # It replays at its end.
 

@@ -75,8 +75,10 @@ class Streams:
         begun or set back; None for nothing.
         """
         place, stream = begins(after, last), self.going(job_id)
+        if over and place >= last:
+            return None  # It asks for nothing, and what an earlier request has asked for still comes.
         if stream is None:
-            return None if over and place >= last else self._begin(job_id, Stream(place))
+            return self._begin(job_id, Stream(place))
         if after is None:
             return None
         if not stream.own or self.placed:
