@@ -483,6 +483,9 @@ class Ownership:
         if tuple(counts) != self._live:
             self._live = tuple(counts)
             self._unable.clear()
+        self._unable.difference_update(
+            address for address, version in versions.items() if version >= self._record_version
+        )  # It owns what this node could have given away.
         able = tuple(
             address
             for address in counts

@@ -35,6 +35,10 @@ class Scribe:
         self._open: list[bytes] = []
         self._writing = 0
         """How many of these an append holds that is under way."""
+        self._appends = 0
+        """The count of appends so far: answers of an earlier one than the last say nothing any longer."""
+        self._untold: list[tuple[int, bytes]] = []
+        """What is durable, and was not told, since the node might not act."""
         self._over = False
         self._healing = False
         self._restored = False
@@ -82,6 +86,7 @@ class Scribe:
         self.idle = not cluster.busy[self._shard]
         if self._node.acts_for(self._shard):
             cluster.count("acted")
+            self._tell()
             for _ in range(1 + cluster.pick(3)):
                 self._open.append(cluster.content())
                 if cluster.tells_at_once:
@@ -102,24 +107,26 @@ class Scribe:
                 self._over = True
                 self._done()
             return
-        self._send()
+        self._appends += 1
+        self._send(self._appends)
 
-    def _send(self) -> None:
-        if self._over:
+    def _send(self, append: int) -> None:
+        """Send an append, or send it again, unless another has taken its place since a heal."""
+        if self._over or append != self._appends:
             return
         me, shard, epoch, first = self._me, self._shard, self._epoch, self._number
         self._writing = self._writing or len(self._open)
         datas = tuple(self._open[: self._writing])
         self._node.ask(
             lambda table: table.append(me, shard, epoch, first, datas),
-            lambda appended: self._appended(appended, first + len(datas)),
-            self._send,
+            lambda appended: self._appended(append, appended, first + len(datas)),
+            lambda: self._send(append),
         )
 
-    def _appended(self, appended: Appended, end: int) -> None:
+    def _appended(self, append: int, appended: Appended, end: int) -> None:
         """Take the answer of an append, or of one that was sent again since its answer was lost."""
         row = appended.row
-        if self._over or self._healing:
+        if self._over or self._healing or append != self._appends:
             return
         if (row.epoch, row.node) == (self._epoch, self._me):
             if row.next == end:
@@ -128,13 +135,12 @@ class Scribe:
                 self.heal(Heal(self._shard, row.epoch, None, 0))
             else:
                 ensure(row.next == self._number, "C2", f"the row is {row}, and its owner is at {end}")
-                self._send()
+                self._send(append)
         elif row.epoch <= self._epoch and row.node in (None, self._me):
             self.heal(Heal(self._shard, row.epoch, None, 0))
         elif row.epoch <= self._epoch and self._done is None and self._node.holds(self._shard, self._epoch):
-            self._node.later(
-                SECOND, self._send
-            )  # The store went back: a reading tells whether its node lives.
+            # The store went back: a reading tells whether its node lives.
+            self._node.later(SECOND, self._send, append)
         else:
             self._fenced()
 
@@ -142,10 +148,18 @@ class Scribe:
         for data in self._open[: self._writing]:
             self._entries.append(Entry(self._number, self._epoch, self._me, data))
             if not self._cluster.tells_at_once:
-                self._cluster.tell(self._shard, self._number - 1, data)
+                self._untold.append((self._number - 1, data))
         del self._open[: self._writing]
         self._writing = 0
+        if self._node.acts_for(self._shard):
+            self._tell()
         self._write()
+
+    def _tell(self) -> None:
+        """Tell the readers what is durable: the node may act."""
+        untold, self._untold = self._untold, []
+        for number, data in untold:
+            self._cluster.tell(self._shard, number, data)
 
     def _fenced(self) -> None:
         self._over = True

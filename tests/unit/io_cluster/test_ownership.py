@@ -427,12 +427,10 @@ def test_no_shard_is_given_to_a_node_that_cannot_read_its_records() -> None:
         assert rows.read(idle=(0, 1, 2)) == []
 
 
-def test_a_shard_that_a_node_did_not_claim_is_not_given_to_it_again() -> None:
-    rows = Rows()
-    rows.node("idle", "there:1")
-    rows.mine(0, 1, 2, 3)
+def offered(rows: Rows, readings: int) -> list[int]:
+    """Return the shards that are given away while another node beats and claims none of them."""
     given = []
-    for _ in range(60):
+    for _ in range(readings):
         rows.beat("idle")
         for decision in rows.read(idle=(0, 1, 2, 3)):
             given += [decision.shard] if isinstance(decision, Release) else []
@@ -441,8 +439,27 @@ def test_a_shard_that_a_node_did_not_claim_is_not_given_to_it_again() -> None:
             elif isinstance(decision, Claim):
                 rows.shard(decision.shard, "me", epoch=decision.epoch + 1)
                 rows.owns.claimed(decision.shard, decision.epoch + 1, now=rows.now)
-    assert given == [3]
+    return given
+
+
+def test_a_shard_that_a_node_did_not_claim_is_not_given_to_it_again() -> None:
+    rows = Rows()
+    rows.node("idle", "there:1")
+    rows.mine(0, 1, 2, 3)
+    assert offered(rows, 60) == [3]
     assert sorted(rows.owns.held) == [0, 1, 2, 3]
+
+
+def test_a_node_that_has_claimed_late_is_given_shards_again() -> None:
+    rows = Rows()
+    rows.node("idle", "there:1")
+    rows.mine(0, 1, 2, 3)
+    assert offered(rows, 5) == [3]
+    for _ in range(5):
+        rows.beat("idle")
+        rows.read()
+    rows.shard(3, "idle", epoch=2)  # It was cut off from the store, and was not unable to read the records.
+    assert offered(rows, 5) == [2]
 
 
 # Routes and rows of nodes.
