@@ -29,6 +29,7 @@ from arcp_proto import SECOND, Authenticate, CloseCode, Connection, Framing, Loc
 from arcp_proto.wire import look
 
 from .lobby import Lobby
+from .ownership import Route
 from .placing import is_anonymous, names_its_shard, shard_of, shard_of_label
 from .relay_dial import dial_owner
 from .relay_handshake import Answer
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from .beating import Beating
     from .node_tls import NodeTls
-    from .ownership import Ownership, Route
+    from .ownership import Ownership
     from .shards import Shards
 
 logger = logging.getLogger("arcp_io")
@@ -84,9 +85,10 @@ class Gateway:
         beating: Beating,
         *,
         count: int,
+        key: bytes,
         tls: NodeTls | None,
     ) -> None:
-        """Serve an App; `count` is the number of shards, and `tls` that of connections to other nodes."""
+        """Serve an App; `count` is the number of shards, `key` that of this node, `tls` that of all nodes."""
         self.lobby = Lobby(app, loop, auditor, self._authenticate)
         self.lobby.pump.takes = self._takes
         self.lobby.on_ended = self._ended
@@ -99,6 +101,7 @@ class Gateway:
         self._ownership = ownership
         self._beating = beating
         self._count = count
+        self._key = key
         self._tls = tls
         self._room = room_of(descriptors())
         self._clients: dict[Connection, Client] = {}
@@ -269,7 +272,12 @@ class Gateway:
     async def _relay(self, client: Client, splice: Splice, shard: int, verified: Verified | None) -> None:
         """Dial the owner of a shard until one takes the connection, or the client is gone."""
         while not splice.over:
-            route = self._ownership.route(shard)
+            epoch = self._shards.epoch(shard)
+            if epoch is None:
+                route = self._ownership.route(shard)
+            else:  # It was claimed since the client came, perhaps after the last reading.
+                await self._shards.restored(shard)
+                route = Route(self._ownership.node, self._ownership.address, self._key, epoch)
             if route is not None and await self._dial(client, splice, shard, route, verified):
                 return
             await anyio.sleep(PAUSE_SEC)

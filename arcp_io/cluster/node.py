@@ -225,7 +225,9 @@ async def _begun(app: App, store: PostgresStore, node: Node, loop: Loop, auditor
     beating = Beating(store, ownership, shards, loop)
     server = NodeServer(loop, store, ownership, shards, beating)
     server.relay = relay
-    server.gateway = Gateway(app, loop, auditor, shards, ownership, beating, count=store.shards, tls=node.tls)
+    server.gateway = Gateway(
+        app, loop, auditor, shards, ownership, beating, count=store.shards, key=key, tls=node.tls
+    )
     admitting.append(server.gateway)
     store.describe(address, key)
     begun = since_boot()

@@ -93,10 +93,14 @@ class Shards:
         """Let a shard be restored before those that no client waits for."""
         self._turns.want(shard)
 
+    def epoch(self, shard: int) -> int | None:
+        """Return the epoch of a shard that this node holds and does not give away; None for any other."""
+        held = self._held.get(shard)
+        return None if held is None or held.given_away is not None or held.lost else held.journal.epoch
+
     def owns(self, shard: int, epoch: int) -> bool:
         """Return whether this node holds a shard under an epoch, and does not give it away."""
-        held = self._held.get(shard)
-        return held is not None and held.given_away is None and not held.lost and held.journal.epoch == epoch
+        return self.epoch(shard) == epoch
 
     # Orders.
 

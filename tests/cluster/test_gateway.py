@@ -16,7 +16,7 @@ from tests.cluster.served import owner_first, served, spread
 from tests.io.apps import make_app
 from tests.io.peers import Ended, Message, Peer, websocket
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.only_on("asyncio", "trio")]
 
 
 async def result(peer: Peer, input: object) -> object:

@@ -21,7 +21,7 @@ from tests.io.apps import make_app
 from tests.io.peers import FEATURES, Ended, websocket
 from tests.io.processes import arcp_io
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.only_on("asyncio", "trio")]
 
 
 async def shard_rows(store: PostgresStore) -> tuple[ShardRow, ...]:

@@ -15,7 +15,7 @@ from tests.cluster.servers import query
 from tests.io.apps import make_app
 from tests.io.peers import Ended, websocket
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.only_on("asyncio", "trio")]
 
 
 async def test_a_node_serves_all_shards_and_tokens_name_them(make_store: MakeStore) -> None:
