@@ -53,6 +53,8 @@ class Beating:
         self._beat = ownership.lease // BEATS
         self._wake = loop.event()
         self._read = loop.event()
+        self._stopping = False
+        self._stopped = loop.event()
         self._claims: dict[int, Claim] = {}
         self._claiming = False
         self._away = ""
@@ -64,6 +66,12 @@ class Beating:
         """Beat until the loop ends."""
         self._loop.start(self._beat_on, "arcp-io beats")
         self._loop.start(self._watch, "arcp-io hold")
+
+    async def stop(self) -> None:
+        """Beat no more, and wait for a beat under way: it would write the row of the node again."""
+        self._stopping = True
+        self._wake.set()
+        await self._stopped.wait()
 
     def soon(self) -> None:
         """Beat at once, as a client waits for a fresh reading."""
@@ -77,7 +85,7 @@ class Beating:
     # Beats.
 
     async def _beat_on(self) -> None:
-        while True:
+        while not self._stopping:
             begun = self._now()
             beat = partial(self._store.beat, draining=self._ownership.draining)
             try:
@@ -92,6 +100,7 @@ class Beating:
             with anyio.move_on_after(max(0, pause - LEAST_PAUSE) / SECOND):
                 await self._wake.wait()
             self._wake = self._loop.event()
+        self._stopped.set()
 
     def take(self, reading: Reading, *, begun: int) -> None:
         """Carry out what follows from the rows of a beat that was sent at `begun`."""
@@ -118,7 +127,7 @@ class Beating:
 
     async def _watch(self) -> None:
         """Say when the node may not act any longer, and let agents wait even if they ask for nothing."""
-        while True:
+        while not self._stopping:
             until = self._ownership.valid_until
             left = self._beat if until is None else until - self._now()
             if left > 0:

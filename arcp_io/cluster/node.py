@@ -122,6 +122,7 @@ class NodeServer:
             await self.gateway.lobby.ended.wait()
             self.gateway.splices.close()
             self.relay.close()
+            await self.beating.stop()
             await self._leave()
             self._ended.set()
 

@@ -76,6 +76,17 @@ async def test_a_drained_node_leaves_its_sessions_and_jobs_to_the_others(make_st
             assert (end["job_id"], end["payload"]["result"]) == (job["payload"]["job_id"], "kept")
 
 
+async def test_a_node_that_has_left_does_not_write_its_row_again(make_store: MakeStore) -> None:
+    store, reader = make_store(shards=2), make_store(shards=2)
+    async with served(make_app(), store) as node:
+        await spread(node)
+        await node.shut_down(0.0)
+        for _ in range(3):
+            node.beating.soon()
+            await anyio.sleep(LEASE / 5)
+            assert await call_in_thread(lambda: reader.read().nodes, name="test") == ()
+
+
 async def test_a_node_that_comes_second_gets_its_share(make_store: MakeStore) -> None:
     app, one, two = make_app(), make_store(shards=4), make_store(shards=4)
     async with served(app, one) as first:
