@@ -128,6 +128,7 @@ async def test_a_load_balancer_learns_whether_a_node_takes_clients(make_store: M
 
     async with served(make_app(), make_store(shards=2)) as node:
         assert (await health(node.gateway.port)).startswith(b"HTTP/1.1 200")
+        await node.beating.stop()  # Its next reading would say that the node may act again.
         node.beating.held = True
         assert (await health(node.gateway.port)).startswith(b"HTTP/1.1 503")
 
