@@ -5,10 +5,10 @@ Each name is imported when it is first used; importing this package loads no eve
 
 from __future__ import annotations
 
+from .exports import importer
+
 TYPE_CHECKING = False  # Type checkers read it as true; importing `typing` would take most of the time.
 if TYPE_CHECKING:
-    from typing import Any
-
     from arcp_io.agents.blocking_context import BlockingJobContext
     from arcp_io.agents.context import JobContext
     from arcp_io.client.connect import connect, connect_stdio
@@ -84,15 +84,7 @@ _MODULE_OF = {
 """Public name -> the module that defines it, or the module itself."""
 
 
-def __getattr__(name: str) -> Any:
-    module_name = _MODULE_OF.get(name)
-    if module_name is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    module = import_module(f".{module_name}", __name__)
-    value = globals()[name] = module if name == module_name else getattr(module, name)
-    return value
+__getattr__ = importer(__name__, _MODULE_OF)
 
 
 def __dir__() -> list[str]:

@@ -5,7 +5,9 @@ Each name is imported when it is first used; all of them but StoreError need the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from arcp_io.exports import importer
 
 if TYPE_CHECKING:
     from .errors import StoreError
@@ -38,14 +40,7 @@ _MODULE_OF = {
 """Public name -> the module that defines it."""
 
 
-def __getattr__(name: str) -> Any:
-    module_name = _MODULE_OF.get(name)
-    if module_name is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = globals()[name] = getattr(import_module(f".{module_name}", __name__), name)
-    return value
+__getattr__ = importer(__name__, _MODULE_OF)
 
 
 def __dir__() -> list[str]:

@@ -19,7 +19,7 @@ import anyio
 
 from arcp_io.drivers.descriptors import descriptors, room_of
 from arcp_io.drivers.loop import Connected, Listening
-from arcp_io.drivers.sockets import is_loopback, open_listeners
+from arcp_io.drivers.sockets import bracketed, is_loopback, open_listeners
 from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ServerCodec, TappedCodec
 from arcp_io.drivers.ws_admission import Admission
@@ -130,8 +130,7 @@ class Gateway:
         for listener in listeners:
             self._listening.append(await self._loop.listen(listener, context, accepted))
         self.host, self.port = host, listeners[0].getsockname()[1]
-        named = f"[{host}]" if ":" in host else host
-        self.url = f"{'ws' if context is None else 'wss'}://{named}:{self.port}{path}"
+        self.url = f"{'ws' if context is None else 'wss'}://{bracketed(host)}:{self.port}{path}"
 
     def stop_listening(self) -> None:
         """Accept no more connections of clients."""

@@ -15,10 +15,10 @@ import anyio
 from arcp_io.agents.threads import call_in_thread
 from arcp_io.drivers.door import since_boot
 from arcp_io.drivers.loop import Loop, open_loop
-from arcp_io.drivers.sockets import is_loopback
-from arcp_io.drivers.ws_admission import LOOPBACK_HOSTS, Admission
+from arcp_io.drivers.sockets import bracketed, is_loopback
+from arcp_io.drivers.ws_admission import Admission
 from arcp_io.server.audit_log import Auditor
-from arcp_io.server.server import warn_of_settings
+from arcp_io.server.server import admitted_hosts, check_address, warn_of_settings
 from arcp_proto import RECORD_VERSION, SECOND, Counts, JobInfo, LocalProtocolError
 
 from .beating import Beating
@@ -101,7 +101,10 @@ class NodeServer:
         raise LocalProtocolError(f"there is no job {job_id} on this node")
 
     def set_observers(self, observers: Mapping[str, Mapping[str, str]]) -> None:
-        """Replace the rights to see jobs of others on this node, as `Server.set_observers`."""
+        """Replace the rights to see jobs of others on this node, as `Server.set_observers`.
+
+        Raises ValueError for a right across two tenants.
+        """
         self.shards.set_observers(observers)
 
     async def shut_down(self, drain: float) -> None:
@@ -183,7 +186,8 @@ async def serve_node(
     raised.
     """
     node = node or Node()
-    _check(app, node, host, path, plain=ssl_context is not None or allow_plain)
+    check_address(host, path, ssl_context, allow_plain=allow_plain)
+    _check(app, node)
     await call_in_thread(store.open, name="arcp-io store")
     auditor = Auditor(app.audit, app.audit_bytes)
     try:
@@ -192,7 +196,7 @@ async def serve_node(
             try:
                 admission = Admission(
                     path=path,
-                    hosts=(*LOOPBACK_HOSTS, f"[{host}]" if ":" in host else host) if hosts is None else hosts,
+                    hosts=admitted_hosts(host, hosts),
                     origins=origins,
                     refused=server.gateway.lobby.refusals.http_refused,
                     health=lambda: server.gateway.healthy,
@@ -217,8 +221,7 @@ async def _begun(app: App, store: PostgresStore, node: Node, loop: Loop, auditor
     relay = RelayListener(loop, key, lambda header: admitting[0].admit(header))
     listen_host, listen_port = split_address(node.listen)
     await relay.listen(listen_host, listen_port, None if node.tls is None else node.tls.server)
-    named = f"[{listen_host}]" if ":" in listen_host else listen_host
-    address = node.advertise or f"{named}:{relay.port}"
+    address = node.advertise or f"{bracketed(listen_host)}:{relay.port}"
     ownership = Ownership(
         store.node, address, shards=store.shards, lease=lease, record_version=RECORD_VERSION
     )
@@ -240,16 +243,10 @@ async def _begun(app: App, store: PostgresStore, node: Node, loop: Loop, auditor
     return server
 
 
-def _check(app: App, node: Node, host: str, path: str, *, plain: bool) -> None:
+def _check(app: App, node: Node) -> None:
     """Raise ValueError for arguments with which a node cannot serve."""
     app.config()
     check_observers(app.observers, app.tenant_of)
-    if not plain and not is_loopback(host):
-        raise ValueError(
-            f"tokens would cross the network to {host} in clear text: give an ssl_context or allow_plain=True"
-        )
-    if not path.startswith("/"):
-        raise ValueError(f"the path {path!r} does not begin with a slash")
     if not node.lease > 0:
         raise ValueError("a lease is longer than 0 seconds")
     listen_host, _ = split_address(node.listen)

@@ -108,6 +108,9 @@ class Route(NamedTuple):
     key: bytes
     epoch: int
 
+    def __repr__(self) -> str:
+        return f"<Route to {self.node} at {self.address}, epoch {self.epoch}>"  # Without its key.
+
 
 class Held(NamedTuple):
     """A shard of this node: its epoch, and since when; readings that began before do not speak of it."""

@@ -21,6 +21,9 @@ class NodeRow(NamedTuple):
     release: str
     """The version of arcp-io that the node runs."""
 
+    def __repr__(self) -> str:
+        return f"<NodeRow {self.node} at {self.address}, beat {self.beat}>"  # Without its key.
+
 
 class ShardRow(NamedTuple):
     """A shard: its owner, and how far its records go."""

@@ -24,6 +24,7 @@ from arcp_proto import InvariantViolated
 
 from .errors import StoreAway, StoreError
 from .held_shard import HeldShard
+from .placing import check_observers
 from .postgres_journal import PostgresJournal
 from .shard_turns import Turns
 
@@ -150,7 +151,11 @@ class Shards:
             held.lose()
 
     def set_observers(self, observers: Mapping[str, Mapping[str, str]]) -> None:
-        """Replace the rights to see jobs of others, also in shards that are restored later."""
+        """Replace the rights to see jobs of others, also in shards that are restored later.
+
+        Raises ValueError for a right across two tenants.
+        """
+        check_observers(observers, self._app.tenant_of)
         self._observers = {principal: dict(owners) for principal, owners in observers.items()}
         for server in self.servers:
             server.set_observers(observers)

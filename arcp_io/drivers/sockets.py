@@ -83,3 +83,8 @@ def _listen(family: int, address: Any) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def bracketed(host: str) -> str:
+    """Return a host as it stands in front of a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host

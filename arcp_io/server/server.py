@@ -22,7 +22,7 @@ from arcp_io.drivers.door import Door, GuardedPump
 from arcp_io.drivers.journal_writer import Keeper
 from arcp_io.drivers.loop import Listening, Loop, open_loop
 from arcp_io.drivers.pump import Pump
-from arcp_io.drivers.sockets import is_loopback, open_listeners
+from arcp_io.drivers.sockets import bracketed, is_loopback, open_listeners
 from arcp_io.drivers.stdio import RequestCodec, own_standard_streams
 from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ServerCodec
@@ -219,7 +219,7 @@ class Server:
         self.host = host
         self.port = listeners[0].getsockname()[1]
         scheme = "ws" if context is None else "wss"
-        self.url = f"{scheme}://{_bracketed(host)}:{self.port}{path}"
+        self.url = f"{scheme}://{bracketed(host)}:{self.port}{path}"
         logger.info("%d files may be open, of them %d connections", self._files, self._room)
 
     def connect(
@@ -311,19 +311,28 @@ async def serve(
     OSError when it cannot listen, ValueError for invalid arguments, and JournalError for a journal that
     cannot be used; when the journal fails later, the server stops and JournalFailed is raised.
     """
+    check_address(host, path, ssl_context, allow_plain=allow_plain)
+    async with open_server(app, drain, journal) as server:
+        refused, admitted = server.refusals.http_refused, admitted_hosts(host, hosts)
+        admission = Admission(path=path, hosts=admitted, origins=origins, refused=refused)
+        await server.listen(host, port, path, ssl_context, admission)
+        warn_of_settings(app, server.url, secure=server.secure)
+        yield server
+
+
+def check_address(host: str, path: str, ssl_context: ssl.SSLContext | None, *, allow_plain: bool) -> None:
+    """Check where clients are to connect; raises ValueError if tokens would be readable on the network."""
     if ssl_context is None and not allow_plain and not is_loopback(host):
         raise ValueError(
             f"tokens would cross the network to {host} in clear text: give an ssl_context or allow_plain=True"
         )
     if not path.startswith("/"):
         raise ValueError(f"the path {path!r} does not begin with a slash")
-    admitted = (*LOOPBACK_HOSTS, _bracketed(host)) if hosts is None else hosts
-    async with open_server(app, drain, journal) as server:
-        refused = server.refusals.http_refused
-        admission = Admission(path=path, hosts=admitted, origins=origins, refused=refused)
-        await server.listen(host, port, path, ssl_context, admission)
-        warn_of_settings(app, server.url, secure=server.secure)
-        yield server
+
+
+def admitted_hosts(host: str, hosts: Sequence[str] | None) -> Sequence[str]:
+    """Return the admitted Host headers of a server that listens on a host; `hosts` if they are given."""
+    return (*LOOPBACK_HOSTS, bracketed(host)) if hosts is None else hosts
 
 
 def warn_of_settings(app: App, url: str, *, secure: bool) -> None:
@@ -411,7 +420,3 @@ async def _made(app: App, loop: Loop, journal: Journal | None, shared: Shared, l
 def most_controls(connection: Connection, early: int) -> int:
     """Return how many control frames may be read at once: few before the welcome."""
     return sys.maxsize if connection.phase is Phase.OPEN else early
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -87,6 +87,13 @@ async def test_a_node_that_has_left_does_not_write_its_row_again(make_store: Mak
             assert await call_in_thread(lambda: reader.read().nodes, name="test") == ()
 
 
+async def test_rights_across_two_tenants_are_refused_at_any_time(make_store: MakeStore) -> None:
+    async with served(make_app(), make_store(shards=2)) as node:
+        with pytest.raises(ValueError, match="another tenant"):
+            node.set_observers({"alice": {"bob": "list"}})
+        node.set_observers({"alice": {"*": "list"}})
+
+
 async def test_a_node_that_comes_second_gets_its_share(make_store: MakeStore) -> None:
     app, one, two = make_app(), make_store(shards=4), make_store(shards=4)
     async with served(app, one) as first:

@@ -477,6 +477,16 @@ def test_a_route_leads_to_the_owner_of_a_shard() -> None:
     assert (rows.owns.route(0), rows.owns.route(2)) == (None, None)
 
 
+def test_rows_and_routes_are_shown_without_the_key_of_the_node() -> None:
+    rows = Rows()
+    rows.node("other", "there:1")
+    rows.shard(1, "other")
+    rows.read()
+    shown = repr((rows.nodes["other"], rows.owns.route(1)))
+    assert "there:1" in shown
+    assert "key" not in shown
+
+
 def test_the_row_of_a_node_that_was_silent_for_an_hour_and_owns_nothing_is_deleted() -> None:
     rows = Rows(shards=1)
     rows.node("dead", "there:1", beat=7)
