@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
+from typing import Any, Final, Literal, TypeAlias, TypeVar, get_type_hints
 
 from arcp_io.server.audit_log import LEAST_SIZE, SIZE, AuditTo
 from arcp_io.server.auth import TokenTable, Verifier, is_async
@@ -21,6 +21,8 @@ __all__ = ["Agent", "App", "run"]
 
 AgentFunction: TypeAlias = Callable[[Any, Any], Any]
 """`async def agent(job: JobContext, input)`, or a plain function of a BlockingJobContext."""
+HEARTBEAT_SEC: Final = 30
+"""Seconds between heartbeats of an App that does not state them, on a node alone."""
 Isolation: TypeAlias = Literal["process"] | None
 
 F = TypeVar("F", bound=AgentFunction)
@@ -92,15 +94,16 @@ class App:
 
     `tokens` maps a bearer token to its principal; `auth` is called instead, a plain or async function from a
     token to its principal or None; `anonymous` admits clients without a token, each as a principal of its
-    own. `heartbeat` is in seconds, 0 for none. For `resume_window` seconds a session outlives its connection:
-    a client that reconnects in time gets what it missed. `observers` gives rights to see the jobs of
-    other principals: {principal: {owner or "*": "list" or "observe"}} (§7.6). With `models_required` a lease
-    without model.use allows no model, otherwise any (§9.7). `ceilings` bound the leases that may be
-    requested. `max_threads` bounds the plain agents that run at a time, including those that outlive their
-    job. `quirks` answers peers that deviate from the draft in the form that they can read. Every fact for an
-    audit (§14) is logged by the logger "arcp_io.audit", and goes to `audit` as well: a file, to which it is
-    appended as a line of JSON, or a function that is called with each Audit and must not block. The files of
-    the audit have `audit_bytes` together, 64 KiB at least; None means without bound.
+    own. `heartbeat` is in seconds, 0 for none; by default 30, and 10 on many nodes. For `resume_window`
+    seconds a session outlives its connection: a client that reconnects in time gets what it missed.
+    `observers` gives rights to see the jobs of other principals: {principal: {owner or "*": "list" or
+    "observe"}} (§7.6). With `models_required` a lease without model.use allows no model, otherwise any
+    (§9.7). `ceilings` bound the leases that may be requested. `max_threads` bounds the plain agents that run
+    at a time, including those that outlive their job. `quirks` answers peers that deviate from the draft in
+    the form that they can read. Every fact for an audit (§14) is logged by the logger "arcp_io.audit", and
+    goes to `audit` as well: a file, to which it is appended as a line of JSON, or a function that is called
+    with each Audit and must not block. The files of the audit have `audit_bytes` together, 64 KiB at least;
+    None means without bound.
 
     A `provisioner` issues credentials for jobs (§9.8), if there is a journal from which they are revoked
     after a crash, or with `volatile_credentials`, for tests. They are sent over TLS, stdio and in memory;
@@ -122,7 +125,7 @@ class App:
         auth: Verifier | None = None,
         anonymous: bool = False,
         limits: Limits | None = None,
-        heartbeat: int = 30,
+        heartbeat: int | None = None,
         resume_window: int = 600,
         observers: Mapping[str, Mapping[str, str]] | None = None,
         models_required: bool = True,
@@ -220,7 +223,7 @@ class App:
             version=self.version,
             agents=tuple(_info(name, versions) for name, versions in self._agents.items()),
             anonymous=self.anonymous,
-            heartbeat_interval_sec=self.heartbeat,
+            heartbeat_interval_sec=HEARTBEAT_SEC if self.heartbeat is None else self.heartbeat,
             resume_window_sec=self.resume_window,
             observers=self.observers,
             models_required=self.models_required,

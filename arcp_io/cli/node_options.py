@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeAlias
 
 import typer
 
@@ -28,6 +28,13 @@ Lease: TypeAlias = Annotated[
         metavar="TIME", help="How long a node is silent before others take over; by default 5s, equal on all."
     ),
 ]
+GiveUp: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="How long the store may be away, or take no records, before the node stops; by default 10m.",
+    ),
+]
 Certfile: TypeAlias = Annotated[
     str | None, typer.Option(metavar="FILE", help="Certificate chain (PEM) for connections between nodes.")
 ]
@@ -40,12 +47,17 @@ AllowPlain: TypeAlias = Annotated[
 ]
 
 
+OTHER_NAMES: Final = {"lease": "--lease", "give_up": "--give-up", "allow_plain": "--allow-plain-nodes"}
+"""The options that do not begin with --node."""
+
+
 class NodeOptions(NamedTuple):
     """The options as they are given."""
 
     listen: str | None
     advertise: str | None
     lease: str | None
+    give_up: str | None
     certfile: str | None
     keyfile: str | None
     cafile: str | None
@@ -68,13 +80,16 @@ class NodeOptions(NamedTuple):
             lease=lease,
         )
 
+    def patience(self) -> float:
+        """Return the seconds that a node waits for its store; a usage error for what is not a time."""
+        with checked("--give-up"):
+            return seconds_argument(self.give_up or "10m")
+
     def check_unused(self) -> None:
         """Raise a usage error if there is an option although there is no store."""
         for name, value in self._asdict().items():
             if value:
-                option = {"lease": "--lease", "allow_plain": "--allow-plain-nodes"}.get(
-                    name, f"--node-{name}"
-                )
+                option = OTHER_NAMES.get(name, f"--node-{name}")
                 with checked(option):
                     raise ValueError("is for many nodes, with --journal postgresql://...")
 

@@ -137,6 +137,7 @@ def serve(
     node_listen: node_options.Listen = None,
     node_advertise: node_options.Advertise = None,
     lease: node_options.Lease = None,
+    give_up: node_options.GiveUp = None,
     node_certfile: node_options.Certfile = None,
     node_keyfile: node_options.Keyfile = None,
     node_cafile: node_options.Cafile = None,
@@ -160,7 +161,8 @@ def serve(
     _check_address(path, host, port, certfile, keyfile, plain=stdio or allow_plain)
     tls = (node_certfile, node_keyfile, node_cafile, allow_plain_nodes)
     with _told_failures():
-        run = _runner(journal, journal_sync, NodeOptions(node_listen, node_advertise, lease, *tls), stdio)
+        options = NodeOptions(node_listen, node_advertise, lease, give_up, *tls)
+        run = _runner(journal, journal_sync, options, stdio)
     app = _app(target, audit, audit_size, debug=debug)
     _log_to_stderr(LogLevel.WARNING if quiet else log_level, app if stdio else None)
     run = partial(run, path=path, loop=loop.value, drain=patience, origins=origin or ())
@@ -180,10 +182,10 @@ def _runner(journal: str | None, sync: Sync, options: NodeOptions, stdio: bool) 
     with checked("--stdio"):
         if stdio:
             raise ValueError("many nodes serve WebSockets: give no --journal postgresql://...")
-    node = options.node()
+    node, give_up = options.node(), options.patience()
     from arcp_io.cluster.running import run_node
 
-    return partial(run_node, url=journal, node=node)
+    return partial(run_node, url=journal, node=node, give_up=give_up)
 
 
 def _app(target: str, audit: Path | None, audit_size: str | None, *, debug: bool) -> App:

@@ -11,10 +11,12 @@ import anyio
 
 from arcp_io.agents.threads import call_in_thread
 from arcp_io.drivers.door import since_boot
+from arcp_io.journal import JournalFailed
 from arcp_proto import MILLISECOND, RECORD_VERSION, SECOND
 
 from .errors import StoreError
 from .ownership import BEATS, Claim, Claimed, Decision, Forget, Heal, Lost, Ownership, Release
+from .writer import COMPLAINT_SECONDS
 
 if TYPE_CHECKING:
     from arcp_io.drivers.loop import Loop
@@ -57,7 +59,10 @@ class Beating:
         self._stopped = loop.event()
         self._claims: dict[int, Claim] = {}
         self._claiming = False
-        self._away = ""
+        self._away_since: int | None = None
+        self._complained_at = 0
+        self.beats: dict[str, int] = {}
+        """The beats of all nodes in the last reading."""
         self.on_reading: Callable[[], object] = _nothing
         """Called after each reading."""
         store.silent = ownership.is_dead
@@ -82,6 +87,15 @@ class Beating:
         self.soon()
         await self._read.wait()
 
+    @property
+    def trouble(self) -> str:
+        """Why a load balancer should send no clients to this node; empty if it may act, and store."""
+        if self.held:
+            return "the store has not answered for most of a lease"
+        if self._store.writer.failing_seconds * SECOND > self._ownership.lease:
+            return "the store takes no records"
+        return ""
+
     # Beats.
 
     async def _beat_on(self) -> None:
@@ -104,9 +118,10 @@ class Beating:
 
     def take(self, reading: Reading, *, begun: int) -> None:
         """Carry out what follows from the rows of a beat that was sent at `begun`."""
-        if self._away:
+        if self._away_since is not None:
             logger.info("the store answers again")
-            self._away = ""
+            self._away_since = None
+        self.beats = {row.node: row.beat for row in reading.nodes}
         self._shards.look(reading, begun=begun)
         decisions = self._ownership.seen(*reading, begun=begun, now=self._now(), idle=self._shards.idle())
         for decision in decisions:
@@ -120,10 +135,21 @@ class Beating:
         self.on_reading()
 
     def _missed(self, error: StoreError) -> None:
+        """Complain about a store that does not answer; raises JournalFailed when it was away for too long."""
         self._ownership.missed()
-        if not self._away:
+        now = self._now()
+        if self._away_since is None:
+            self._away_since = now
             logger.error("%s. The node goes on with its shards for as long as it may", error)
-        self._away = str(error)
+            self._complained_at = now
+        elif now - self._complained_at >= COMPLAINT_SECONDS * SECOND:
+            logger.error("%s. The store has not answered for %d s", error, (now - self._away_since) // SECOND)
+            self._complained_at = now
+        if now - self._away_since > self._store.give_up * SECOND:
+            raise JournalFailed(
+                f"the store did not answer for {self._store.give_up:g} s: {error}. Everything reported"
+                " durable is stored: make the store work, and start again"
+            ) from error
 
     async def _watch(self) -> None:
         """Say when the node may not act any longer, and let agents wait even if they ask for nothing."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from arcp_io.drivers.descriptors import descriptors, room_of
+from arcp_io.drivers.door import since_boot
 from arcp_io.drivers.loop import Connected, Listening
 from arcp_io.drivers.sockets import bracketed, is_loopback, open_listeners
 from arcp_io.drivers.transport import ByteStream, StreamTransport
@@ -28,10 +29,11 @@ from arcp_io.server.server import Server, most_controls
 from arcp_proto import SECOND, Authenticate, CloseCode, Connection, Framing, LocalProtocolError
 from arcp_proto.wire import look
 
+from .dials import Dials
 from .lobby import Lobby
 from .ownership import Route
 from .placing import is_anonymous, names_its_shard, shard_of, shard_of_label
-from .relay_dial import dial_owner
+from .relay_dial import NotTaken, dial_owner
 from .relay_handshake import Answer
 from .relay_header import MAX_PEER, RelayHeader, RelayRefused
 from .splice import Splice, Splices
@@ -107,7 +109,8 @@ class Gateway:
         self._clients: dict[Connection, Client] = {}
         self._listening: list[Listening] = []
         self._closing = False
-        beating.on_reading = self._cut
+        self._dials = Dials(since_boot)
+        beating.on_reading = self._read
 
     @property
     def connections(self) -> int:
@@ -116,9 +119,14 @@ class Gateway:
         return self.lobby.runtime.connection_count + served + 2 * len(self.splices)
 
     @property
-    def healthy(self) -> bool:
-        """Whether a load balancer should send clients here."""
-        return not (self._closing or self._beating.held)
+    def trouble(self) -> str:
+        """Why a load balancer should send no clients here; empty if it should."""
+        if self._closing:
+            return "the node is shutting down"
+        if self._beating.trouble:
+            return self._beating.trouble
+        unreachable = self._dials.unreachable(self._beating.beats)
+        return f"{len(unreachable)} live nodes that own shards are out of reach" if unreachable else ""
 
     async def listen(
         self, host: str, port: int, path: str, context: ssl.SSLContext | None, admission: Admission
@@ -299,12 +307,18 @@ class Gateway:
             owner = await dial_owner(self._loop, (host, port), context, header, route.key)
         except (OSError, RelayRefused, ValueError) as error:
             logger.info("the owner of shard %d at %s takes no client: %s", shard, route.address, error)
+            if isinstance(error, NotTaken):
+                self._dials.reached(route.node)
+            else:
+                self._dials.failed(route.node, self._beating.beats.get(route.node, 0))
             return False
+        self._dials.reached(route.node)
         owner.join(splice)
         return True
 
-    def _cut(self) -> None:
-        """Cut the connections to owners that are not owners any longer."""
+    def _read(self) -> None:
+        """Cut the connections to owners that are not owners any longer, and forget failed dials."""
+        self._dials.read(self._beating.beats)
         routes = ((shard, self._ownership.route(shard)) for shard in range(self._count))
         self.splices.cut({shard: route.epoch for shard, route in routes if route is not None})
 

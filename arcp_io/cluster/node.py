@@ -199,10 +199,11 @@ async def serve_node(
                     hosts=admitted_hosts(host, hosts),
                     origins=origins,
                     refused=server.gateway.lobby.refusals.http_refused,
-                    health=lambda: server.gateway.healthy,
+                    health=lambda: server.gateway.trouble,
                 )
                 await server.gateway.listen(host, port, path, ssl_context, admission)
                 warn_of_settings(app, server.url, secure=server.gateway.secure)
+                _tell_memory(app, store.shards)
                 yield server
                 await server.shut_down(drain)
             finally:
@@ -241,6 +242,17 @@ async def _begun(app: App, store: PostgresStore, node: Node, loop: Loop, auditor
     beating.start()
     logger.info("node %s at %s, of %d shards in %s", store.node, address, store.shards, store.url.shown)
     return server
+
+
+def _tell_memory(app: App, shards: int) -> None:
+    """Log what the limits of all shards come to, as each shard has its own."""
+    most = app.limits.max_total_bytes
+    logger.info(
+        "each of %d shards may hold %.3g MiB (Limits.max_total_bytes): all of them on one node %.3g GiB",
+        shards,
+        most / 2**20,
+        shards * most / 2**30,
+    )
 
 
 def _check(app: App, node: Node) -> None:

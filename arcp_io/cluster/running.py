@@ -13,6 +13,7 @@ from arcp_io.server.run import serve_until_signal, server_context
 
 from .node import Node, serve_node
 from .store import PostgresStore
+from .writer import GIVE_UP_SECONDS
 
 if TYPE_CHECKING:
     from arcp_io.app import App
@@ -25,6 +26,7 @@ def run_node(
     *,
     url: str,
     node: Node,
+    give_up: float = GIVE_UP_SECONDS,
     loop: str = "asyncio",
     drain: float = 30.0,
     path: str = "/arcp",
@@ -37,8 +39,8 @@ def run_node(
     """Serve an App over WebSocket as a node over the store at `url`; the other arguments are those of `run`.
 
     The first SIGINT or SIGTERM gives all shards away: running jobs may finish for `drain` seconds, and new
-    ones are kept for the next owner. A second one releases the shards at once. Raises what `serve_node`
-    raises.
+    ones are kept for the next owner. A second one releases the shards at once. A store that is away, or takes
+    no records, for `give_up` seconds ends the node. Raises what `serve_node` raises.
     """
     app.config()
     raise_limit()
@@ -46,7 +48,7 @@ def run_node(
     serving = partial(
         serve_node,
         app,
-        PostgresStore(url, lease=node.lease),
+        PostgresStore(url, lease=node.lease, give_up=give_up),
         node=node,
         host=host,
         port=port,

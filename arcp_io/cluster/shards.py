@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("arcp_io")
 
+HEARTBEAT_SEC: Final = 10
+"""Seconds between heartbeats unless the App states them: how clients learn of a gateway that is frozen."""
 AGAIN_SEC: Final = 0.5
 """Seconds after which the restore of a shard is tried again that the store did not answer."""
 
@@ -249,7 +251,7 @@ class Shards:
         """Restore a shard and serve it until it is given away; its journal is closed then."""
         if held.leaving.is_set():
             return
-        shared = Shared(door=held.door, threads=self._threads, auditor=self._auditor)
+        shared = Shared(held.door, self._threads, self._auditor, HEARTBEAT_SEC)
         opened = open_server(self._app, 0.0, held.journal, shared=shared, label=str(held.shard))
         async with AsyncExitStack() as stack:
             async with self._turns.turn(held.shard):

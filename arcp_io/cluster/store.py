@@ -42,6 +42,8 @@ class PostgresStore:
         self.url = read_url(url)
         self.node = str(uuid.uuid4())
         """The id of this node, new for each object."""
+        self.give_up = give_up
+        """Seconds for which the store may be away, or take no records, before its node fails."""
         self.shards = 0
         """The number of shards; 0 before `open`."""
         self.silent: Callable[[str], bool] = _never

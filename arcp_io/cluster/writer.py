@@ -87,6 +87,13 @@ class Writer:
         """Return whether the owner of a shard by its row is another node, and was silent for a lease."""
         return row is not None and row.node is not None and row.node != self._node and self._silent(row.node)
 
+    @property
+    def failing_seconds(self) -> float:
+        """The seconds for which records wait that the store does not take; 0 if it takes them."""
+        with self.condition:
+            since = [self._away_since, *(lane.failing_since for lane in self._lanes.values())]
+        return time.monotonic() - min(filter(None, since)) if any(since) else 0.0
+
     def release(self, lane: Lane) -> None:
         """Forget a lane after all its records are stored, or it has failed. Blocks.
 

@@ -31,7 +31,8 @@ class Admission:
     `path` is exact, any query is allowed. `hosts` are names or addresses, each for every port or, written
     "example.com:8443", for one. `origins` are exact; a request without an Origin does not come from a
     browser, and is accepted. `refused` is called with the status and the reason of every request that is not
-    answered by 101. With `health` a request for `path`/health, with any Host, is answered by 200 or 503.
+    answered by 101. With `health` a request for `path`/health, with any Host, is answered by 200, or by 503
+    with the reason that `health` returns, if that is not empty.
     """
 
     __slots__ = ("_health", "_hosts", "_path", "_refused", "origins")
@@ -43,7 +44,7 @@ class Admission:
         hosts: Sequence[str] = LOOPBACK_HOSTS,
         origins: Sequence[str] = (),
         refused: Callable[[int, str], object] | None = None,
-        health: Callable[[], bool] | None = None,
+        health: Callable[[], str] | None = None,
     ) -> None:
         self._path = path
         self._hosts = frozenset(map(_host_and_port, hosts))
@@ -64,8 +65,8 @@ class Admission:
         The Host is checked first: a page that has rebound a name to our address learns nothing else.
         """
         if self._health is not None and request.path.partition("?")[0] == f"{self._path}/health":
-            healthy = self._health()
-            return protocol.reject(200 if healthy else 503, "ok\n" if healthy else "not now\n")
+            trouble = self._health()
+            return protocol.reject(503 if trouble else 200, f"{trouble or 'ok'}\n")
         response = self._answer(protocol, request)
         if response.status_code != 101 and self._refused is not None:
             hosts, origins = request.headers.get_all("Host"), request.headers.get_all("Origin")

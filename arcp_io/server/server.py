@@ -82,6 +82,8 @@ class Shared(msgspec.Struct, frozen=True):
     """The threads for blocking agents; None: each server has its own."""
     auditor: Auditor | None = None
     """The one that takes the facts for an audit, and is closed by others; None: each server has its own."""
+    heartbeat: int | None = None
+    """The seconds between heartbeats, unless the App states them; None: the runtime's own default."""
 
 
 NOTHING_SHARED: Final = Shared()
@@ -391,9 +393,14 @@ async def open_server(
             await server.abort()
 
 
-def runtime_config(app: App, label: str = "") -> RuntimeConfig:
-    """Return the configuration of a runtime of an App, within the file descriptors of this process."""
+def runtime_config(app: App, label: str = "", heartbeat: int | None = None) -> RuntimeConfig:
+    """Return the configuration of a runtime of an App, within the file descriptors of this process.
+
+    `heartbeat` is the interval in seconds unless the App states one.
+    """
     config = app.config()
+    if heartbeat is not None and app.heartbeat is None:
+        config = msgspec.structs.replace(config, heartbeat_interval_sec=heartbeat)
     early = min(config.limits.max_early_connections, early_of(room_of(descriptors())))
     limits = msgspec.structs.replace(config.limits, max_early_connections=early)
     return msgspec.structs.replace(config, notices=activity_log.wanted(), limits=limits, label=label)
@@ -401,7 +408,7 @@ def runtime_config(app: App, label: str = "") -> RuntimeConfig:
 
 async def _made(app: App, loop: Loop, journal: Journal | None, shared: Shared, label: str) -> Server:
     """Return a server with a new runtime, or with the one that its journal holds."""
-    clock, config = Clock(), runtime_config(app, label)
+    clock, config = Clock(), runtime_config(app, label, shared.heartbeat)
     seed, now, unix = os.urandom(32), clock.now(), clock.unix()
     if journal is None:
         return Server(app, loop, clock, Runtime(config, seed=seed, now=now, unix=unix), shared=shared)

@@ -65,6 +65,8 @@ def test_options_of_nodes_are_checked(tmp_path: Path) -> None:
         (("--node-listen", "10.0.0.5:7800"), "postgresql://"),
         (("--journal", "postgresql://x/y", "--stdio"), "WebSockets"),
         (("--journal", "postgresql://x/y", "--lease", "0.1"), "a second or more"),
+        (("--journal", "postgresql://x/y", "--give-up", "soon"), "is not a duration"),
+        (("--give-up", "1m"), "postgresql://"),
         (("--journal", "postgresql://x/y", "--node-cafile", "ca.pem"), "--node-certfile"),
         (("--journal", "postgresql://x/y", "--node-listen", "10.0.0.5:7800"), "in clear text"),
     ):
@@ -84,7 +86,8 @@ async def test_a_session_survives_kill_9_and_a_drain_of_its_nodes(
         (tmp_path / str(number)).mkdir()
         nodes.append(Served(tmp_path / str(number), *words))
     shards = await_owners(database, 3)
-    assert [node["alive"] for node in listed("nodes", database, "--watch", "1s")] == [True] * 3
+    alive = listed("nodes", database, "--watch", "1s")
+    assert [(node["alive"], 0 <= node["beat_age"] <= 1) for node in alive] == [(True, True)] * 3
     done = nodes[0].submit("echo", "--input", '{"x": 1}')
     assert done.returncode == 0, done.stderr
     pids = _pids(nodes, database)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import anyio
 import pytest
 import trustme
 
@@ -118,19 +117,6 @@ async def test_a_client_is_told_when_no_node_serves_its_shard(
         with pytest.raises(Ended) as ended:
             await peer.hello()
         assert ended.value.code == 1012
-
-
-async def test_a_load_balancer_learns_whether_a_node_takes_clients(make_store: MakeStore) -> None:
-    async def health(port: int) -> bytes:
-        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
-            await stream.send(b"GET /arcp/health HTTP/1.1\r\nHost: 10.0.0.7:80\r\n\r\n")
-            return await stream.receive()
-
-    async with served(make_app(), make_store(shards=2)) as node:
-        assert (await health(node.gateway.port)).startswith(b"HTTP/1.1 200")
-        await node.beating.stop()  # Its next reading would say that the node may act again.
-        node.beating.held = True
-        assert (await health(node.gateway.port)).startswith(b"HTTP/1.1 503")
 
 
 async def test_each_connection_that_a_node_relays_counts_twice(make_store: MakeStore) -> None:

@@ -61,7 +61,7 @@ async def test_a_drained_node_leaves_its_sessions_and_jobs_to_the_others(make_st
             await peer.until_event(1)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(owner.shut_down, 60.0)
-                while owner.gateway.healthy:
+                while not owner.gateway.trouble:
                     await anyio.sleep(0.01)
                 job = await peer.submit("echo", "kept")
                 assert job["type"] == "job.accepted"
