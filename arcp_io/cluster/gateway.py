@@ -72,6 +72,8 @@ class Client:
         """Whether the first message was looked at."""
         self.placed = False
         """Whether the client is being brought to its shard, so that the lobby gets nothing more of it."""
+        self.refused = ""
+        """Why the owner of its shard did not take it when it was asked last, which is in the log."""
 
 
 class Gateway:
@@ -287,6 +289,7 @@ class Gateway:
                 route = Route(self._ownership.node, self._ownership.address, self._key, epoch)
             if route is not None and await self._dial(client, splice, shard, route, verified):
                 return
+            self._ownership.wanted(shard)
             await anyio.sleep(PAUSE_SEC)
             await self._beating.next_reading()
 
@@ -306,7 +309,9 @@ class Gateway:
         try:
             owner = await dial_owner(self._loop, (host, port), context, header, route.key)
         except (OSError, RelayRefused, ValueError) as error:
-            logger.info("the owner of shard %d at %s takes no client: %s", shard, route.address, error)
+            if client.refused != str(error):
+                logger.info("the owner of shard %d at %s takes no client: %s", shard, route.address, error)
+            client.refused = str(error)
             if isinstance(error, NotTaken):
                 self._dials.reached(route.node)
             else:

@@ -38,6 +38,8 @@ LATE: Final = 2
 """Beats from the begin of a poll after which the answer of the next one comes too late."""
 FORGOTTEN_AFTER: Final = 3600 * SECOND
 """How long a node was silent when its row is deleted."""
+WANTED_AFTER: Final = 20
+"""The part of a lease, as its divisor, after which a free shard is claimed for a client that waits for it."""
 BETWEEN_RELEASES: Final = SECOND
 """The least time between two shards that a node gives away because it owns too many."""
 MOST_BACKOFF: Final = 64
@@ -164,6 +166,9 @@ class Ownership:
         self._dead: set[str] = set()
         """Nodes that were silent for a lease, and whose beats were not seen to grow since."""
         self._free_since: dict[int, int] = {}
+        self._wanted: set[int] = set()
+        """Shards for which a client has waited here since the last reading."""
+        self._last_owners: dict[int, str] = {}
         self._routes: dict[int, Route] = {}
         self._backoff: dict[int, tuple[int, int]] = {}
         """Shards that could not be restored: when they may be claimed again, and leases of the last wait."""
@@ -241,6 +246,15 @@ class Ownership:
             if shard in shards:
                 shards[shard] = Held(epoch, now)
 
+    def wanted(self, shard: int) -> None:
+        """Note that a client waits here for a shard that no node serves; holds until the next reading.
+
+        If its owner is gone, this node claims it soon, also beyond its fair share: a node that has died may
+        still be counted among those that would claim it. A shard that a live node has given away for another
+        one is left to that one.
+        """
+        self._wanted.add(shard)
+
     def restored(self, shard: int) -> None:
         """Note that a shard is served: the next failure to restore it begins with the shortest wait."""
         self._backoff.pop(shard, None)
@@ -316,6 +330,7 @@ class Ownership:
             decisions += self._share(reading, idle)
         decisions += self._forget(reading)
         self._next_poll = self._when_to_poll(reading)
+        self._wanted.clear()
         return decisions
 
     def _lose_all(self) -> list[Decision]:
@@ -351,6 +366,8 @@ class Ownership:
         self._beats = {node: row.beat for node, row in reading.nodes.items()}
         before_free, self._free_since = self._free_since, {}
         for shard, row_of_shard in reading.shards.items():
+            if row_of_shard.node is not None:
+                self._last_owners[shard] = row_of_shard.node
             if self._owner_ends(row_of_shard, reading) is not None:
                 self._free_since[shard] = before_free.get(shard, reading.now)
 
@@ -502,12 +519,29 @@ class Ownership:
     def _claims(self, share: FairShare, free: list[ShardRow], reading: Reading) -> Iterator[Claim]:
         may = {row.shard: row for row in free if self._may_claim(row, reading)}
         overdue = {shard: (reading.begun - self._free_since[shard]) // self.lease for shard in may}
-        for shard in share.to_claim(may, len(self._held), overdue):
+        chosen = share.to_claim(may, len(self._held), overdue)
+        for shard in [*chosen, *self._wanted_of(may, chosen, reading)]:
             row = may[shard]
             ends = self._owner_ends(row, reading)
             if ends is not None:
                 self._asked[shard] = row.epoch + 1
                 yield Claim(shard, row.epoch, *ends)
+
+    def _wanted_of(self, may: Mapping[int, ShardRow], chosen: list[int], reading: Reading) -> list[int]:
+        """Return more shards to claim, for which clients wait in vain for nodes with a smaller share."""
+        return [
+            shard
+            for shard, row in may.items()
+            if shard in self._wanted
+            and shard not in chosen
+            and reading.begun - self._free_since[shard] >= self.lease // WANTED_AFTER
+            and not self._was_given(row, reading)
+        ]
+
+    def _was_given(self, row: ShardRow, reading: Reading) -> bool:
+        """Return whether a live node has released a shard for another one, because it owned too many."""
+        owner = reading.nodes.get(self._last_owners.get(row.shard, ""))
+        return row.node is None and owner is not None and not owner.draining and owner.node not in self._dead
 
     def _may_claim(self, row: ShardRow, reading: Reading) -> bool:
         """Return whether this node is able to serve a free shard, and it is not too early."""

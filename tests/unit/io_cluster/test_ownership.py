@@ -372,6 +372,55 @@ def test_a_shard_that_no_other_node_claims_is_claimed_beyond_the_share() -> None
     assert claims([decision for _ in range(5) for decision in rows.until_claims("other")])[-1] == 3
 
 
+def wanted(rows: Rows, wait: int) -> list[int]:
+    """Read while a client waits for shard 3, and return the claims."""
+    rows.owns.wanted(3)
+    return claims(rows.read(wait))
+
+
+@pytest.mark.parametrize("left", ["draining", "gone"])
+def test_a_shard_for_which_a_client_waits_is_claimed_beyond_the_share(left: str) -> None:
+    """A dead node is counted until it was watched for a lease, so it would have a share."""
+    rows = Rows()
+    rows.mine(0, 1)
+    rows.node("dead", "there:1")
+    rows.node("leaves", "there:2")
+    rows.shard(2, "leaves")
+    rows.shard(3, "leaves")
+    rows.read()
+    if left == "gone":
+        del rows.nodes["leaves"]
+        rows.shard(2, None)
+    else:
+        rows.node("leaves", "there:2", beat=2, draining=True)
+    rows.shard(3, None)
+    assert wanted(rows, BEAT) == []
+    assert wanted(rows, BEAT // 4 - 1) == []
+    assert claims(rows.read(BEAT // 4)) == []
+    assert wanted(rows, 1) == [3]
+
+
+def test_a_shard_that_a_live_node_has_given_away_is_left_to_those_that_own_less() -> None:
+    rows = Rows()
+    rows.mine(0)
+    rows.node("poor", "there:1")
+    rows.node("rich", "there:2")
+    for shard in (1, 2, 3):
+        rows.shard(shard, "rich")
+    rows.read()
+    rows.shard(3, None)
+    for _ in range(8):
+        rows.beat("poor", "rich")
+        assert wanted(rows, BEAT // 2) == []
+
+
+def test_a_client_that_waits_does_not_hasten_the_first_claims_of_a_store() -> None:
+    rows = Rows()
+    rows.read()
+    assert wanted(rows, LEASE - 1) == []
+    assert 3 in wanted(rows, 1)
+
+
 def test_a_node_with_more_than_its_share_releases_one_idle_shard_a_second() -> None:
     rows = Rows()
     rows.mine(0, 1, 2, 3)
