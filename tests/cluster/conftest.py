@@ -8,6 +8,7 @@ import pytest
 
 from arcp_io.cluster.postgres_journal import PostgresJournal
 from arcp_io.cluster.store import PostgresStore
+from tests.cluster import private_postgres as private
 from tests.cluster import servers
 
 SHARDS = 64
@@ -15,13 +16,24 @@ SHARDS = 64
 MakeStore = Callable[..., PostgresStore]
 
 
+def skip_for(reason: str) -> None:
+    """Skip the test, if there is a reason."""
+    if reason:
+        pytest.skip(reason)
+
+
 @pytest.fixture
 def database() -> Iterator[str]:
     """The URL of an empty database."""
-    if reason := servers.missing():
-        pytest.skip(reason)
+    skip_for(servers.missing())
     with servers.private_database() as url:
         yield url
+
+
+@pytest.fixture
+def private_postgres() -> None:
+    """The programs of a PostgreSQL server, of which a test starts one of its own."""
+    skip_for(private.missing())
 
 
 @pytest.fixture

@@ -16,16 +16,16 @@ import random
 import sys
 import tempfile
 import time
-from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
-from tests.io.processes import environment
+from arcp_io.journal.credential_report import Outstanding, outstanding_in
 from tests.kill9.audit import Found, audit, check_histories, check_integrity
+from tests.kill9.client_process import ClientProcess
 from tests.kill9.final import look_at_everything
-from tests.kill9.judge import Judged, Stored, check_repeats, check_tags, judge, lives_of, stored
+from tests.kill9.judge import Judged, check_repeats, check_tags, judge
 from tests.kill9.ledger import Ledger, ledger
 from tests.kill9.server import Server
 from tests.kill9.witness import Witness
@@ -39,59 +39,6 @@ LAST_BREATH: Final = 1.0
 """Seconds in which all clients come together before the end."""
 SHOWN: Final = 20
 """Of all that is wrong."""
-
-
-class ClientProcess:
-    """A client, in one process or in one after the other."""
-
-    def __init__(self, name: str, loop: str, directory: Path, witness: Witness, *, mortal: bool) -> None:
-        self.name = name
-        self.mortal = mortal
-        self.notes = directory / f"{name}.notes"
-        self.witness = witness
-        self.stores: dict[int, Stored] = {}
-        """The content of its store before each of its lives, by their number."""
-        self._loop = loop
-        self._store = directory / f"{name}.store"
-        self._process: asyncio.subprocess.Process | None = None
-        self._welcomes = 0
-        """Of its witness, before this life."""
-
-    async def start(self) -> None:
-        """Begin a life."""
-        self._welcomes = self.witness.welcomes
-        words = [self.name, self.witness.url, str(self.notes), self._loop]
-        words += [str(self._store)] if self.mortal else []
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.kill9.client", *words, stdin=PIPE, stdout=DEVNULL, env=environment()
-        )
-
-    async def welcomed(self) -> None:
-        """Wait until this life has a session, if it comes to that soon."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FRAME_TIMEOUT):
-                while self.witness.welcomes == self._welcomes:
-                    await asyncio.sleep(0.01)
-
-    async def kill(self) -> None:
-        """SIGKILL; returns when it is dead."""
-        await self.end()
-        self.stores[lives_of(self.notes)] = stored(self._store)
-
-    async def end(self) -> None:
-        """Kill the process, and store nothing."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
-
-    async def stop(self, seconds: float) -> None:
-        """Ask it to end, and wait."""
-        assert self._process is not None and self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            await asyncio.wait_for(self._process.wait(), seconds)
-        except TimeoutError:
-            await self.end()
 
 
 class Run:
@@ -113,6 +60,9 @@ class Run:
     @property
     def witnesses(self) -> list[Witness]:
         return [client.witness for client in self.clients]
+
+    def _outstanding(self) -> Sequence[Outstanding]:
+        return outstanding_in(self.server.journal)
 
     async def run(self) -> None:
         """Kill, look, and start again; at the end let all clients finish, and judge."""
@@ -162,7 +112,7 @@ class Run:
         found = audit(self.server.journal, self._directory, self.witnesses, touched)
         self.audits.append(found)
         if self._ledger is not None:
-            self.wrong += self._ledger.after_a_kill(self.server.journal)
+            self.wrong += self._ledger.after_a_kill(self._outstanding)
         self.wrong += found.wrong
         await self.server.start(self._source.choice(LOOPS))
         if self._source.random() < 0.1:  # Another time while it starts.
@@ -235,7 +185,7 @@ class Run:
         await self.server.stop()
         self.wrong += check_integrity(self.server.journal)
         if self._ledger is not None:
-            self.wrong += self._ledger.at_the_end(self.server.journal)
+            self.wrong += self._ledger.at_the_end(self._outstanding)
 
     judged: Sequence[Judged] = ()
 

@@ -9,7 +9,7 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +21,7 @@ from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Output
 from arcp_proto.ids import SECOND, SessionId
 from arcp_proto.server.config import SUPPORTED_FEATURES
-from arcp_proto.server.journal.records import RECORD_VERSION, decode_record
+from arcp_proto.server.journal.records import RECORD_VERSION, Record, decode_record
 from arcp_proto.server.runtime import Runtime
 from tests.kill9.served import app
 from tests.kill9.witness import SessionSeen, Witness, forget_value, without_value
@@ -49,10 +49,21 @@ def audit(journal: Path, scratch: Path, witnesses: Iterable[Witness], jobs: Coll
     if log.exists():
         shutil.copyfile(log, f"{copy}-wal")
     wrong += check_integrity(copy)
-    with_records = _restored(copy)
-    host = _Client(with_records.runtime)
-    if with_records.dropped:
-        wrong.append(f"the journal dropped {with_records.dropped}")
+    records, dropped = _records(copy)
+    if dropped:
+        wrong.append(f"the journal dropped {dropped}")
+    found = audit_records(records, witnesses, jobs)
+    for path in (copy, Path(f"{copy}-wal"), Path(f"{copy}-shm"), Path(f"{copy}.lock")):
+        path.unlink(missing_ok=True)
+    return found._replace(wrong=wrong + found.wrong)
+
+
+def audit_records(
+    records: Sequence[Record], witnesses: Iterable[Witness], jobs: Collection[str], principal: str = "alice"
+) -> Found:
+    """Look at the records of a runtime that is dead, as `audit`, for the clients of one principal."""
+    wrong: list[str] = []
+    host = _Client(_restored(records), principal)
     events = 0
     listed = host.list_jobs()
     for witness in witnesses:
@@ -65,9 +76,7 @@ def audit(journal: Path, scratch: Path, witnesses: Iterable[Witness], jobs: Coll
             if job_id not in listed
         ]
         wrong += check_histories(host.history, witness, jobs)
-    for path in (copy, Path(f"{copy}-wal"), Path(f"{copy}-shm"), Path(f"{copy}.lock")):
-        path.unlink(missing_ok=True)
-    return Found(with_records.records, len(listed), events, wrong)
+    return Found(len(records), len(listed), events, wrong)
 
 
 def check_integrity(path: Path) -> list[str]:
@@ -127,29 +136,27 @@ def is_notice(payload: dict[str, Any]) -> bool:
     return reference.is_notice(str(payload.get("kind")), payload.get("body") or {})
 
 
-class _Restored(NamedTuple):
-    runtime: Runtime
-    records: int
-    dropped: str
-
-
-def _restored(path: Path) -> _Restored:
+def _records(path: Path) -> tuple[list[Record], str]:
+    """Return the records of a file, and a word on what the journal has dropped of it."""
     journal = SqliteJournal(path)
     journal.open(RECORD_VERSION, lambda count: None, lambda error: None)
     try:
-        records = [decode_record(data) for data in journal.read()]
+        return [decode_record(data) for data in journal.read()], journal.dropped
     finally:
         journal.close()
+
+
+def _restored(records: Sequence[Record]) -> Runtime:
     config = msgspec.structs.replace(app.config(), journal=True, credentials=True)
-    runtime = Runtime.restore(config, records, seed=bytes(32), now=NOW, unix=time.time_ns())
-    return _Restored(runtime, len(records), journal.dropped)
+    return Runtime.restore(config, records, seed=bytes(32), now=NOW, unix=time.time_ns())
 
 
 class _Client:
     """A peer of a runtime that no process serves."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, principal: str) -> None:
         self.runtime = runtime
+        self._principal = principal
         self._now = NOW
         self._pulled: list[dict[str, Any]] = []
         self._raw: list[bytes] = []
@@ -217,4 +224,4 @@ class _Client:
             self._pulled.append(json.loads(envelope))
         for request in output.requests:
             if isinstance(request, Authenticate):
-                self._carry_out(self.runtime.authenticated(request.request, "alice", now=self._now))
+                self._carry_out(self.runtime.authenticated(request.request, self._principal, now=self._now))

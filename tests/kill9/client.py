@@ -1,6 +1,6 @@
 """A client process: it submits jobs until its standard input ends, and writes down all that it gets.
 
-python -m tests.kill9.client NAME URL NOTES LOOP [STORE]
+python -m tests.kill9.client NAME URL NOTES LOOP TOKEN [STORE]
 
 With a STORE it may be killed, and goes on where it stopped when it is started again. What it knows is in
 NOTES, a line of JSON for each thing, written at once; an event and its cursor are one line, so that a client
@@ -25,7 +25,6 @@ from arcp_io import connect
 from arcp_io.client.connect import Job, Session
 from arcp_io.client.store import FileStore
 from arcp_io.errors import ArcpError, ConnectionLost, InvalidRequest
-from tests.kill9.served import TOKEN
 from tests.runners import run
 
 WORKERS: Final = 3
@@ -162,11 +161,11 @@ def read_notes(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-async def _main(name: str, url: str, notes: str, store: str | None) -> None:
+async def _main(name: str, url: str, notes: str, token: str, store: str | None) -> None:
     written = Notes(Path(notes))
     kept = None if store is None else FileStore(store)
     try:
-        async with connect(url, TOKEN, store=kept, wait=True, name=name) as session:
+        async with connect(url, token, store=kept, wait=True, name=name) as session:
             await Client(name, written, session, observing=store is None).run()
     except BaseException as error:
         written.write("failed", error=f"{type(error).__name__}: {error}", causes=_causes(error))
@@ -181,9 +180,9 @@ def _causes(error: BaseException) -> list[str]:
 
 
 def main() -> None:
-    name, url, notes, loop, *store = sys.argv[1:]
+    name, url, notes, loop, token, *store = sys.argv[1:]
     with suppress(KeyboardInterrupt):
-        run(loop, partial(_main, name, url, notes, store[0] if store else None))
+        run(loop, partial(_main, name, url, notes, token, store[0] if store else None))
 
 
 if __name__ == "__main__":

@@ -37,13 +37,13 @@ class Everything(NamedTuple):
         return self.histories.get(job_id, {})
 
 
-async def look_at_everything(url: str) -> Everything:
+async def look_at_everything(url: str, token: str = OTHER_TOKEN) -> Everything:
     """List all jobs, and read the history of each to its end."""
     jobs: dict[str, str] = {}
     histories: dict[str, History] = {}
     with anyio.fail_after(TIMEOUT):
         async with websocket(url) as peer:
-            await peer.hello(OTHER_TOKEN, FEATURES)
+            await peer.hello(token, FEATURES)
             cursor: str | None = None
             while True:
                 payload: dict[str, Any] = (

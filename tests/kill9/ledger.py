@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
-from arcp_io.journal.credential_report import outstanding_in
+from arcp_io.journal.credential_report import Outstanding
 from arcp_io.litellm import LiteLLMProvisioner
 from tests.io.gateway import MASTER, Gateway, gateway
 
+Listed: TypeAlias = Callable[[], Sequence[Outstanding]]
+"""Returns the credentials that the journal, or the store, knows and that are not revoked."""
 VARIABLE: Final = "KILL9_GATEWAY"
 """Where the gateway is, for the process that serves; without it no credentials are offered."""
 MODELS: Final = ("fast/small",)
@@ -27,18 +28,18 @@ class Ledger:
         self.gateway = state
         self.looks = 0
 
-    def after_a_kill(self, journal: Path) -> list[str]:
-        """Check that every key that is valid is in the journal."""
+    def after_a_kill(self, listed: Listed) -> list[str]:
+        """Check that the journal, or the store, lists every key that is valid."""
         self.looks += 1
         valid = self.gateway.aliases()  # First: what comes later was asked for before as well.
-        listed = [one.alias for one in outstanding_in(journal)]
-        unlisted = [alias for alias in valid if alias not in listed]
+        known = {one.alias for one in listed()}
+        unlisted = [alias for alias in valid if alias not in known]
         return [f"the key {alias} is valid, and the journal does not know it" for alias in unlisted]
 
-    def at_the_end(self, journal: Path) -> list[str]:
+    def at_the_end(self, listed: Listed) -> list[str]:
         """Check the keys after an orderly end: valid ones are listed, and issued ones were revoked."""
-        wrong = self.after_a_kill(journal)
-        states = [one.state for one in outstanding_in(journal) if one.alias in self.gateway.aliases()]
+        wrong = self.after_a_kill(listed)
+        states = [one.state for one in listed() if one.alias in self.gateway.aliases()]
         return wrong + [f"a key is {state} at the end" for state in states]
 
     def settle(self) -> None:

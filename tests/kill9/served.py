@@ -5,6 +5,7 @@ Each says what it is asked to: `{"tag": …, "events": N, "pause": seconds}` giv
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final
 
 import anyio
@@ -17,6 +18,10 @@ from tests.kill9.ledger import provisioner
 TOKEN: Final = "t0ken"
 OTHER_TOKEN: Final = "aud1t"
 """Of the same principal."""
+PRINCIPALS: Final = 6
+"""The number of further principals, each with a token and a tenant of its own."""
+HEARTBEAT: Final = "KILL9_HEARTBEAT"
+"""The variable with the seconds of a heartbeat; by default those of an App."""
 PADDING: Final = 97
 """The most bytes that a line has more than it needs, so that lines are not all alike."""
 
@@ -31,10 +36,26 @@ LIMITS: Final = Limits(
 )
 """Limits by which no job is forgotten before it is looked at."""
 
+
+def token_of(principal: int) -> str:
+    """Return the token of one of the further principals."""
+    return f"{TOKEN}-{principal}"
+
+
+def name_of(principal: int) -> str:
+    """Return the name of one of the further principals."""
+    return f"tenant{principal}"
+
+
 app = App(
     "kill9",
     "1",
-    tokens={TOKEN: "alice", OTHER_TOKEN: "alice"},
+    tokens={
+        TOKEN: "alice",
+        OTHER_TOKEN: "alice",
+        **{token_of(number): name_of(number) for number in range(PRINCIPALS)},
+    },
+    heartbeat=int(os.environ.get(HEARTBEAT, "30")),
     limits=LIMITS,
     provisioner=provisioner(),
     models_required=provisioner() is None,

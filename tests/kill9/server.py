@@ -38,11 +38,25 @@ class Server:
         self._listening.clear()
         self.started = time.monotonic()
         words = ["serve", "tests.kill9.served:app", "--port", str(self.port), "--loop", loop]
-        words += ["--drain", "0", "--journal", str(self.journal)]
         self._process = await asyncio.create_subprocess_exec(
-            *COMMAND, *words, stdin=DEVNULL, stderr=PIPE, env=environment()
+            *COMMAND, *words, *self.options(), stdin=DEVNULL, stderr=PIPE, env=environment()
         )
         self._reading = asyncio.create_task(self._read(self._process))
+
+    def options(self) -> list[str]:
+        """Return the other options of the command."""
+        return ["--drain", "0", "--journal", str(self.journal)]
+
+    def heard(self, line: str) -> None:
+        """Take a line of its log."""
+        self.log.append(line)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process; raises RuntimeError if it has ended by itself."""
+        assert self._process is not None
+        if self._process.returncode is not None:
+            raise RuntimeError("the runtime has ended by itself: " + "".join(self.log[-20:]))
+        self._process.send_signal(number)
 
     async def listening(self) -> None:
         """Wait until it listens; raises RuntimeError when it does not come to that."""
@@ -70,18 +84,17 @@ class Server:
             await self._process.wait()
 
     async def _end(self, number: signal.Signals) -> int:
+        self.send_signal(number)
         assert self._process is not None and self._reading is not None
-        if self._process.returncode is not None:
-            raise RuntimeError("the runtime has ended by itself: " + "".join(self.log[-20:]))
-        self._process.send_signal(number)
         await self._reading
         return await self._process.wait()
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None
         async for line in process.stderr:
-            self.log.append(line.decode(errors="replace"))
-            if found := re.search(r"ws://[^/]+:(\d+)(/\S*)", self.log[-1]):
+            text = line.decode(errors="replace")
+            self.heard(text)
+            if found := re.search(r"ws://[^/]+:(\d+)(/\S*)", text):
                 self.port, self.path = int(found[1]), found[2]
                 self.listened = time.monotonic()
                 self._listening.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from websockets.frames import Frame, Opcode
 
 from arcp_io.journal import SqliteJournal
+from arcp_io.journal.credential_report import outstanding_in
 from arcp_proto.server.journal.records import RECORD_VERSION
 from tests.io.gateway import Key
 from tests.kill9.__main__ import main
@@ -41,9 +43,9 @@ def test_a_key_that_the_journal_does_not_know_is_found(tmp_path: Path) -> None:
     journal.open(RECORD_VERSION, lambda count: None, lambda error: None)
     journal.close()
     with ledger() as keys:
-        assert keys.after_a_kill(path) == []
+        assert keys.after_a_kill(partial(outstanding_in, path)) == []
         keys.gateway.keys["sk"] = Key("sk", "cred_lost", [], None, None)
-        [wrong] = keys.after_a_kill(path)
+        [wrong] = keys.after_a_kill(partial(outstanding_in, path))
         assert "cred_lost" in wrong
 
 

@@ -9,12 +9,15 @@ import asyncio
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from tests.kill9.frames import FrameReader
 
+Stream: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Dial: TypeAlias = Callable[[], Awaitable[Stream]]
+"""Opens a connection to a runtime; raises OSError."""
 NUMBERED = ("job.event", "job.result", "job.error", "job.cancelled")
 
 
@@ -42,7 +45,8 @@ class SessionSeen:
 class Witness:
     """Carries the connections of one client to a port, and keeps what passes."""
 
-    def __init__(self, port: int, path: str) -> None:
+    def __init__(self, port: int, path: str, dial: Dial | None = None) -> None:
+        """Lead to a port of this machine; `dial` may choose another runtime for each connection."""
         self.sessions: dict[str, SessionSeen] = defaultdict(SessionSeen)
         self.accepted: dict[str, bytes] = {}
         """Jobs by id, with the answer to their submit."""
@@ -59,6 +63,15 @@ class Witness:
         """The time of the first frame since this was set to 0."""
         self.on_frame: Callable[[str], object] = lambda kind: None
         """Told the type of each frame from the runtime, before it is passed on."""
+        self.ends: dict[str, str] = {}
+        """Jobs by id whose end was told, with the type of the frame."""
+        self.welcomed_at = 0.0
+        """The time of the last welcome."""
+        self.ended_at = 0.0
+        """The time at which a connection ended that had the last welcome."""
+        self.current: _Connection | None = None
+        """The connection that had the last welcome, until it ends."""
+        self._dial = dial or self._dial_port
         self._port = port
         self._path = path
         self._server: asyncio.Server | None = None
@@ -88,6 +101,9 @@ class Witness:
             task.cancel()
         await self.settle()
 
+    async def _dial_port(self) -> Stream:
+        return await asyncio.open_connection("127.0.0.1", self._port)
+
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -100,7 +116,7 @@ class Witness:
 
     async def _both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            from_runtime, to_runtime = await asyncio.open_connection("127.0.0.1", self._port)
+            from_runtime, to_runtime = await self._dial()
         except OSError:
             return  # No server is there; the client sees its connection end.
         seen = _Connection(self)
@@ -108,6 +124,8 @@ class Witness:
         inward = asyncio.create_task(_copy(from_runtime, writer, seen.from_runtime))
         try:
             await asyncio.wait((outward, inward), return_when=asyncio.FIRST_COMPLETED)
+            if self.current is seen:
+                self.current, self.ended_at = None, time.monotonic()
             if outward.done() and not inward.done():
                 to_runtime.close()
             await asyncio.wait((inward,), timeout=5)
@@ -150,6 +168,7 @@ class _Connection:
         witness.first_frame = witness.first_frame or time.monotonic()
         if kind == "session.welcome":
             witness.welcomes += 1
+            witness.current, witness.welcomed_at = self, time.monotonic()
             self._session = frame["session_id"]
             seen = witness.sessions[self._session]
             seen.tokens.append(frame["payload"]["resume_token"])
@@ -165,6 +184,8 @@ class _Connection:
 
     def _numbered(self, frame: dict[str, Any], message: bytes) -> None:
         witness, number = self._witness, frame["event_seq"]
+        if frame["type"] != "job.event":
+            witness.ends[frame["job_id"]] = frame["type"]
         told = witness.sessions[self._session].told
         before = told.get(number)
         if before is None:
