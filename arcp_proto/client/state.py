@@ -163,9 +163,6 @@ class ClientState(Machine):
                 end = ConnectionEnded(end.connection, end.who, failure.code, failure.message)
             resuming.ended(self, self.session, end)
 
-    def _gone(self) -> None:
-        pass
-
     def _silent(self, connection: ConnectionState) -> None:
         message = "nothing was received for two heartbeat intervals"
         self.refuse(connection, Refusal(ErrorCode.HEARTBEAT_LOST, message, fatal=True), CloseCode.GOING_AWAY)

@@ -60,6 +60,8 @@ class Machine(ABC):
         """Whether an input is under way, or has failed by a bug."""
         self.used = False
         """Whether the machine has had an input, or was restored."""
+        self.may_be_over = False
+        """Whether the end of this input looks whether the machine is over: a job or a connection has gone."""
         self._connection_count = 0
         self._records: list[Any] = []
         self.ready: dict[ConnectionState, None] = {}
@@ -142,6 +144,8 @@ class Machine(ABC):
         self.enter(now, "handle_timer")
         for key in self.timers.pop_due(self.now):
             self._on_timer(key)
+            if self.may_be_over:
+                self._look_for_end()
         if self._resumed:
             self._read_on()
         return self.leave()
@@ -216,11 +220,13 @@ class Machine(ABC):
 
     def done(self) -> None:
         """End an input whose output the caller takes later."""
+        if self.may_be_over:
+            self._look_for_end()
         self.busy = False
 
     def leave(self) -> Output:
         """End an input and take."""
-        self.busy = False
+        self.done()
         return self.take()
 
     def request(self, request: Request) -> bool:
@@ -302,7 +308,7 @@ class Machine(ABC):
         if was is not Phase.CLOSING:
             self.happened(ConnectionEnded(handle, "transport", "", reason))
             self._detached(connection)
-        self._gone()
+        self.may_be_over = True
 
     def receive_message(self, connection: ConnectionState, message: bytes | None) -> None:
         """Carry out one message, None if it was too large; the only place where a Refusal is caught."""
@@ -397,9 +403,9 @@ class Machine(ABC):
     def _detached(self, connection: ConnectionState) -> None:
         """Detach the session that a connection carried."""
 
-    @abstractmethod
-    def _gone(self) -> None:
-        """Note that a transport is closed and forgotten."""
+    def _look_for_end(self) -> None:
+        """End the machine if nothing is left to do; called between steps, as a handler may still answer."""
+        self.may_be_over = False
 
     @abstractmethod
     def _silent(self, connection: ConnectionState) -> None:

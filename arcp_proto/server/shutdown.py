@@ -41,7 +41,7 @@ def hand_over(state: RuntimeState, drain: float) -> None:
 def drain_over(state: RuntimeState) -> None:
     """Stop what still runs at the end of the time to drain."""
     cancel_rest(state)
-    end_if_over(state)
+    state.may_be_over = True
 
 
 def _give_time(state: RuntimeState, drain: float) -> None:
@@ -53,7 +53,7 @@ def _give_time(state: RuntimeState, drain: float) -> None:
         cancel_rest(state)
     elif (_works(state) or submit_queue.waits(state)) and (armed is None or at < armed):
         state.timers.arm(TimerKind.DRAIN, 0, at)
-    end_if_over(state)
+    state.may_be_over = True
 
 
 def cancel_rest(state: RuntimeState) -> None:
@@ -80,7 +80,7 @@ def leave(state: RuntimeState, job: Job) -> None:
         job.word = None
     state.unfinished.pop(job.id, None)
     state.timers.disarm_all(OF_A_RUN, job.id)
-    end_if_over(state)
+    state.may_be_over = True
 
 
 def end_if_over(state: RuntimeState) -> None:

@@ -248,13 +248,7 @@ class RuntimeState(Machine):
             retention.watch_keys(self)
         if self.anonymous_principals:
             retention.let_go(self, job.terms.principal)
-        if self.ending:
-            shutdown.end_if_over(self)
-
-    def may_end(self) -> None:
-        """End a runtime that hands over and has waited for a submit, if nothing else runs."""
-        if self.handing_over and not self.draining:
-            shutdown.end_if_over(self)
+        self.may_be_over = True
 
     def leave_job(self, job: Job) -> None:
         """Leave a job whose agent has stopped, or has not stopped in time, to the next process."""
@@ -324,7 +318,8 @@ class RuntimeState(Machine):
         super().lose_connection(connection, reason)
         self.caps.gone(connection, self.now)
 
-    def _gone(self) -> None:
+    def _look_for_end(self) -> None:
+        super()._look_for_end()
         shutdown.end_if_over(self)
 
     def _silent(self, connection: ConnectionState) -> None:

@@ -103,7 +103,7 @@ def refused(state: RuntimeState, turn: Turn, refusal: Refusal) -> None:
 def proceed(state: RuntimeState, session: Session) -> None:
     """Answer the submits of a session that can be answered, in order, and those that wait for their keys."""
     _proceed(state, session)
-    state.may_end()
+    state.may_be_over = True
 
 
 def _proceed(state: RuntimeState, session: Session) -> None:
@@ -219,7 +219,7 @@ def abandon(state: RuntimeState, session: Session) -> None:
     for session_id in freed:
         if session_id in state.sessions:
             _proceed(state, state.sessions[session_id])
-    state.may_end()
+    state.may_be_over = True
 
 
 def wall_clock_moves(state: RuntimeState) -> None:

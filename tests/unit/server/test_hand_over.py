@@ -441,6 +441,26 @@ def test_a_hand_over_ends_when_the_session_of_the_last_waiting_submit_ends() -> 
     assert world.all(RuntimeEnded) == [RuntimeEnded(0)]
 
 
+def test_a_resume_that_ends_the_session_of_the_last_waiting_submit_is_refused() -> None:
+    limits = Limits(max_session_events=2)
+    world = Provided(msgspec.structs.replace(JOURNALED, limits=limits))
+    peer = world.client()
+    job = world.job(peer)
+    peer.send("job.submit", {"agent": "echo"})
+    hand_over(world)
+    peer.drop()
+    for _ in range(4):
+        world.emit(job)
+    world.finish(job)
+    for one in world.revocations:
+        world.revoke(one)
+    again = world.resumed(peer, 1)
+    assert again.codes() == ["RESUME_WINDOW_EXPIRED"]
+    assert again.closing is not None and again.closing.code == 1008
+    again.drop()
+    assert world.all(RuntimeEnded) == [RuntimeEnded(0)]
+
+
 def test_submits_that_wait_for_a_key_are_answered_before_the_end_of_a_hand_over() -> None:
     world = Provided(JOURNALED)
     first, second, third = (world.client() for _ in range(3))
