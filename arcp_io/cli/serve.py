@@ -183,9 +183,10 @@ def _runner(journal: str | None, sync: Sync, options: NodeOptions, stdio: bool) 
         if stdio:
             raise ValueError("many nodes serve WebSockets: give no --journal postgresql://...")
     node, give_up = options.node(), options.patience()
-    from arcp_io.cluster.running import run_node
+    from arcp_io.cluster.store import PostgresStore
 
-    return partial(run_node, url=journal, node=node, give_up=give_up)
+    store = PostgresStore(journal, lease=node.lease, give_up=give_up)
+    return partial(run, journal=store, node=node)
 
 
 def _app(target: str, audit: Path | None, audit_size: str | None, *, debug: bool) -> App:

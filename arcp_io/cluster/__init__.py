@@ -11,9 +11,8 @@ from arcp_io.exports import importer
 
 if TYPE_CHECKING:
     from .errors import StoreError
-    from .node import Node, NodeServer, serve_node
+    from .node import Node, NodeServer
     from .node_tls import NodeTls, load_node_tls
-    from .running import run_node
     from .store import PostgresStore
 
 __all__ = [
@@ -23,8 +22,6 @@ __all__ = [
     "PostgresStore",
     "StoreError",
     "load_node_tls",
-    "run_node",
-    "serve_node",
 ]
 
 _MODULE_OF = {
@@ -34,8 +31,6 @@ _MODULE_OF = {
     "PostgresStore": "store",
     "StoreError": "errors",
     "load_node_tls": "node_tls",
-    "run_node": "running",
-    "serve_node": "node",
 }
 """Public name -> the module that defines it."""
 

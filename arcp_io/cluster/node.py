@@ -6,7 +6,7 @@ import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -60,9 +60,45 @@ class Node:
     lease: float = 5.0
     """Seconds of silence after which others take the shards of a node over; the same for all nodes."""
 
+    def serve(
+        self,
+        app: App,
+        store: PostgresStore,
+        *,
+        host: str,
+        port: int,
+        path: str,
+        ssl_context: ssl.SSLContext | None,
+        allow_plain: bool,
+        origins: Sequence[str],
+        hosts: Sequence[str] | None,
+        drain: float,
+    ) -> AbstractAsyncContextManager[NodeServer]:
+        """Serve an App as this node over a store: what `serve(app, journal=store, node=node)` does.
+
+        Raises ValueError for a journal that is not a store.
+        """
+        from .store import PostgresStore
+
+        if not isinstance(store, PostgresStore):
+            raise ValueError(f"a node is served over a PostgresStore as journal, not over {store!r}")
+        return serve_node(
+            app,
+            store,
+            node=self,
+            host=host,
+            port=port,
+            path=path,
+            ssl_context=ssl_context,
+            allow_plain=allow_plain,
+            origins=origins,
+            hosts=hosts,
+            drain=drain,
+        )
+
 
 class NodeServer:
-    """A running node, made by `serve_node`."""
+    """A running node, made by `serve` with a `node`."""
 
     def __init__(
         self, loop: Loop, store: PostgresStore, ownership: Ownership, shards: Shards, beating: Beating

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 if TYPE_CHECKING:
     import ssl
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from arcp_io.drivers.loop import Loop
     from arcp_io.journal import Journal
     from arcp_proto import Counts
+
+    from .server import ServesNode
 
 
 logger = logging.getLogger("arcp_io")
@@ -39,12 +41,15 @@ def run(
     allow_plain: bool = False,
     origins: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
-    journal: Journal | None = None,
+    journal: Journal | Any = None,
+    node: ServesNode[Any, Running] | None = None,
 ) -> None:
     """Serve an App over WebSocket, or with `stdio` one connection on the process's standard streams.
 
     `loop` is asyncio or trio. With a `journal` sessions and jobs survive the process. The first SIGINT or
-    SIGTERM lets running jobs finish for `drain` seconds, a second one stops them at once. The soft limit on
+    SIGTERM lets running jobs finish for `drain` seconds, a second one stops them at once. With a `node`, and
+    its store as `journal`, the App is served together with other nodes, as by `serve`: new jobs are kept for
+    the next owner meanwhile, and a second signal releases all shards at once. The soft limit on
     open files is raised to the hard one. Raises ValueError for an invalid App and for files without
     certificate and key, OSError when it cannot listen, and JournalError for a journal that cannot be used or
     has failed.
@@ -73,6 +78,7 @@ def run(
             origins=origins,
             hosts=hosts,
             journal=journal,
+            node=node,
         )
         serving = partial(serve_until_signal, server, drain)
     anyio.run(serving, backend=loop)

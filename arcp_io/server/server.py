@@ -7,9 +7,9 @@ import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
 import anyio
 import msgspec
@@ -58,6 +58,9 @@ if TYPE_CHECKING:
     from arcp_io.journal import Journal
 
 logger = logging.getLogger("arcp_io")
+
+S = TypeVar("S", contravariant=True)
+R = TypeVar("R", covariant=True)
 
 DRAIN: Final = 30.0
 """Seconds that running jobs get when a server shuts down."""
@@ -290,8 +293,61 @@ class Server:
             listening.close()
 
 
-@asynccontextmanager
-async def serve(
+class ServesNode(Protocol[S, R]):
+    """Serves an App together with other nodes over a store: `arcp_io.cluster.Node`."""
+
+    def serve(
+        self,
+        app: App,
+        store: S,
+        *,
+        host: str,
+        port: int,
+        path: str,
+        ssl_context: ssl.SSLContext | None,
+        allow_plain: bool,
+        origins: Sequence[str],
+        hosts: Sequence[str] | None,
+        drain: float,
+    ) -> AbstractAsyncContextManager[R]:
+        """Serve an App until the block is left, by the arguments of `serve`."""
+
+
+@overload
+def serve(
+    app: App,
+    *,
+    host: str = ...,
+    port: int = ...,
+    path: str = ...,
+    ssl_context: ssl.SSLContext | None = ...,
+    allow_plain: bool = ...,
+    origins: Sequence[str] = ...,
+    hosts: Sequence[str] | None = ...,
+    drain: float = ...,
+    journal: Journal | None = ...,
+    node: None = ...,
+) -> AbstractAsyncContextManager[Server]: ...
+
+
+@overload
+def serve(
+    app: App,
+    *,
+    host: str = ...,
+    port: int = ...,
+    path: str = ...,
+    ssl_context: ssl.SSLContext | None = ...,
+    allow_plain: bool = ...,
+    origins: Sequence[str] = ...,
+    hosts: Sequence[str] | None = ...,
+    drain: float = ...,
+    journal: S,
+    node: ServesNode[S, R],
+) -> AbstractAsyncContextManager[R]: ...
+
+
+def serve(
     app: App,
     *,
     host: str = "127.0.0.1",
@@ -302,17 +358,55 @@ async def serve(
     origins: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
     drain: float = 0.0,
-    journal: Journal | None = None,
-) -> AsyncIterator[Server]:
+    journal: Any = None,
+    node: ServesNode[Any, Any] | None = None,
+) -> AbstractAsyncContextManager[Any]:
     """Serve an App over WebSocket until the block is left: `async with serve(app) as server`.
 
     Port 0 is a free port; see `server.url`. Without an `ssl_context` only loopback is served, unless
     `allow_plain`. `hosts` are the admitted Host headers, by default loopback and `host`; `origins` are the
     admitted web origins, by default none. Leaving the block gives running jobs `drain` seconds. With a
-    `journal` sessions and jobs survive the process: the next server with that journal resumes them. Raises
-    OSError when it cannot listen, ValueError for invalid arguments, and JournalError for a journal that
-    cannot be used; when the journal fails later, the server stops and JournalFailed is raised.
+    `journal` sessions and jobs survive the process: the next server with that journal resumes them. With a
+    PostgresStore as `journal` and a Node of `arcp_io.cluster` as `node` the App is served together with other
+    nodes over that store, and the block gets a NodeServer.
+
+    Raises OSError when it cannot listen, ValueError for invalid arguments, and JournalError for a journal
+    that cannot be used; when the journal fails later, the server stops and JournalFailed is raised.
     """
+    if node is None:
+        return _serve_alone(
+            app, host, port, path, ssl_context, allow_plain, origins, hosts, drain=drain, journal=journal
+        )
+    return node.serve(
+        app,
+        journal,
+        host=host,
+        port=port,
+        path=path,
+        ssl_context=ssl_context,
+        allow_plain=allow_plain,
+        origins=origins,
+        hosts=hosts,
+        drain=drain,
+    )
+
+
+@asynccontextmanager
+async def _serve_alone(
+    app: App,
+    host: str,
+    port: int,
+    path: str,
+    ssl_context: ssl.SSLContext | None,
+    allow_plain: bool,
+    origins: Sequence[str],
+    hosts: Sequence[str] | None,
+    *,
+    drain: float,
+    journal: Journal | None,
+) -> AsyncIterator[Server]:
+    if journal is not None and not hasattr(journal, "append"):
+        raise ValueError(f"{journal!r} is not a journal: a store is served by serve(node=Node())")
     check_address(host, path, ssl_context, allow_plain=allow_plain)
     async with open_server(app, drain, journal) as server:
         refused, admitted = server.refusals.http_refused, admitted_hosts(host, hosts)

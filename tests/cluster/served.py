@@ -10,10 +10,11 @@ import anyio
 from anyio.abc import TaskStatus
 
 from arcp_io.app import App
-from arcp_io.cluster.node import Node, NodeServer, serve_node
+from arcp_io.cluster.node import Node, NodeServer
 from arcp_io.cluster.node_tls import NodeTls
 from arcp_io.cluster.placing import shard_of
 from arcp_io.cluster.store import PostgresStore
+from arcp_io.server.server import serve
 from tests.cluster.beaten import LEASE, LIMIT
 
 
@@ -37,7 +38,7 @@ async def _serve(
     app: App, store: PostgresStore, node: Node, over: anyio.Event, *, task_status: TaskStatus[NodeServer]
 ) -> None:
     with suppress(Killed):
-        async with serve_node(app, store, node=node, port=0) as server:
+        async with serve(app, journal=store, node=node, port=0) as server:
             task_status.started(server)
             await over.wait()
 

@@ -8,10 +8,11 @@ import anyio
 import pytest
 
 from arcp_io.cluster.dials import FAILURES, FORGOTTEN_AFTER, Dials
-from arcp_io.cluster.node import Node, NodeServer, serve_node
+from arcp_io.cluster.node import Node, NodeServer
 from arcp_io.cluster.ownership import BEATS
 from arcp_io.cluster.shards import HEARTBEAT_SEC
 from arcp_io.journal import JournalFailed
+from arcp_io.server.server import serve
 from tests.cluster.beaten import LEASE, LIMIT, until
 from tests.cluster.conftest import MakeStore
 from tests.cluster.proxy import proxy_to
@@ -109,7 +110,7 @@ async def test_a_node_whose_store_stays_away_ends_as_with_a_failed_journal(
     with proxy_to(database) as (proxy, url), caplog.at_level(logging.ERROR, "arcp_io"):
         store = make_store(url, shards=2, give_up=1.0)
         with pytest.raises(JournalFailed, match="did not answer for 1 s"):
-            async with serve_node(make_app(), store, node=Node(lease=LEASE), port=0) as node:
+            async with serve(make_app(), journal=store, node=Node(lease=LEASE), port=0) as node:
                 await spread(node)
                 proxy.down()
                 await anyio.sleep(LIMIT)

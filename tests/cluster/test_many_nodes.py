@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
 from arcp_io.agents.threads import call_in_thread
 from arcp_io.cluster.credentials import outstanding_in_store
-from arcp_io.cluster.node import Node, serve_node
+from arcp_io.cluster.node import Node
 from arcp_io.cluster.placing import shard_of
 from arcp_io.cluster.rows import ShardRow
 from arcp_io.cluster.store import PostgresStore
+from arcp_io.journal import MemoryJournal
 from arcp_io.provisioning import StaticProvisioner
+from arcp_io.server.server import serve
 from tests.cluster.beaten import LEASE, until
 from tests.cluster.conftest import MakeStore
 from tests.cluster.proxy import proxy_to
@@ -107,7 +111,7 @@ async def test_nodes_that_cannot_reach_each_other_are_refused(make_store: MakeSt
     app, one, two = make_app(), make_store(shards=2), make_store(shards=2)
     async with served(app, one):
         with pytest.raises(ValueError, match="cannot reach each other"):
-            async with serve_node(app, two, port=0, node=Node(advertise="10.0.0.7:7800", lease=0.5)):
+            async with serve(app, journal=two, port=0, node=Node(advertise="10.0.0.7:7800", lease=0.5)):
                 pass
 
 
@@ -125,9 +129,24 @@ async def test_wrong_arguments_are_refused_before_anything_begins(
 ) -> None:
     store = make_store(shards=2)
     with pytest.raises(ValueError, match=fault):
-        async with serve_node(make_app(), store, node=node, port=0):
+        async with serve(make_app(), journal=store, node=node, port=0):
             pass
     assert query(store.url.libpq, "SELECT count(*) FROM arcp.node") == [(0,)]
+
+
+async def test_a_store_is_served_with_a_node_and_a_node_over_a_store(make_store: MakeStore) -> None:
+    app, store = make_app(), make_store(shards=2)
+    wrong: tuple[tuple[Any, Any, str], ...] = (
+        (MemoryJournal(), Node(), "PostgresStore as journal"),
+        (store, None, r"serve\(node=Node\(\)\)"),
+    )
+    for journal, none, fault in wrong:
+        with pytest.raises(ValueError, match=fault):
+            async with serve(app, journal=journal, node=none, port=0):
+                pass
+    serving = serve(app, journal=store, node=Node(lease=LEASE), port=0)
+    async with serving as node, websocket(node.url) as peer:
+        assert (await peer.hello())["type"] == "session.welcome"
 
 
 async def test_an_outage_of_the_store_moves_no_shard_and_ends_no_agent(
