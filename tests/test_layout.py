@@ -34,7 +34,7 @@ LEFT_BEHIND: Final = re.compile(
 )
 """Work that is not done, and checks that are switched off."""
 NEEDS_A_SERVER: Final = "tests/cluster/conftest.py"
-"""The one file that skips tests, with a reason: those of a store, where there is no PostgreSQL."""
+"""The one file that skips tests, with a reason: where there is no PostgreSQL, or no load balancer."""
 MACHINE_PATH: Final = re.compile(r"(?<![\w.*-])/(?:wo" + r"rk|ro" + r"ot|tm" + r"p|ho" + r"me/\w+)(?![\w-])")
 
 

@@ -13,13 +13,13 @@ DOCS: Final = ROOT / "docs"
 GENERATED: Final = DOCS / "reference"
 """Where `python -m tests.docs.reference` writes."""
 SNIPPETS: Final = DOCS / "snippets"
-"""The programs that the pages show."""
+"""The programs and configurations that the pages show."""
 
 _FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _CODE: Final = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _LINK: Final = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING: Final = re.compile(r"^#{1,6} (.*)$", re.MULTILINE)
-_NAME: Final = re.compile(r"# (\w+\.py)\b")
+_NAME: Final = re.compile(r"# (\w+\.(?:py|cfg|conf))\b")
 
 
 class Block(NamedTuple):
@@ -32,7 +32,7 @@ class Block(NamedTuple):
 
     @property
     def name(self) -> str | None:
-        """The name of a program, which its first line says as a comment; None for a fragment."""
+        """The name of a program or a configuration, a comment in its first line; None for a fragment."""
         found = _NAME.match(self.text)
         return found and found[1]
 
@@ -66,12 +66,18 @@ def programs() -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted(SNIPPETS.glob("*.py"))}
 
 
+def configurations() -> dict[str, str]:
+    """Return the files below `docs/snippets` that are not programs, by their names."""
+    return {path.name: path.read_text() for path in sorted(SNIPPETS.glob("*.c*"))}
+
+
 def with_programs(text: str) -> str:
-    """Return a page with each block that names a program showing that program as it is now."""
+    """Return a page with each block that names a program, or a configuration, showing it as it is now."""
 
     def shown(fence: re.Match[str]) -> str:
         block = Block(SNIPPETS, fence[1], fence[2], 0)
-        return f"```{block.language}\n{programs()[block.name]}```" if block.name in programs() else fence[0]
+        files = programs() | configurations()
+        return f"```{block.language}\n{files[block.name]}```" if block.name in files else fence[0]
 
     return _FENCE.sub(shown, text)
 

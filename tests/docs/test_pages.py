@@ -154,6 +154,7 @@ def test_pages_show_the_programs_as_they_are(page: Path) -> None:
 
 def test_every_program_is_shown_and_every_block_with_a_name_is_a_program() -> None:
     assert {block.name for block in pages.blocks("python")} - {None} == set(pages.programs())
+    assert {block.name for block in pages.blocks("text")} - {None} == set(pages.configurations())
 
 
 def test_a_page_that_shows_an_older_program_is_found() -> None:

@@ -216,7 +216,7 @@ async def websocket(url: str, context: ssl.SSLContext | None = None) -> AsyncIte
         assert response.status_code == 101, response
         yield peer
     finally:
-        with suppress(ssl.SSLError):  # TLS does not end in order while something is unread.
+        with suppress(ssl.SSLError, anyio.BrokenResourceError):  # TLS does not always end in order.
             await stream.aclose()
 
 

@@ -1,0 +1,97 @@
+"""Clients of two nodes behind HAProxy and nginx: sessions go on at whichever node they reach."""
+
+from __future__ import annotations
+
+import signal
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.cluster.balancers import balancer, certificates, connections_to, free_port, missing
+from tests.cluster.conftest import skip_for
+from tests.cluster.test_cli import await_owners
+from tests.hanging import PATIENCE
+from tests.io.peers import Ended, Message, Peer, websocket
+from tests.io.processes import Served, arcp_io
+
+pytestmark = [pytest.mark.anyio, pytest.mark.only_on("asyncio")]
+
+
+class Clients:
+    """Clients of a load balancer."""
+
+    def __init__(self, url: str, context: ssl.SSLContext) -> None:
+        self.url = url
+        self.context = context
+
+    async def opened(self, input: Any) -> tuple[Message, list[Message]]:
+        """Open a session, run a job in it, and drop it; return its welcome and what was numbered."""
+        async with websocket(self.url, self.context) as peer:
+            welcome = await peer.hello("s3cret")
+            await peer.submit("echo", input)
+            await peer.until("job.result")
+            return welcome, [*peer.events]
+
+    async def resumed(self, welcome: Message, numbered: list[Message]) -> Message:
+        """Resume a session as often as needed, and check what comes; return the new welcome."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                async with websocket(self.url, self.context) as peer:
+                    return await self._resumed(peer, welcome, numbered)
+            except (Ended, OSError, anyio.EndOfStream, anyio.BrokenResourceError, AssertionError) as error:
+                if time.monotonic() > until:
+                    raise AssertionError("the session is not resumed") from error
+                await anyio.sleep(0.1)
+
+    async def _resumed(self, peer: Peer, welcome: Message, numbered: list[Message]) -> Message:
+        again = await peer.resume(welcome, 0, token=None)
+        assert again["type"] == "session.welcome", again
+        assert await peer.until_event(len(numbered)) == numbered
+        return again
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+@pytest.mark.parametrize("program", ["haproxy", "nginx"])
+async def test_sessions_go_on_behind_a_load_balancer(
+    database: str, tmp_path: Path, program: str, loop: str
+) -> None:
+    skip_for(missing(program))
+    assert arcp_io("store", "init", database, "--shards", "4").returncode == 0
+    files = certificates(tmp_path)
+    ports = [free_port(), free_port()]
+
+    def start(number: int) -> Served:
+        directory = tmp_path / str(number)
+        directory.mkdir(exist_ok=True)
+        tls = ("--certfile", str(files.chain), "--keyfile", str(files.key))
+        hosts = ("--allow-host", "127.0.0.1", "--allow-host", "node.agents.example")
+        words = ("--journal", database, "--lease", "1s", "--loop", loop, "--port", str(ports[number]))
+        return Served(directory, *words, *tls, *hosts)
+
+    nodes = [start(0), start(1)]
+    await_owners(database, 2)
+    with balancer(program, files, ports, tmp_path) as url:
+        clients = Clients(url, files.context())
+        welcome, numbered = await clients.opened({"x": 1})
+        for _ in range(2):  # Once at each node.
+            welcome = await clients.resumed(welcome, numbered)
+        async with websocket(url, clients.context) as one, websocket(url, clients.context) as two:
+            await one.hello("s3cret")
+            await two.hello("b0b")
+            assert all(connections_to(port) for port in ports)
+        nodes[0].process.send_signal(signal.SIGTERM)
+        welcome = await clients.resumed(welcome, numbered)
+        assert nodes[0].stop() == 0
+        other, more = await clients.opened({"x": 2})
+        nodes[0] = start(0)
+        await_owners(database, 2)
+        nodes[1].process.send_signal(signal.SIGKILL)
+        await clients.resumed(welcome, numbered)
+        await clients.resumed(other, more)
+        nodes[1].process.read_to_end()
+    assert nodes[0].stop() == 0
