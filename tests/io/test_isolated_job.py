@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from arcp_io.agents.blocking_context import BlockingJobContext
 from arcp_io.agents.context import JobContext
+from arcp_io.agents.running_job import RunningJob
 from arcp_io.app import App
 from arcp_io.client.connect import Job, Session, connect
 from arcp_io.errors import InternalError, InvalidRequest, JobCancelled, LeaseExpired
@@ -99,6 +101,29 @@ async def test_a_process_of_its_own_offers_the_same(
     assert refusals(caplog) == refused
     assert isolated[2] == inside[2] == "streamed"
     assert "secret-value" not in caplog.text + capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["loop", "thread"])
+async def test_an_answer_comes_before_what_follows_from_the_request(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rotation and a child may end before the runtime goes on with the request that has begun them."""
+    give_way = RunningJob.give_way
+
+    async def give_way_for_long(running: RunningJob) -> None:
+        for _ in range(30):
+            await anyio.lowlevel.checkpoint()
+        await give_way(running)
+
+    for name in ("in", "out"):
+        await (anyio.Path(tmp_path) / name).write_text(name)
+    monkeypatch.setattr(RunningJob, "give_way", give_way_for_long)
+    async with serving(offers.app) as (_, session):
+        with anyio.fail_after(30):
+            came, _, result = await offered(session, f"isolated-{kind}", tmp_path)
+    assert came["rotate_credential"][:2] == [True, True]
+    assert came["delegate"][0][:2] == ["success", {"x": ["é"]}]
+    assert result == "streamed"
 
 
 WHERE = pytest.mark.parametrize("where", ["inside", "isolated"])

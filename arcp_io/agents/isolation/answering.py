@@ -31,8 +31,9 @@ class Deed(NamedTuple):
 async def answer(running: RunningJob, request: Request, limit: int) -> Message:
     """Carry out a request of an isolated agent and return the answer.
 
-    Raises ValueError for a request that our own child never sends: the process is not trusted. `limit` is the
-    most bytes of arguments, except for the requests in `LARGE`.
+    The caller sends the answer before it yields: reports of what follows from the request, as the end of a
+    rotation, come after it. Raises ValueError for a request that our own child never sends: the process is
+    not trusted. `limit` is the most bytes of arguments, except for the requests in `LARGE`.
     """
     deed = DEEDS.get(request.what)
     if deed is None:
@@ -48,8 +49,6 @@ async def answer(running: RunningJob, request: Request, limit: int) -> Message:
         value = deed.carry_out(running, *asked)
     except RAISED as error:
         return Message(failure=failure_of(error))
-    finally:
-        await running.give_way()
     return Message(value=msgspec.Raw(wire.encode_value(value)))
 
 

@@ -187,6 +187,7 @@ class Isolated:
                     message = await answer(running, request, self._request_limit)
                     if not request.quiet:
                         await channel.send(framed(message))
+                    await running.give_way()
 
     async def _begin(self) -> Message:
         """Return the input for the agent, which is about to be called.
