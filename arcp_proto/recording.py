@@ -52,6 +52,7 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
     ),
     "runtime": (
         "authenticated",
+        "throttle",
         "observers_set",
         "cancel_job",
         "job_stopped",

@@ -49,6 +49,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="one",
         help="one: each I/O test on one of its event loops; all: on all of them",
     )
+    parser.addoption(
+        "--foreign-gateway",
+        action="store_true",
+        help="serve attacks and peers by two nodes, of which the other one owns the shard",
+    )
+
+
+@pytest.fixture(autouse=True)
+def foreign_gateway(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `--foreign-gateway`, put two nodes in the place of a server."""
+    if request.config.getoption("--foreign-gateway"):
+        from tests.cluster import foreign, servers
+        from tests.cluster.conftest import skip_for
+
+        skip_for(servers.missing())
+        for place in ("tests.attacks.place", "tests.interop.place"):
+            monkeypatch.setattr(f"{place}.serve", foreign.serve_through_a_foreign_gateway)
 
 
 @pytest.hookimpl(optionalhook=True)

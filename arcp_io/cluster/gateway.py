@@ -32,7 +32,7 @@ from arcp_proto.wire import look
 from .dials import Dials
 from .lobby import Lobby
 from .ownership import Route
-from .placing import is_anonymous, names_its_shard, shard_of, shard_of_label
+from .placing import is_anonymous, may_be_known, names_its_shard, shard_of, shard_of_label
 from .relay_dial import NotTaken, dial_owner
 from .relay_handshake import Answer
 from .relay_header import MAX_PEER, RelayHeader, RelayRefused
@@ -72,6 +72,8 @@ class Client:
         """Whether the first message was looked at."""
         self.placed = False
         """Whether the client is being brought to its shard, so that the lobby gets nothing more of it."""
+        self.throttled = False
+        """Whether its token was not verified, because too many have failed where it comes from."""
         self.refused = ""
         """Why the owner of its shard did not take it when it was asked last, which is in the log."""
 
@@ -182,7 +184,8 @@ class Gateway:
             return True
         client.looked = True
         first = look(message, limit=self._app.limits.max_early_message_bytes)
-        if names_its_shard(first):
+        client.throttled = may_be_known(first) and self.lobby.throttles(client.peer)
+        if client.throttled or names_its_shard(first):
             shard = shard_of_label(first.label, self._count)
             if shard is None:
                 return True
@@ -254,6 +257,8 @@ class Gateway:
             return True
         if server is None:
             return False
+        if client.throttled:
+            server.throttle(client.peer)
         connection = server.connect(
             Framing.MESSAGES, secure=client.secure, peer=client.peer, verified=verified
         )
@@ -304,6 +309,7 @@ class Gateway:
             None if verified is None else verified.expires_ns,
             client.secure and (self._tls is not None or is_loopback(host)),
             client.peer[:MAX_PEER],
+            client.throttled,
         )
         context = None if self._tls is None else self._tls.client
         try:
@@ -346,6 +352,8 @@ class Gateway:
         if header.principal is not None:
             expires = None if header.expires is None else header.expires / SECOND
             verified = Verified(header.principal, expires)
+        if header.throttled:
+            server.throttle(header.peer)
         connection = server.connect(
             Framing.MESSAGES, secure=header.secure, peer=header.peer, verified=verified
         )

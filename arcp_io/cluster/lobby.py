@@ -66,6 +66,10 @@ class Lobby:
         answer = self.runtime.authenticated(request.request, principal, failed, expires, now=now)
         self.pump.carry_out(answer)
 
+    def throttles(self, peer: str) -> bool:
+        """Return whether too many authentications have failed at the origin of a peer."""
+        return self.runtime.throttles(peer, now=self.pump.now())
+
     def shut_down(self) -> None:
         """Close all connections; `ended` is set when they are gone."""
         self.runtime.shut_down(0.0, now=self.pump.now())

@@ -31,6 +31,14 @@ def names_its_shard(first: FirstMessage) -> bool:
     return first.resumes and bool(first.label) and first.scheme is not Scheme.BEARER
 
 
+def may_be_known(first: FirstMessage) -> bool:
+    """Return whether a bearer token comes with a resume token that its shard may know.
+
+    The shard decides whether it does: the host is not asked about the bearer token before.
+    """
+    return first.resumes and bool(first.label) and first.scheme is Scheme.BEARER
+
+
 def check_observers(observers: Mapping[str, Mapping[str, str]], tenant: Callable[[str], str]) -> None:
     """Raise ValueError if a right names principals of two tenants, whose jobs are in different shards."""
     for observer, owners in observers.items():

@@ -54,6 +54,8 @@ class RelayHeader(msgspec.Struct, frozen=True):
     """Whether the connection of the client and the connection to the owner cannot be overheard."""
     peer: str
     """The address of the client as a label: host:port."""
+    throttled: bool = False
+    """Whether too many authentications have failed at that address, so that the gateway verifies no token."""
 
 
 class _Line(RelayHeader, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -82,6 +84,8 @@ def encode(header: RelayHeader, *, key: bytes, owner_nonce: bytes, gateway_nonce
         raise ValueError(f"the header of a relayed connection cannot be sent: {fault}")
     expires = None if header.expires is None else min(max(header.expires, 0), MAX_EXPIRES)
     fields: dict[str, Any] = {"v": VERSION, **msgspec.structs.asdict(header), "expires": expires}
+    if not header.throttled:
+        del fields["throttled"]  # As it was before there was this field.
     line = msgspec.json.encode(fields) + b"\n"
     return line + gateway_nonce + header_mac(line, key, owner_nonce, gateway_nonce)
 
@@ -113,7 +117,9 @@ def _decoded(line: bytes) -> RelayHeader:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # The text of the error would show what was received.
         raise RelayRefused("the header is not a JSON object with the fields of its version") from None
-    header = RelayHeader(found.shard, found.epoch, found.principal, found.expires, found.secure, found.peer)
+    header = RelayHeader(
+        found.shard, found.epoch, found.principal, found.expires, found.secure, found.peer, found.throttled
+    )
     fault = _fault(header)
     if fault is not None:
         raise RelayRefused(f"the header is out of bounds: {fault}")

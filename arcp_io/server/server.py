@@ -239,6 +239,10 @@ class Server:
             self._agents.verified(connection, verified)
         return connection
 
+    def throttle(self, peer: str) -> None:
+        """Verify no token from the origin of a peer for a while, unless a valid resume token is beside it."""
+        self.runtime.throttle(peer, now=self.pump.now())
+
     async def hand_over(self, drain: float = DRAIN) -> None:
         """End this server for the next one with its journal, and wait for the end (see `Runtime.hand_over`).
 

@@ -46,7 +46,7 @@ from arcp_proto.engine.output import Output
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, LocalProtocolError
-from arcp_proto.ids import JobId, Principal, UnixTime
+from arcp_proto.ids import JobId, Monotonic, Principal, UnixTime
 from arcp_proto.limits import MAX_RUNTIME_SEC
 from arcp_proto.server.credentials.model import IssuedCredential
 from arcp_proto.server.journal.records import Record
@@ -139,6 +139,21 @@ class Runtime(Endpoint[RuntimeState]):
             state.arm_after(TimerKind.HELLO, connection.number, state.limits.hello_timeout_sec)
         state.done()
         return state.handles[connection]
+
+    def throttle(self, peer: str, *, now: int) -> None:
+        """Count the origin of a peer as one where too many authentications have failed, as a host knows.
+
+        Until its allowance has grown again, the host is asked about a bearer token from there only beside a
+        resume token that is valid (§6.1). Take afterwards.
+        """
+        state = self._state
+        state.enter(now, "throttle", peer)
+        admission_control.throttle(state, peer)
+        state.done()
+
+    def throttles(self, peer: str, *, now: int) -> bool:
+        """Return whether too many authentications have failed at the origin of a peer. Changes nothing."""
+        return admission_control.throttles(self._state, peer, Monotonic(now))
 
     def authenticated(
         self,

@@ -119,6 +119,27 @@ async def test_a_client_is_told_when_no_node_serves_its_shard(
         assert ended.value.code == 1012
 
 
+async def test_a_known_resume_token_passes_the_throttle_of_any_gateway(make_store: MakeStore) -> None:
+    app = make_app(max_failed_authentications=1)
+    one, two = make_store(shards=4), make_store(shards=4)
+    async with served(app, one) as first, served(app, two) as second:
+        await spread(first, second)
+        async with websocket(first.url) as peer:
+            welcome = await peer.hello()
+        token = welcome["payload"]["resume_token"]
+        guess = {**welcome, "payload": {"resume_token": token[:-8] + "guessed_"}}
+        for node in owner_first("alice", first, second):
+            async with websocket(node.url) as peer:
+                assert await refused(peer, await peer.hello("wrong")) == "UNAUTHENTICATED"
+            async with websocket(node.url) as peer:
+                assert await refused(peer, await peer.hello()) == "INTERNAL_ERROR"
+            async with websocket(node.url) as peer:
+                assert await refused(peer, await peer.resume(guess, 0)) == "INTERNAL_ERROR"
+            async with websocket(node.url) as peer:
+                welcome = await peer.resume(welcome, 0)
+                assert welcome["type"] == "session.welcome"
+
+
 async def test_each_connection_that_a_node_relays_counts_twice(make_store: MakeStore) -> None:
     app, one, two = make_app(), make_store(shards=2), make_store(shards=2)
     async with served(app, one) as first, served(app, two) as second:

@@ -344,6 +344,18 @@ def check_failures(state: RuntimeState, connection: ConnectionState) -> None:
         )
 
 
+def throttle(state: RuntimeState, peer: str) -> None:
+    """Use up what the origin of a peer has left of failures."""
+    failures, origin = state.caps.failures, origin_of(peer)
+    while not failures.wait(origin, state.now):
+        failures.charge(origin, state.now)
+
+
+def throttles(state: RuntimeState, peer: str, now: Monotonic) -> bool:
+    """Return whether the origin of a peer has used up its failures."""
+    return state.caps.failures.wait(origin_of(peer), now) > 0
+
+
 def failed(state: RuntimeState, connection: ConnectionState, reason: str, *, guessed: bool = False) -> None:
     """Write the audit fact of a failed authentication; a `guessed` token counts against its origin."""
     note(state, "authentication_failed", "", peer=connection.peer, reason=reason)

@@ -58,6 +58,7 @@ headers = st.builds(
     expires=st.none() | st.integers(0, MAX_EXPIRES),
     secure=st.booleans(),
     peer=texts,
+    throttled=st.booleans(),
 )
 
 
