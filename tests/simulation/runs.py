@@ -61,8 +61,8 @@ class Runs:
         self._features = features
         self._unsubscribes = unsubscribes
         self._streams = Streams(Feature.POSITIONS in features)
-        self._again: dict[str, str] = {}
-        """Submits that came again, by request, with their keys."""
+        self._again: dict[str, tuple[str, int]] = {}
+        """Submits that came again, by request, with their keys, and when they came."""
 
     # Requests.
 
@@ -96,13 +96,17 @@ class Runs:
 
     def joined(self, work: Work, begin: Begin, at: int) -> None:
         """A submit is answered by the job of its key (§7.2), "unless it already flows in that session"."""
-        self._again.pop(begin.request_id, None)
+        if self._again.get(begin.request_id, ("", 0))[1] <= begin.at:
+            self._again.pop(begin.request_id, None)
         if begin.gone or self._current(work, at) is None:
             self._streams.joined(work.job_id, gone=begin.gone).since = at
 
-    def asked_again(self, key: str, request_id: str) -> None:
-        """A submit comes again. If it was carried out, "the terminal always comes, again if need be"."""
-        self._again[request_id] = key
+    def asked_again(self, key: str, request_id: str, at: int) -> None:
+        """A submit comes again. If it was carried out, "the terminal always comes, again if need be".
+
+        That it was carried out before is known only when its events leave, which may be after this.
+        """
+        self._again[request_id] = key, at
 
     def stopped(self, work: Work) -> None:
         """A notice ends an observation: "the client subscribes again from its position"."""
@@ -144,7 +148,7 @@ class Runs:
 
     def _is_sent_again(self, work: Work) -> bool:
         """Return whether a submit came again when its job was over, and has brought nothing so far."""
-        request_id = next((one for one, key in self._again.items() if key == work.key), None)
+        request_id = next((one for one, (key, _) in self._again.items() if key == work.key), None)
         if request_id is None or work.ended_at is None:
             return False
         del self._again[request_id]
