@@ -137,8 +137,8 @@ class Faults:
     async def _store_restart(self) -> None:
         """Stop the store as a crash does, and start it again: nothing moves, and no agent ends."""
         fleet, longest = self.fleet, self.fleet.options.outage
-        before = [(row.epoch, row.node) for row in (await fleet.rows()).shards]
         logged = {process: len(process.log) for process in fleet.processes}
+        before = [(row.epoch, row.node) for row in (await fleet.rows()).shards]
         interrupted = fleet.interrupted()
         connected = [member for member in fleet.members if member.connected]
         await fleet.postgres.stop()
