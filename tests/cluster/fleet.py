@@ -7,11 +7,13 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import psycopg
+from websockets.exceptions import InvalidState
 
 from arcp_io.cluster.credentials import outstanding_in_store
 from arcp_io.cluster.placing import shard_of
@@ -23,9 +25,10 @@ from tests.cluster.appends import check_appends, watch_appends
 from tests.cluster.balancer import Balancer
 from tests.cluster.node_process import PATIENCE, NodeProcess, Place
 from tests.cluster.private_postgres import PrivatePostgres
+from tests.io.peers import Ended
 from tests.kill9.audit import audit_records, check_histories
 from tests.kill9.client_process import ClientProcess
-from tests.kill9.final import look_at_everything
+from tests.kill9.final import Everything, look_at_everything
 from tests.kill9.judge import check_repeats, check_tags, judge
 from tests.kill9.ledger import Ledger
 from tests.kill9.served import name_of, token_of
@@ -37,6 +40,8 @@ TENANTS: Final = 5
 CLIENT_LOOPS: Final = ("asyncio", "trio")
 READY: Final = 90.0
 """Seconds in which all nodes listen, and all clients have a session."""
+LOOKS: Final = 10
+"""How often everything is looked at, at most, when its shard moves meanwhile for balance."""
 TERMINAL_ERROR: Final = "job.error"
 
 
@@ -245,7 +250,7 @@ class Fleet:
         place = self.places[0]
         url = f"ws://127.0.0.1:{place.clients.port}{self.process_at(place).path}"
         for tenant, members in self._by_tenant():
-            end = await look_at_everything(url, token_of(tenant))
+            end = await _look(url, token_of(tenant))
             for member in members:
                 client, accepted = member.process, member.witness.accepted
                 self.wrong += judge(client.notes, end.history, accepted).wrong + member.witness.wrong
@@ -292,3 +297,11 @@ class Fleet:
         for place in self._all_places:
             await place.close()
         self._reader.close()
+
+
+async def _look(url: str, token: str) -> Everything:
+    """Look at everything of a principal; again from the begin if its shard is given away meanwhile."""
+    for _ in range(LOOKS - 1):
+        with suppress(Ended, InvalidState):
+            return await look_at_everything(url, token)
+    return await look_at_everything(url, token)
