@@ -105,7 +105,10 @@ def on_subscribed(
     else:
         if (mended := _mended(session, job_id)) is not None:
             resubscribe.give_up_mending(client, session, mended)  # The user gets all of it anew.
-        over = not request.dropped and not _observe(session, job_id, request, answer)
+        if request.dropped:
+            session.pass_over(job_id, answer.job_seq or 0)
+        else:
+            over = not _observe(session, job_id, request, answer)
         resubscribe.answered(client, job_id)
     placed = answer.job_seq is not None
     client.happened(
@@ -338,7 +341,7 @@ def _is_taken(session: ClientSession, envelope: codec.Envelope, job_id: JobId, p
         job = session.follow(job_id, observed=False, cursor=session.position_before(job_id, position))
         job.keyed = job.restored = True  # An earlier process has submitted it, or observes it.
     if job is None:
-        taken = not over
+        taken = not over and (position is None or position > session.children.get(job_id, 0))
     elif position is None and (session.is_placed or (job.awaited and not job.stale)):
         taken = True  # A notice to this session, or an event that may wait for an answer.
     else:

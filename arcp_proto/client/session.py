@@ -113,8 +113,11 @@ class ClientSession:
         self.jobs: dict[JobId, FollowedJob] = {}
         self.ended: dict[JobId, None] = {}
         """The last jobs that have ended, oldest first, of which no more events are handed out."""
-        self.children: dict[JobId, None] = {}
-        """The last jobs that were announced as children of a job, whose events come by themselves."""
+        self.children: dict[JobId, int] = {}
+        """The last jobs that were announced as children of a job, whose events come by themselves.
+
+        While a child is not followed, its events up to the position here are copies, of an unwanted history.
+        """
         self.unwanted: dict[JobId, int | None] = {}
         """Jobs that are observed no longer -> the count of requests then; None: the runtime was told."""
         self.early = Early(limits.max_history_events, limits.max_gap_bytes)
@@ -237,9 +240,14 @@ class ClientSession:
     def announced(self, job_id: JobId | None) -> None:
         """Note a child that a `job.accepted`, or a `delegate` event of a job of this session, names (§10)."""
         if job_id is not None:
-            self.children[job_id] = None
+            self.children.setdefault(job_id, 0)
         if len(self.children) > self._ended_limit:
             del self.children[next(iter(self.children))]
+
+    def pass_over(self, job_id: JobId, position: int) -> None:
+        """Drop the history of a child, up to a position: the user left it before the answer that begins it."""
+        if job_id in self.children:
+            self.children[job_id] = max(self.children[job_id], position)
 
     def leave(self, job_id: JobId, asked: int | None) -> None:
         """Take nothing more of a job; `asked` as in `unwanted`."""

@@ -147,6 +147,19 @@ def test_a_child_continues_after_an_unsubscribe(runtime: ScriptedRuntime) -> Non
     assert numbers(runtime.say("job.event", log(), job_id=child, event_seq=4)) == [4]
 
 
+def test_the_history_of_a_child_that_is_left_before_the_answer_is_dropped(runtime: ScriptedRuntime) -> None:
+    child = JobId("job_2")
+    runtime.accept()
+    at(runtime, 1, 1, kind="delegate", body={"child_job_id": child, "agent": "a"})
+    runtime.client.subscribe(child, 0, True, now=runtime.now)
+    assert positions(at(runtime, 2, 1, child)) == [1]
+    runtime.client.unsubscribe(child, now=runtime.now)
+    runtime.take()
+    answer(runtime, child, job_seq=1)
+    assert at(runtime, 3, 1, child) == [], "the history has begun before the runtime handles the unsubscribe"
+    assert positions(at(runtime, 4, 2, child)) == [2]
+
+
 def test_a_restarted_client_learns_of_a_child_by_the_history(runtime: ScriptedRuntime) -> None:
     child = JobId("job_2")
     runtime.accept()
