@@ -165,6 +165,8 @@ def on_event(
             session.assembly.add(job_id, event.body)
         return
     if not _is_taken(session, envelope, job_id, position):
+        if event.kind == DELEGATE:
+            session.leave_child(job_id, name(event.body.get("child_job_id")))
         return
     job = session.jobs.get(job_id)
     if event.kind == DELEGATE and (job is None or not job.may_be_observed):

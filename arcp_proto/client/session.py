@@ -257,6 +257,11 @@ class ClientSession:
         if len(self.unwanted) > self._limits.max_session_subscriptions:
             del self.unwanted[next(iter(self.unwanted))]
 
+    def leave_child(self, job_id: JobId, child: JobId | None) -> None:
+        """Take nothing of an unknown child of a job, if the user has left that job."""
+        if child is not None and job_id in self.unwanted and not self.knows(child):
+            self.leave(child, None)
+
     def lose_job(self, job_id: JobId) -> None:
         """Take nothing more of a job, the end of which will not be seen; a child does not come by itself."""
         self.leave(job_id, None)

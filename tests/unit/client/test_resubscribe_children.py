@@ -160,6 +160,22 @@ def test_the_history_of_a_child_that_is_left_before_the_answer_is_dropped(runtim
     assert positions(at(runtime, 4, 2, child)) == [2]
 
 
+def test_a_child_of_a_job_that_was_left_is_left(runtime: ScriptedRuntime) -> None:
+    child = JobId("job_2")
+    request_id = runtime.submit(idempotency_key="k")
+    runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+    at(runtime, 1, 1, kind="delegate", body={"child_job_id": child, "agent": "a"})
+    runtime.client.unsubscribe(child, now=runtime.now)
+    runtime.take()
+    assert at(runtime, 2, 1, child, kind="delegate", body={"child_job_id": "job_3", "agent": "a"}) == []
+    assert at(runtime, 3, 1, "job_3") == []
+    runtime.client.subscribe(JobId("job_3"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_3", job_seq=1)
+    assert positions(at(runtime, 4, 1, "job_3")) == [1]
+    assert [frame["job_id"] for frame in runtime.sent("job.unsubscribe")] == [child]
+
+
 def test_a_restarted_client_learns_of_a_child_by_the_history(runtime: ScriptedRuntime) -> None:
     child = JobId("job_2")
     runtime.accept()
