@@ -205,7 +205,12 @@ class Beating:
         for claim in claims:
             try:
                 found = self._store.claim(
-                    claim.shard, claim.epoch, RECORD_VERSION, owner=claim.owner, beat=claim.beat
+                    claim.shard,
+                    claim.epoch,
+                    RECORD_VERSION,
+                    owner=claim.owner,
+                    beat=claim.beat,
+                    named=claim.named,
                 )
             except StoreError as error:
                 logger.warning("shard %d was not claimed: %s", claim.shard, error)

@@ -47,15 +47,17 @@ MOST_BACKOFF: Final = 64
 
 
 class Claim(NamedTuple):
-    """The order to claim a shard if its epoch is still this one.
+    """The order to claim a shard if its row still has this epoch and names this node.
 
-    If `owner` is a node, the claim also needs the row of that node to have this `beat`, and locks the row.
+    `named` is empty if the row named none. A store that went back may give an epoch twice, to two nodes. If
+    `owner` is a node, the claim also needs the row of that node to have this `beat`, and locks the row.
     """
 
     shard: int
     epoch: int
     owner: str | None
     beat: int
+    named: str
 
 
 class Claimed(NamedTuple):
@@ -525,7 +527,7 @@ class Ownership:
             ends = self._owner_ends(row, reading)
             if ends is not None:
                 self._asked[shard] = row.epoch + 1
-                yield Claim(shard, row.epoch, *ends)
+                yield Claim(shard, row.epoch, *ends, named=row.node or "")
 
     def _wanted_of(self, may: Mapping[int, ShardRow], chosen: list[int], reading: Reading) -> list[int]:
         """Return more shards to claim, for which clients wait in vain for nodes with a smaller share."""

@@ -121,10 +121,19 @@ def confirm(db: Db, shard: int, claimed: Claimed, next_record: int) -> bool:
 
 
 def claim(
-    db: Db, shard: int, seen: int, node: str, record_version: int, owner: str | None = None, beat: int = 0
+    db: Db,
+    shard: int,
+    seen: int,
+    node: str,
+    record_version: int,
+    owner: str | None = None,
+    beat: int = 0,
+    named: str | None = None,
 ) -> tuple[int, int] | None:
     """Claim a shard whose epoch is still the one seen; return its new epoch and next record, or None.
 
+    If `named` is given, the row of the shard must still name this node, or none if it is empty: a store that
+    went back may give an epoch twice.
     If an owner is given, its row must be gone or have this beat. The row is locked meanwhile, so that the
     next beat of the owner reads the shard after the claim.
     """
@@ -137,8 +146,9 @@ def claim(
                 return None
         row: tuple[int, int] | None = db.execute(
             "UPDATE arcp.shard SET epoch = epoch + 1, node = %s::uuid, record_version = %s"
-            " WHERE shard = %s AND epoch = %s AND record_version <= %s RETURNING epoch, next",
-            (node, record_version, shard, seen, record_version),
+            " WHERE shard = %s AND epoch = %s AND record_version <= %s"
+            " AND (%s::text IS NULL OR COALESCE(node::text, '') = %s::text) RETURNING epoch, next",
+            (node, record_version, shard, seen, record_version, named, named),
         ).fetchone()
     return row
 

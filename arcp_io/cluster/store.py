@@ -125,19 +125,28 @@ class PostgresStore:
         return self._control.run(_reading, again=True)
 
     def claim(
-        self, shard: int, epoch_seen: int, record_version: int, *, owner: str | None = None, beat: int = 0
+        self,
+        shard: int,
+        epoch_seen: int,
+        record_version: int,
+        *,
+        owner: str | None = None,
+        beat: int = 0,
+        named: str | None = None,
     ) -> tuple[int, int] | None:
         """Claim a shard; return its new epoch and the number of its next record.
 
         Returns None if its epoch is not the one that was seen, if it has records of a newer version, or while
-        its journal is open here. If `owner` is a node that was watched, it is also None once that node has
-        another `beat`: an owner that wakes up meanwhile keeps its shard. After StoreAway the shard may be
-        claimed: its row says so, and whether or not this node holds the shard, it may claim it again.
+        its journal is open here. If `named` is given, it is also None once the shard names another node, or
+        any if `named` is empty: a store that went back may give an epoch twice. If `owner` is a node that was
+        watched, it is also None once that node has another `beat`: an owner that wakes up meanwhile keeps its
+        shard. After StoreAway the shard may be claimed: its row says so, and whether or not this node holds
+        the shard, it may claim it again.
         """
         if self.writer.is_open(shard):
             return None
         return self._control.run(
-            lambda db: statements.claim(db, shard, epoch_seen, self.node, record_version, owner, beat)
+            lambda db: statements.claim(db, shard, epoch_seen, self.node, record_version, owner, beat, named)
         )
 
     def release(self, shard: int, epoch: int) -> bool:

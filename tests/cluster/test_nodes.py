@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 
 import pytest
@@ -9,12 +10,14 @@ import pytest
 from arcp_io.cluster import statements
 from arcp_io.cluster.connection import Db
 from arcp_io.cluster.errors import StoreError
+from arcp_io.cluster.ownership import Claim
 from arcp_io.cluster.rows import ShardRow
 from arcp_io.cluster.store import PostgresStore
 from arcp_io.version import VERSION as RELEASE
 from tests.cluster.conftest import SHARDS, MakeStore
 from tests.cluster.owners import Owner
 from tests.cluster.servers import query
+from tests.simulation.cluster.table import Table
 
 
 def test_a_beat_writes_the_row_of_its_node_and_reads_all(make_store: MakeStore) -> None:
@@ -94,6 +97,38 @@ def test_a_claim_names_the_epoch_that_was_seen(store: PostgresStore, make_store:
     assert other.claim(5, 1, 2) == (2, 0)
     assert store.read().shards[5] == ShardRow(5, 2, other.node, 0, 0, 0, 2)
     assert store.claim(SHARDS, 0, 2) is None
+
+
+def test_a_claim_names_the_owner_that_was_seen(store: PostgresStore, make_store: MakeStore) -> None:
+    other, third = make_store(), make_store()
+    assert other.claim(5, 0, 1, named="") == (1, 0)
+    assert store.claim(5, 1, 1, named="") is None
+    assert store.claim(5, 1, 1, named=third.node) is None
+    assert store.read().shards[5].node == other.node
+    assert store.claim(5, 1, 1, named=other.node) == (2, 0)
+
+
+def test_the_model_of_the_simulation_claims_and_releases_as_the_store_does(
+    make_store: MakeStore,
+) -> None:
+    stores, table, dice = [make_store() for _ in range(3)], Table(2), random.Random(14)
+    names = ["", *(store.node for store in stores)]
+    answers = set()
+    for _ in range(200):
+        store, shard = dice.choice(stores), dice.randrange(2)
+        row = table.shards[shard]
+        epoch = dice.choice((row.epoch, row.epoch, row.epoch - 1))
+        if dice.random() < 0.3:
+            table.release(store.node, shard, epoch)
+            store.release(shard, epoch)
+        elif row.node != store.node:
+            named = dice.choice((row.node or "", dice.choice(names)))
+            modelled = table.claim(store.node, Claim(shard, epoch, None, 0, named), 1)
+            expected = None if modelled is None else (modelled.epoch, modelled.next)
+            assert store.claim(shard, epoch, 1, named=named) == expected
+            answers.add(expected is None)
+        assert store.read().shards[shard] == table.shards[shard]
+    assert answers == {True, False}
 
 
 def test_one_of_many_claims_succeeds(make_store: MakeStore) -> None:

@@ -105,6 +105,8 @@ class Table:
         row = self.shards[order.shard]
         if row.epoch != order.epoch or row.node == me or not self._stands_still(order.owner, order.beat):
             return None
+        if (row.node or "") != order.named:
+            return None
         ensure(row.record_version <= record_version, "C3", f"{me} cannot read the records of {row}")
         row = row._replace(epoch=row.epoch + 1, node=me, record_version=record_version)
         self.shards[order.shard] = row

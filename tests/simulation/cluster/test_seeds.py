@@ -24,6 +24,10 @@ def test_a_fresh_seed(seed: int) -> None:
     assert play(draw(seed)).message == ""
 
 
+def test_a_claim_of_a_free_shard_does_not_take_it_from_its_owner_in_a_store_that_went_back() -> None:
+    assert play(draw(2201)).message == ""
+
+
 @pytest.mark.parametrize("seed", FRESH)
 def test_a_fresh_seed_with_runtimes(seed: int) -> None:
     assert runtimes.play(seed).message == ""

@@ -81,13 +81,13 @@ def test_a_node_waits_for_a_lease_before_it_claims_shards_that_had_no_owner() ->
 def test_a_free_shard_that_had_an_owner_is_claimed_at_once() -> None:
     rows = Rows()
     rows.shard(2, None, epoch=7)
-    assert rows.read() == [Claim(2, 7, None, 0)]
+    assert rows.read() == [Claim(2, 7, None, 0, "")]
 
 
 def test_a_shard_of_a_node_without_row_is_claimed_at_once() -> None:
     rows = Rows()
     rows.shard(1, "gone", epoch=3)
-    assert rows.read() == [Claim(1, 3, None, 0)]
+    assert rows.read() == [Claim(1, 3, None, 0, "gone")]
 
 
 def test_a_shard_of_a_silent_node_is_claimed_after_a_lease_with_its_beat_as_condition() -> None:
@@ -95,7 +95,7 @@ def test_a_shard_of_a_silent_node_is_claimed_after_a_lease_with_its_beat_as_cond
     rows.node("other", "there:1", beat=9)
     rows.shard(0, "other", epoch=3)
     first = rows.now + BEAT
-    assert rows.until_claims() == [Claim(0, 3, "other", 9)]
+    assert rows.until_claims() == [Claim(0, 3, "other", 9, "other")]
     assert rows.now - first == LEASE
 
 
@@ -144,7 +144,7 @@ def test_a_node_that_starts_again_in_place_claims_its_shards_at_once() -> None:
     rows.node("before", "here:1")
     rows.shard(0, "before", epoch=4)
     rows.shard(3, "before", epoch=2)
-    assert sorted(rows.read()) == [Claim(0, 4, None, 0), Claim(3, 2, None, 0)]
+    assert sorted(rows.read()) == [Claim(0, 4, None, 0, "before"), Claim(3, 2, None, 0, "before")]
 
 
 def test_a_live_node_with_the_same_address_keeps_its_shards() -> None:
@@ -181,7 +181,7 @@ def test_the_next_poll_is_when_a_watch_is_over() -> None:
 def test_a_claim_without_an_answer_is_found_in_the_rows() -> None:
     rows = Rows()
     rows.shard(2, None, epoch=7)
-    assert rows.read() == [Claim(2, 7, None, 0)]
+    assert rows.read() == [Claim(2, 7, None, 0, "")]
     rows.shard(2, "me", epoch=8)
     assert rows.read() == [Claimed(2, 8)]
     assert rows.owns.held == {2: 8}
