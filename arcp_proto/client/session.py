@@ -245,7 +245,7 @@ class ClientSession:
             del self.children[next(iter(self.children))]
 
     def pass_over(self, job_id: JobId, position: int) -> None:
-        """Drop the history of a child, up to a position: the user left it before the answer that begins it."""
+        """Drop the history of a child up to a position: the user left it before the answer that begins it."""
         if job_id in self.children:
             self.children[job_id] = max(self.children[job_id], position)
 
