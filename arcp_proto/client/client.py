@@ -226,6 +226,9 @@ class Client(Endpoint[ClientState]):
     def unsubscribe(self, job_id: JobId, *, now: int) -> None:
         """Observe a job no longer (§7.6): nothing more comes of it, unless it is one of ours or a child.
 
+        A client that goes on with a stored session knows a child only by its announcement; nothing more
+        comes of a child whose announcement an earlier process has processed.
+
         Raises LocalProtocolError without a session.
         """
         state = self._state

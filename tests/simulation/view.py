@@ -37,7 +37,8 @@ class View(Cursor):
     """It was accepted, or announced as a child, in this session, where it comes by itself."""
     known: bool = True
     """The client knows that it comes by itself. Of a child whose parent was accepted by a key it may not:
-    "the first payload" answers a repeated key, and does not say whose submit has made the job (§7.2)."""
+    "the first payload" answers a repeated key, and does not say whose submit has made the job (§7.2). Nor
+    does a new process know it of a child whose announcement an earlier process has processed."""
     unwanted: bool = False
     """The user has unsubscribed from a child that comes by itself, which the next process does not know."""
     waits: bool = True
@@ -265,7 +266,7 @@ class Views:
     def _followed(self, view: View | None) -> View | None:
         """A new process follows a child, which comes by itself, when it hears of it."""
         if view is not None and self.restarted and view.comes and not view.asked:
-            view.asked, view.known, view.chunk = True, True, 0
+            view.asked, view.chunk = True, 0
         return view
 
     def _found(self, job_id: str, position: int) -> View | None:

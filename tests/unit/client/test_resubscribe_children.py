@@ -190,6 +190,25 @@ def test_a_restarted_client_learns_of_a_child_by_the_history(runtime: ScriptedRu
     assert numbers(other.say("job.event", log(), job_id=child, event_seq=2)) == [2]
 
 
+def test_a_restarted_client_leaves_a_child_that_was_announced_to_an_earlier_process(
+    runtime: ScriptedRuntime,
+) -> None:
+    """It cannot tell such a child from a job that the earlier process observes."""
+    child = JobId("job_2")
+    runtime.accept()
+    at(runtime, 1, 1, kind="delegate", body={"child_job_id": child, "agent": "a"})
+    process_all(runtime)
+    other = another_process(runtime)
+    assert positions(at(other, 2, 1, child)) == [1]
+    other.client.unsubscribe(child, now=other.now)
+    other.take()
+    end = {"code": "CANCELLED", "final_status": "cancelled", "completed_at": "t", "job_seq": 2}
+    assert other.say("job.error", end, job_id=child, event_seq=3) == []
+    assert other.client.cursor == 1, "the event that was handed out is not processed"
+    process_all(other, child)
+    assert other.client.cursor == 3
+
+
 def processed_child(runtime: ScriptedRuntime, *positions_of_child: int) -> None:
     """Hold back the cursor by an event of the parent, and process events of its child behind it."""
     runtime.accept()
