@@ -411,7 +411,7 @@ class Honest:
             case SubscriptionEnded(job_id=job_id):
                 view = self.views.noticed(job_id)
                 if view is not None and not self.actor.reconnect:
-                    view.asked = view.own = False
+                    view.drop()
             case MarkedProcessed(job_id=job_id, receipt=receipt):
                 stopped_at, taken = self.stopped.pop(job_id)
                 ensure(receipt == stopped_at, "I1", f"{self.name} processed {receipt}, not {stopped_at}")

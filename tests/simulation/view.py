@@ -41,6 +41,9 @@ class View(Cursor):
     does a new process know it of a child whose announcement an earlier process has processed."""
     unwanted: bool = False
     """The user has unsubscribed from a child that comes by itself, which the next process does not know."""
+    dropped: bool = False
+    """The runtime has ended the subscription of a client that does not ask again. What of it is not processed
+    comes to the next process, since a resume sends "every kept frame above the cursor" (§2)."""
     waits: bool = True
     """The user waits for its end."""
     cut: int = 0
@@ -73,6 +76,7 @@ class View(Cursor):
         if self.followed and (self.submitted or known):
             return False
         self.unwanted, self.own, self.asked = self.own, self.own and self.comes, False
+        self.dropped = False
         self.waits = known and self.own
         return True
 
@@ -83,8 +87,13 @@ class View(Cursor):
         self.submitted = False
         self.own = self.own and self.work.parent is not None
         self.asked, self.waits, self.ended, self.lost, self.unwanted = True, True, False, False, False
+        self.dropped = False
         self.chunk = 0
         self.go(after)
+
+    def drop(self) -> None:
+        """The runtime ends the subscription, and the client does not ask again."""
+        self.asked, self.own, self.dropped = False, False, True
 
     def handed(self, position: int | None) -> Taken:
         """The user holds an event, or a notice."""
@@ -102,7 +111,8 @@ class View(Cursor):
         """Return what another process of the client goes on with, if it begins now."""
         over = self.ended and not self.held  # A job is over for the next process once its end is processed.
         kept = View(*_ALL_OF(self))
-        kept.own, kept.known = self.own and not self.unwanted, self.known and self.asked
+        owed = self.dropped and bool(self.held)
+        kept.own, kept.known = (self.own or owed) and not self.unwanted, self.known and self.asked
         kept.cursor, kept.ended, kept.held, kept.chunk = self.done, over, deque(), 0
         return kept
 
