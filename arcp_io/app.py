@@ -14,6 +14,8 @@ from arcp_io.server.run import run
 from arcp_proto import AgentInfo, Ceiling, Limits, LocalProtocolError, RuntimeConfig, qualified
 
 from .errors import InvalidRequest
+from .placing.links import Links
+from .placing.placement import Placement
 from .provisioning import CredentialProvisioner
 from .values import is_shape, read_as
 
@@ -38,6 +40,7 @@ class Agent:
     default: bool = False
     isolation: Isolation = None
     restartable: bool = False
+    placement: Placement | None = None
     is_async: bool = field(init=False)
     """Whether it runs on the loop; a plain function runs in a worker thread."""
 
@@ -112,6 +115,9 @@ class App:
     On many nodes a `tenant` function tells whose jobs may be seen together, as the name of a group of
     principals; by default each principal is a tenant of its own. It must give the same answer on every node.
 
+    `links` says where agents with a placement on another machine reach this runtime, and how that is
+    protected; by default on loopback.
+
     With `debug`, for development, clients get the type and the text of an exception that ends a job or a tool
     call; otherwise they learn only that the agent failed, and the log of the server has the rest.
     """
@@ -139,6 +145,7 @@ class App:
         volatile_credentials: bool = False,
         debug: bool = False,
         tenant: Callable[[str], str] | None = None,
+        links: Links | None = None,
     ) -> None:
         if tokens is not None and auth is not None:
             raise ValueError("give an App tokens or auth, not both: auth can check the tokens too")
@@ -164,6 +171,7 @@ class App:
         self.volatile_credentials = volatile_credentials
         self.debug = debug
         self.tenant = tenant
+        self.links = links or Links()
         self.verifier: Verifier | None = TokenTable(tokens) if tokens is not None else auth
         self._agents: dict[str, dict[str | None, Agent]] = {}
 
@@ -177,22 +185,32 @@ class App:
         version: str | None = None,
         default: bool = False,
         isolation: Isolation = None,
+        placement: Placement | Isolation = None,
         restartable: bool = False,
     ) -> Callable[[F], F]:
         """Register a function as an agent; a decorator, which returns the function unchanged.
 
-        Of several versions one is the `default`. `isolation="process"` runs each job in a separate process.
-        With `restartable` a job that was interrupted by a restart of a runtime with a journal, and that has
-        streamed nothing of its result, starts again from its input, under the same id (see `job.attempt`). An
-        input whose parameter is annotated with a dataclass, a Struct, an attrs class or a pydantic model is
-        converted to that; one that does not fit ends the job with INVALID_REQUEST.
+        Of several versions one is the `default`. `isolation="process"` runs each job in a separate process;
+        a `placement` does so on another machine, such as `Ray(num_gpus=1)` or `Dask("tcp://scheduler:8786")`
+        of `arcp_io.placing`, or with "process" on this one. With `restartable` a job that was interrupted by
+        a restart of a runtime with a journal, and that has streamed nothing of its result, starts again from
+        its input, under the same id (see `job.attempt`). An input whose parameter is annotated with a
+        dataclass, a Struct, an attrs class or a pydantic model is converted to that; one that does not fit
+        ends the job with INVALID_REQUEST.
 
         Raises ValueError for a name or version that breaks the grammar of §7.5 or is taken, and TypeError for
         a function that cannot be called with (job, input).
         """
 
         def register(function: F) -> F:
-            self._register(Agent(name, version, function, default, isolation, restartable))
+            if placement is not None and isolation is not None:
+                raise ValueError(f"{name}: give isolation or a placement, not both")
+            isolated, placed = isolation, None
+            if isinstance(placement, Placement):
+                placed = placement
+            elif placement is not None:
+                isolated = placement
+            self._register(Agent(name, version, function, default, isolated, restartable, placed))
             return function
 
         return register
@@ -218,6 +236,10 @@ class App:
                 "no client could use this App: give it tokens={token: principal}, auth=<a verifier>,"
                 " or anonymous=True to admit all clients"
             )
+        for versions in self._agents.values():
+            for agent in versions.values():
+                if agent.placement is not None:
+                    agent.placement.check()
         return RuntimeConfig(
             name=self.name,
             version=self.version,
@@ -263,7 +285,7 @@ def _check_function(agent: Agent) -> None:
         raise TypeError(f"{agent.name}: an agent is called with (job, input)") from None
     if agent.isolation not in (None, "process"):
         raise ValueError(f'{agent.name}: isolation is None or "process", not {agent.isolation!r}')
-    if agent.isolation == "process":
+    if agent.isolation == "process" or agent.placement is not None:
         from arcp_io.agents.isolation.parent import reference
 
         reference(function)

@@ -18,13 +18,15 @@ from packaging.version import Version
 ROOT: Final = Path(__file__).parent.parent
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAME: Final = PROJECT["name"]
+ENGINES: Final = ("dask", "ray")
+"""Extras for tests/placing, where they are installed; both ends of their bounds are run by hand."""
 
 
 def _requirements() -> dict[str, Requirement]:
     """Return the requirements of the distribution and of its extras by name, those on itself left out."""
     lines = [*PROJECT["dependencies"]]
-    for extra in PROJECT["optional-dependencies"].values():
-        lines += extra
+    for name, extra in PROJECT["optional-dependencies"].items():
+        lines += () if name in ENGINES else extra
     found = {(one := Requirement(line)).name: one for line in lines}
     del found[NAME]
     return found

@@ -38,9 +38,11 @@ from .running_job import RunningJob
 from .threads import Threads
 
 if TYPE_CHECKING:
+    from arcp_io.agents.isolation.parent import AgentProcess
     from arcp_io.app import App
     from arcp_io.drivers.loop import AgentTask, Loop
     from arcp_io.drivers.pump import Pump
+    from arcp_io.placing.link_listener import LinkListener
     from arcp_proto import Connection, JobId, Runtime
 
 __all__ = ["AgentHost", "JobContext"]
@@ -72,9 +74,15 @@ class AgentHost:
     """
 
     def __init__(
-        self, app: App, runtime: Runtime, pump: Pump, loop: Loop, threads: Threads | None = None
+        self,
+        app: App,
+        runtime: Runtime,
+        pump: Pump,
+        loop: Loop,
+        threads: Threads | None = None,
+        links: LinkListener | None = None,
     ) -> None:
-        """Serve the requests of a runtime; `threads` may be shared with other hosts."""
+        """Serve the requests of a runtime; `threads` and `links` may be shared with other hosts."""
         self._app = app
         self._runtime = runtime
         self._calls = runtime.agents
@@ -84,6 +92,8 @@ class AgentHost:
         self._tasks: dict[JobId | int, AgentTask] = {}
         """Running tasks by job, or by the number of the request to authenticate."""
         self._threads = Threads(app.max_threads) if threads is None else threads
+        self._links = links
+        self._closes_links = links is None
         self._verified: dict[Connection, Verified] = {}
         """The principals that were verified before their connections came."""
         self._beginning = 0
@@ -148,6 +158,8 @@ class AgentHost:
         with anyio.move_on_after(self._app.limits.stop_grace_sec, shield=True):
             for task in tasks:
                 await self._loop.wait(task)
+        if self._links is not None and self._closes_links:
+            self._links.close()
         return sum(not task.done() for task in tasks)
 
     # Tokens.
@@ -223,16 +235,29 @@ class AgentHost:
 
     def _call(self, running: RunningJob) -> Awaitable[Any]:
         agent = running.agent
-        if agent.isolation == "process":
+        if agent.isolation == "process" or agent.placement is not None:
             from arcp_io.agents.isolation.parent import run_isolated
 
-            return run_isolated(running, self._loop.name)
+            return run_isolated(running, self._loop.name, self._process(running))
         if agent.is_async:
             called: Awaitable[Any] = agent.function(
                 JobContext(running), agent.input_of(running.start.take_input())
             )
             return called
         return self._threads.run(running)
+
+    def _process(self, running: RunningJob) -> AgentProcess:
+        """Return the process for an isolated agent, which has not started."""
+        if (placement := running.agent.placement) is None:
+            from arcp_io.agents.isolation.supervised import SupervisedProcess
+
+            return SupervisedProcess()
+        from arcp_io.placing.link_listener import LinkListener
+        from arcp_io.placing.placed_process import PlacedProcess
+
+        if self._links is None:
+            self._links = LinkListener(self._loop, self._app.links)
+        return PlacedProcess(running, placement, self._links)
 
     # Their ends.
 

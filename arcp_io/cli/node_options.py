@@ -10,7 +10,7 @@ from .arguments import checked, seconds_argument
 
 if TYPE_CHECKING:
     from arcp_io.cluster.node import Node
-    from arcp_io.cluster.node_tls import NodeTls
+    from arcp_io.drivers.node_tls import NodeTls
 
 Listen: TypeAlias = Annotated[
     str | None,
@@ -94,7 +94,7 @@ class NodeOptions(NamedTuple):
                     raise ValueError("is for many nodes, with --journal postgresql://...")
 
     def _tls(self) -> NodeTls | None:
-        from arcp_io.cluster.node_tls import load_node_tls
+        from arcp_io.drivers.node_tls import load_node_tls
 
         with checked("--node-certfile"):
             if self.certfile is None or self.cafile is None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from arcp_io.exports import importer
 
 if TYPE_CHECKING:
+    from arcp_io.drivers.node_tls import NodeTls, load_node_tls
+
     from .errors import StoreError
     from .node import Node, NodeServer
-    from .node_tls import NodeTls, load_node_tls
     from .store import PostgresStore
 
 __all__ = [
@@ -27,10 +28,10 @@ __all__ = [
 _MODULE_OF = {
     "Node": "node",
     "NodeServer": "node",
-    "NodeTls": "node_tls",
+    "NodeTls": ".drivers.node_tls",
     "PostgresStore": "store",
     "StoreError": "errors",
-    "load_node_tls": "node_tls",
+    "load_node_tls": ".drivers.node_tls",
 }
 """Public name -> the module that defines it."""
 

@@ -41,10 +41,10 @@ from .splice import Splice, Splices
 if TYPE_CHECKING:
     from arcp_io.app import App
     from arcp_io.drivers.loop import Loop
+    from arcp_io.drivers.node_tls import NodeTls
     from arcp_io.server.audit_log import Auditor
 
     from .beating import Beating
-    from .node_tls import NodeTls
     from .ownership import Ownership
     from .shards import Shards
 

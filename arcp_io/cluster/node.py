@@ -15,6 +15,7 @@ import anyio
 from arcp_io.agents.threads import call_in_thread
 from arcp_io.drivers.door import since_boot
 from arcp_io.drivers.loop import Loop, open_loop
+from arcp_io.drivers.node_tls import NodeTls, check_plain_nodes
 from arcp_io.drivers.sockets import bracketed, is_loopback
 from arcp_io.drivers.ws_admission import Admission
 from arcp_io.server.audit_log import Auditor
@@ -24,7 +25,6 @@ from arcp_proto import RECORD_VERSION, SECOND, Counts, JobInfo, LocalProtocolErr
 from .beating import Beating
 from .errors import StoreError
 from .gateway import Gateway, split_address
-from .node_tls import NodeTls, check_plain_nodes
 from .ownership import Ownership
 from .placing import check_observers
 from .relay_header import KEY_BYTES

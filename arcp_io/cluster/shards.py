@@ -19,6 +19,7 @@ import anyio
 from arcp_io.agents.threads import Threads, call_in_thread
 from arcp_io.drivers.door import since_boot
 from arcp_io.journal import Fenced, JournalError, JournalFailed
+from arcp_io.placing.link_listener import LinkListener
 from arcp_io.server.server import Server, Shared, open_server
 from arcp_proto import InvariantViolated
 
@@ -66,6 +67,7 @@ class Shards:
         self._now = now
         self._auditor = auditor
         self._threads = Threads(app.max_threads)
+        self._links = LinkListener(loop, app.links)
         self._observers: dict[str, dict[str, str]] | None = None
         """The rights that were set since the start, if any."""
         self._turns = Turns(loop.event)
@@ -251,7 +253,7 @@ class Shards:
         """Restore a shard and serve it until it is given away; its journal is closed then."""
         if held.leaving.is_set():
             return
-        shared = Shared(held.door, self._threads, self._auditor, HEARTBEAT_SEC)
+        shared = Shared(held.door, self._threads, self._auditor, HEARTBEAT_SEC, links=self._links)
         opened = open_server(self._app, 0.0, held.journal, shared=shared, label=str(held.shard))
         async with AsyncExitStack() as stack:
             async with self._turns.turn(held.shard):

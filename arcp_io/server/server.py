@@ -56,6 +56,7 @@ from .auth import Verified
 if TYPE_CHECKING:
     from arcp_io.app import App
     from arcp_io.journal import Journal
+    from arcp_io.placing.link_listener import LinkListener
 
 logger = logging.getLogger("arcp_io")
 
@@ -87,6 +88,8 @@ class Shared(msgspec.Struct, frozen=True):
     """The one that takes the facts for an audit, and is closed by others; None: each server has its own."""
     heartbeat: int | None = None
     """The seconds between heartbeats, unless the App states them; None: the runtime's own default."""
+    links: LinkListener | None = None
+    """The listener for the workers of placed agents; None: each server has its own."""
 
 
 NOTHING_SHARED: Final = Shared()
@@ -118,7 +121,7 @@ class Server:
             guarded = GuardedPump(runtime, self, loop, clock, keeper, door=shared.door)
         self.pump = guarded or Pump(runtime, self, loop, clock, keeper)
         self.loop = loop
-        self._agents = AgentHost(app, runtime, self.pump, loop, shared.threads)
+        self._agents = AgentHost(app, runtime, self.pump, loop, shared.threads, shared.links)
         if guarded is not None:
             guarded.hold_agents = partial(self._agents.hold, reason=HoldReason.DOOR)
         self._auditor = shared.auditor or Auditor(app.audit, app.audit_bytes)

@@ -11,9 +11,9 @@ from anyio.abc import TaskStatus
 
 from arcp_io.app import App
 from arcp_io.cluster.node import Node, NodeServer
-from arcp_io.cluster.node_tls import NodeTls
 from arcp_io.cluster.placing import shard_of
 from arcp_io.cluster.store import PostgresStore
+from arcp_io.drivers.node_tls import NodeTls
 from arcp_io.server.server import serve
 from tests.cluster.beaten import LEASE, LIMIT
 

@@ -8,8 +8,8 @@ import pytest
 import trustme
 
 from arcp_io.app import App
-from arcp_io.cluster.node_tls import load_node_tls
 from arcp_io.cluster.placing import check_observers, shard_of, shard_of_label
+from arcp_io.drivers.node_tls import load_node_tls
 from tests.cluster.conftest import MakeStore
 from tests.cluster.served import owner_first, served, spread
 from tests.io.apps import make_app

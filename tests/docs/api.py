@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 import arcp_io
-from arcp_io import journal
+from arcp_io import journal, placing
 
 GIVEN: Final = ("BlockingJobContext", "Job", "JobContext", "MemoryServer", "Session")
 """Classes whose objects are given to programs, which do not make them."""
@@ -29,6 +29,11 @@ def of_arcp_io() -> list[str]:
     told += _names(arcp_io, leave_out=("errors", "sync", "ArcpError", "Limits"))
     told += ["## arcp_io.journal", "Import these from `arcp_io.journal`."]
     told += _names(journal, leave_out=("SqliteJournal",))
+    told += [
+        "## arcp_io.placing",
+        "Import these from `arcp_io.placing`; see [Placements](../guides/placements.md).",
+    ]
+    told += _names(placing, leave_out=())
     return told
 
 

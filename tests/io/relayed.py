@@ -11,13 +11,13 @@ from typing import Any
 
 import trustme
 
-from arcp_io.cluster.node_tls import NodeTls, load_node_tls
 from arcp_io.cluster.relay_dial import OwnerStream, dial_owner
 from arcp_io.cluster.relay_handshake import Answer
 from arcp_io.cluster.relay_header import RelayHeader
 from arcp_io.cluster.relay_listener import RelayListener
 from arcp_io.cluster.splice import Splice, Splices
 from arcp_io.drivers.loop import Accepted, Connected, Listening, Loop, open_loop
+from arcp_io.drivers.node_tls import NodeTls, load_node_tls
 from arcp_io.drivers.transport import ByteStream, Receiver
 
 KEY = os.urandom(32)

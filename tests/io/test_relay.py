@@ -21,12 +21,12 @@ import trustme
 from arcp_io.app import App
 from arcp_io.client.connect import connect
 from arcp_io.cluster import splice as splices
-from arcp_io.cluster.node_tls import check_plain_nodes, load_node_tls
 from arcp_io.cluster.relay_dial import NotTaken, dial_owner
 from arcp_io.cluster.relay_handshake import GREETING_BYTES, MAGIC, Answer
 from arcp_io.cluster.relay_header import MAX_LINE_BYTES, RelayForged, RelayHeader, encode, header_mac
 from arcp_io.cluster.relay_listener import RelayListener
 from arcp_io.drivers.loop import READ_SIZE, open_loop
+from arcp_io.drivers.node_tls import check_plain_nodes, load_node_tls
 from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ServerCodec, TappedCodec
 from arcp_io.drivers.ws_admission import Admission

@@ -1,6 +1,7 @@
 """Isolated agents: the parent starts a child for each and carries out its requests (see `protocol`).
 
-The child has an empty environment and a process group of its own. It finds the agent by importing its module
+The child is a process below this one, with an empty environment (`supervised`), or one that an engine starts
+elsewhere (`arcp_io.placing`), and has a process group of its own. It finds the agent by importing its module
 again, so an isolated agent is a function at the top level of a module, or of the script that runs.
 """
 
@@ -10,7 +11,7 @@ import logging
 import os
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import anyio
 import msgspec
@@ -43,7 +44,6 @@ from .protocol import (
     message_limit,
     request_limit,
 )
-from .supervised import SupervisedProcess
 
 if TYPE_CHECKING:
     from arcp_io.app import AgentFunction
@@ -86,13 +86,36 @@ def reference(function: AgentFunction) -> Reference:
     raise ValueError(f'isolation="process" needs a module to import: move {qualname} into a file')
 
 
-async def run_isolated(running: RunningJob, loop: str) -> Any:
+class AgentProcess(Protocol):
+    """The process of one agent, wherever it runs."""
+
+    async def open(self, order: bytes, loop: Loop, limit: int) -> Channel:
+        """Start the process with an order, and return the channel to it, for messages of `limit` bytes.
+
+        Raises OSError, ConnectionLost and ArcpError; the process is ended by `end` in each case.
+        """
+
+    def kill(self) -> None:
+        """Have every running process of the agent killed; calling it again has no effect."""
+
+    async def end(self, patience: float) -> bool:
+        """Wait `patience` seconds for the process to end by itself, and then kill everything.
+
+        Returns whether nothing of it is left, as far as that can be known.
+        """
+
+    @property
+    def ended_by_itself(self) -> str | None:
+        """How the process has ended, as in "exited with code 7"; None if it was killed here, or unknown."""
+
+
+async def run_isolated(running: RunningJob, loop: str, process: AgentProcess) -> Any:
     """Run an agent in a child with an event loop of that name, and return its result.
 
     Raises the ArcpError that the agent ended with; InternalError, with the exit code or signal, when the
     child has ended without a report; AgentStopped when it was to stop; and RuntimeError when it never ran.
     """
-    isolated = Isolated(running, loop)
+    isolated = Isolated(running, loop, process)
     try:
         return await isolated.run()
     except (ConnectionLost, OSError) as error:
@@ -109,12 +132,12 @@ async def run_isolated(running: RunningJob, loop: str) -> Any:
 class Isolated:
     """One isolated agent from start to end; it is stopped by a message, then by SIGKILL."""
 
-    def __init__(self, running: RunningJob, loop: str) -> None:
+    def __init__(self, running: RunningJob, loop: str, process: AgentProcess) -> None:
         running.cancellable = False
         self._running = running
         self._job = JobContext(running)
         self._loop = loop
-        self._process = SupervisedProcess()
+        self._process = process
         self._began = False
         self._request_limit = request_limit(running.body_limit)
 
@@ -163,11 +186,8 @@ class Isolated:
         return msgspec.json.encode(order)
 
     async def _open(self, loop: Loop) -> Channel:
-        reading, writing = await self._process.start(self._order())
-        if self._running.stopping:
-            self._process.kill()
         limit = message_limit(self._running.limits)
-        return await loop.open_pipes(reading, writing, lambda stream: Channel(stream, limit))
+        return await self._process.open(self._order(), loop, limit)
 
     async def _serve(self, channel: Channel) -> Any:
         """Answer the agent's requests, one by one, until it reports its end."""

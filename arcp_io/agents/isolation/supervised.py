@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -15,10 +16,13 @@ import anyio
 from arcp_io.drivers.stdio import Command, ending, spawn
 from arcp_io.forks import keep_from_copies, share_with_copies
 
+from .channel import Channel
 from .supervisor import LENGTH_SIZE
 
 if TYPE_CHECKING:
     from anyio.abc import Process
+
+    from arcp_io.drivers.loop import Loop
 
 BOOT: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
@@ -27,6 +31,8 @@ BOOT: Final = (
 KILL_TIMEOUT: Final = 5.0
 """Seconds that killed processes have to end; only the system can delay them."""
 _LARGEST_REPORT: Final = 1024
+EMPTY: Final[Mapping[str, str]] = {}
+"""The environment of an agent's process below its runtime."""
 
 
 class SupervisedProcess:
@@ -40,11 +46,20 @@ class SupervisedProcess:
         self._supervisor: Process | None = None
         self._code: int | None = None
         """How the agent's process ended, if it has begun; known when `_over`."""
+        self._unwanted = False
+        """Whether `kill` was called."""
         self._over = False
         """Whether the supervisor has reported the end of the process and of everything that it started."""
 
-    async def start(self, order: bytes) -> tuple[int, int]:
-        """Start the process with an order.
+    async def open(self, order: bytes, loop: Loop, limit: int) -> Channel:
+        """Start the process with an order, and return the channel to it; see `AgentProcess`."""
+        reading, writing = await self.start(order)
+        if self._unwanted:
+            self.kill()
+        return await loop.open_pipes(reading, writing, lambda stream: Channel(stream, limit))
+
+    async def start(self, order: bytes, env: Mapping[str, str] | None = EMPTY) -> tuple[int, int]:
+        """Start the process with an order, in an environment; None: in that of this process.
 
         Returns the descriptors of the pipes to read from it and to write to it. Raises OSError.
         """
@@ -53,7 +68,7 @@ class SupervisedProcess:
         with theirs:
             self._control.setblocking(False)
             keep_from_copies(self._control.fileno())
-            command = Command([sys.executable, "-c", BOOT, path, str(theirs.fileno())], env={})
+            command = Command([sys.executable, "-c", BOOT, path, str(theirs.fileno())], env=env)
             spawned = await spawn(command, pass_fds=[theirs.fileno()], new_session=True)
         self._supervisor, reading, writing = spawned
         for pipe in (reading, writing):
@@ -68,6 +83,7 @@ class SupervisedProcess:
 
     def kill(self) -> None:
         """Have every running process killed; calling it again has no effect."""
+        self._unwanted = True
         if self._control is None or self._supervisor is None or self._supervisor.returncode is not None:
             return
         self.killed = True
@@ -90,6 +106,11 @@ class SupervisedProcess:
     def ended_by_itself(self) -> str | None:
         """How the process has ended, as in "exited with code 7"; None if it was killed here, or unknown."""
         return None if self._code is None or self.killed else ending(self._code)
+
+    @property
+    def code(self) -> int | None:
+        """The exit code of the process, or minus the number of a signal; None if it is unknown."""
+        return self._code
 
     async def _end(self, supervisor: Process, patience: float) -> bool:
         if patience:

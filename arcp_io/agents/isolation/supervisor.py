@@ -40,7 +40,8 @@ LONGEST_PAUSE: Final = 0.1
 
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that would end the supervisor before the agent."""
-_SET_PDEATHSIG: Final = 1
+SET_PDEATHSIG: Final = 1
+"""Names the signal that a process gets when its parent ends, on Linux."""
 _SET_CHILD_SUBREAPER: Final = 36
 
 
@@ -52,14 +53,14 @@ def main(control: int) -> None:
     order = _read_order(control)
     if order is None:
         _tell_end(control, None, whole=True)
-    whole = _prctl(_SET_CHILD_SUBREAPER, 1) or sys.platform != "linux"
+    whole = prctl(_SET_CHILD_SUBREAPER, 1) or sys.platform != "linux"
     supervisor = os.getpid()
     pid = os.fork()
     if pid:
         _supervise(pid, control, whole=whole)
     os.close(control)
     os.setsid()  # A separate group can be killed with every process that the agent starts.
-    _prctl(_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == supervisor:
         from .child import main as carry_out
 
@@ -223,7 +224,7 @@ def _let_go_of_streams() -> None:
     os.close(null)
 
 
-def _prctl(option: int, value: int) -> bool:
+def prctl(option: int, value: int) -> bool:
     """Set an attribute of this process on Linux; return whether that succeeded."""
     if sys.platform != "linux":
         return False

@@ -1,0 +1,1 @@
+"""Agents that engines place on other machines."""

@@ -1,0 +1,66 @@
+"""Clusters of real engines on this machine, for the tests, which skip those that are not installed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
+from typing import Any, Final
+
+import pytest
+
+from arcp_io.placing import Dask, Placement, Ray
+
+PACKAGES: Final = {"dask": "distributed", "ray": "ray"}
+ONLY: Final = "ARCP_TEST_ENGINES"
+"""The variable that names the engines to test, by default all that are installed."""
+
+
+def started(engine: str) -> AbstractContextManager[Placement]:
+    """Start a cluster, and stop it; skip the test where the engine is not installed."""
+    reason = ""
+    if find_spec(PACKAGES[engine]) is None:
+        reason = f"{engine} is not installed: pip install -e '.[{engine}]'"
+    elif engine not in os.environ.get(ONLY, engine).split(","):
+        reason = f"{engine} is not in {ONLY}"
+    if reason:
+        pytest.skip(reason)
+    return CLUSTERS[engine]()
+
+
+@contextmanager
+def dask() -> Iterator[Placement]:
+    """A scheduler and two workers, each a process with two threads."""
+    from distributed import LocalCluster
+
+    resources = {"slot": 2}
+    with LocalCluster(
+        n_workers=2, threads_per_worker=2, dashboard_address=None, resources=resources, silence_logs=50
+    ) as cluster:
+        placement = Dask(cluster.scheduler_address, resources={"slot": 1}, start_timeout=60)
+        yield placement
+        placement.close()
+
+
+@contextmanager
+def ray() -> Iterator[Placement]:
+    """A cluster of one node with four processors."""
+    import ray as engine
+
+    engine.init(num_cpus=4, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    try:
+        yield Ray(num_cpus=1, start_timeout=120)
+    finally:
+        engine.shutdown()
+
+
+def too_much(engine: Placement, **settings: Any) -> Placement:
+    """A placement at the same cluster that asks for more than there is."""
+    if isinstance(engine, Ray):
+        return Ray(num_cpus=1000, **settings)
+    assert isinstance(engine, Dask)
+    return Dask(engine._connection, resources={"slot": 1000}, **settings)
+
+
+CLUSTERS: Final = {"dask": dask, "ray": ray}

@@ -1,0 +1,108 @@
+"""Placed agents on real engines: a Dask and a Ray of this machine, each where it is installed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from arcp_io.errors import InternalError, JobCancelled
+from arcp_io.placing import Dask, Placement, Ray
+from arcp_io.server.memory import serve_memory
+from tests.io.test_isolated_job import offered, refusals
+from tests.placing import engines
+from tests.placing.agents import HEARTBEAT, offering, parent_of, placed
+from tests.placing.test_links import begun, outcome, serving, until_gone
+
+pytestmark = [pytest.mark.anyio, pytest.mark.only_on("asyncio", "trio"), pytest.mark.xdist_group("engine")]
+
+
+@pytest.fixture(scope="module", params=list(engines.CLUSTERS))
+def engine(request: pytest.FixtureRequest) -> Iterator[Placement]:
+    """A placement with a cluster of its own; the cluster lives as long as this module's tests of it."""
+    with engines.started(request.param) as placement:
+        yield placement
+
+
+@pytest.mark.parametrize("kind", ["loop", "thread"])
+async def test_an_engine_offers_the_same(
+    engine: Placement, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "arcp_io")
+    root = await anyio.Path(tmp_path).resolve()
+    for name in ("in", "out"):
+        await (root / name).write_text(name)
+    async with serving(offering(engine)) as (_, session):
+        inside = await offered(session, f"inside-{kind}", Path(root))
+        refused = refusals(caplog)
+        elsewhere = await offered(session, f"placed-{kind}", Path(root))
+    for name, came in inside[0].items():
+        assert (name, elsewhere[0][name]) == (name, came)
+    assert elsewhere[1:] == inside[1:]
+    assert refusals(caplog) == refused
+
+
+@pytest.mark.parametrize("agent", ["waits", "stubborn"])
+async def test_a_cancelled_agent_ends_within_its_grace(engine: Placement, agent: str) -> None:
+    async with serving(placed(engine)) as (_, session):
+        job, pids = await begun(session, agent)
+        await job.cancel()
+        error = await outcome(job)
+        assert isinstance(error, JobCancelled)
+        assert error.details == {}
+        await until_gone(*pids)
+
+
+async def test_an_agent_that_is_killed_at_an_engine(engine: Placement) -> None:
+    async with serving(placed(engine)) as (_, session):
+        job, pids = await begun(session, "waits")
+        os.kill(pids[0], signal.SIGKILL)
+        assert (await outcome(job)).message == "the agent's process was killed by SIGKILL"
+
+
+async def test_a_worker_of_an_engine_that_is_killed(engine: Placement) -> None:
+    """A Dask runs the task of a killed worker again; the agent is not."""
+    async with serving(placed(engine)) as (_, session):
+        job, pids = await begun(session, "waits")
+        os.kill(parent_of(pids[2]), signal.SIGKILL)
+        assert isinstance(await outcome(job), InternalError)
+        await until_gone(*pids)
+        again = await session.submit("echo", "next")
+        assert await again.result() == "next"
+
+
+async def test_a_frozen_link_at_an_engine(engine: Placement) -> None:
+    async with serving(placed(engine)) as (_, session):
+        job, pids = await begun(session, "waits")
+        os.kill(pids[2], signal.SIGSTOP)
+        message = (await outcome(job)).message
+        assert f"silent for {3 * HEARTBEAT:g} s" in message
+        await until_gone(*pids)
+
+
+async def test_resources_that_an_engine_does_not_have(engine: Placement) -> None:
+    short = engines.too_much(engine, start_timeout=2)
+    async with serving(placed(short)) as (_, session):
+        job = await session.submit("echo", 1)
+        expected = f"no worker of {short.engine} has begun the agent within 2 s"
+        assert (await outcome(job)).message == expected
+
+
+@pytest.mark.parametrize("placement", [Dask("tcp://127.0.0.1:1"), Ray()])
+async def test_an_engine_that_is_not_installed(placement: Placement, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(placement), "package", "a_package_that_does_not_exist")
+    with pytest.raises(ValueError, match=rf"pip install 'arcp-io\[{placement.extra}\]'"):
+        async with serve_memory(placed(placement)):
+            pass
+
+
+def test_options_that_a_placement_decides() -> None:
+    with pytest.raises(ValueError, match="decides max_retries"):
+        Ray(max_retries=3)
+    with pytest.raises(ValueError, match="more than 0"):
+        Dask("tcp://127.0.0.1:1", start_timeout=0)
