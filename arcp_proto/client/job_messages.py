@@ -16,19 +16,19 @@ from arcp_proto.engine.output import (
     Subscribed,
     SubscriptionEnded,
 )
-from arcp_proto.errors import RETRYABLE, ErrorCode, Unreadable, require
+from arcp_proto.errors import ErrorCode, Unreadable, require
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.job_statuses import FAILURES, FINAL_STATUSES, SUCCESS, JobStatus
 from arcp_proto.limits import MAX_ID_LENGTH
 from arcp_proto.wire import codec, messages
 from arcp_proto.wire.credential import Credential, taken_out
 from arcp_proto.wire.event_bodies import DELEGATE, RESULT_CHUNK, STATUS
-from arcp_proto.wire.result_chunks import ChunkError
 from arcp_proto.wire.timestamps import parse_time
 from arcp_proto.wire.trace_context import read_trace
 
 from . import resubscribe
 from .followed_job import FollowedJob
+from .kept_ends import KeptEnd, set_fault
 from .pending import Outstanding, RequestKind
 from .session import ClientSession, Failure
 
@@ -191,8 +191,6 @@ def on_result(
     if (mended := _mended(session, job_id)) is not None:
         resubscribe.mended(client, session, mended, result)
         return
-    if not _is_taken(session, envelope, job_id, result.job_seq):
-        return
     end = JobEnded(
         job_id,
         envelope.event_seq or 0,
@@ -205,13 +203,13 @@ def on_result(
         content_type=result.content_type,
     )
     if result.final_status != SUCCESS:
-        _set_fault(end, result.final_status, result.summary)
-    elif job_id in session.jobs:
-        try:
-            end.result = session.assembly.finish(job_id, result)
-        except ChunkError as error:
-            _set_fault(end, JobStatus.ERROR, str(error))
-    elif result.result is not messages.UNSET:
+        set_fault(end, result.final_status, result.summary)
+    if not _is_taken(session, envelope, job_id, result.job_seq):
+        _keep(session, envelope, end, result if result.final_status == SUCCESS else None)
+        return
+    if result.final_status == SUCCESS and job_id in session.jobs:
+        resubscribe.join(session, end, result)
+    elif result.final_status == SUCCESS and result.result is not messages.UNSET:
         end.result = result.result
     _end(client, session, envelope, end)
 
@@ -233,6 +231,8 @@ def on_job_error(
             resubscribe.give_up_mending(client, session, mended)
     elif _is_taken(session, envelope, job_id, error.job_seq):
         _end(client, session, envelope, _end_of(envelope, error, job_id))
+    else:
+        _keep(session, envelope, _end_of(envelope, error, job_id), None)
 
 
 # For the other handlers.
@@ -443,11 +443,19 @@ def _end_of(envelope: codec.Envelope, error: messages.JobError, job_id: JobId) -
     )
 
 
-def _set_fault(end: JobEnded, final_status: str, message: str | None) -> None:
-    """Give the end of a job the error that its final status stands for."""
-    code, meaning = FAILURES.get(final_status, FAILURES[JobStatus.ERROR])
-    end.final_status = final_status if final_status in FAILURES else JobStatus.ERROR
-    end.code, end.message, end.retryable = code.value, message or meaning, RETRYABLE[code]
+def _keep(
+    session: ClientSession, envelope: codec.Envelope, end: JobEnded, result: messages.Result | None
+) -> None:
+    """Keep an end that an awaited job does not take, in case no subscription brings it.
+
+    Until it is handed out or dropped its number is not acked, so that it comes again after a restart.
+    """
+    job = session.jobs.get(end.job_id)
+    if job is None or not job.awaited or not end.seq:
+        return
+    above = job.stale if end.job_seq is None else end.job_seq > job.cursor
+    if above and session.ends.keep(KeptEnd(end, result, len(envelope.payload))):
+        session.acks.wait(end.seq, end.job_id, 0)
 
 
 def _end(client: ClientState, session: ClientSession, envelope: codec.Envelope, end: JobEnded) -> None:
@@ -475,7 +483,7 @@ def _unseen_end(job_id: JobId, final_status: str) -> JobEnded:
     """Return the end of a job that has ended before, of which nothing but its status is known."""
     end = JobEnded(job_id, 0, final_status, "")
     if final_status in FAILURES:
-        _set_fault(end, final_status, "the job had ended already")
+        set_fault(end, final_status, "the job had ended already")
     return end
 
 

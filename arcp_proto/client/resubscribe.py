@@ -9,11 +9,12 @@ from arcp_proto.engine.output import JobEnded, JobLost
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, require
 from arcp_proto.ids import SECOND, JobId, Monotonic
-from arcp_proto.job_statuses import FINAL_STATUSES, SUCCESS
+from arcp_proto.job_statuses import FINAL_STATUSES, SUCCESS, JobStatus
 from arcp_proto.wire import messages
 from arcp_proto.wire.result_chunks import ChunkError
 
 from .followed_job import FollowedJob
+from .kept_ends import KeptEnd, set_fault
 from .pending import Outstanding, RequestKind
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def subscribed(client: ClientState, job_id: JobId, answer: messages.Subscribed) 
             job.heard = False  # What was left out may have been its history: some runtimes answer behind it.
             _await_sign(client, session, job)
         job.stale = False
+        if follows and job.heard:
+            session.drop_end(job_id)  # It comes again.
         if job.mending is not None:
             if not follows:
                 give_up_mending(client, session, job)
@@ -99,11 +102,8 @@ def refused(client: ClientState, job_id: JobId, code: str, message: str, *, retr
         job.refusals += 1
         if retryable and job.refusals < MOST_REFUSALS:
             subscribe_later(client, job)
-        elif job.mending is not None:
-            give_up_mending(client, session, job)
         else:
-            session.lose_job(job_id)
-            client.happened(JobLost(job_id, code, message))
+            lose(client, session, job, code, message)
     _proceed(client, session)
 
 
@@ -208,11 +208,12 @@ def _not_found(
     """
     job.refusals += 1
     if code == ErrorCode.JOB_NOT_FOUND:
-        session.lose_job(job.id)
         why = "the runtime accepted its idempotency key, and no longer knows it"
-        client.happened(JobLost(job.id, code, f"{why}: {message}"))
+        lose(client, session, job, code, f"{why}: {message}")
     elif retryable and job.refusals < MOST_REFUSALS:
         _await_sign(client, session, job)
+    elif job.id in session.ends:
+        lose(client, session, job, code, message)
     else:
         job.heard = True
 
@@ -277,12 +278,34 @@ def _ask(client: ClientState, session: ClientSession, job: FollowedJob) -> None:
 
 
 def lose(client: ClientState, session: ClientSession, job: FollowedJob, code: str, message: str) -> None:
-    """Report that a job cannot be followed further, or its end if that has come with a part of its result."""
+    """Report that a job cannot be followed further, or its end if that has come."""
     if job.mending is not None:
         give_up_mending(client, session, job)
-        return
-    session.lose_job(job.id)
-    client.happened(JobLost(job.id, code, message))
+    elif (kept := session.ends.take(job.id)) is not None:
+        _hand_out(client, session, job, kept)
+    else:
+        session.lose_job(job.id)
+        client.happened(JobLost(job.id, code, message))
+
+
+def join(session: ClientSession, end: JobEnded, result: messages.Result) -> None:
+    """Give the end of a job its result, or the fault of the chunks that should make it."""
+    try:
+        end.result = session.assembly.finish(end.job_id, result)
+    except ChunkError as error:
+        set_fault(end, JobStatus.ERROR, str(error))
+
+
+def _hand_out(client: ClientState, session: ClientSession, job: FollowedJob, kept: KeptEnd) -> None:
+    """Report an end that was kept; what came before it is gone."""
+    end, placed = kept.end, kept.end.job_seq is not None
+    if kept.result is not None:
+        join(session, end, kept.result)
+    place = end.job_seq if end.job_seq is not None else 0 if job.observed else end.seq
+    job.awaited, job.cursor = False, max(job.cursor, end.job_seq or 0)
+    end.receipt = session.acks.handed_out(end.seq, job.id, kept.size, job, place, placed=placed)
+    client.timers.disarm(TimerKind.RESUBSCRIBE, job.id)
+    client.hand_out_end(session, end, session.numbers.last)
 
 
 def _session(client: ClientState) -> ClientSession:

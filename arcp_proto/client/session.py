@@ -16,6 +16,7 @@ from arcp_proto.wire.messages import AgentEntry
 
 from .acks import Acks
 from .followed_job import FollowedJob
+from .kept_ends import KeptEnds
 from .pending import Requests
 from .resubscribe import Recovery
 from .result_assembler import Assembly
@@ -53,6 +54,7 @@ class ClientSession:
         "closing",
         "early",
         "ended",
+        "ends",
         "features",
         "framing",
         "heartbeat_sec",
@@ -121,6 +123,8 @@ class ClientSession:
         self.unwanted: dict[JobId, int | None] = {}
         """Jobs that are observed no longer -> the count of requests then; None: the runtime was told."""
         self.early = Early(limits.max_history_events, limits.max_gap_bytes)
+        self.ends = KeptEnds(limits.max_history_events, limits.max_gap_bytes)
+        """Ends of awaited jobs, for the case that no subscription brings them."""
         self._ending: deque[tuple[FollowedJob, int]] = deque()
         """Jobs that have ended, each with the number of its end, until the cursor has passed that."""
         self._ended_limit = limits.max_total_running_jobs
@@ -208,6 +212,7 @@ class ClientSession:
         """Take again what is above a position: the user has asked for that, and the answer has come."""
         if position <= job.cursor:
             job.awaited = False
+            self.drop_end(job.id)
         if position < job.cursor:
             job.cursor, job.risen_from = position, self.numbers.last
             self.acks.set_back(job, position)
@@ -215,6 +220,7 @@ class ClientSession:
     def end_job(self, job_id: JobId, seq: int) -> None:
         """Note that the end of a job was handed out, which has this number, or 0."""
         self.assembly.drop(job_id)
+        self.drop_end(job_id)
         job = self.jobs.pop(job_id, None)
         if job is not None:
             asked = self.requests.wants_history(job_id)
@@ -272,6 +278,7 @@ class ClientSession:
     def forget_job(self, job_id: JobId) -> None:
         """Follow a job no longer."""
         self.assembly.drop(job_id)
+        self.drop_end(job_id)
         job = self.jobs.pop(job_id, None)
         if job is not None and job.mending is not None:
             self.acks.done(job.mending.receipt, job_id)  # The user has not seen it.
@@ -302,6 +309,8 @@ class ClientSession:
         """Note that the session cannot be resumed, so that its jobs are observed in another."""
         self.lost = True
         self.drop_early(list(self.early))
+        for job_id, seq in self.ends.leave_session().items():
+            self.acks.drop(seq, job_id)
         for job in (*self.jobs.values(), *(job for job, _ in self._ending)):
             job.lose()
 
@@ -309,6 +318,12 @@ class ClientSession:
         """Drop the events that waited for answers about these jobs; they come again, or are not wanted."""
         for job_id in job_ids:
             self.drop(job_id, self.early.take(job_id))
+
+    def drop_end(self, job_id: JobId) -> None:
+        """Keep the end of a job no longer: a subscription brings it, or it is not wanted."""
+        kept = self.ends.take(job_id)
+        if kept is not None:
+            self.acks.drop(kept.end.seq, job_id)
 
     def drop(self, job_id: JobId, envelopes: Iterable[Envelope]) -> None:
         """Drop events of a job."""
