@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from .state import RuntimeState
 
 
-def send(connection: ConnectionState, reply: Reply, job: Job | None) -> None:
+def send(state: RuntimeState, connection: ConnectionState, reply: Reply, job: Job | None) -> None:
     """Queue an answer that is kept, at its place among the events (§6.3), with current credentials."""
-    payload = reply.payload
-    if job is not None and job.credentials and (session := attached_to(connection)) is not None:
+    payload, session = reply.payload, attached_to(connection)
+    if job is not None and job.credentials and session is not None:
         payload = with_credentials(payload, shown(job, session))
     envelope = codec.control_envelope(
         connection.fresh_id(),
@@ -52,6 +52,8 @@ def send(connection: ConnectionState, reply: Reply, job: Job | None) -> None:
         extensions=None if job is None else job.extensions,
     )
     connection.queue(envelope, reply.after)
+    if session is not None:
+        state.hold_back(session, reply.after)
 
 
 def accepted_of(job: Job, request_id: str, session: Session | None = None) -> messages.Accepted:

@@ -115,7 +115,7 @@ def accept(
     if credentials:
         issuing.give(job, alias, credentials)
     if connection is not None:
-        _send_kept(connection, session, job)
+        _send_kept(state, connection, session, job)
     job.paused = session.full
     if state.handing_over:
         keep(state, job, submit.input)
@@ -256,7 +256,7 @@ def _join(
     state.commit(JobJoined(session.id, claim.job_id, request_id))
     if job is not None:
         if connection is not None:
-            _send_kept(connection, session, job)
+            _send_kept(state, connection, session, job)
         return
     accepted = accepted_again(claim, request_id, session)
     if connection is not None:
@@ -301,13 +301,13 @@ def answered_before(
     return True
 
 
-def _send_kept(connection: ConnectionState, session: Session, job: Job) -> None:
+def _send_kept(state: RuntimeState, connection: ConnectionState, session: Session, job: Job) -> None:
     """Send `job.accepted` as it was kept for a resume; with credentials, which are not kept, made anew."""
     kept = require(session.replies.newest, "a session keeps the answer to a submit")
     if job.credentials:
         _send_accepted(connection, session, job, kept.request_id)
     else:
-        responses.send(connection, kept, job)
+        responses.send(state, connection, kept, job)
 
 
 def _send_accepted(connection: ConnectionState, session: Session, job: Job, request_id: str) -> None:

@@ -89,6 +89,12 @@ class Ages:
         if gone:
             del self._marks[:gone]
 
+    def cut(self, last: int) -> None:
+        """Drop the marks that begin above `last`."""
+        while self._marks and self._marks[-1][0] > last:
+            self._marks.pop()
+        self._since = self._marks[-1][1] if self._marks else Monotonic(0)
+
     def clear(self) -> None:
         """Drop all marks, when no number is left."""
         self._marks.clear()
@@ -213,6 +219,7 @@ class Log(BoundedLog[Entry]):
     __slots__ = (
         "_durable",
         "_durable_ages",
+        "_held",
         "_marks",
         "_released",
         "_runs",
@@ -228,6 +235,8 @@ class Log(BoundedLog[Entry]):
         self._runs: list[Run] = []
         self._durable = 0
         self._durable_ages = Ages()
+        self._held: Run | None = None
+        """Events above `last` wait for an envelope in front of them, which waits for `records` records."""
         self._marks: list[Mark] = []
         self._saved = 0
         self._released = self._saved_size = 0
@@ -353,15 +362,30 @@ class Log(BoundedLog[Entry]):
 
     def save(self, persisted: int, records: int, at: Monotonic) -> bool:
         """Note that `persisted` of `records` are durable; return whether no mark waits for the others."""
-        saved = self._saved
+        saved, held = self._saved, self._held
         self._save(persisted, records)
+        if held is not None:
+            if persisted < held.records and persisted < records:
+                return False
+            saved, self._held = max(held.last, self.first - 1), None
         if self._saved > saved and self._items:
             self._durable_ages.note(saved + 1, at)
         return not self._marks
 
+    def hold(self, after: int, records: int) -> None:
+        """Note that entries above `after` are sent behind an envelope that waits until `records` are durable.
+
+        Their age counts from then on: they could not be sent before.
+        """
+        if self._held is not None:
+            after = min(after, self._held.last)
+        self._held = Run(after, records)
+        self._durable_ages.cut(after)
+
     def durable_before(self, at: Monotonic) -> int:
-        """Return the number up to which every entry was known to be durable before `at`; 0 for none."""
-        return self._durable_ages.last_before(at, self._saved)
+        """Return the number up to which every entry could be sent before `at`; 0 for none."""
+        last = self._saved if self._held is None else min(self._saved, self._held.last)
+        return self._durable_ages.last_before(at, last)
 
     def _save(self, persisted: int, records: int) -> None:
         if persisted >= records:

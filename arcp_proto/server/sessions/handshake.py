@@ -302,9 +302,10 @@ def _resume(state: RuntimeState, pending: Pending, resume: messages.Resume, prin
         state.commit(TokenProven(session.id, digest))
     _take_over(state, session, connection)
     _welcome(state, pending, session, cursor)
+    state.hold_back(session, cursor)
     notice(state, "session_resumed", principal, session_id=session.id, peer=connection.peer)
     for reply in session.replies if resume.replies else ():
-        responses.send(connection, reply, state.jobs.get(reply.job_id))
+        responses.send(state, connection, reply, state.jobs.get(reply.job_id))
     back_pressure.pause_jobs(state, session)
     feed_soon(state, session)
 

@@ -76,7 +76,7 @@ def on_subscribe(
         raise Refusal(ErrorCode.PERMISSION_DENIED, "this job may be listed, and not observed")
     answer = _answered_before(session, connection, connection.request_id(envelope))
     if answer is not None:
-        responses.send(connection, answer, job)
+        responses.send(state, connection, answer, job)
         return
     check_room(state, session, job)
     start, cut = _asked(session, job, subscribe) if subscribe.history else (None, False)
@@ -89,7 +89,7 @@ def on_subscribe(
     payload = codec.encode_checked(message)
     reply = Reply(session.log.last, request_id, MessageType.JOB_SUBSCRIBED, job.id, payload)
     state.commit(Replied(session.id, reply))
-    responses.send(connection, reply, job)
+    responses.send(state, connection, reply, job)
 
 
 def _answered_before(session: Session, connection: ConnectionState, request_id: str) -> Reply | None:

@@ -347,3 +347,58 @@ def test_a_session_without_ack_keeps_events_for_the_window_from_when_they_are_du
     world.advance(62)
     emits(world, job, 1)
     assert session_of(world, peer).log.first == 5
+
+
+def test_a_session_without_ack_keeps_events_for_the_window_from_when_its_welcome_is_durable() -> None:
+    """All events are durable, and wait behind the welcome of a resume, which waits for the journal."""
+    world = World(QUIET, resume_window_sec=60)
+    peer = world.client(features=())
+    job = peer.submit()
+    emits(world, job, 3)
+    peer.drop()
+    world.advance(50)
+    world.durable = False
+    again = world.resumed(peer, 1)
+    world.advance(20)
+    emits(world, job, 1)
+    log = session_of(world, peer).log
+    assert (log.first, again.numbers()) == (2, []), "its client has the first event"
+    again.slow = True
+    world.durable = True
+    world.persist()
+    world.advance(1)
+    emits(world, job, 1)
+    assert log.first == 2, "they could be sent for a second"
+    world.advance(62)
+    emits(world, job, 1)
+    assert log.first == 6
+
+
+def test_a_session_without_ack_keeps_events_behind_an_answer_that_is_sent_again() -> None:
+    """The events stand behind the answer of before the resume, which waits for the journal once more."""
+    world = World(QUIET, resume_window_sec=60)
+    peer = world.client(features=("subscribe",))
+    job = peer.submit()
+    watcher = world.client(features=("subscribe",))
+    watcher.send("job.subscribe", {"job_id": job}, id="ask")
+    emits(world, job, 3)
+    watcher.drop()
+    world.advance(50)
+    world.durable = False
+    again = world.resumed(watcher, 0, replies=True)
+    again.slow = True
+    world.persist()
+    again.send("job.subscribe", {"job_id": job}, id="ask")
+    emits(world, job, 1)
+    world.advance(65)
+    log = session_of(world, watcher).log
+    emits(world, job, 1)
+    assert log.first == 1, "no event could be sent"
+    world.durable = True
+    world.persist()
+    world.advance(1)
+    emits(world, job, 1)
+    assert log.first == 1, "they could be sent for a second"
+    world.advance(62)
+    emits(world, job, 1)
+    assert log.first == 7
