@@ -25,6 +25,8 @@ BOOT: Final = (
 )
 FIRST_SEC: Final = 60.0
 """Seconds until the end of a link gives its first sign of life; on a loaded machine Python starts slowly."""
+LATER_BEATS: Final = 3
+"""Heartbeats by which the worker gives the end of a link up later than the runtime, which says why."""
 EXIT_SEC: Final = 10.0
 """Seconds that it has to end the agent before it is killed."""
 BEAT: Final = b"."
@@ -50,7 +52,7 @@ def dial_in(invitation: Invitation) -> None:
     ) as process:
         try:
             _invite(process, invitation)
-            if not _watch(process, (SILENT_BEATS + 1) * invitation.heartbeat):
+            if not _watch(process, (SILENT_BEATS + LATER_BEATS) * invitation.heartbeat):
                 process.kill()
         finally:
             _end(process)

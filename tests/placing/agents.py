@@ -17,7 +17,7 @@ from arcp_io.placing import Links, Placement
 from arcp_proto.limits import Limits
 from tests.io import offers
 
-HEARTBEAT = 0.3
+HEARTBEAT = 1.0
 """Seconds between two signs of life on the links of the tests."""
 
 

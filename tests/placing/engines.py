@@ -48,6 +48,7 @@ def ray() -> Iterator[Placement]:
     """A cluster of one node with four processors."""
     import ray as engine
 
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Releases before 2.56 warn without it.
     engine.init(num_cpus=4, include_dashboard=False, configure_logging=False, log_to_driver=False)
     try:
         yield Ray(num_cpus=1, start_timeout=120)

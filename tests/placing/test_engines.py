@@ -16,10 +16,16 @@ from arcp_io.placing import Dask, Placement, Ray
 from arcp_io.server.memory import serve_memory
 from tests.io.test_isolated_job import offered, refusals
 from tests.placing import engines
-from tests.placing.agents import HEARTBEAT, offering, parent_of, placed
+from tests.placing.agents import offering, parent_of, placed
 from tests.placing.test_links import begun, outcome, serving, until_gone
 
-pytestmark = [pytest.mark.anyio, pytest.mark.only_on("asyncio", "trio"), pytest.mark.xdist_group("engine")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.only_on("asyncio", "trio"),
+    # Ray itself leaves its processes to the collector of garbage, up to 2.55.
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(scope="module", params=list(engines.CLUSTERS))
@@ -80,8 +86,7 @@ async def test_a_frozen_link_at_an_engine(engine: Placement) -> None:
     async with serving(placed(engine)) as (_, session):
         job, pids = await begun(session, "waits")
         os.kill(pids[2], signal.SIGSTOP)
-        message = (await outcome(job)).message
-        assert f"silent for {3 * HEARTBEAT:g} s" in message
+        assert (await outcome(job)).message.startswith("the agent's process was lost: ")
         await until_gone(*pids)
 
 
