@@ -150,9 +150,12 @@ class Acks:
         return self._hand_out(batch, len(sizes), job.id, job, places, placed)
 
     def set_back(self, job: FollowedJob, position: int) -> None:
-        """Let a job go on from an earlier position, once all is processed that was handed out before."""
+        """Let a job go on from an earlier position, once all is processed that was handed out before.
+
+        What was handed out before the job was followed does not count: its user has begun anew since.
+        """
         batches = self._by_job.get(job.id)
-        if batches:
+        if batches and batches[-1].job is job:
             batches[-1].back_to = position
         else:
             job.processed(position, placed=True)

@@ -160,6 +160,20 @@ def test_the_history_of_a_child_that_is_left_before_the_answer_is_dropped(runtim
     assert positions(at(runtime, 4, 2, child)) == [2]
 
 
+def test_a_child_goes_on_from_where_its_user_has_asked_again(runtime: ScriptedRuntime) -> None:
+    child = JobId("job_2")
+    runtime.accept()
+    at(runtime, 1, 1, kind="delegate", body={"child_job_id": child, "agent": "a"})
+    assert positions(at(runtime, 2, 1, child)) == [1], "the user does not process it"
+    for history in (False, True):
+        runtime.client.subscribe(child, 0, history, now=runtime.now)
+        runtime.take()
+        answer(runtime, child, job_seq=1, replayed=history)
+    kept = runtime.client.resumption()
+    assert kept is not None
+    assert [job.cursor for job in kept.jobs if job.job_id == child] == [0]
+
+
 def test_a_child_of_a_job_that_was_left_is_left(runtime: ScriptedRuntime) -> None:
     child = JobId("job_2")
     request_id = runtime.submit(idempotency_key="k")
