@@ -282,11 +282,16 @@ class Relay:
         self._near: list[asyncio.StreamWriter] = []
         self._far: list[asyncio.StreamWriter] = []
         self._dead: list[asyncio.StreamWriter] = []
+        self.refuses = False
+        """Whether new connections are ended at once."""
 
     async def serve(self, port: int) -> asyncio.Server:
         """Listen, and connect whoever comes to a port."""
 
         async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if self.refuses:
+                writer.transport.abort()
+                return
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
             self._near.append(writer)
             self._far.append(far_writer)

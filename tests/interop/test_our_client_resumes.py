@@ -210,16 +210,18 @@ async def test_a_session_that_is_lost(impatient: None) -> None:
     """
     async with (
         their_runtime(resume_window_sec=0) as host,
-        session_at(host.url) as session,
+        session_at(host.relayed_url) as session,
     ):
         session_id, lost = session.id, dict[str, str]()
         job, first = await half(session)
         ending, forgotten = await session.submit("linger"), await session.submit("sleep")
         assert await said(ending, 1) == await said(forgotten, 1)
         changes = session.watch()
+        host.relay.refuses = True
         await host.cut()
         await end(host, ending)
         await host.forget(forgotten.id)
+        host.relay.refuses = False
         async for change in changes:
             if isinstance(change, JobLost):
                 lost[change.job_id] = change.code
