@@ -99,14 +99,14 @@ def trim_history(state: RuntimeState, job: Job) -> None:
 
 
 def number_at_home(state: RuntimeState, job: Job, upto: int) -> bool:
-    """Number what waits behind a history in the submitting session, if its backlog is before `upto`.
+    """Number what waits behind a history in the submitting session before `upto`.
 
     The log of the session then keeps these events as it keeps live ones. Return whether there were any.
     """
     for session in job.behind.values():
         backlog = session.backlogs[job.id]
         if backlog.owed and backlog.position < upto:
-            state.commit(Replayed(session.id, job.id, job.history.end))
+            state.commit(Replayed(session.id, job.id, min(upto, job.history.end)))
             state.delivered(session)
             return True
     return False

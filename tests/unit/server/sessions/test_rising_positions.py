@@ -198,3 +198,21 @@ def test_a_history_cut_while_it_was_numbered_is_not_cut_again() -> None:
     say(world, job, *range(11, 41))
     cuts = [record.upto for record in world.records if isinstance(record, HistoryCut)]
     assert cuts == sorted(set(cuts))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_history_that_is_trimmed_while_it_is_owed_overflows_no_log(late: bool) -> None:
+    """Only what is dropped is numbered at once; the rest waits until the session has room."""
+    limits = Limits(max_session_events=80, max_history_events=70, max_backlog_events=4)
+    world = World(QUIET, limits=limits, journal=True)
+    peer, job = started(world, 69, features=TOLD)
+    other = peer.submit()
+    peer.send("session.ack", {"last_processed_seq": max(peer.numbers())})
+    world.durable = not late
+    say(world, other, *range(20))
+    asked(peer, job, 0)
+    say(world, job, 70, 71, 72)
+    world.durable = True
+    world.persist()
+    world.advance(1)
+    assert peer.numbers() == list(range(1, 162))
