@@ -30,6 +30,7 @@ with harness.instrumented(__name__):
         Gathering,
         message_limit,
     )
+    from arcp_io.agents.isolation.supervised import SupervisedProcess
     from arcp_io.agents.running_job import RunningJob
     from arcp_io.app import Agent
     from arcp_io.errors import AgentStopped, ConnectionLost
@@ -81,7 +82,7 @@ class Outside:
         self.loop: Any = SimpleNamespace(checkpoint=_checkpoint, start=lambda run, name: None)
         calls = self.world.runtime.agents
         self.running = RunningJob(self.start, AGENT, calls, pump, self.loop)
-        self.isolated = Isolated(self.running, "asyncio")
+        self.isolated = Isolated(self.running, "asyncio", SupervisedProcess())
 
     def serve(self, pipes: Pipes) -> bool:
         """Answer what comes over the pipes; False once the job has failed by it."""
