@@ -347,8 +347,9 @@ def check_failures(state: RuntimeState, connection: ConnectionState) -> None:
 def throttle(state: RuntimeState, peer: str) -> None:
     """Use up what the origin of a peer has left of failures."""
     failures, origin = state.caps.failures, origin_of(peer)
-    while not failures.wait(origin, state.now):
-        failures.charge(origin, state.now)
+    for _ in range(state.limits.max_failed_authentications):
+        if not failures.wait(origin, state.now):
+            failures.charge(origin, state.now)
 
 
 def throttles(state: RuntimeState, peer: str, now: Monotonic) -> bool:
