@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import os
 import time
@@ -59,7 +58,7 @@ class LinkListener:
         self.port = 0
         self._links = links
         self._awaited: dict[bytes, Awaited] = {}
-        """By the digest of the ticket."""
+        """By the digest of the ticket, so that the time of a lookup tells nothing of a ticket."""
         self._unadmitted: dict[Link, None] = {}
         self._admitted: dict[Link, None] = {}
         self._listening: list[Listening] = []
@@ -97,7 +96,7 @@ class LinkListener:
         """Give a link to the job of its ticket; return why it is refused, or an empty text."""
         digest = _digest(hello.ticket)
         awaited = self._awaited.get(digest)
-        if awaited is None or not hmac.compare_digest(awaited.digest, digest):
+        if awaited is None:
             return UNKNOWN
         if (hello.v, hello.release) != (VERSION, RELEASE):
             return f"the worker has arcp-io {hello.release[:40]}, the runtime {RELEASE}: install the same one"
