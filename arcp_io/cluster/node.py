@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,9 +16,8 @@ from arcp_io.drivers.door import since_boot
 from arcp_io.drivers.loop import Loop, open_loop
 from arcp_io.drivers.node_tls import NodeTls, check_plain_nodes
 from arcp_io.drivers.sockets import bracketed, is_loopback
-from arcp_io.drivers.ws_admission import Admission
 from arcp_io.server.audit_log import Auditor
-from arcp_io.server.server import admitted_hosts, check_address, warn_of_settings
+from arcp_io.server.server import warn_of_settings
 from arcp_proto import RECORD_VERSION, SECOND, Counts, JobInfo, LocalProtocolError
 
 from .beating import Beating
@@ -34,6 +32,7 @@ from .shards import Shards
 
 if TYPE_CHECKING:
     from arcp_io.app import App
+    from arcp_io.server.entrance import Entrance
 
     from .store import PostgresStore
 
@@ -60,41 +59,45 @@ class Node:
     lease: float = 5.0
     """Seconds of silence after which others take the shards of a node over; the same for all nodes."""
 
-    def serve(
-        self,
-        app: App,
-        store: PostgresStore,
-        *,
-        host: str,
-        port: int,
-        path: str,
-        ssl_context: ssl.SSLContext | None,
-        allow_plain: bool,
-        origins: Sequence[str],
-        hosts: Sequence[str] | None,
-        drain: float,
-    ) -> AbstractAsyncContextManager[NodeServer]:
+    @asynccontextmanager
+    async def serve(
+        self, app: App, store: PostgresStore, entrance: Entrance, drain: float
+    ) -> AsyncIterator[NodeServer]:
         """Serve an App as this node over a store: what `serve(app, journal=store, node=node)` does.
 
-        Raises ValueError for a journal that is not a store.
+        The store is made if there is none. Raises OSError when it cannot listen, ValueError for invalid
+        arguments and a journal that is not a store, and StoreError for a store that cannot be reached or
+        used; when the store takes no record for too long, JournalFailed is raised.
         """
         from .store import PostgresStore
 
         if not isinstance(store, PostgresStore):
             raise ValueError(f"a node is served over a PostgresStore as journal, not over {store!r}")
-        return serve_node(
-            app,
-            store,
-            node=self,
-            host=host,
-            port=port,
-            path=path,
-            ssl_context=ssl_context,
-            allow_plain=allow_plain,
-            origins=origins,
-            hosts=hosts,
-            drain=drain,
-        )
+        entrance.check()
+        _check(app, self)
+        await call_in_thread(store.open, name="arcp-io store")
+        auditor = Auditor(app.audit, app.audit_bytes)
+        try:
+            async with open_loop() as loop:
+                server = await _begun(app, store, self, loop, auditor)
+                try:
+                    gateway = server.gateway
+                    refused = gateway.lobby.refusals.http_refused
+                    admission = entrance.admission(refused, lambda: gateway.trouble)
+                    await gateway.listen(
+                        entrance.host, entrance.port, entrance.path, entrance.ssl_context, admission
+                    )
+                    warn_of_settings(app, server.url, secure=gateway.secure)
+                    _tell_memory(app, store.shards)
+                    yield server
+                    await server.shut_down(drain)
+                finally:
+                    await server.abort()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await call_in_thread(store.close, name="arcp-io store")
+                if auditor.writes:
+                    await call_in_thread(auditor.close, name="arcp-io audit closing")
 
 
 class NodeServer:
@@ -197,58 +200,6 @@ class NodeServer:
             await call_in_thread(self._store.leave, name="arcp-io leaves")
         except StoreError as error:
             logger.info("the row of this node stays: %s", error)
-
-
-@asynccontextmanager
-async def serve_node(
-    app: App,
-    store: PostgresStore,
-    *,
-    node: Node | None = None,
-    host: str = "127.0.0.1",
-    port: int = 7777,
-    path: str = "/arcp",
-    ssl_context: ssl.SSLContext | None = None,
-    allow_plain: bool = False,
-    origins: Sequence[str] = (),
-    hosts: Sequence[str] | None = None,
-    drain: float = 0.0,
-) -> AsyncIterator[NodeServer]:
-    """Serve an App as one of many nodes over a store, until the block is left.
-
-    The arguments are those of `serve`, and `node` says how it meets the others. The store is made if there
-    is none. Raises OSError when it cannot listen, ValueError for invalid arguments, and StoreError for a
-    store that cannot be reached or used; when the store takes no record for too long, JournalFailed is
-    raised.
-    """
-    node = node or Node()
-    check_address(host, path, ssl_context, allow_plain=allow_plain)
-    _check(app, node)
-    await call_in_thread(store.open, name="arcp-io store")
-    auditor = Auditor(app.audit, app.audit_bytes)
-    try:
-        async with open_loop() as loop:
-            server = await _begun(app, store, node, loop, auditor)
-            try:
-                admission = Admission(
-                    path=path,
-                    hosts=admitted_hosts(host, hosts),
-                    origins=origins,
-                    refused=server.gateway.lobby.refusals.http_refused,
-                    health=lambda: server.gateway.trouble,
-                )
-                await server.gateway.listen(host, port, path, ssl_context, admission)
-                warn_of_settings(app, server.url, secure=server.gateway.secure)
-                _tell_memory(app, store.shards)
-                yield server
-                await server.shut_down(drain)
-            finally:
-                await server.abort()
-    finally:
-        with anyio.CancelScope(shield=True):
-            await call_in_thread(store.close, name="arcp-io store")
-            if auditor.writes:
-                await call_in_thread(auditor.close, name="arcp-io audit closing")
 
 
 async def _begun(app: App, store: PostgresStore, node: Node, loop: Loop, auditor: Auditor) -> NodeServer:

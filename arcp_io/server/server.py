@@ -26,7 +26,7 @@ from arcp_io.drivers.sockets import bracketed, is_loopback, open_listeners
 from arcp_io.drivers.stdio import RequestCodec, own_standard_streams
 from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ServerCodec
-from arcp_io.drivers.ws_admission import LOOPBACK_HOSTS, Admission
+from arcp_io.drivers.ws_admission import Admission
 from arcp_io.provisioning import NoProvisioner, Provisioning
 from arcp_proto import (
     Audit,
@@ -52,6 +52,7 @@ from arcp_proto import (
 from . import activity_log
 from .audit_log import Auditor
 from .auth import Verified
+from .entrance import Entrance
 
 if TYPE_CHECKING:
     from arcp_io.app import App
@@ -303,21 +304,8 @@ class Server:
 class ServesNode(Protocol[S, R]):
     """Serves an App together with other nodes over a store: `arcp_io.cluster.Node`."""
 
-    def serve(
-        self,
-        app: App,
-        store: S,
-        *,
-        host: str,
-        port: int,
-        path: str,
-        ssl_context: ssl.SSLContext | None,
-        allow_plain: bool,
-        origins: Sequence[str],
-        hosts: Sequence[str] | None,
-        drain: float,
-    ) -> AbstractAsyncContextManager[R]:
-        """Serve an App until the block is left, by the arguments of `serve`."""
+    def serve(self, app: App, store: S, entrance: Entrance, drain: float) -> AbstractAsyncContextManager[R]:
+        """Serve an App until the block is left, as `serve` does."""
 
 
 @overload
@@ -380,62 +368,24 @@ def serve(
     Raises OSError when it cannot listen, ValueError for invalid arguments, and JournalError for a journal
     that cannot be used; when the journal fails later, the server stops and JournalFailed is raised.
     """
+    entrance = Entrance(host, port, path, ssl_context, allow_plain, origins, hosts)
     if node is None:
-        return _serve_alone(
-            app, host, port, path, ssl_context, allow_plain, origins, hosts, drain=drain, journal=journal
-        )
-    return node.serve(
-        app,
-        journal,
-        host=host,
-        port=port,
-        path=path,
-        ssl_context=ssl_context,
-        allow_plain=allow_plain,
-        origins=origins,
-        hosts=hosts,
-        drain=drain,
-    )
+        return _serve_alone(app, journal, entrance, drain)
+    return node.serve(app, journal, entrance, drain)
 
 
 @asynccontextmanager
 async def _serve_alone(
-    app: App,
-    host: str,
-    port: int,
-    path: str,
-    ssl_context: ssl.SSLContext | None,
-    allow_plain: bool,
-    origins: Sequence[str],
-    hosts: Sequence[str] | None,
-    *,
-    drain: float,
-    journal: Journal | None,
+    app: App, journal: Journal | None, entrance: Entrance, drain: float
 ) -> AsyncIterator[Server]:
     if journal is not None and not hasattr(journal, "append"):
         raise ValueError(f"{journal!r} is not a journal: a store is served by serve(node=Node())")
-    check_address(host, path, ssl_context, allow_plain=allow_plain)
+    entrance.check()
     async with open_server(app, drain, journal) as server:
-        refused, admitted = server.refusals.http_refused, admitted_hosts(host, hosts)
-        admission = Admission(path=path, hosts=admitted, origins=origins, refused=refused)
-        await server.listen(host, port, path, ssl_context, admission)
+        admission = entrance.admission(server.refusals.http_refused)
+        await server.listen(entrance.host, entrance.port, entrance.path, entrance.ssl_context, admission)
         warn_of_settings(app, server.url, secure=server.secure)
         yield server
-
-
-def check_address(host: str, path: str, ssl_context: ssl.SSLContext | None, *, allow_plain: bool) -> None:
-    """Check where clients are to connect; raises ValueError if tokens would be readable on the network."""
-    if ssl_context is None and not allow_plain and not is_loopback(host):
-        raise ValueError(
-            f"tokens would cross the network to {host} in clear text: give an ssl_context or allow_plain=True"
-        )
-    if not path.startswith("/"):
-        raise ValueError(f"the path {path!r} does not begin with a slash")
-
-
-def admitted_hosts(host: str, hosts: Sequence[str] | None) -> Sequence[str]:
-    """Return the admitted Host headers of a server that listens on a host; `hosts` if they are given."""
-    return (*LOOPBACK_HOSTS, bracketed(host)) if hosts is None else hosts
 
 
 def warn_of_settings(app: App, url: str, *, secure: bool) -> None:
