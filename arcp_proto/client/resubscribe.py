@@ -28,6 +28,8 @@ MOST_REFUSALS: Final = 5
 PAUSE: Final = SECOND
 """From the end of a subscription, or a refusal that passes with time, to the next attempt."""
 WINDOW_EXPIRED: Final = ErrorCode.RESUME_WINDOW_EXPIRED.value
+GONE: Final = frozenset((ErrorCode.JOB_NOT_FOUND.value, WINDOW_EXPIRED))
+"""Codes of refusals behind which no later subscribe brings the history of a job."""
 SILENCE: Final = SECOND
 """From the acceptance of a repeated key until its job is asked for, if nothing comes of it (§7.2)."""
 
@@ -278,10 +280,13 @@ def _ask(client: ClientState, session: ClientSession, job: FollowedJob) -> None:
 
 
 def lose(client: ClientState, session: ClientSession, job: FollowedJob, code: str, message: str) -> None:
-    """Report that a job cannot be followed further, or its end if that has come."""
+    """Report that a job cannot be followed further, or its end if that has come and its history is gone.
+
+    While the runtime still has the history, the user may subscribe again, and an end would hide the gap.
+    """
     if job.mending is not None:
         give_up_mending(client, session, job)
-    elif (kept := session.ends.take(job.id)) is not None:
+    elif code in GONE and (kept := session.ends.take(job.id)) is not None:
         _hand_out(client, session, job, kept)
     else:
         session.lose_job(job.id)

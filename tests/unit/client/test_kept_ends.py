@@ -118,14 +118,33 @@ def test_an_end_of_a_runtime_without_positions_is_handed_out_when_the_job_is_for
     assert runtime.client.cursor == 2
 
 
-@pytest.mark.parametrize("code", ["JOB_NOT_FOUND", "PERMISSION_DENIED"])
-def test_an_end_before_an_answer_behind_the_history_is_handed_out_when_nothing_follows(code: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [("JOB_NOT_FOUND", JobEnded), ("PERMISSION_DENIED", JobLost)],
+)
+def test_nothing_follows_an_answer_before_which_an_end_came(
+    code: str, told: type[JobEnded | JobLost]
+) -> None:
     runtime = restarted(*NUMBERED, seen=4)
     assert succeed(runtime, 1, None) == []
     answer(runtime, current_status="success", job_seq=None)
     runtime.advance(1.1)
     assert len(subscribes(runtime)) == 2
-    runtime.only(JobEnded, refuse(runtime, code))
+    runtime.only(told, refuse(runtime, code))
+
+
+@pytest.mark.parametrize("code", ["INVALID_REQUEST", "PERMISSION_DENIED"])
+def test_a_refusal_tells_that_a_job_is_lost_while_its_history_is_there(code: str) -> None:
+    runtime = restarted()
+    assert at(runtime, 1, 8) + succeed(runtime, 2, 9) == []
+    lost = runtime.only(JobLost, refuse(runtime, code))
+    assert lost.code == code
+    assert runtime.client.cursor == 2, "nothing of it is awaited"
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, current_status="success", job_seq=9)
+    assert positions(at(runtime, 3, 1)) == [1]
+    assert runtime.only(JobEnded, succeed(runtime, 4, 9)).seq == 4
 
 
 def test_an_end_of_a_job_that_is_left_is_dropped() -> None:
