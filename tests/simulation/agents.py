@@ -38,6 +38,8 @@ class Agent:
     started_at: int
     """World time."""
     paused: bool = False
+    paused_at: int = 0
+    """World time since when it waits."""
     stopping: bool = False
     streams: bool = False
     over: bool = False
@@ -64,6 +66,8 @@ class Agents:
         """It waits in its next emit, or goes on."""
         agent = self.running.get(job_id)
         if agent is not None:
+            if paused and not agent.paused:
+                agent.paused_at = self._host.world.now
             agent.paused = paused
             if agent.pours is not None and not paused:
                 count, kind = agent.pours

@@ -38,6 +38,8 @@ START: Final = 10**6 * SECOND
 UNIX: Final = 1_780_000_000 * SECOND
 MOST_EVENTS: Final = 60_000
 """Of one run; more means that something never comes to rest (I10)."""
+WAITS: Final = 3 * SECOND
+"""The time within which an agent goes on that waits for a transport or a journal that works."""
 HEALING: Final = 300 * SECOND
 """Within this time everything has to converge once faults have stopped (I10)."""
 
@@ -188,9 +190,8 @@ class World:
         for client in self.clients:
             client.heal()
         end = synced + HEALING
-        self._until(synced + 3 * SECOND)
-        for agent in self.host.agents.running.values():
-            ensure(not agent.paused, "I10", f"the agent of {agent.work.job_id} still waits for its transport")
+        self._until(synced + WAITS)
+        self._agents_go_on(synced)
         while self.now < end:
             self._until(self.now + SECOND // 4)
             self.deadlines.check()
@@ -202,6 +203,15 @@ class World:
         bounds.check(self.host)
         self.ledger.check_all()
         self._all_goes()
+
+    def _agents_go_on(self, since: int) -> None:
+        """No agent waits for long: a transport or a journal that works takes what it waits for."""
+        while waiting := [agent for agent in self.host.agents.running.values() if agent.paused]:
+            for agent in waiting:
+                waits = self.now - max(agent.paused_at, since)
+                said = f"the agent of {agent.work.job_id} still waits for its transport"
+                ensure(waits < WAITS, "I10", said)
+            self._until(self.now + SECOND // 4)
 
     def _end_agents(self) -> None:
         for agent in list(self.host.agents.running.values()):

@@ -33,6 +33,10 @@ def test_a_fresh_seed_with_runtimes(seed: int) -> None:
     assert runtimes.play(seed).message == ""
 
 
+def test_an_agent_that_has_begun_to_wait_for_a_slow_store_goes_on() -> None:
+    assert runtimes.play(4263).message == ""
+
+
 def test_shards_with_runtimes_move_and_their_sessions_are_resumed() -> None:
     counts = [runtimes.play(seed).counts for seed in FRESH[:5]]
     assert sum(each.get("moved", 0) for each in counts) > 5
