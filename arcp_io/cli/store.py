@@ -50,7 +50,8 @@ def init(url: Url, shards: _Shards = 128, as_json: Json = False) -> None:
 def upgrade(url: Url, as_json: Json = False) -> None:
     """Lead the tables of a store to the version of this release.
 
-    Nodes of an earlier release that run meanwhile go on; they refuse the store when they are started again.
+    Nodes of an earlier release that run meanwhile go on. They refuse the store when they connect to it
+    again, so replace them soon.
 
     \b
     Examples:

@@ -101,7 +101,8 @@ class Beating:
     async def _beat_on(self) -> None:
         while not self._stopping:
             begun = self._now()
-            beat = partial(self._store.beat, draining=self._ownership.draining)
+            unfinished = self._shards.unfinished_jobs()
+            beat = partial(self._store.beat, draining=self._ownership.draining, unfinished=unfinished)
             try:
                 reading = await call_in_thread(beat, name="arcp-io beat")
             except StoreError as error:

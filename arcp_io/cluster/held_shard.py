@@ -42,9 +42,9 @@ class HeldShard:
         self.lost = False
 
     @property
-    def is_idle(self) -> bool:
-        """Whether the shard is served, and has no unfinished job."""
-        return self.server is not None and not self.server.counts().unfinished_jobs
+    def unfinished_jobs(self) -> int | None:
+        """The number of jobs of the shard that have not ended; None if it is not served."""
+        return None if self.server is None else self.server.counts().unfinished_jobs
 
     def give_away(self, drain: float, now: int) -> None:
         """End the shard by will: running jobs get `drain` seconds; a later call may shorten that."""

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
+
+
+class Beat(NamedTuple):
+    """The part of its row that a node writes with each beat."""
+
+    address: str
+    """HOST:PORT where other nodes reach it."""
+    key: bytes
+    """The key with which other nodes prove that they can read the store."""
+    draining: bool
+    """Whether the node gives its shards away and claims none."""
+    unfinished: Mapping[int, int]
+    """The number of unfinished jobs of each shard that the node serves."""
+
+    def __repr__(self) -> str:
+        return f"<Beat of {self.address}>"  # Without its key.
 
 
 class NodeRow(NamedTuple):

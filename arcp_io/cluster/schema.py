@@ -1,7 +1,8 @@
 """The tables of a store: making them, checking them, and leading them to a newer version.
 
 store    one row: the version of the tables, and the number of shards, which never changes
-node     a row for each node that lives, or lived less than an hour ago
+node     a row for each node that lives, or lived less than an hour ago; `unfinished` has the unfinished jobs
+         of each shard that it serves, the shard 0 first, and NULL for any other
 shard    a row for each shard: its owner, and how far its records go
 record   the records of a shard behind its snapshot: rows of many records each, under the number of the first
 kept     snapshots: rows of many records each, numbered from 0 for themselves; the last row of a generation
@@ -21,7 +22,7 @@ from .connection import Db, pg
 from .errors import NoStore, StoreError
 from .url import StoreUrl
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """The version of the tables."""
 SHARDS: Final = 128
 """The number of shards of a new store, unless another is given."""
@@ -36,7 +37,7 @@ TABLES: Final = (
     " shards int NOT NULL)",
     "CREATE TABLE arcp.node (node uuid PRIMARY KEY, address text NOT NULL, key bytea NOT NULL,"
     " beat bigint NOT NULL, draining boolean NOT NULL, release text NOT NULL,"
-    " started timestamptz NOT NULL DEFAULT now())",
+    " started timestamptz NOT NULL DEFAULT now(), unfinished int[] NOT NULL DEFAULT '{}')",
     "CREATE TABLE arcp.shard (shard int PRIMARY KEY, epoch bigint NOT NULL DEFAULT 0, node uuid,"
     " next bigint NOT NULL DEFAULT 0, start bigint NOT NULL DEFAULT 0, generation bigint NOT NULL DEFAULT 0,"
     " record_version int NOT NULL DEFAULT 0)",
@@ -56,8 +57,13 @@ TUNING: Final = (
 )
 """Settings that spare PostgreSQL work: room for updates in place, no compression, vacuum of small parts."""
 
-MIGRATIONS: Final[Mapping[int, Sequence[str]]] = MappingProxyType({})
-"""Version of the tables -> the statements that lead to the next version."""
+MIGRATIONS: Final[Mapping[int, Sequence[str]]] = MappingProxyType(
+    {1: ("ALTER TABLE arcp.node ADD COLUMN unfinished int[] NOT NULL DEFAULT '{}'",)}
+)
+"""Version of the tables -> the statements that lead to the next version.
+
+Nodes of the earlier release go on with their statements meanwhile: a new column has a default.
+"""
 
 _SETTINGS: Final = (
     ("fsync", ("off",), "fsync = on in postgresql.conf"),

@@ -172,8 +172,13 @@ class Shards:
     # Readings.
 
     def idle(self) -> set[int]:
-        """Return the shards without an unfinished job."""
-        return {shard for shard, held in self._held.items() if held.is_idle}
+        """Return the shards that are served and have no unfinished job."""
+        return {shard for shard, jobs in self.unfinished_jobs().items() if not jobs}
+
+    def unfinished_jobs(self) -> dict[int, int]:
+        """Return the number of unfinished jobs of each shard that is served."""
+        counted = ((shard, held.unfinished_jobs) for shard, held in self._held.items())
+        return {shard: jobs for shard, jobs in counted if jobs is not None}
 
     def look(self, reading: Reading, *, begun: int) -> None:
         """Tell the ownership about heals, and notice shards that are lost while they are given away."""

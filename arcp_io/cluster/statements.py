@@ -10,7 +10,7 @@ from arcp_io.journal.rows import Row
 
 from .connection import Db
 from .outcome import Claimed
-from .rows import NodeRow, ShardRow
+from .rows import Beat, NodeRow, ShardRow
 
 READ_BYTES: Final = 8 * 1024 * 1024
 """Bytes of rows that are read at a time, unless a single row is longer."""
@@ -18,6 +18,10 @@ READ_ROWS: Final = 2_000
 """Rows that are read at a time, at most."""
 
 _SHARD: Final = "SELECT shard, epoch, node::text, next, start, generation, record_version FROM arcp.shard"
+_COUNTED: Final = (
+    "SELECT s.shard, s.epoch, s.node::text, s.next, s.start, s.generation, s.record_version,"
+    " n.unfinished[s.shard + 1] FROM arcp.shard s LEFT JOIN arcp.node n ON n.node = s.node ORDER BY s.shard"
+)
 _APPEND: Final = (
     "WITH given AS (SELECT * FROM unnest(%s::int[], %s::bigint[], %s::bigint[], %s::int[], %s::bigint[],"
     " %b::bytea[]) AS g(shard, epoch, first, span, crc, data)),"
@@ -70,6 +74,14 @@ def read_shards(db: Db, shards: Collection[int] | None = None) -> list[ShardRow]
     return [ShardRow(*values) for values in found.fetchall()]
 
 
+def read_counted(db: Db) -> list[tuple[ShardRow, int | None]]:
+    """Return the rows of all shards, each with the unfinished jobs that the last beat of its owner told.
+
+    The count is None for a shard without an owner, and for one that its owner did not serve at that beat.
+    """
+    return [(ShardRow(*values[:-1]), values[-1]) for values in db.execute(_COUNTED).fetchall()]
+
+
 def read_nodes(db: Db) -> list[NodeRow]:
     """Return the rows of all nodes, by their ids."""
     found = db.execute(
@@ -78,22 +90,23 @@ def read_nodes(db: Db) -> list[NodeRow]:
     return [NodeRow(*values) for values in found.fetchall()]
 
 
-def write_node(db: Db, node: str, address: str, key: bytes, draining: bool, release: str) -> None:
+def write_node(db: Db, node: str, beating: Beat, release: str) -> None:
     """Write the row of a node, with a beat that is one higher than before."""
     db.execute(
-        "INSERT INTO arcp.node AS mine (node, address, key, beat, draining, release)"
-        " VALUES (%s::uuid, %s, %s, 0, %s, %s) ON CONFLICT (node) DO UPDATE SET beat = mine.beat + 1,"
-        " address = excluded.address, key = excluded.key, draining = excluded.draining",
-        (node, address, key, draining, release),
+        "INSERT INTO arcp.node AS mine (address, key, draining, unfinished, node, beat, release)"
+        " VALUES (%s, %s, %s, %s::int[], %s::uuid, 0, %s) ON CONFLICT (node) DO UPDATE SET"
+        " beat = mine.beat + 1, address = excluded.address, key = excluded.key,"
+        " draining = excluded.draining, unfinished = excluded.unfinished",
+        (*_values(beating), node, release),
     )
 
 
-def beat_node(db: Db, node: str, address: str, key: bytes, draining: bool) -> bool:
+def beat_node(db: Db, node: str, beating: Beat) -> bool:
     """Raise the beat of a node whose row is there; return whether it is."""
     found = db.execute(
-        "UPDATE arcp.node SET beat = beat + 1, address = %s, key = %s, draining = %s"
+        "UPDATE arcp.node SET beat = beat + 1, address = %s, key = %s, draining = %s, unfinished = %s::int[]"
         " WHERE node = %s::uuid RETURNING 1",
-        (address, key, draining, node),
+        (*_values(beating), node),
     )
     return found.fetchone() is not None
 
@@ -234,6 +247,11 @@ def read_page(db: Db, shard: int, generation: int | None, first: int) -> list[Ro
     return [Row(*found) for found in db.execute(statement, values, binary=True).fetchall()]
 
 
-def _integers(values: Sequence[int]) -> str:
+def _values(beating: Beat) -> tuple[str, bytes, bool, str]:
+    counts = [beating.unfinished.get(shard) for shard in range(max(beating.unfinished, default=-1) + 1)]
+    return beating.address, beating.key, beating.draining, _integers(counts)
+
+
+def _integers(values: Sequence[int | None]) -> str:
     """Return an array of PostgreSQL in its text form, which has the same type for numbers of any size."""
-    return f"{{{','.join(map(str, values))}}}"
+    return f"{{{','.join('NULL' if value is None else str(value) for value in values)}}}"

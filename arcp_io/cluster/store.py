@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from arcp_io.journal.protocol import Amount
@@ -15,11 +16,12 @@ from .compactor import Compactor
 from .connection import LEASE, Connection, Db
 from .errors import StoreError
 from .lane import Lane
-from .rows import Reading, ShardRow
+from .rows import Beat, Reading, ShardRow
 from .schema import SHARDS, check, make, upgrade
 from .url import read_url
 from .writer import GIVE_UP_SECONDS, Writer
 
+NO_JOBS: Final[Mapping[int, int]] = MappingProxyType({})
 ANSWER_SECONDS: Final = 10.0
 """Seconds after which a statement without an answer is given up, and its outcome looked up."""
 
@@ -96,8 +98,10 @@ class PostgresStore:
         """Say what the row of this node holds; `beat` writes it."""
         self._described = (address, key)
 
-    def beat(self, *, draining: bool = False) -> Reading:
+    def beat(self, *, draining: bool = False, unfinished: Mapping[int, int] = NO_JOBS) -> Reading:
         """Write the row of this node, with a beat that is one higher, and return all rows.
+
+        `unfinished` is the number of unfinished jobs of each shard that this node serves.
 
         Shards are read before nodes, so that the owner of a shard is among the nodes. If the row of this node
         was deleted since its last beat, it is not among them: other nodes may have taken what it owned. The
@@ -105,15 +109,14 @@ class PostgresStore:
         """
         if self._described is None:
             raise StoreError("a node describes itself before its first beat")
-        address, key = self._described
-        values = (self.node, address, key, draining)
+        beating = Beat(*self._described, draining, unfinished)
         has_row = self._has_row
 
         def work(db: Db) -> Reading:
             if has_row:
-                statements.beat_node(db, *values)
+                statements.beat_node(db, self.node, beating)
             else:
-                statements.write_node(db, *values, VERSION)
+                statements.write_node(db, self.node, beating, VERSION)
             return _reading(db)
 
         reading = self._control.run(work, again=True)
@@ -123,6 +126,13 @@ class PostgresStore:
     def read(self) -> Reading:
         """Return all rows of nodes and shards."""
         return self._control.run(_reading, again=True)
+
+    def read_counted(self) -> list[tuple[ShardRow, int | None]]:
+        """Return the rows of all shards, each with its unfinished jobs as of the last beat of its owner.
+
+        The count is None for a shard without an owner, and for one that its owner did not serve yet.
+        """
+        return self._control.run(statements.read_counted, again=True)
 
     def claim(
         self,

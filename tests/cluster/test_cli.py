@@ -46,10 +46,31 @@ def test_a_store_is_made_once_and_listed(database: str) -> None:
     other = arcp_io("store", "init", database, "--shards", "8")
     assert other.returncode == 1 and "is there, with 4 shards" in other.stderr
     upgraded = arcp_io("store", "upgrade", database)
-    assert (upgraded.returncode, upgraded.stdout.endswith("has version 1 already\n")) == (0, True)
+    assert (upgraded.returncode, upgraded.stdout.endswith("has version 2 already\n")) == (0, True)
     assert arcp_io("nodes", database, "--watch", "0").stdout == "no node serves the store\n"
     assert [shard["owner"] for shard in listed("shards", database)] == [None] * 4
-    assert arcp_io("shards", database).stdout.count("free  epoch 0") == 4
+    assert arcp_io("shards", database).stdout.count("free  epoch 0  unknown unfinished jobs") == 4
+
+
+@pytest.mark.only_on("asyncio")
+async def test_shards_are_listed_with_their_unfinished_jobs(database: str, tmp_path: Path) -> None:
+    assert arcp_io("store", "init", database, "--shards", "4").returncode == 0
+    node = Served(tmp_path, "--journal", database, "--lease", "1s")
+    await_owners(database, 1)
+    mine = shard_of("alice", 4)
+    async with websocket(node.url) as peer:
+        await peer.hello("s3cret")
+        for agent in ("wait", "wait", "echo"):
+            await peer.submit(agent)
+        await peer.until("job.result")
+    until = time.monotonic() + PATIENCE
+    while (counts := [shard["unfinished_jobs"] for shard in listed("shards", database)])[mine] != 2:
+        assert time.monotonic() < until, counts
+    assert sum(counts) == 2
+    lines = arcp_io("shards", database).stdout.splitlines()
+    assert ["  2 unfinished jobs  " in line for line in lines] == [shard == mine for shard in range(4)]
+    assert node.stop() == 0
+    assert [shard["unfinished_jobs"] for shard in listed("shards", database)] == [None] * 4
 
 
 def test_urls_without_a_store_are_refused(tmp_path: Path) -> None:

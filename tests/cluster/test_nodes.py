@@ -40,6 +40,28 @@ def test_a_beat_writes_the_row_of_its_node_and_reads_all(make_store: MakeStore) 
     assert shards == tuple(ShardRow(number, 0, None, 0, 0, 0, 0) for number in range(SHARDS))
 
 
+def test_a_shard_has_the_count_of_jobs_of_its_owner_and_of_no_other_node(
+    database: str, make_store: MakeStore
+) -> None:
+    one, two = make_store(), make_store()
+    one.describe("10.0.0.1:7800", b"one")
+    two.describe("10.0.0.2:7800", b"two")
+    for shard, owner in ((0, one), (3, one), (5, one), (7, two)):
+        assert owner.claim(shard, 0, 1) == (1, 0)
+    assert {jobs for _, jobs in one.read_counted()} == {None}
+    one.beat()
+    one.beat(unfinished={3: 0, 0: 70_000, 7: 4})
+    two.beat(unfinished={SHARDS - 1: 1})
+    counted = one.read_counted()
+    assert tuple(row for row, _ in counted) == one.read().shards
+    assert {row.shard: jobs for row, jobs in counted if jobs is not None} == {0: 70_000, 3: 0}
+    two.beat(unfinished={7: 2})
+    one.beat(draining=True, unfinished={5: 1})
+    assert {row.shard: jobs for row, jobs in two.read_counted() if jobs is not None} == {5: 1, 7: 2}
+    query(database, "DELETE FROM arcp.node")
+    assert {jobs for _, jobs in one.read_counted()} == {None}
+
+
 def test_a_node_describes_itself_first(store: PostgresStore) -> None:
     with pytest.raises(StoreError, match="describes itself before its first beat"):
         store.beat()

@@ -13,6 +13,7 @@ from arcp_io.cluster.errors import NoStore, StoreAway, StoreError
 from arcp_io.cluster.store import PostgresStore
 from arcp_io.cluster.url import read_url
 from tests.cluster.servers import query
+from tests.io.processes import arcp_io
 
 
 def opened(url: str, **options: int | None) -> PostgresStore:
@@ -111,14 +112,30 @@ def test_another_schema_of_this_name_is_left_as_it_is(database: str, statements:
 def test_a_newer_store_is_refused(database: str) -> None:
     opened(database)
     query(database, "UPDATE arcp.store SET version = 7")
-    with pytest.raises(StoreError, match=r"has version 7 .* up to 1: use a newer arcp-io"):
+    with pytest.raises(StoreError, match=r"has version 7 .* up to 2: use a newer arcp-io"):
         opened(database)
     with pytest.raises(StoreError, match="has version 7 of its tables: use a newer arcp-io"):
         upgraded(database)
 
 
+def test_a_node_goes_on_with_a_newer_store_until_it_connects_again(database: str) -> None:
+    store = opened(database)
+    store.read()
+    query(database, "UPDATE arcp.store SET version = 7")
+    assert len(store.read().shards) == store.shards
+    query(
+        database,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND pid <> pg_backend_pid()",
+    )
+    with pytest.raises(StoreError, match=r"has version 7 .*: use a newer arcp-io"):
+        store.read()
+    store.close()
+
+
 def test_an_older_store_is_upgraded_by_a_command(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(database)
+    query(database, "UPDATE arcp.store SET version = 1")
     monkeypatch.setattr(schema, "SCHEMA_VERSION", 3)
     monkeypatch.setattr(
         schema,
@@ -134,9 +151,54 @@ def test_an_older_store_is_upgraded_by_a_command(database: str, monkeypatch: pyt
     assert opened(database).shards == schema.SHARDS
 
 
+def columns(url: str) -> list[tuple[object, ...]]:
+    """All columns of a store, with their types and defaults."""
+    return query(
+        url,
+        "SELECT table_name, ordinal_position, column_name, udt_name, is_nullable, column_default"
+        " FROM information_schema.columns WHERE table_schema = 'arcp' ORDER BY 1, 2",
+    )
+
+
+VERSION_1 = (
+    "DROP TABLE arcp.node",
+    "CREATE TABLE arcp.node (node uuid PRIMARY KEY, address text NOT NULL, key bytea NOT NULL,"
+    " beat bigint NOT NULL, draining boolean NOT NULL, release text NOT NULL,"
+    " started timestamptz NOT NULL DEFAULT now())",
+    "UPDATE arcp.store SET version = 1",
+)
+"""The statements that lead from version 2 of the tables back to version 1, as earlier releases made them."""
+A_BEAT_OF_VERSION_1 = (
+    "INSERT INTO arcp.node AS mine (node, address, key, beat, draining, release)"
+    " VALUES (%s::uuid, %s, %s, 0, %s, %s) ON CONFLICT (node) DO UPDATE SET beat = mine.beat + 1,"
+    " address = excluded.address, key = excluded.key, draining = excluded.draining"
+)
+
+
+def test_a_store_of_version_1_is_upgraded_while_a_node_of_its_release_beats(database: str) -> None:
+    store = opened(database, make_shards=8)
+    made = columns(database)
+    for statement in VERSION_1:
+        query(database, statement)
+    old = ("11111111-1111-4111-8111-111111111111", "10.0.0.1:7800", b"key", False, "0.1.0")
+    query(database, A_BEAT_OF_VERSION_1, *old)
+    query(database, "UPDATE arcp.shard SET node = %s, epoch = 1 WHERE shard = 3", old[0])
+    for words in (("nodes", database), ("shards", database)):
+        refused = arcp_io(*words)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "needs version 2: run 'arcp-io store upgrade postgresql://" in refused.stderr
+    done = arcp_io("store", "upgrade", database)
+    assert (done.returncode, done.stdout.endswith(" had version 1, and has version 2 now\n")) == (0, True)
+    assert columns(database) == made
+    query(database, A_BEAT_OF_VERSION_1, *old)
+    assert [(node.node, node.beat) for node in store.read().nodes] == [(old[0], 1)]
+    assert [jobs for _, jobs in store.read_counted()] == [None] * 8
+    store.close()
+
+
 def test_an_upgrade_that_fails_changes_nothing(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(database)
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
+    query(database, "UPDATE arcp.store SET version = 1")
     twice = ["CREATE TABLE arcp.two (x int)"] * 2
     monkeypatch.setattr(schema, "MIGRATIONS", {1: twice})
     with pytest.raises(StoreError, match="already exists"):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import psycopg
 import pytest
 
+from arcp_io.agents.threads import call_in_thread
 from arcp_io.cluster.errors import StoreAway
 from arcp_io.cluster.rows import Reading
 from arcp_proto import RECORD_VERSION
-from tests.cluster.beaten import LEASE, beaten, until
+from tests.cluster.beaten import LEASE, LIMIT, beaten, until
 from tests.cluster.conftest import MakeStore
 from tests.cluster.servers import query
 from tests.io.apps import make_app
@@ -47,6 +50,33 @@ async def test_a_shard_that_is_given_away_goes_on_at_another_node(make_store: Ma
             assert again["type"] == "session.welcome"
             assert (await peer.until_event(len(before)))[: len(before)] == before
             assert (await two.row(0)).epoch == 2
+
+
+async def test_beats_tell_the_unfinished_jobs_of_each_shard_that_is_served(make_store: MakeStore) -> None:
+    store, reader = make_store(shards=3), make_store(shards=3)
+
+    async def counts(*expected: int | None) -> None:
+        with anyio.fail_after(LIMIT):
+            while True:
+                counted = await call_in_thread(reader.read_counted, name="test")
+                if [jobs for _, jobs in counted] == [*expected]:
+                    break
+                await anyio.sleep(0.02)
+
+    await counts(None, None, None)
+    async with beaten(make_app(), store) as node:
+        await counts(0, 0, 0)
+        async with websocket(await node.url(1)) as peer:
+            await peer.hello()
+            jobs = [(await peer.submit("sleep"))["payload"]["job_id"] for _ in range(2)]
+            await peer.submit("echo", "x")
+            await peer.until("job.result")
+            await counts(0, 2, 0)
+            await peer.send("job.cancel", {"job_id": jobs[0]})
+            await counts(0, 1, 0)
+        await counts(0, 1, 0)
+        assert reader.claim(1, 1, RECORD_VERSION) is not None
+        await counts(0, None, 0)
 
 
 async def test_a_shard_that_another_node_claims_is_lost(make_store: MakeStore) -> None:
@@ -118,10 +148,10 @@ async def test_a_node_without_answers_of_the_store_waits_and_goes_on(
     store = make_store(shards=1)
     beat, away = store.beat, [False]
 
-    def sometimes(*, draining: bool = False) -> Reading:
+    def sometimes(**told: Any) -> Reading:
         if away[0]:
             raise StoreAway("for this test")
-        return beat(draining=draining)
+        return beat(**told)
 
     monkeypatch.setattr(store, "beat", sometimes)
     async with beaten(make_app(), store) as node, websocket(await node.url(0)) as peer:
