@@ -173,7 +173,10 @@ def on_event(
         session.announced(name(event.body.get("child_job_id")))
     if job is not None:
         if job.may_be_observed and _ends_subscription(event):
-            _end_subscription(client, session, job, envelope, event)
+            if job.awaited and session.is_placed:  # It ends an earlier subscription, and another is to come.
+                session.acks.drop(envelope.event_seq or 0, job_id)
+            else:
+                _end_subscription(client, session, job, envelope, event)
             return
         if event.kind == RESULT_CHUNK:
             session.assembly.add(job_id, event.body)

@@ -25,6 +25,7 @@ from arcp_proto.server.jobs.job import Job
 from arcp_proto.server.runtime import Runtime
 from arcp_proto.server.sessions.event_log import MARK
 from arcp_proto.server.sessions.session import Session
+from arcp_proto.server.state import RuntimeState
 from arcp_proto.wire.timestamps import format_time
 from tests.reference.streams import Stream
 from tests.reference.tokens import is_over, prove, verdict
@@ -161,7 +162,7 @@ class Judge:
             self._left_out(self.lines[session.id])
             self._numbered(self.lines[session.id], session)
             self._overlooked(self.lines[session.id], session)
-            self.lines[session.id].look(session.backlogs)
+            self.lines[session.id].look(session.backlogs, _parents_of(session, runtime))
 
     def _crowded(self) -> bool:
         """Whether finished jobs may go before their time: they are too many, or held bytes may be (§14)."""
@@ -880,6 +881,12 @@ class Judge:
             else:
                 ensure(not work.ended, "an observer was not told of the end")
                 ensure(job_id in session.observed, "a subscription is lost")
+
+
+def _parents_of(session: Session, runtime: RuntimeState) -> dict[str, str]:
+    """Return the jobs that a session waits for and that are children, each with its parent."""
+    waiting = (runtime.jobs[job_id] for job_id in session.backlogs)
+    return {job.id: job.terms.parent_job_id for job in waiting if job.terms.parent_job_id is not None}
 
 
 def _group(principal: str) -> str:

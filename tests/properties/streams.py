@@ -7,7 +7,7 @@ with everything that its agent published. Both are told of each envelope and eve
 from __future__ import annotations
 
 import json
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
@@ -270,7 +270,8 @@ class Line:
     @property
     def observed(self) -> set[str]:
         """The jobs that count as observed: also its own as long as a history of them is asked for (§7.6)."""
-        waiting = (job_id for job_id, stream in self.streams.own.items() if not stream.live)
+        own = self.streams.own.items()
+        waiting = (job_id for job_id, stream in own if not (stream.live or stream.by_itself))
         return {*self.streams.observed, *waiting}
 
     def is_home(self, job_id: str) -> bool:
@@ -289,12 +290,20 @@ class Line:
         """Return whether anything is left for the session, before the end."""
         return self.lacks(work, stream, min(stream.until, len(work.events)) + 1)
 
-    def look(self, backlogs: Container[str]) -> None:
-        """Look at what waits now: a job of its own does behind a history alone that was asked for."""
+    def look(self, backlogs: Container[str], parents: Mapping[str, str]) -> None:
+        """Look at what waits now, with the parents of children.
+
+        A job of its own waits behind a history that was asked for, a child also behind its parent, and an end
+        behind a child.
+        """
+        held = {parent for job_id, parent in parents.items() if job_id in backlogs}
         for job_id, stream in self.streams.own.items():
             waits = self.placed and job_id in backlogs
-            ensure(not (waits and stream.live), "its own job waits, and no history was asked for")
+            if waits and stream.live:
+                ensure(parents.get(job_id) in backlogs or job_id in held, "its own job waits for nothing")
+                stream.by_itself = True
             stream.live = not waits
+            stream.by_itself = stream.by_itself and waits
         for job_id, stream in self.streams.observed.items():
             stream.live = job_id not in backlogs
 

@@ -518,7 +518,7 @@ def check_bounds(runtime: RuntimeState) -> None:
         most = limits.max_session_bytes + limits.max_session_bytes // 16 + extra * NOTICE
         ensure(session.log.size <= most, "a log is too large")
         ensure(
-            len(session.observed.keys() | session.backlogs.keys()) <= limits.max_session_subscriptions,
+            len(session.subscribed_to()) <= limits.max_session_subscriptions,
             "subscribed",
         )
         ensure(len(session.replies) <= limits.max_session_replies, "too many answers are kept")

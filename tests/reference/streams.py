@@ -29,6 +29,8 @@ class Stream:
     """Events up to this position are gone, or may be."""
     live: bool = False
     """Published events are numbered at once; else they wait behind a history, or for a client that reads."""
+    by_itself: bool = False
+    """The stream waits unasked: a child behind its parent, or an end behind that of a child."""
     since: int = 0
     """When the session asked for it last, by the clock of a judge."""
     joined: bool = False
@@ -84,6 +86,7 @@ class Streams:
         if not stream.own or self.placed:
             stream.at = min(stream.at, place) if self.placed else place
             stream.live = stream.live and place >= last
+            stream.by_itself = stream.by_itself and place >= last
             return stream
         if place < last:
             self.replays[job_id] = Stream(place, until=last)

@@ -17,8 +17,7 @@ from arcp_proto.job_statuses import JobStatus, status_of
 from arcp_proto.server.audit import notice
 from arcp_proto.server.credentials import revocation
 from arcp_proto.server.journal.records import JobEndedRecord, OutcomeFixed
-from arcp_proto.server.sessions import retention
-from arcp_proto.server.sessions.session import Session
+from arcp_proto.server.sessions import retention, subscriptions
 from arcp_proto.wire import codec
 from arcp_proto.wire.messages import JOB_ERROR, JobError
 
@@ -254,18 +253,8 @@ def _let_go(state: RuntimeState, job: Job) -> None:
     _send(state, job, ending.ended, ending.how)
 
 
-def _number_children(state: RuntimeState, job: Job, home: Session) -> None:
-    """Number the terminals of children that wait behind a history: a job ends after its children (§10)."""
-    for job_id in list(home.backlogs):
-        child = state.jobs[job_id]
-        if child.terms.parent_job_id == job.id:
-            retention.number_at_home(state, child, child.history.end + 1)
-
-
 def _send(state: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome | Returned | None) -> None:
     parent, home, observers = job.parent, job.home, job.observers
-    if home is not None and home.backlogs:
-        _number_children(state, job, home)
     state.commit(ended)
     if ended.whole is not None:
         retention.trim_history(state, job)
@@ -283,6 +272,7 @@ def _send(state: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome | R
         )
     if home is not None:
         state.delivered(home)
+        subscriptions.feed_soon(state, home)  # The terminal may wait there.
     for session in observers.values():
         state.delivered(session)
     if job.paused:

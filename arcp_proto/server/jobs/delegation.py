@@ -17,7 +17,7 @@ from arcp_proto.limits import WIRE_WORDS, details_of
 from arcp_proto.namespaces import AGENT_DELEGATE, COST_BUDGET, MODEL_USE
 from arcp_proto.server.audit import note
 from arcp_proto.server.journal.records import Delegated
-from arcp_proto.server.sessions import admission_control, retention
+from arcp_proto.server.sessions import admission_control
 from arcp_proto.wire import codec
 from arcp_proto.wire.event_bodies import Delegate, EventKind, encode_body
 from arcp_proto.wire.inputs import Input, given_bytes
@@ -118,8 +118,6 @@ def _begin(state: RuntimeState, parent: Job, terms: Terms, input: Input) -> Job:
     announced = Delegate(terms.job_id, qualified(terms.agent, terms.version), terms.lease)
     body = encode_body(EventKind.DELEGATE, announced)
     payload = codec.open_event(EventKind.DELEGATE, state.time_text(), body)
-    if parent.home_behind:  # The announcement must precede the child's events, which are not behind.
-        retention.number_at_home(state, parent, parent.history.end)
     state.commit(Delegated(terms, payload))
     publish.spread(state, parent, None)
     child = state.jobs[terms.job_id]

@@ -109,8 +109,12 @@ def noted(state: RuntimeState, session: Session) -> None:
 
 
 def _tell_of_lag(state: RuntimeState, session: Session) -> None:
-    """Tell the client of its lag, once per crossing, on its newest unfinished job if it has one (§6.5)."""
-    job_id = next(reversed(session.jobs), None)
+    """Tell the client of its lag, once per crossing, on its newest unfinished job if it has one (§6.5).
+
+    That is the newest one of which the client was told.
+    """
+    announced = (job_id for job_id in reversed(session.jobs) if session.backlogs.is_announced(job_id))
+    job_id = next(announced, None)
     if job_id is not None:
         session.lagging = True
         lag = session.log.last - session.acked

@@ -19,6 +19,7 @@ from arcp_proto.server.jobs.idempotency import Claim
 from arcp_proto.server.jobs.job import End, Job
 from arcp_proto.server.jobs.stage import JOB_ENDED, JOB_STARTED, OUTCOME_FIXED
 from arcp_proto.server.responses import accepted_of
+from arcp_proto.server.sessions.backlogs import Backlog
 from arcp_proto.server.sessions.session import Reply, Session
 from arcp_proto.wire import codec
 from arcp_proto.wire.codec import OpenObject
@@ -138,6 +139,9 @@ def _delegated(state: RuntimeState, record: records.Delegated) -> None:
     if home is not None and home.quirk.children:
         job.home = home
         home.take_on(job)
+        if parent.home_behind:
+            _wait(job, home, Backlog(0, owed=True, asked=False))
+            job.home_behind = True
 
 
 def _job_joined(state: RuntimeState, record: records.JobJoined) -> None:
@@ -232,8 +236,9 @@ def _job_ended(state: RuntimeState, record: records.JobEndedRecord) -> None:
         state.unpin(job.terms.principal, job.pinned)
         job.pinned = 0
     state.recorded(job, JOB_ENDED, record.status)
-    home = job.home
-    flows = home is not None and not job.home_behind
+    home, last = job.home, job.history.end
+    held = home is not None and not job.home_behind and home.backlogs.holds_end_of(job.id)
+    flows = home is not None and not job.home_behind and not held
     source = (home.log.last if home is not None and flows else job.home_seq) + 1
     job.end = end = End(record.message_type, record.payload, record.at, source, record.inline)
     if end.inline is not None and len(end.inline) > state.limits.max_envelope_bytes:
@@ -245,6 +250,8 @@ def _job_ended(state: RuntimeState, record: records.JobEndedRecord) -> None:
             append(state, home, terminal(state, job, home, end, record.whole, observed=False))
         else:
             home.observed[job.id] = job  # The terminal comes behind the history.
+        if held:
+            _wait(job, home, Backlog(last, owed=True, due=last, asked=False))
         del home.jobs[job.id]
     job.home_behind = False
     job.home_seq = source
@@ -364,8 +371,7 @@ def _observed(state: RuntimeState, record: records.Observed) -> None:
         session.observed[job.id] = job
         job.observed_by(session)
         return
-    session.backlogs[job.id] = replace(record.backlog)  # The backlog changes; the record does not.
-    job.awaited_by(session)
+    _wait(job, session, replace(record.backlog))  # The backlog changes; the record does not.
     if record.backlog.until is not None:
         return
     if job.home is session:
@@ -373,6 +379,11 @@ def _observed(state: RuntimeState, record: records.Observed) -> None:
     else:
         session.observed[job.id] = job
         job.observers.pop(session.id, None)
+
+
+def _wait(job: Job, session: Session, backlog: Backlog) -> None:
+    session.backlogs.add(job, backlog)
+    job.awaited_by(session)
 
 
 def _replayed(state: RuntimeState, record: records.Replayed) -> None:
@@ -389,7 +400,10 @@ def _replayed(state: RuntimeState, record: records.Replayed) -> None:
     backlog.position = record.upto
     if record.upto < (job.history.end if backlog.until is None else backlog.until):
         return
-    del session.backlogs[job.id], job.behind[session.id]
+    if job.end is not None and backlog.owed and session.backlogs.holds_end_of(job.id):
+        return
+    session.backlogs.drop(job)
+    del job.behind[session.id]
     if job.home is session:
         job.home_behind = False
     elif backlog.until is None:
@@ -421,7 +435,7 @@ def _unobserved(state: RuntimeState, record: records.Unobserved) -> None:
         )
     else:
         session.replies.drop_subscribed(job.id)
-    session.backlogs.pop(job.id, None)
+    session.backlogs.drop(job)
     session.observed.pop(job.id, None)
     job.behind.pop(session.id, None)
     if job.home is session:

@@ -41,7 +41,8 @@ from arcp_proto.job_statuses import JobStatus
 from arcp_proto.leases.budget import Hold
 from arcp_proto.server.jobs.idempotency import Claim
 from arcp_proto.server.jobs.job import End, Outcome, Terms
-from arcp_proto.server.sessions.session import Backlog, Reply
+from arcp_proto.server.sessions.backlogs import Backlog
+from arcp_proto.server.sessions.session import Reply
 from arcp_proto.wire.codec import OpenObject
 from arcp_proto.wire.messages import JOB_EVENT, MessageType
 

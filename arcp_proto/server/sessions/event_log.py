@@ -21,7 +21,7 @@ its position in each of them, and gets the rest from their histories, with numbe
 the positions of before. One comparison finds copies: an event is new if and only if its position is above
 the position of the client in that job. For this to hold, the positions of a job only rise in a session that
 is told positions: a history goes first, and events that are published meanwhile wait behind it, in the
-session of the submitter too.
+session of the submitter too (see `backlogs`).
 
 A history is bounded. When the part above the position is gone, the answer says where the rest begins, so
 that a hole is never silent.

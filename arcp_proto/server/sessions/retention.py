@@ -103,13 +103,34 @@ def number_at_home(state: RuntimeState, job: Job, upto: int) -> bool:
 
     The log of the session then keeps these events as it keeps live ones. Return whether there were any.
     """
-    for session in job.behind.values():
-        backlog = session.backlogs[job.id]
-        if backlog.owed and backlog.position < upto:
-            state.commit(Replayed(session.id, job.id, min(upto, job.history.end)))
-            state.delivered(session)
-            return True
-    return False
+    session = _waiting_home(job)
+    if session is None or session.backlogs[job.id].position >= upto:
+        return False
+    parent = state.jobs.get(job.terms.parent_job_id) if job.terms.parent_job_id is not None else None
+    if parent is not None and session.backlogs[job.id].position == 0:
+        number_at_home(state, parent, parent.history.end)  # It announces the job.
+    backlog = session.backlogs.get(job.id)  # Room may have been made meanwhile.
+    if backlog is not None and backlog.position < upto:
+        state.commit(Replayed(session.id, job.id, min(upto, job.history.end)))
+        state.delivered(session)
+    return True
+
+
+def _waiting_home(job: Job) -> Session | None:
+    """Return the session that has submitted a job, if it waits for a history of it."""
+    return next((session for session in job.behind.values() if session.backlogs[job.id].owed), None)
+
+
+def _finish_at_home(state: RuntimeState, job: Job) -> None:
+    """Number all of a finished job that waits in the submitting session, behind its children (§10)."""
+    _finish_children(state, job)
+    number_at_home(state, job, job.history.end + 1)
+
+
+def _finish_children(state: RuntimeState, job: Job) -> None:
+    session = _waiting_home(job)
+    for child_id in () if session is None else session.backlogs.children_of(job.id):
+        _finish_at_home(state, state.jobs[child_id])
 
 
 def make_room(state: RuntimeState) -> None:
@@ -167,15 +188,10 @@ def forget_oldest(state: RuntimeState, principal: Principal) -> None:
     """Forget the first finished job of a principal that its submitter does not wait for, else its first."""
     for _ in range(state.retired.count(principal)):
         job = state.jobs[state.retired.oldest(principal)]
-        if not _is_due_at_home(job):
+        if _waiting_home(job) is None:
             break
         _keep_longer(state, job)
     forget(state, state.jobs[state.retired.oldest(principal)])
-
-
-def _is_due_at_home(job: Job) -> bool:
-    """Return whether the session that has submitted a job waits for a history of it."""
-    return any(session.backlogs[job.id].owed for session in job.behind.values())
 
 
 def _keep_longer(state: RuntimeState, job: Job) -> None:
@@ -190,6 +206,7 @@ def forget(state: RuntimeState, job: Job) -> None:
     state.retired.remove(job.terms.principal, job.id)  # Making room meanwhile takes another.
     if not state.retired:
         state.timers.disarm(TimerKind.RETENTION, 0)
+    _finish_children(state, job)
     if not _may_end_alone(state, job):
         number_at_home(state, job, job.history.end + 1)
     for session in list(job.behind.values()):
@@ -232,7 +249,7 @@ def forget_due(state: RuntimeState) -> None:
     """
     while (principal := state.retired.due(state.now)) is not None:
         job = state.jobs[state.retired.oldest(principal)]
-        if _is_due_at_home(job):
+        if _waiting_home(job) is not None:
             _keep_longer(state, job)
         else:
             forget(state, job)

@@ -21,6 +21,7 @@ from arcp_proto.wire.envelopes import Envelopes
 from arcp_proto.wire.messages import JOB_ACCEPTED, MessageType
 from arcp_proto.wire.peer_quirks import QUIRKS, Quirk
 
+from .backlogs import Backlogs
 from .event_log import Log
 
 if TYPE_CHECKING:
@@ -32,21 +33,6 @@ if TYPE_CHECKING:
 
 MOST_TOKENS: Final = 4
 """How many resume tokens of a session are valid at a time: the last proven one and later ones (§6.3)."""
-
-
-class Backlog(msgspec.Struct):
-    """The part of a job's history that a session has asked for and that is not numbered in it yet.
-
-    `position` is that of the next event to replay. `until` is the position before which the replay ends, for
-    a session that gets the live events anyway; None: the live events follow the history.
-    """
-
-    position: int
-    until: int | None = None
-    owed: bool = False
-    """Whether the session has submitted the job, so that the events are due to it in any case."""
-    due: int = 0
-    """The position of the first event that is due: those before it were numbered in the session already."""
 
 
 class Admission(msgspec.Struct):
@@ -162,7 +148,7 @@ class Session:
         """The submits that are not answered yet, in the order in which they came."""
         self.jobs: dict[JobId, Job] = {}
         self.observed: dict[JobId, Job] = {}
-        self.backlogs: dict[JobId, Backlog] = {}
+        self.backlogs = Backlogs()
         self.connection: ConnectionState | None = None
         self.envelopes = Envelopes(session_id, positions=self.positions)
         self.withheld = ""
@@ -177,6 +163,12 @@ class Session:
     def full(self) -> bool:
         """Whether the agents of its jobs wait: it is attached, and its transport or the journal is full."""
         return self.connection is not None and (self.connection.blocked or self.awaits_journal)
+
+    def subscribed_to(self) -> set[JobId]:
+        """Return the jobs that count as subscriptions: all that it observes, or that it has asked for."""
+        waiting = self.backlogs
+        ids = self.observed.keys() | waiting.keys()
+        return {job_id for job_id in ids if (backlog := waiting.get(job_id)) is None or backlog.asked}
 
     def take_on(self, job: Job) -> None:
         """Add a job that the session has submitted, or a child of one.

@@ -19,7 +19,8 @@ from arcp_proto.server.responses import subscribed_of
 from arcp_proto.wire import codec, messages
 from arcp_proto.wire.messages import MessageType
 
-from .session import Backlog, Reply, Session, admission_of, session_of
+from .backlogs import Backlog
+from .session import Reply, Session, admission_of, session_of
 
 if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
@@ -154,7 +155,7 @@ def on_unsubscribe(
 def check_room(state: RuntimeState, session: Session, job: Job) -> None:
     """Check that a session may observe this job besides others; raises Refusal INVALID_REQUEST if not."""
     most = state.limits.max_session_subscriptions
-    known = session.observed.keys() | session.backlogs.keys()
+    known = session.subscribed_to()
     if job.id not in known and len(known) >= most:
         raise Refusal(
             ErrorCode.INVALID_REQUEST,
@@ -226,8 +227,8 @@ def feed_soon(state: RuntimeState, session: Session, after_ms: int = 0) -> None:
 
 
 def feed(state: RuntimeState, session: Session) -> None:
-    """Replay one piece of the backlog that was asked for first; called by its timer."""
-    job_id = next(iter(session.backlogs), None)
+    """Replay one piece of the first backlog of which something may go; called by its timer."""
+    job_id = session.backlogs.next(state.jobs)
     if job_id is None or not session.reading:
         return
     job, backlog = state.jobs[job_id], session.backlogs[job_id]

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from arcp_proto.client.config import ClientConfig
-from arcp_proto.engine.output import JobEnded, JobLost
+from arcp_proto.client.stored_session import ResumedJob, Resumption
+from arcp_proto.engine.output import JobEnded, JobLost, SubscriptionEnded
+from arcp_proto.ids import SessionId
+from arcp_proto.secret import Secret
 from tests.unit.resubscribing import (
+    UNSUBSCRIBED,
     accept_by_key,
     another_process,
     answer,
@@ -195,3 +199,20 @@ def test_a_restarted_client_takes_a_job_that_was_joined_again_from_a_resume_with
     assert [event for event in other.events if isinstance(event, JobLost)] == []
     other.only(JobEnded, other.say("job.result", end, job_id=JOB, event_seq=1))
     assert other.say("job.result", end, job_id=JOB, event_seq=2) == []
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_the_end_of_an_earlier_subscription_is_not_taken_for_that_of_the_next(resume: bool) -> None:
+    """The user asked again in the earlier process; what comes of that comes by the subscribe of this one."""
+    job = ResumedJob(JOB, 3, observed=True, behind=True)
+    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 0, (job,))
+    runtime = ScriptedRuntime(ClientConfig(resume=resume), resumption=resumption)
+    runtime.welcome()
+    assert subscribes(runtime) == [(JOB, 3)]
+    assert runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=1) == []
+    assert at(runtime, 2, 9) == []
+    runtime.advance(1.1)
+    assert len(subscribes(runtime)) == 1 and runtime.client.cursor == 2
+    answer(runtime, job_seq=9, history_from_job_seq=9)
+    assert positions(at(runtime, 3, 9)) == [9]
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=4))

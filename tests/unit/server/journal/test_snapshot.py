@@ -13,7 +13,7 @@ from arcp_proto.limits import Limits
 from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.server.journal.records import JobKept, KeyKept, Observed, Record, RuntimeKept, SessionKept
 from arcp_proto.server.runtime import Runtime
-from arcp_proto.server.sessions.session import Backlog
+from arcp_proto.server.sessions.backlogs import Backlog
 from tests.unit.world import CONFIG, SEED, START, UNIX, Peer, World
 
 JOURNAL = msgspec.structs.replace(CONFIG, journal=True, heartbeat_interval_sec=0)

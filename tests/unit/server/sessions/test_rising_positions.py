@@ -152,7 +152,7 @@ def test_events_due_to_the_submitting_session_survive_a_restart(snapshot: bool) 
     if snapshot:
         world.records[:] = [decode_record(encode_record(one)) for one in world.runtime.snapshot()]
     world.restart()
-    (backlog,) = next(iter(world.state.sessions.values())).backlogs.values()
+    ((_, backlog),) = next(iter(world.state.sessions.values())).backlogs.items()
     assert (backlog.position, backlog.until, backlog.owed) == (0, None, True)
     again = world.resumed(peer, 3)
     again.send("job.unsubscribe", {"job_id": job})

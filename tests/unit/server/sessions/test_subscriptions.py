@@ -168,7 +168,7 @@ def test_the_history_of_a_finished_job_ends_with_its_terminal(world: World) -> N
     [session] = [
         one for one in world.state.sessions.values() if one is connection_state(other.connection).session
     ]
-    assert session.observed == session.backlogs == {}
+    assert session.observed == {} and not session.backlogs
 
 
 def test_a_subscribe_from_the_last_event_gets_only_the_terminal(world: World) -> None:
