@@ -223,7 +223,7 @@ def _may_end_alone(state: RuntimeState, job: Job) -> bool:
     history, limits = job.history, state.limits
     for session in job.behind.values():
         backlog, log = session.backlogs[job.id], session.log
-        if backlog.owed and backlog.due >= history.end:
+        if backlog.owed and backlog.asked and backlog.due >= history.end:
             rest = history.between(backlog.position, history.end)
             size = log.size + sum(len(past.payload) for past in rest)
             count = len(log) + history.end - backlog.position

@@ -230,3 +230,20 @@ def test_a_child_flows_in_a_session_without_positions() -> None:
     child = world.delegate()
     world.finish(child)
     assert told(world, "delegate", "job.result") == [("1", "delegate"), ("2", "job.result")]
+
+
+@pytest.mark.parametrize("count", [11, 16])
+def test_a_child_without_events_is_announced_before_it_is_forgotten(count: int) -> None:
+    limits = Limits(max_backlog_events=4, max_principal_finished_jobs=1, max_session_events=16)
+    world = waiting(limits=limits)
+    child = world.delegate()
+    other = JobId(world.peer.submit())
+    say(world, other, count)
+    world.finish(child)
+    asked(world.peer, other, 0)
+    world.finish(other)
+    assert child not in world.state.jobs
+    go_on(world)
+    kinds = [frame["payload"].get("kind", frame["type"]) for frame in world.peer.frames]
+    named = [frame["job_id"] for frame in world.peer.frames if frame["type"] == "job.result"]
+    assert child in named and kinds.index("delegate") < kinds.index("job.result")
