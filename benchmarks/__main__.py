@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from .case import Implementation
-from .environment import peer_environment
+from .environment import commit, peer_environment
 from .figures import Figures
 from .machine import CORES, REFERENCE_MS, allow_many_files, describe, pin
 from .runner import Runner
@@ -31,31 +31,37 @@ def main() -> int:
     arguments = _parser().parse_args()
     allow_many_files()
     pin(CORES.client)
-    if Implementation.PEER in arguments.implementations:
+    chosen = [
+        scenario
+        for scenario in SCENARIOS
+        if not arguments.only or {scenario.letter, scenario.name} & set(arguments.only)
+    ]
+    taking_part = {name for scenario in chosen for case in scenario.cases for name in case.implementations}
+    if Implementation.PEER in taking_part & set(arguments.implementations):
         peer_environment()
     runner = Runner(quick=arguments.quick, implementations=arguments.implementations)
     figures = Figures() if arguments.json is None else Figures.read(arguments.json)
     measured = set()
     print(heading())
-    for scenario in SCENARIOS:
-        if not arguments.only or {scenario.letter, scenario.name} & set(arguments.only):
-            rows, start = [], time.perf_counter()
-            for found in runner.run(scenario):
-                rows += found
-                print("\n".join(lines(found)), flush=True)
-            speed = statistics.median(runner.calibrations)
-            runner.calibrations.clear()
-            run = {
-                "calibration_ms": round(speed, 3),
-                "scale": round(speed / REFERENCE_MS, 3),
-                "quick": arguments.quick,
-                "seconds": round(time.perf_counter() - start),
-            }
-            figures.machine = describe()
-            figures.replace(scenario.letter, rows, run)
-            measured.add(scenario.letter)
-            if arguments.json is not None:
-                figures.write(arguments.json)
+    for scenario in chosen:
+        rows, start = [], time.perf_counter()
+        for found in runner.run(scenario):
+            rows += found
+            print("\n".join(lines(found)), flush=True)
+        speed = statistics.median(runner.calibrations)
+        runner.calibrations.clear()
+        run = {
+            "calibration_ms": round(speed, 3),
+            "scale": round(speed / REFERENCE_MS, 3),
+            "quick": arguments.quick,
+            "seconds": round(time.perf_counter() - start),
+            "commit": commit(),
+        }
+        figures.machine = describe()
+        figures.replace(scenario.letter, rows, run)
+        measured.add(scenario.letter)
+        if arguments.json is not None:
+            figures.write(arguments.json)
     print(_speed(figures, measured))
     print("\n".join(str(found) for found in verdicts(figures) if found.target.scenario in measured))
     if arguments.plot is not None:

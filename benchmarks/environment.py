@@ -29,6 +29,15 @@ def peer_environment() -> Path:
     return place / "bin"
 
 
+def commit() -> str:
+    """The commit that runs, with a plus if files differ from it; empty outside a repository."""
+    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=7", "--exclude=*"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def python_of(implementation: str) -> str:
     """The interpreter that an implementation runs on."""
     return str(peer_environment() / "python") if implementation == "peer" else sys.executable

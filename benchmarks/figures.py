@@ -21,7 +21,8 @@ class Figures:
     machine: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By letter of the scenario: `calibration_ms`, `scale` (how much slower than the machine of the targets
-    this one was), `quick`, and the `seconds` that it took."""
+    this one was), `quick`, the `seconds` that it took, and the `commit` that ran, with a plus if files
+    differed from it."""
     rows: list[Row] = field(default_factory=list)
 
     @classmethod

@@ -58,7 +58,9 @@ class Session:
         self.socket: socket.socket | None = None
 
     @classmethod
-    def open(cls, port: int, resume: Message | None = None, features: Sequence[str] = ()) -> Self:
+    def open(
+        cls, port: int, resume: Message | None = None, features: Sequence[str] = (), token: str = TOKEN
+    ) -> Self:
         """Connect a WebSocket, and say hello."""
         connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -78,7 +80,7 @@ class Session:
             raise Closed(answer)
         session = cls(connection.sendall, lambda: connection.recv(BUFFER))
         session.socket = connection
-        session.hello(resume, features)
+        session.hello(resume, features, token)
         return session
 
     def __enter__(self) -> Self:
@@ -92,11 +94,11 @@ class Session:
         if self.socket is not None:
             self.socket.close()
 
-    def hello(self, resume: Message | None = None, features: Sequence[str] = ()) -> None:
+    def hello(self, resume: Message | None = None, features: Sequence[str] = (), token: str = TOKEN) -> None:
         """Open or resume a session."""
         payload: Message = {
             "client": {"name": "load", "version": "1"},
-            "auth": {"scheme": "bearer", "token": TOKEN},
+            "auth": {"scheme": "bearer", "token": token},
             "capabilities": {"encodings": ["json"], "features": [*FEATURES, *features]},
         }
         if resume is not None:

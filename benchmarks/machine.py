@@ -35,6 +35,25 @@ def cores() -> Cores:
 
 CORES: Final = cores()
 """Found before anybody is pinned."""
+ALLOWED: Final = tuple(sorted(os.sched_getaffinity(0))) if LINUX else ()
+"""All cores that we may use, found before anybody is pinned; none where processes cannot be pinned."""
+
+
+class NodeCores(NamedTuple):
+    """Where nodes and their store run."""
+
+    servers: tuple[int | None, ...]
+    """The core of each node."""
+    store: int | None
+    own: bool
+    """Whether each node, the store and the client have a core of their own."""
+
+
+def cores_for(nodes: int) -> NodeCores:
+    """Return cores for so many nodes: without enough of them, all nodes share that of servers."""
+    own = len(ALLOWED) >= nodes + 2
+    store = ALLOWED[-2] if len(ALLOWED) >= 3 else CORES.client
+    return NodeCores(ALLOWED[:nodes] if own else (CORES.server,) * nodes, store, own)
 
 
 def pin(core: int | None, pid: int = 0) -> None:

@@ -15,6 +15,7 @@ from .case import Implementation
 from .environment import python_of, variables
 from .load import BUFFER, Lines, Session
 from .machine import CORES, cpu_seconds, memory, peak_memory, pin, resident_memory
+from .servers.options import TOKEN
 
 
 class Server:
@@ -25,10 +26,39 @@ class Server:
         self.process = process
         self.port = port
         """0 if it speaks on its standard streams."""
+        self.node = ""
+        """The id of the node, if it is one."""
+        self._restored: dict[int, float] = {}
 
-    def connect(self, resume: dict[str, Any] | None = None, features: tuple[str, ...] = ()) -> Session:
+    def connect(
+        self, resume: dict[str, Any] | None = None, features: tuple[str, ...] = (), token: str = TOKEN
+    ) -> Session:
         """A session of the load client over WebSocket."""
-        return Session.open(self.port, resume, features)
+        return Session.open(self.port, resume, features, token)
+
+    def listen(self) -> None:
+        """Read the port that the process prints once it listens; raises RuntimeError if it ends before."""
+        port, _, node = self._line().partition(b" ")
+        self.port, self.node = int(port), node.decode().strip()
+
+    def restored(self, shard: int) -> float:
+        """Wait until a node has restored a shard; return the seconds that it took."""
+        while shard not in self._restored:
+            if self._line(shard):
+                raise RuntimeError("a node tells what it restores, and nothing else")
+        return self._restored[shard]
+
+    def _line(self, shard: int | None = None) -> bytes:
+        """Read on to a line that says nothing of a restore; return nothing behind the restore of a shard."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if not line.startswith(b"restored "):
+                return line
+            _, restored, seconds = line.split()
+            self._restored[int(restored)] = float(seconds)
+            if int(restored) == shard:
+                return b""
+        raise RuntimeError(f"the server of {self.implementation} has ended")
 
     def cpu(self) -> float:
         """Seconds of CPU so far."""
@@ -57,6 +87,14 @@ class Server:
 
 def start(implementation: Implementation, **options: Any) -> Server:
     """A server that listens; for the options see `servers.options`."""
+    server = spawn(implementation, CORES.server, **options)
+    if not options.get("stdio"):
+        server.listen()
+    return server
+
+
+def spawn(implementation: Implementation, core: int | None, **options: Any) -> Server:
+    """A server on a core, which does not listen yet."""
     module = implementation if implementation in ("peer", "floor") else "ours"
     settings = json.dumps({"loop": implementation, **options})
     process = subprocess.Popen(
@@ -66,14 +104,8 @@ def start(implementation: Implementation, **options: Any) -> Server:
         stderr=subprocess.DEVNULL if implementation == "peer" else None,  # It logs every lost heartbeat.
         env=variables(),
     )
-    pin(CORES.server, process.pid)
-    if options.get("stdio"):
-        return Server(implementation, process, 0)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"the server of {implementation} has not started")
-    return Server(implementation, process, int(line))
+    pin(core, process.pid)
+    return Server(implementation, process, 0)
 
 
 def serving(**options: Any) -> Callable[[Implementation], AbstractContextManager[Server]]:
@@ -103,9 +135,9 @@ def journaling(sync: str) -> Callable[[Implementation], AbstractContextManager[S
     return opened
 
 
-def warm_up(server: Server) -> None:
+def warm_up(server: Server, token: str = TOKEN) -> None:
     """Let the interpreter see every path of a job once or twice."""
-    with server.connect() as session:
+    with server.connect(token=token) as session:
         for suspend in (False, True):
             session.submit("emit", {"n": 300, "suspend": suspend})
             session.until("job.result")

@@ -17,7 +17,20 @@ from .environment import ROOT
 from .figures import FIGURES, Figures
 from .svg import PLOTS, write_plots
 from .table import number, ratio
-from .targets import BURST, SUSPENDING, TARGETS, Target, To, Verdict, verdicts
+from .targets import (
+    BURST,
+    GATEWAY,
+    IDLE_NODE,
+    MORE_NODES,
+    ONE_NODE,
+    RESTORE,
+    SUSPENDING,
+    TARGETS,
+    Target,
+    To,
+    Verdict,
+    verdicts,
+)
 
 README: Final = ROOT / "README.md"
 PERFORMANCE: Final = ROOT / "docs" / "performance.md"
@@ -71,6 +84,23 @@ LINES: Final = (
     Line("`import arcp_io`: ms of time", "o", "import", "ms"),
     Line("process start → first welcome: ms of time", "o", "start to first welcome", "ms"),
     Line("`arcp-io --version`: ms of time", "o", "--version", "ms"),
+    Line("event, one node on PostgreSQL: µs", "p", ONE_NODE, "postgres_server_cpu_us"),
+    Line("the same over one on SQLite FULL", "p", ONE_NODE, "postgres_over_sqlite"),
+    Line("the same, of PostgreSQL itself: µs", "p", ONE_NODE, "store_cpu_us"),
+    Line("submit → result on PostgreSQL, p50: ms of time", "p", ONE_NODE, "postgres_job_p50_ms"),
+    Line("submit → result on SQLite FULL, p50: ms of time", "p", ONE_NODE, "sqlite_job_p50_ms"),
+    Line("one node, 16 clients: events/s", "p", MORE_NODES, "nodes_1_events_per_s"),
+    Line("event on 2 nodes, half of them relayed, over 1", "p", MORE_NODES, "nodes_2_over_1"),
+    Line("event on 4 nodes, 3/4 of them relayed, over 1", "p", MORE_NODES, "nodes_4_over_1"),
+    Line("events/s of 2 nodes over 1", "p", MORE_NODES, "nodes_2_speed_over_1"),
+    Line("events/s of 4 nodes over 1", "p", MORE_NODES, "nodes_4_speed_over_1"),
+    Line("event, of a gateway: µs", "p", GATEWAY, "relayed_gateway_cpu_us"),
+    Line("event, of gateway and owner over the owner alone", "p", GATEWAY, "relayed_over_direct"),
+    Line("round trip, added by a gateway: ms of time", "p", GATEWAY, "added_request_ms"),
+    Line("idle node with 128 shards: % of a core", "p", IDLE_NODE, "cpu_percent"),
+    Line("the same, of PostgreSQL: % of a core", "p", IDLE_NODE, "store_cpu_percent"),
+    Line("the same, beyond a server with SQLite: MB", "p", IDLE_NODE, "memory_mb"),
+    Line("restore of 100,000 records: ms of time", "p", RESTORE, "ms_of_100k_records"),
 )
 
 
@@ -205,10 +235,12 @@ def _about(figures: Figures) -> str:
     quick = {run["quick"] for run in runs}
     kind = "whole" if quick == {False} else "quick" if quick == {True} else "partly quick"
     minutes = sum(run["seconds"] for run in runs) / 60
+    commits = [f"{letter} at {run['commit']}" for letter, run in figures.runs.items() if run.get("commit")]
     return (
         f"A {kind} run of {minutes:.0f} minutes on {machine['processor']}, {machine['cores']} cores, "
         f"CPython {machine['python']}; a loop takes {scales[0]:.2f} to {scales[-1]:.2f} of its time on the "
         "machine of which the absolute bounds are."
+        + (f" Commits, as far as they were noted: {', '.join(commits)}." if commits else "")
     )
 
 

@@ -72,6 +72,8 @@ class Verdict(NamedTuple):
         return f"{word:7}{self.text}"
 
 
+ONE_NODE, GATEWAY, MORE_NODES = "one node beside SQLite FULL", "a gateway", "1, 2 and 4 nodes"
+IDLE_NODE, RESTORE = "an idle node", "restore"
 BURST = "burst n=20000"
 SUSPENDING = "suspending n=20000"
 TARGETS: Final[tuple[Target, ...]] = (
@@ -116,6 +118,22 @@ TARGETS: Final[tuple[Target, ...]] = (
     Target("o", "import", "ms", ASYNCIO, To.REFERENCE, 60, 15, peer=119),
     Target("o", "start to first welcome", "ms", ASYNCIO, To.PEER, 0.7, 0.6),
     Target("o", "--version", "ms", ASYNCIO, To.REFERENCE, 60, 15, peer=168),
+    *(
+        target
+        for name in (ASYNCIO, TRIO)
+        for target in (
+            Target("p", MORE_NODES, "nodes_2_over_1", name, To.PLAIN, 1.15, 1.05),
+            Target("p", MORE_NODES, "nodes_4_over_1", name, To.PLAIN, 1.15, 1.05),
+            Target("p", MORE_NODES, "nodes_2_speed_over_1", name, To.PLAIN, 1.8, 1.9, least=True),
+            Target("p", MORE_NODES, "nodes_4_speed_over_1", name, To.PLAIN, 3.4, 3.7, least=True),
+            Target("p", ONE_NODE, "postgres_over_sqlite", name, To.PLAIN, 1.2, 1),
+            Target("p", GATEWAY, "relayed_gateway_cpu_us", name, To.REFERENCE, 1, 0.5),
+            Target("p", GATEWAY, "added_request_ms", name, To.REFERENCE, 0.3, 0.1),
+            Target("p", IDLE_NODE, "memory_mb", name, To.PLAIN, 16, 8),
+            Target("p", IDLE_NODE, "cpu_percent", name, To.REFERENCE, 1, 0.2),
+            Target("p", RESTORE, "ms_of_100k_records", name, To.REFERENCE, 2_000, 630),
+        )
+    ),
 )
 """Ratios decide where there are any. An aim that we chose stands where none was asked for, and where the one
 that was asked for is behind us, as 50 for the import and 1/15 for observers of an agent that suspends: it is

@@ -158,7 +158,10 @@ def test_the_table_says_what_was_missed() -> None:
     figures = _figures(rows_of("a", "burst n=20000", samples))
     figures.machine = {"processor": "any", "cores": 2, "python": "3.11.7"}
     figures.runs["a"] |= {"quick": True, "seconds": 120}
+    assert "Commits" not in readme.part(figures)
+    figures.runs["a"]["commit"] = "1234567+"
     written = readme.part(figures)
+    assert "Commits, as far as they were noted: a at 1234567+." in written
     assert "| a) event, agent never suspends: µs | 20 |  | 9 = 1/2.22 ✗ |" in written
     assert "* a burst n=20000, server_cpu_us, asyncio: 0.45 of the peer (must ≤ 0.111" in written
     assert "A quick run of 2 minutes on any, 2 cores" in written

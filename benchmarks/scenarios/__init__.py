@@ -21,6 +21,7 @@ from . import (
     m_authority,
     n_core,
     o_start,
+    p_nodes,
 )
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
@@ -39,5 +40,6 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     m_authority.SCENARIO,
     n_core.SCENARIO,
     o_start.SCENARIO,
+    p_nodes.SCENARIO,
 )
 """In the order of the report."""

@@ -9,6 +9,18 @@ from typing import Final
 
 TOKEN: Final = "token"
 PRINCIPAL: Final = "me"
+TENANTS: Final = 64
+"""How many principals ours know; the others know one."""
+
+
+def token_of(tenant: int) -> str:
+    """Return the token of a principal by its number; 0 is that of every server."""
+    return f"{TOKEN}{tenant or ''}"
+
+
+def principal_of(tenant: int) -> str:
+    """Return the name of a principal by its number; 0 is that of every server."""
+    return f"{PRINCIPAL}{tenant or ''}"
 
 
 @dataclass
@@ -20,6 +32,12 @@ class Options:
     journal: str | None = None
     """A file for a journal of SQLite."""
     sync: str = "full"
+    store: str | None = None
+    """The URL of a store, for a node among others."""
+    listen: str = "127.0.0.1:0"
+    """Where a node listens for others."""
+    lease: float = 5.0
+    """Seconds, of a node."""
     heartbeat: int = 0
     """Seconds."""
     roomy: bool = True

@@ -6,6 +6,7 @@ import logging
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -14,7 +15,7 @@ from arcp_io.drivers.loop import current
 from arcp_proto import Limits
 
 from ..agents import Host, agents_of
-from .options import PRINCIPAL, TOKEN, Options, from_command_line
+from .options import TENANTS, Options, from_command_line, principal_of, token_of
 
 if TYPE_CHECKING:
     from arcp_io import SqliteJournal
@@ -62,7 +63,8 @@ def host() -> Host:
 def app_of(options: Options) -> App:
     """The App with all agents, which are bound to the loop that runs."""
     limits = msgspec.structs.replace(ROOMY if options.roomy else Limits(), **options.limits)
-    app = App("benchmark", "1", tokens={TOKEN: PRINCIPAL}, heartbeat=options.heartbeat, limits=limits)
+    tokens = {token_of(tenant): principal_of(tenant) for tenant in range(TENANTS)}
+    app = App("benchmark", "1", tokens=tokens, heartbeat=options.heartbeat, limits=limits)
     for name, agent in agents_of(host()).items():
         app.agent(name)(agent)
     return app
@@ -90,11 +92,40 @@ async def _serve(options: Options) -> None:
     if options.stdio:
         await serve_stdio(app)
         return
+    if options.store is not None:
+        await _serve_node(app, options, options.store)
+        return
     sync = "normal" if options.sync == "normal" else "full"
     journal = None if options.journal is None else _journal(options.journal, sync == "full")
     async with serve(app, port=0, journal=journal) as server:
         print(server.port, flush=True)
         await server.wait_closed()
+
+
+async def _serve_node(app: App, options: Options, url: str) -> None:
+    """Serve as a node; prints the port, the id of the node, and what is restored."""
+    from arcp_io.cluster import Node, PostgresStore
+
+    log = logging.getLogger("arcp_io")
+    log.setLevel(logging.INFO)
+    log.addHandler(_Restored())
+    store = PostgresStore(url)
+    async with serve(
+        app, port=0, journal=store, node=Node(listen=options.listen, lease=options.lease)
+    ) as node:
+        print(urlsplit(node.url).port, store.node, flush=True)
+        await node.wait_closed()
+
+
+class _Restored(logging.Handler):
+    """Prints which shard was restored, and the seconds that it took."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg.startswith("shard %d restored") and isinstance(record.args, tuple):
+            shard, _, seconds = record.args
+            print("restored", shard, seconds, flush=True)
+        elif record.levelno >= logging.ERROR:
+            print(record.getMessage(), file=sys.stderr, flush=True)
 
 
 def _journal(path: str, full: bool) -> SqliteJournal:

@@ -56,6 +56,12 @@ class PrivatePostgres:
         self._directory = Path(tempfile.mkdtemp(prefix="arcp-postgres-"))
         self._process: asyncio.subprocess.Process | None = None
 
+    @property
+    def pid(self) -> int:
+        """The process id of the server, which runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def url(self, database: str = "postgres", port: int | None = None) -> str:
         """Return the URL of a database, at the port of a proxy if one is given."""
         place = f"postgres@127.0.0.1:{port or self.port}"
