@@ -1,6 +1,6 @@
 """Nodes that are killed, stopped, cut off, drained and left without their store, under real clients.
 
-python -m tests.cluster --kills N --stops N --cuts N --store-restarts N --drains N
+python -m tests.cluster --kills N --stops N --cuts N --store-restarts N --failovers N --drains N
     [--minutes M] [--state FILE] [--seed S] [--json] [--keep DIRECTORY]
 
 Nodes are processes of `arcp-io serve --journal postgresql://...` over a PostgreSQL of the run's own. Faults
@@ -36,7 +36,7 @@ from tests.cluster.private_postgres import PrivatePostgres, missing
 from tests.kill9.ledger import ledger
 from tests.kill9.served import HEARTBEAT
 
-KINDS: Final = ("kill", "stop", "cut", "store_restart", "drain", "link", "client_kill")
+KINDS: Final = ("kill", "stop", "cut", "store_restart", "failover", "drain", "link", "client_kill")
 LOOPS: Final = {"asyncio": ("asyncio",), "trio": ("trio",), "both": ("asyncio", "trio")}
 """The loops of the nodes of a round."""
 SILENT: Final = ("stop", "cut")
@@ -224,6 +224,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--stops", type=int, default=0, help="SIGSTOP of a node for longer than the lease")
     parser.add_argument("--cuts", type=int, default=0, help="nodes cut off from the store for longer")
     parser.add_argument("--store-restarts", type=int, default=0, help="crashes of the store")
+    parser.add_argument("--failovers", type=int, default=0, help="crashes of a store with a standby")
     parser.add_argument("--drains", type=int, default=0, help="SIGTERM of a node")
     parser.add_argument("--links", type=int, help="delays and cuts between nodes; by default kills / 10")
     parser.add_argument("--client-kills", type=int, help="SIGKILL of a client; by default kills / 5")

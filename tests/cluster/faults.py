@@ -11,7 +11,7 @@ import re
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from tests.cluster.fleet import Fleet, Member
@@ -136,18 +136,33 @@ class Faults:
 
     async def _store_restart(self) -> None:
         """Stop the store as a crash does, and start it again: nothing moves, and no agent ends."""
-        fleet, longest = self.fleet, self.fleet.options.outage
+        longest = self.fleet.options.outage
+
+        async def restart() -> None:
+            await self.fleet.postgres.stop()
+            await asyncio.sleep(longest * (0.1 + 0.9 * self._source.random()))
+            await self.fleet.postgres.start()
+
+        await self._away("store restart", restart)
+
+    async def _failover(self) -> None:
+        """Crash the store; its synchronous standby takes its place: nothing moves, and no agent ends."""
+        await self.fleet.postgres.add_standby()
+        await asyncio.sleep(self._source.random() * SOON)
+        await self._away("failover", self.fleet.fail_over)
+
+    async def _away(self, name: str, happen: Callable[[], Awaitable[None]]) -> None:
+        """Take the store away for a while, and note when clients hear of the runtime again."""
+        fleet = self.fleet
         logged = {process: len(process.log) for process in fleet.processes}
         before = [(row.epoch, row.node) for row in (await fleet.rows()).shards]
         interrupted = fleet.interrupted()
         connected = [member for member in fleet.members if member.connected]
-        await fleet.postgres.stop()
-        await asyncio.sleep(longest * (0.1 + 0.9 * self._source.random()))
+        await happen()
         for member in connected:
             member.witness.first_frame = 0.0
-        await fleet.postgres.start()
         begun = time.monotonic()
-        await asyncio.gather(*(self._goes_on(member, begun) for member in connected))
+        await asyncio.gather(*(self._goes_on(name, member, begun) for member in connected))
         await asyncio.sleep(self._lease)
         after = [(row.epoch, row.node) for row in (await fleet.rows()).shards]
         released = set(re.findall(r"shard (\d+) released", _since(logged)))
@@ -156,18 +171,18 @@ class Faults:
             for shard, rows in enumerate(zip(before, after, strict=True))
             if rows[0] != rows[1] and str(shard) not in released  # For balance, as before.
         ]
-        self.figures[f"store restart: {MOVED}"].append(len(moved))
+        self.figures[f"{name}: {MOVED}"].append(len(moved))
         if moved:
             fleet.wrong.append(f"the shards {moved} moved while the store was away")
         if ended := fleet.interrupted() - interrupted:
             fleet.wrong.append(f"the jobs {ended} ended while the store was away")
 
-    async def _goes_on(self, member: Member, begun: float) -> None:
+    async def _goes_on(self, name: str, member: Member, begun: float) -> None:
         """Note when a client heard of the runtime again."""
         witness = member.witness
         fault = f"{member.process.name} heard nothing after the store was back"
         if await self.fleet.until(lambda: bool(witness.first_frame), RESUMED, fault):
-            self.figures["store restart"].append(max(0.0, witness.first_frame - begun))
+            self.figures[name].append(max(0.0, witness.first_frame - begun))
 
     # Orderly ends.
 

@@ -169,6 +169,15 @@ class Fleet:
         assert place.process is not None
         return place.process
 
+    async def fail_over(self) -> None:
+        """Crash the store, and lead everything to its synchronous standby."""
+        await self.postgres.fail_over()
+        for place in self._all_places:
+            place.store.target = self.postgres.port
+        self._reader.close()
+        self._reader = PostgresStore(self.postgres.url(self.database))
+        await asyncio.to_thread(self._reader.open)
+
     # What is looked at meanwhile.
 
     async def rows(self) -> Reading:
