@@ -18,7 +18,14 @@ PROTO: Final = sorted((ROOT / "arcp_proto").rglob("*.py"))
 IO: Final = sorted((ROOT / "arcp_io").rglob("*.py"))
 PURE_IO: Final = [
     ROOT / "arcp_io" / "cluster" / name
-    for name in ("fair_share.py", "ownership.py", "relay_handshake.py", "relay_header.py", "rows.py")
+    for name in (
+        "decisions.py",
+        "fair_share.py",
+        "ownership.py",
+        "relay_handshake.py",
+        "relay_header.py",
+        "rows.py",
+    )
 ]
 """Modules of arcp_io that are as pure as the core."""
 

@@ -14,8 +14,9 @@ from arcp_io.drivers.door import since_boot
 from arcp_io.journal import JournalFailed
 from arcp_proto import MILLISECOND, RECORD_VERSION, SECOND
 
+from .decisions import Claim, Claimed, Decision, Forget, Heal, Lost, Release
 from .errors import StoreError
-from .ownership import BEATS, Claim, Claimed, Decision, Forget, Heal, Lost, Ownership, Release
+from .ownership import BEATS, Ownership
 from .writer import COMPLAINT_SECONDS
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ class Beating:
             self._away_since = None
         self.beats = {row.node: row.beat for row in reading.nodes}
         self._shards.look(reading, begun=begun)
-        decisions = self._ownership.seen(*reading, begun=begun, now=self._now(), idle=self._shards.idle())
+        idle, used = self._shards.idle()
+        decisions = self._ownership.seen(*reading, begun=begun, now=self._now(), idle=idle, used=used)
         for decision in decisions:
             self._carry_out(decision)
         self._shards.open_doors()

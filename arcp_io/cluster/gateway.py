@@ -54,7 +54,7 @@ PLACING_SEC: Final = 10.0
 """Seconds for which the owner of the shard of a client is looked for."""
 RESTORING_SEC: Final = 5.0
 """Seconds of these for which a client stays in the lobby while its shard is restored here."""
-PAUSE_SEC: Final = 0.1
+PAUSE_SEC: Final = 0.05
 """Seconds between an owner that does not take a connection and the next reading of the store."""
 NOT_FOUND: Final = "no node serves the session at the moment"
 """The reason that a client is told after PLACING_SEC."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from arcp_io.drivers.door import Door
 from arcp_io.journal import Fenced
-from arcp_proto import CloseCode
+from arcp_proto import CloseCode, Counts
 
 from .postgres_journal import PostgresJournal
 
@@ -42,9 +42,9 @@ class HeldShard:
         self.lost = False
 
     @property
-    def unfinished_jobs(self) -> int | None:
-        """The number of jobs of the shard that have not ended; None if it is not served."""
-        return None if self.server is None else self.server.counts().unfinished_jobs
+    def counts(self) -> Counts | None:
+        """The numbers of sessions and jobs of the shard; None if it is not served."""
+        return None if self.server is None else self.server.counts()
 
     def give_away(self, drain: float, now: int) -> None:
         """End the shard by will: running jobs get `drain` seconds; a later call may shorten that."""

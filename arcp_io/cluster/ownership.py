@@ -10,7 +10,8 @@ acting for one shard in what makes no records.
 
 A node acts for its shards only until four fifths of a lease after the begin of its last beat that was
 answered (`may_act`). Another node claims them once it has itself seen that beat stand still for a lease, in
-polls that all succeeded: an outage of the store ends every watch, and moves no shard. The lease is measured
+polls that all succeeded: an outage of the store ends every watch, and moves no shard. A poll that comes late
+adds one beat to the watch, so that a slow store delays a claim and does not prevent it. The lease is measured
 from the end of the first poll that saw the beat to the begin of the last one, so the owner has stopped before
 as long as no clock runs a fifth faster than another.
 
@@ -25,83 +26,28 @@ carries out one step and returns at once.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from arcp_proto import SECOND
 
+from .decisions import Claim, Claimed, Decision, Forget, Heal, Lost, Release
 from .fair_share import FairShare
 from .rows import NodeRow, ShardRow
 
 BEATS: Final = 5
 """Beats in a lease."""
 LATE: Final = 2
-"""Beats from the begin of a poll after which the answer of the next one comes too late."""
+"""Beats between the begins of two polls that count in full in the watches of other nodes."""
 FORGOTTEN_AFTER: Final = 3600 * SECOND
 """How long a node was silent when its row is deleted."""
 WANTED_AFTER: Final = 20
 """The part of a lease, as its divisor, after which a free shard is claimed for a client that waits for it."""
 BETWEEN_RELEASES: Final = SECOND
 """The least time between two shards that a node gives away because it owns too many."""
+QUICK: Final = 5
+"""Polls in a beat while shards are about to become free for this node, so that it claims them at once."""
 MOST_BACKOFF: Final = 64
 """Leases, at most, for which a node leaves a shard alone that it could not restore."""
-
-
-class Claim(NamedTuple):
-    """The order to claim a shard if its row still has this epoch and names this node.
-
-    `named` is empty if the row named none. A store that went back may give an epoch twice, to two nodes. If
-    `owner` is a node, the claim also needs the row of that node to have this `beat`, and locks the row.
-    """
-
-    shard: int
-    epoch: int
-    owner: str | None
-    beat: int
-    named: str
-
-
-class Claimed(NamedTuple):
-    """The fact that a claim has happened whose answer was lost: the node owns the shard under this epoch."""
-
-    shard: int
-    epoch: int
-
-
-class Release(NamedTuple):
-    """The order to stop a shard and to give it away; given again until a reading shows that it is done."""
-
-    shard: int
-    epoch: int
-
-
-class Lost(NamedTuple):
-    """The fact that another node owns a shard, or may: its server ends at once."""
-
-    shard: int
-
-
-class Heal(NamedTuple):
-    """The order to claim a shard anew, and to write its state again, since the store has lost its end.
-
-    The row of the shard has this `epoch`, which is not above the node's own; `owner` and `beat` are
-    conditions as those of a claim.
-    """
-
-    shard: int
-    epoch: int
-    owner: str | None
-    beat: int
-
-
-class Forget(NamedTuple):
-    """The order to delete the row of a node if it still has this beat and the node owns nothing."""
-
-    node: str
-    beat: int
-
-
-Decision: TypeAlias = Claim | Claimed | Release | Lost | Heal | Forget
-"""An order that a node carries out after a reading, or a fact that it learns from it."""
 
 
 class Route(NamedTuple):
@@ -187,6 +133,8 @@ class Ownership:
         self._next_poll = 0
         self._released_at: int | None = None
         self._rich_since: int | None = None
+        self._needy = False
+        """Whether the node owned less than its share at the last reading, so that others give shards away."""
 
     # What the node is told at any time.
 
@@ -291,11 +239,25 @@ class Ownership:
     def drain(self) -> None:
         """Claim nothing from now on, and release every shard that has no unfinished job."""
         self.draining = True
+        self._needy = False
 
     def missed(self) -> None:
         """Note that a poll has failed: every watch of another node begins anew."""
         self._signs.clear()
         self._free_since.clear()
+
+    def _was_late(self, before: int, begun: int) -> None:
+        """Count the time between the begins of two polls as one beat, in every watch.
+
+        The store may have been away meanwhile. A store that is slow for longer delays the end of a watch, and
+        does not prevent it: an owner that lives writes a beat in the time of some polls.
+        """
+
+        def counted(since: int) -> int:
+            return since + max(0, begun - max(since, before) - self._beat)
+
+        self._signs = {node: sign._replace(since=counted(sign.since)) for node, sign in self._signs.items()}
+        self._free_since = {shard: counted(since) for shard, since in self._free_since.items()}
 
     # Readings.
 
@@ -307,16 +269,17 @@ class Ownership:
         begun: int,
         now: int,
         idle: Collection[int] = (),
+        used: Collection[int] = (),
     ) -> list[Decision]:
         """Take the rows of a beat that was answered; return what is to be carried out, in order.
 
         The beat was sent at `begun`, and the rows were read after it was written. The shards in `idle` have
-        no unfinished job.
+        no unfinished job; those of them in `used` have sessions.
         """
         if self._begun is not None and begun < self._begun:
             return []
-        if self._begun is not None and now - self._begun > LATE * self._beat:
-            self.missed()
+        if self._begun is not None and begun - self._begun > LATE * self._beat:
+            self._was_late(self._begun, begun)
         reading = Reading({row.node: row for row in nodes}, {row.shard: row for row in shards}, begun, now)
         self._begun = begun
         self._first = now if self._first is None else self._first
@@ -329,7 +292,7 @@ class Ownership:
         if self.draining:
             decisions += [self._let_go(shard, now) for shard in sorted(self._held) if shard in idle]
         else:
-            decisions += self._share(reading, idle)
+            decisions += self._share(reading, idle, used)
         decisions += self._forget(reading)
         self._next_poll = self._when_to_poll(reading)
         self._wanted.clear()
@@ -461,9 +424,10 @@ class Ownership:
 
     # Fair share and balance.
 
-    def _share(self, reading: Reading, idle: Collection[int]) -> Iterator[Decision]:
+    def _share(self, reading: Reading, idle: Collection[int], used: Collection[int]) -> Iterator[Decision]:
         self._look_at_offers(reading)
         share = self._count(reading)
+        self._needy = len(self._held) < share.least < max(share.counts.values())
         free = [row for shard, row in sorted(reading.shards.items()) if shard in self._free_since]
         yield from self._claims(share, free, reading)
         fresh = sum(reading.now - self._free_since[row.shard] < self.lease for row in free)
@@ -476,12 +440,19 @@ class Ownership:
         due = self._rich_since + before * BETWEEN_RELEASES
         if self._released_at is not None:
             due = max(due, self._released_at + BETWEEN_RELEASES)
-        movable = [shard for shard in self._held if shard in idle]
+        movable = [shard for shard in self._held if shard in idle and self._may_move(shard, reading, used)]
         if movable and reading.now >= due and not self._on_trial(share):
             self._released_at = reading.now
-            shard = max(movable)
+            shard = max(movable, key=lambda shard: (shard not in used, shard))
             self._offered[shard] = (reading.now, share.needy)
             yield self._let_go(shard, reading.now)
+
+    def _may_move(self, shard: int, reading: Reading, used: Collection[int]) -> bool:
+        """Return whether balance may move a shard: one with sessions not within a lease of its claim.
+
+        Its clients have just come from another owner, and dead nodes still count in the shares meanwhile.
+        """
+        return shard not in used or reading.begun - self._held[shard].since >= self.lease
 
     def _count(self, reading: Reading) -> FairShare:
         """Count the live nodes and their shards.
@@ -522,7 +493,8 @@ class Ownership:
         may = {row.shard: row for row in free if self._may_claim(row, reading)}
         overdue = {shard: (reading.begun - self._free_since[shard]) // self.lease for shard in may}
         chosen = share.to_claim(may, len(self._held), overdue)
-        for shard in [*chosen, *self._wanted_of(may, chosen, reading)]:
+        chosen += self._wanted_of(may, chosen, reading)
+        for shard in sorted(chosen, key=lambda shard: shard not in self._wanted):
             row = may[shard]
             ends = self._owner_ends(row, reading)
             if ends is not None:
@@ -582,8 +554,13 @@ class Ownership:
                 yield Forget(node, row.beat)
 
     def _when_to_poll(self, reading: Reading) -> int:
-        """Return a beat later, or earlier when an owner will have been silent for a lease."""
-        at = reading.begun + self._beat
+        """Return a beat later, or earlier.
+
+        Earlier when an owner will have been silent for a lease, and while others are to give shards away.
+        """
+        drained = {row.node for row in reading.nodes.values() if row.draining and not self.draining}
+        soon = self._needy or any(row.node in drained for row in reading.shards.values())
+        at = reading.begun + (self._beat // QUICK if soon else self._beat)
         for row in reading.shards.values():
             if row.node in self._signs and row.node != self.node:
                 ends = self._signs[row.node].since + self.lease

@@ -21,7 +21,7 @@ from arcp_io.drivers.door import since_boot
 from arcp_io.journal import Fenced, JournalError, JournalFailed
 from arcp_io.placing.link_listener import LinkListener
 from arcp_io.server.server import Server, Shared, open_server
-from arcp_proto import InvariantViolated
+from arcp_proto import Counts, InvariantViolated
 
 from .errors import StoreAway, StoreError
 from .held_shard import HeldShard
@@ -171,14 +171,18 @@ class Shards:
 
     # Readings.
 
-    def idle(self) -> set[int]:
-        """Return the shards that are served and have no unfinished job."""
-        return {shard for shard, jobs in self.unfinished_jobs().items() if not jobs}
+    def idle(self) -> tuple[set[int], set[int]]:
+        """Return the shards that are served and have no unfinished job, and those of them with sessions."""
+        idle = {shard: counts for shard, counts in self._counts().items() if not counts.unfinished_jobs}
+        return set(idle), {shard for shard, counts in idle.items() if counts.sessions}
 
     def unfinished_jobs(self) -> dict[int, int]:
         """Return the number of unfinished jobs of each shard that is served."""
-        counted = ((shard, held.unfinished_jobs) for shard, held in self._held.items())
-        return {shard: jobs for shard, jobs in counted if jobs is not None}
+        return {shard: counts.unfinished_jobs for shard, counts in self._counts().items()}
+
+    def _counts(self) -> dict[int, Counts]:
+        counted = ((shard, held.counts) for shard, held in self._held.items())
+        return {shard: counts for shard, counts in counted if counts is not None}
 
     def look(self, reading: Reading, *, begun: int) -> None:
         """Tell the ownership about heals, and notice shards that are lost while they are given away."""

@@ -9,8 +9,8 @@ import pytest
 
 from arcp_io.cluster import statements
 from arcp_io.cluster.connection import Db
+from arcp_io.cluster.decisions import Claim
 from arcp_io.cluster.errors import StoreError
-from arcp_io.cluster.ownership import Claim
 from arcp_io.cluster.rows import ShardRow
 from arcp_io.cluster.store import PostgresStore
 from arcp_io.version import VERSION as RELEASE

@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
-from arcp_io.cluster.ownership import Claim, Decision
+from arcp_io.cluster.decisions import Claim, Decision
 from arcp_proto.ids import SECOND
 
 from ..broken import Broken, ensure

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from arcp_io.cluster.ownership import Claim, Claimed, Decision, Forget, Heal, Lost, Ownership, Release
+from arcp_io.cluster.decisions import Claim, Claimed, Decision, Forget, Heal, Lost, Release
+from arcp_io.cluster.ownership import Ownership
 from arcp_io.cluster.rows import NodeRow, Reading, ShardRow
 from arcp_proto.ids import SECOND
 
@@ -23,6 +24,8 @@ class Service(Protocol):
 
     idle: bool
     """Whether the shard has no unfinished job."""
+    used: bool
+    """Whether it has sessions."""
 
     def stop(self, done: Callable[[], None]) -> None:
         """Stop by will: what is made is stored first, then `done` is called."""
@@ -198,7 +201,10 @@ class Node:
         held = not self.may_act
         idle = [shard for shard, service in self.services.items() if service.idle]
         owns = self.ownership
-        decisions = owns.seen(reading.nodes, reading.shards, begun=begun, now=self.clock, idle=idle)
+        used = [shard for shard in idle if self.services[shard].used]
+        decisions = owns.seen(
+            reading.nodes, reading.shards, begun=begun, now=self.clock, idle=idle, used=used
+        )
         for decision in decisions:
             self.cluster.decided(self, decision)
             self._carry_out(decision)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from arcp_io.cluster.ownership import Heal
+from arcp_io.cluster.decisions import Heal
 from arcp_io.cluster.rows import ShardRow
 from arcp_proto.ids import MILLISECOND, SECOND
 
@@ -25,6 +25,7 @@ class Scribe:
 
     def __init__(self, cluster: Cluster, node: Node, shard: int, epoch: int) -> None:
         self.idle = not cluster.busy[shard]
+        self.used = shard % 2 == 0
         self._cluster = cluster
         self._node = node
         self._shard = shard

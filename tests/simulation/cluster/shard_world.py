@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from arcp_io.cluster.ownership import Heal
+from arcp_io.cluster.decisions import Heal
 from arcp_io.cluster.rows import ShardRow
 from arcp_proto import Connection, Framing
 from arcp_proto.engine.output import Output
@@ -335,6 +335,11 @@ class ShardService:
     def idle(self) -> bool:
         """Whether the shard has no unfinished job."""
         return self.world.service is self and self.world.host.up and not self.world.host.state.unfinished
+
+    @property
+    def used(self) -> bool:
+        """Whether the shard has sessions."""
+        return self.world.service is self and self.world.host.up and bool(self.world.host.state.sessions)
 
     def _restore(self) -> None:
         if not self.over:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from arcp_io.cluster.ownership import Claim, Forget, Heal
+from arcp_io.cluster.decisions import Claim, Forget, Heal
 from arcp_io.cluster.rows import NodeRow, Reading, ShardRow
 
 from ..broken import ensure

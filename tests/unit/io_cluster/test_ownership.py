@@ -6,17 +6,8 @@ from typing import Final
 
 import pytest
 
-from arcp_io.cluster.ownership import (
-    FORGOTTEN_AFTER,
-    Claim,
-    Claimed,
-    Decision,
-    Forget,
-    Heal,
-    Lost,
-    Ownership,
-    Release,
-)
+from arcp_io.cluster.decisions import Claim, Claimed, Decision, Forget, Heal, Lost, Release
+from arcp_io.cluster.ownership import FORGOTTEN_AFTER, Ownership
 from arcp_io.cluster.rows import NodeRow, ShardRow
 from arcp_proto import MILLISECOND, SECOND
 
@@ -49,10 +40,18 @@ class Rows:
         for node in nodes:
             self.nodes[node] = self.nodes[node]._replace(beat=self.nodes[node].beat + 1)
 
-    def read(self, wait: int = BEAT, idle: tuple[int, ...] = ()) -> list[Decision]:
-        self.now += wait
+    def read(
+        self,
+        wait: int = BEAT,
+        idle: tuple[int, ...] = (),
+        used: tuple[int, ...] = (),
+        *,
+        took: int = 0,
+    ) -> list[Decision]:
+        begun = self.now + wait
+        self.now = begun + took
         return self.owns.seen(
-            self.nodes.values(), self.shards.values(), begun=self.now, now=self.now, idle=idle
+            self.nodes.values(), self.shards.values(), begun=begun, now=self.now, idle=idle, used=used
         )
 
     def until_claims(self, *alive: str) -> list[Decision]:
@@ -119,16 +118,38 @@ def test_a_failed_poll_begins_the_watch_anew() -> None:
     assert rows.now - again == LEASE
 
 
-def test_a_late_poll_begins_the_watch_anew() -> None:
+def test_a_late_poll_counts_as_one_beat_in_a_watch() -> None:
     rows = Rows(shards=1)
     rows.node("other", "there:1")
     rows.shard(0, "other")
     for _ in range(4):
         assert rows.read() == []
     assert rows.read(2 * BEAT + 1) == []
-    again = rows.now
-    assert claims(rows.until_claims()) == [0]
-    assert rows.now - again == LEASE
+    assert rows.read() == [Claim(0, 1, "other", 1, "other")]
+
+
+def test_a_store_that_is_always_slow_delays_a_claim_and_does_not_prevent_it() -> None:
+    rows = Rows(shards=2)
+    for node, shard in (("dead", 0), ("slow", 1)):
+        rows.node(node, f"{node}:1")
+        rows.shard(shard, node)
+    rows.read(3 * BEAT)
+    for number in range(4):
+        if number % 2:
+            rows.beat("slow")
+        assert rows.read(3 * BEAT) == []
+    assert rows.read(3 * BEAT) == [Claim(0, 1, "dead", 1, "dead")]
+
+
+def test_a_beat_that_a_slow_poll_reads_is_watched_from_the_end_of_the_poll() -> None:
+    rows = Rows(shards=1)
+    rows.node("other", "there:1")
+    rows.shard(0, "other")
+    rows.now += BEAT
+    assert rows.read(0, took=3 * BEAT) == []
+    for _ in range(4):
+        assert rows.read() == []
+    assert rows.read() == [Claim(0, 1, "other", 1, "other")]
 
 
 def test_a_poll_that_is_less_than_two_beats_apart_goes_on_with_the_watch() -> None:
@@ -437,6 +458,83 @@ def test_a_node_with_more_than_its_share_releases_one_idle_shard_a_second() -> N
     rows.shard(1, "other", epoch=2)
     rows.beat("other")
     assert rows.read(idle=(0, 3)) == []
+
+
+def test_balance_moves_shards_without_sessions_first() -> None:
+    rows = Rows()
+    rows.mine(0, 1, 2, 3)
+    rows.read(LEASE)
+    rows.node("other", "there:1")
+    rows.read()
+    rows.beat("other")
+    assert rows.read(idle=(0, 1, 2, 3), used=(1, 2, 3)) == [Release(0, 1)]
+    rows.shard(0, "other", epoch=2)
+    rows.beat("other")
+    assert rows.read(idle=(1, 2, 3), used=(1, 2, 3)) == [Release(3, 1)]
+
+
+def test_a_shard_with_sessions_is_not_given_away_within_a_lease_of_its_claim() -> None:
+    rows = Rows()
+    rows.mine(0, 1, 2)
+    rows.node("other", "there:1")
+    rows.read()
+    rows.shard(3, "me", epoch=2)
+    rows.owns.claimed(3, 2, now=rows.now)
+    claimed_at = rows.now
+    decisions: list[Decision] = []
+    while not decisions:
+        rows.beat("other")
+        decisions = rows.read(idle=(3,), used=(3,))
+    assert decisions == [Release(3, 2)]
+    assert rows.now - claimed_at == LEASE
+
+
+def test_shards_for_which_clients_wait_are_claimed_first() -> None:
+    rows = Rows()
+    rows.read()
+    rows.owns.wanted(2)
+    assert [claim.shard for claim in rows.read(LEASE) if isinstance(claim, Claim)] == [2, 0, 1, 3]
+
+
+def test_a_node_reads_more_often_while_another_one_drains() -> None:
+    rows = Rows()
+    rows.mine(0, 1)
+    rows.node("other", "there:1")
+    rows.shard(2, "other")
+    rows.shard(3, "other")
+    rows.read()
+    assert rows.owns.next_poll == rows.now + BEAT
+    rows.node("other", "there:1", beat=2, draining=True)
+    rows.read()
+    assert rows.owns.next_poll == rows.now + BEAT // 5
+    rows.shard(2, None)
+    rows.shard(3, None)
+    rows.read()
+    assert rows.owns.next_poll == rows.now + BEAT
+
+
+def test_a_draining_node_reads_no_more_often() -> None:
+    rows = Rows()
+    rows.mine(0)
+    rows.owns.drain()
+    rows.node("me", "here:1", draining=True)
+    rows.read()
+    assert rows.owns.next_poll == rows.now + BEAT
+
+
+def test_a_node_reads_more_often_while_others_own_more_than_it_should_and_it_owns_less() -> None:
+    rows = Rows()
+    rows.node("rich", "there:1")
+    rows.mine(0)
+    for shard in (1, 2, 3):
+        rows.shard(shard, "rich")
+    rows.read()
+    assert rows.owns.next_poll == rows.now + BEAT // 5
+    rows.shard(3, "me", epoch=2)
+    rows.owns.claimed(3, 2, now=rows.now)
+    rows.beat("rich")
+    rows.read()
+    assert rows.owns.next_poll == rows.now + BEAT
 
 
 def test_one_of_two_nodes_gives_a_shard_to_one_that_has_none() -> None:
