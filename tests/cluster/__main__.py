@@ -9,7 +9,10 @@ faults of the round, behind a load balancer and witnesses; at its end everything
 judged as in tests.kill9, and so is what is stored. With --state FILE a run goes on where an earlier one
 stopped.
 
-Ends with the figures, and with exit code 1 if anything is wrong; the logs of the nodes are kept then.
+Ends with the figures, and with exit code 1 if anything is wrong; the logs of the nodes are kept then. Beside
+the figures of clients stands how busy the machine was meanwhile. A client that is served more than --slow
+seconds after its goal is explained by the steps of its connections, and with --keep by the logs of the nodes:
+each line begins with the same clock as the steps.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from typing import Any, Final
 
 from tests.cluster.faults import Faults
 from tests.cluster.fleet import Fleet
+from tests.cluster.machine import Load
 from tests.cluster.private_postgres import PrivatePostgres, missing
 from tests.kill9.ledger import ledger
 from tests.kill9.served import HEARTBEAT
@@ -66,6 +70,8 @@ class State:
         self.frames: int = kept.get("frames", 0)
         self.figures: dict[str, dict[str, list[float]]] = kept.get("figures", {})
         """Figures by the loops of the nodes, and by their name."""
+        self.loads: dict[str, dict[str, list[list[float]]]] = kept.get("loads", {})
+        """Those of clients, each with the load of the machine meanwhile: its seconds, and a `Load`."""
         self.wrong: list[str] = kept.get("wrong", [])
 
     def add(self, loops: str, fleet: Fleet, faults: Faults, done: Counter[str], seconds: float) -> None:
@@ -80,6 +86,9 @@ class State:
         of_loops = self.figures.setdefault(loops, {})
         for name, values in faults.figures.items():
             of_loops.setdefault(name, []).extend(values)
+        loads_of_loops = self.loads.setdefault(loops, {})
+        for name, loads in faults.loads.items():
+            loads_of_loops.setdefault(name, []).extend(loads)
         self.wrong += fleet.wrong
 
     def store(self) -> None:
@@ -100,9 +109,23 @@ class State:
             "records_stored": self.records,
             "wrong": self.wrong,
             "figures": {
-                loops: {name: spread_of(values) for name, values in sorted(named.items())}
+                loops: {
+                    name: spread_of(values) | self.machine_of(loops, name)
+                    for name, values in sorted(named.items())
+                }
                 for loops, named in sorted(self.figures.items())
             },
+        }
+
+    def machine_of(self, loops: str, name: str) -> dict[str, Any]:
+        """Return how busy the machine was during the figures of a name: in the median, and at the slowest."""
+        loads = self.loads.get(loops, {}).get(name)
+        if not loads:
+            return {}
+        runnable = sorted(load[1] for load in loads)
+        return {
+            "runnable p50": round(runnable[len(runnable) // 2], 2),
+            "at max": str(Load(*max(loads)[1:])),
         }
 
 
@@ -216,6 +239,8 @@ def show(state: State) -> None:
         for name, values in sorted(named.items()):
             spread = ", ".join(f"{key} {value:g}" for key, value in spread_of(values).items())
             print(f"  {name}: {spread}")
+            if machine := state.machine_of(loops, name):
+                print(f"    tasks a processor: p50 {machine['runnable p50']:g}; at max {machine['at max']}")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -239,6 +264,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=random.randrange(10**9))
     parser.add_argument("--patience", type=float, default=90.0, help="seconds in which all clients end")
     parser.add_argument("--credentials", action="store_true", help="issue a key for every job, and count")
+    parser.add_argument("--slow", type=float, default=1.0, help="seconds beyond the goal that are explained")
     parser.add_argument("--json", action="store_true", help="print the figures as a document")
     parser.add_argument("--keep", type=Path, help="keep the logs here if something is wrong or slow")
     return parser

@@ -21,8 +21,8 @@ from tests.kill9.served import HEARTBEAT
 RESUMED: Final = 60.0
 """Seconds after which a client that is not served is a fault of its own."""
 MOVED: Final = "shards moved"
-SLOW: Final = 3.0
-"""Seconds beyond the goal after which the logs of a round are kept."""
+DRAINED: Final = 1.0
+"""Seconds after which clients of a node that drains have a session again."""
 SOON: Final = 0.5
 """Seconds that pass at random before and after things."""
 
@@ -33,8 +33,10 @@ class Faults:
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self.figures: dict[str, list[float]] = defaultdict(list)
+        self.loads: dict[str, list[list[float]]] = defaultdict(list)
+        """Of each figure of a client: its seconds, and the load of the machine meanwhile."""
         self.slow: list[str] = []
-        """Clients that were served again later than SLOW seconds after the goal."""
+        """Clients that were served again later than `--slow` seconds after the goal."""
         self._source = fleet.source
         self._lease: float = fleet.options.lease
 
@@ -220,7 +222,8 @@ class Faults:
         witness = member.witness
         fault = f"{member.process.name} had no session again"
         if await self.fleet.until(lambda: member.connected and witness.welcomed_at > begun, RESUMED, fault):
-            self._note(name, member, max(0.0, witness.welcomed_at - max(begun, witness.ended_at)), 1.0)
+            begun = max(begun, witness.ended_at)
+            self._note(name, member, begun, max(0.0, witness.welcomed_at - begun), DRAINED)
 
     # Links between nodes.
 
@@ -248,12 +251,21 @@ class Faults:
         fault = f"{name}: {member.process.name} was not resumed"
         if await self.fleet.until(lambda: witness.welcomed_at > begun, RESUMED, fault):
             beats = 2.1 * heartbeat() if "own gateway" in name else 0.0
-            self._note(name, member, witness.welcomed_at - begun, self._lease + 1.5 + beats)
+            self._note(name, member, begun, witness.welcomed_at - begun, self._lease + 1.5 + beats)
 
-    def _note(self, name: str, member: Member, seconds: float, goal: float) -> None:
+    def _note(self, name: str, member: Member, begun: float, seconds: float, goal: float) -> None:
+        """Keep a figure, with the load of the machine; a slow one with the steps of the client."""
+        load = self.fleet.machine.between(begun, begun + seconds)
         self.figures[name].append(seconds)
-        if seconds > goal + SLOW:
-            self.slow.append(f"{name}: {member.process.name} after {seconds:.2f} s, at {time.ctime()}")
+        self.loads[name].append([seconds, *load])
+        if seconds > goal + self.fleet.options.slow:
+            steps = [
+                f"{at - begun:.2f} {what}" for at, what in member.witness.steps if 0 <= at - begun <= seconds
+            ]
+            self.slow.append(
+                f"{name}: {member.process.name} of shard {member.shard} after {seconds:.2f} s,"
+                f" from {begun:.3f} on, {load}: {', '.join(steps)}"
+            )
 
 
 def heartbeat() -> int:

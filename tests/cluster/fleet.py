@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import anyio
 import psycopg
 from websockets.exceptions import InvalidState
 
@@ -23,6 +24,7 @@ from arcp_io.cluster.store import PostgresStore
 from arcp_proto.server.journal.records import decode_record
 from tests.cluster.appends import check_appends, watch_appends
 from tests.cluster.balancer import Balancer
+from tests.cluster.machine import Machine
 from tests.cluster.node_process import PATIENCE, NodeProcess, Place
 from tests.cluster.private_postgres import PrivatePostgres
 from tests.io.peers import Ended
@@ -70,6 +72,7 @@ class Member:
     async def _dial(self, balancer: Balancer) -> Stream:
         def chosen(place: Place) -> None:
             self.gateway = place
+            self.witness.step("no process" if place.process is None else f"dials {place.process.name}")
 
         return await balancer.dial(chosen)
 
@@ -104,11 +107,14 @@ class Fleet:
         self._ledger = ledger
         self._balancer = Balancer(self.places, source)
         self._reader = PostgresStore(postgres.url(self.database))
+        self.machine = Machine()
+        self._sampling: asyncio.Task[None] | None = None
 
     # Nodes and clients.
 
     async def begin(self) -> None:
         """Make the store, start nodes and clients, and wait until every client has a session."""
+        self._sampling = asyncio.create_task(self.machine.sample_on())
         with psycopg.connect(self.postgres.url(), autocommit=True) as db:
             db.execute(f"CREATE DATABASE {self.database}")
         await asyncio.to_thread(self._reader.open, make_shards=SHARDS)
@@ -303,6 +309,8 @@ class Fleet:
         for process in self.processes:
             await process.end()
         await self._balancer.close()
+        if self._sampling is not None:
+            self._sampling.cancel()
         for place in self._all_places:
             await place.close()
         self._reader.close()
@@ -311,6 +319,6 @@ class Fleet:
 async def _look(url: str, token: str) -> Everything:
     """Look at everything of a principal; again from the begin if its shard is given away meanwhile."""
     for _ in range(LOOKS - 1):
-        with suppress(Ended, InvalidState):
+        with suppress(Ended, InvalidState, anyio.BrokenResourceError):
             return await look_at_everything(url, token)
     return await look_at_everything(url, token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Final
 
@@ -44,7 +45,7 @@ class NodeProcess(Server):
     def heard(self, line: str) -> None:
         super().heard(line)
         with self.journal.with_suffix(".log").open("a") as log:
-            log.write(line)
+            log.write(f"{time.monotonic():.3f} {line}")
         if found := re.search(r"node ([0-9a-f-]{36}) at ", line):
             self.node = found[1]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.cluster.__main__ import State, main, plan
 from tests.cluster.appends import check_appends, watch_appends
 from tests.cluster.conftest import MakeStore
 from tests.cluster.link import Link
+from tests.cluster.machine import PROCESSORS, Load, Machine, Sample, load_of
 from tests.cluster.owners import Owner
 from tests.cluster.servers import query
 
@@ -78,6 +80,38 @@ def test_a_run_goes_on_with_the_counts_of_its_file(tmp_path: Path) -> None:
     again = State(path)
     assert again.done == Counter(kill=3)
     assert again.summary()["figures"] == {"trio": {"kill": {"count": 3, "p50": 1.0, "p95": 2.0, "max": 2.0}}}
+
+
+def test_a_figure_has_the_load_of_the_machine_beside_it(tmp_path: Path) -> None:
+    samples = [
+        Sample(float(at), runnable=PROCESSORS * at, blocked=at, stolen=at, ticks=4 * at, late=at / 10)
+        for at in range(10)
+    ]
+    load = load_of(samples, 2.5, 3.5)
+    assert load == Load(3.0, 3.0, 0.25, 0.4)
+    assert load_of(samples, 20.0, 21.0) == Load(9.0, 9.0, 0.0, 0.9)
+    assert load_of([], 0.0, 1.0) == Load(0.0, 0.0, 0.0, 0.0)
+    state = State(tmp_path / "state")
+    state.figures = {"trio": {"kill": [0.5, 2.0], "kill: shards moved": [3.0]}}
+    state.loads = {"trio": {"kill": [[0.5, 1.0, 0.0, 0.0, 0.0], [2.0, *load]]}}
+    state.store()
+    found = State(tmp_path / "state").summary()["figures"]["trio"]
+    assert found["kill"]["at max"] == str(load)
+    assert found["kill"]["runnable p50"] == 3.0
+    assert "at max" not in found["kill: shards moved"]
+
+
+def test_the_load_of_this_machine_is_sampled() -> None:
+    async def run() -> Load:
+        machine, begun = Machine(), time.monotonic()
+        sampling = asyncio.create_task(machine.sample_on())
+        await asyncio.sleep(0.2)
+        sampling.cancel()
+        return machine.between(begun, time.monotonic())
+
+    load = asyncio.run(run())
+    assert min(load) >= 0.0
+    assert load.stolen <= 1.0
 
 
 def test_a_link_delivers_what_has_waited_and_refuses_when_told() -> None:

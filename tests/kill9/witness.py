@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from tests.kill9.frames import FrameReader
 
 Stream: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Dial: TypeAlias = Callable[[], Awaitable[Stream]]
 """Opens a connection to a runtime; raises OSError."""
+STEPS: Final = 200
+"""Steps of connections that are kept."""
 NUMBERED = ("job.event", "job.result", "job.error", "job.cancelled")
 
 
@@ -63,6 +65,8 @@ class Witness:
         """The time of the first frame since this was set to 0."""
         self.on_frame: Callable[[str], object] = lambda kind: None
         """Told the type of each frame from the runtime, before it is passed on."""
+        self.steps: deque[tuple[float, str]] = deque(maxlen=STEPS)
+        """The last steps of connections, each with its time."""
         self.ends: dict[str, str] = {}
         """Jobs by id whose end was told, with the type of the frame."""
         self.welcomed_at = 0.0
@@ -114,16 +118,23 @@ class Witness:
             self._open.discard(task)
             writer.close()
 
+    def step(self, what: str) -> None:
+        """Note a step of a connection."""
+        self.steps.append((time.monotonic(), what))
+
     async def _both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.step("connection")
         try:
             from_runtime, to_runtime = await self._dial()
         except OSError:
+            self.step("no server")
             return  # No server is there; the client sees its connection end.
         seen = _Connection(self)
         outward = asyncio.create_task(_copy(reader, to_runtime, seen.from_client))
         inward = asyncio.create_task(_copy(from_runtime, writer, seen.from_runtime))
         try:
             await asyncio.wait((outward, inward), return_when=asyncio.FIRST_COMPLETED)
+            self.step("the runtime ended it" if inward.done() else "the client ended it")
             if self.current is seen:
                 self.current, self.ended_at = None, time.monotonic()
             if outward.done() and not inward.done():
@@ -151,6 +162,7 @@ class _Connection:
             payload = frame.get("payload") or {}
             match frame["type"]:
                 case "session.hello" if "resume" in payload:
+                    self._witness.step("hello")
                     self._cursor = payload["resume"]["last_event_seq"]
                 case "session.ack" if self._session:
                     seen = self._witness.sessions[self._session]
@@ -166,6 +178,8 @@ class _Connection:
         kind = frame["type"]
         witness.frames += 1
         witness.first_frame = witness.first_frame or time.monotonic()
+        if kind in ("session.welcome", "session.error"):
+            witness.step(kind + frame["payload"].get("code", ""))
         if kind == "session.welcome":
             witness.welcomes += 1
             witness.current, witness.welcomed_at = self, time.monotonic()
