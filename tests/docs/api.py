@@ -84,14 +84,15 @@ def _of_text(text: str) -> list[str]:
 
 
 def _members(kind: type) -> Iterator[str]:
-    """Yield the public methods and properties that a class defines, in the order of their definition."""
-    fields = getattr(kind, "__struct_fields__", ())
+    """Yield the public methods and properties of a class once each, in the order of their definition."""
+    fields, told = getattr(kind, "__struct_fields__", ()), set[str]()
     for base in kind.__mro__:
         if not _is_ours(base):
             continue
         for name, value in vars(base).items():
             ours = inspect.isfunction(value) or isinstance(value, property | classmethod | staticmethod)
-            if ours and not name.startswith("_") and name not in fields:
+            if ours and not name.startswith("_") and name not in fields and name not in told:
+                told.add(name)
                 yield name
 
 
