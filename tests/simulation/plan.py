@@ -7,7 +7,7 @@ some out. What the world draws while it runs (delays, cuts) comes from a generat
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -178,21 +178,60 @@ MIXED: Final = 3_000_000_000
 HAND_OVERS: Final = 10_000_000_000
 """From this seed on a run is as those before, and the runtime also hands over to the next one."""
 
+FOCUSED: Final = 20_000_000_000
+"""From this seed on a run is as those before, with more of what has found most bugs, in turn: see FOCUSES."""
+
+
+class Focus(NamedTuple):
+    """The kinds of moves that come up more often, or less, than in other runs."""
+
+    weights: Mapping[str, int]
+    authority: Mapping[str, int] = {}
+
+
+FOCUSES: Final[Sequence[Focus]] = (
+    # Trees of jobs whose histories are asked for while they delegate and end.
+    Focus(
+        {"subscribe": 40, "unsubscribe": 8, "kill_client": 8, "crash": 5, "compact": 4, "lie": 6}
+        | {"finish": 14, "submit": 18},
+        {"delegate": 45, "watch_child": 24, "cancel_child": 8, "operate": 8, "spend": 20},
+    ),
+    # Clients and runtimes that die while jobs are followed and left.
+    Focus(
+        {"kill_client": 16, "crash": 10, "subscribe": 26, "unsubscribe": 12, "leave": 6, "drop": 20}
+        | {"compact": 6, "lie": 4, "submit": 22},
+        {"delegate": 25, "watch_child": 12},
+    ),
+    # Observers of many jobs, some of which do not read.
+    Focus(
+        {"subscribe": 60, "unsubscribe": 20, "observers": 6, "lie": 20, "stall": 12, "drop": 14, "emit": 40},
+        {"watch_child": 20, "delegate": 30},
+    ),
+    # Idempotency keys that come again over lost connections and restarts.
+    Focus(
+        {"submit": 40, "kill_client": 12, "drop": 24, "crash": 8, "finish": 16, "subscribe": 14}
+        | {"unsubscribe": 8, "lie": 4}
+    ),
+)
+
 
 def draw(seed: int, inputs: int = 200, *, authority: bool = True) -> Plan:
     """The plan of a seed, with probes, and half of them with authority, unless neither is wanted."""
-    plan = _with_few_positions(_draw(seed, inputs), random.Random(f"positions {seed}"))
+    focus = FOCUSES[seed // 3 % len(FOCUSES)] if seed >= FOCUSED else Focus({})
+    plan = _with_few_positions(_draw(seed, inputs, focus.weights), random.Random(f"positions {seed}"))
+    if seed >= FOCUSED:
+        plan = _with_tight_limits(plan, random.Random(f"limits {seed}"))
     kind = seed % 3 * FEW_FEATURES if seed >= MIXED else seed
     if kind >= SLOW_DISK:
         plan = _with_slow_disk(plan, random.Random(f"disk {seed}"))
     elif kind >= FEW_FEATURES:
         plan = _with_few_features(plan, random.Random(f"features {seed}"))
-    if seed >= HAND_OVERS:
+    if seed >= HAND_OVERS and (seed < FOCUSED or seed // 3 // len(FOCUSES) % 3 == 2):
         plan = _with_hand_overs(plan, random.Random(f"hand overs {seed}"))
     if not authority:
         return plan
     dice = random.Random(f"authority {seed}")
-    plan = _with_authority(plan, dice) if dice.random() < 0.5 else plan
+    plan = _with_authority(plan, dice, focus.authority) if dice.random() < 0.5 else plan
     return _with_probes(plan, random.Random(f"probes {seed}"))
 
 
@@ -218,6 +257,20 @@ def _with_hand_overs(plan: Plan, dice: random.Random) -> Plan:
         if dice.random() < 0.03:
             moves.append(Move(0, "hand_over", number(NUMBERS), number(NUMBERS), number(NUMBERS)))
     return Plan(plan.options, tuple(moves))
+
+
+def _with_tight_limits(plan: Plan, dice: random.Random) -> Plan:
+    """The same run, in which more limits are small, two times in three."""
+    if dice.random() < 1 / 3:
+        return plan
+    limits, usual, more = plan.options.limits, Limits(), _limits(dice)
+    small = {
+        name: getattr(more, name)
+        for name in Limits.__struct_fields__
+        if getattr(limits, name) == getattr(usual, name) != getattr(more, name)
+    }
+    limits = msgspec.structs.replace(limits, **small)
+    return Plan(msgspec.structs.replace(plan.options, limits=limits), plan.moves)
 
 
 def _with_few_positions(plan: Plan, dice: random.Random) -> Plan:
@@ -265,10 +318,11 @@ def _with_slow_disk(plan: Plan, dice: random.Random) -> Plan:
     return Plan(options, tuple(moves))
 
 
-def _with_authority(plan: Plan, dice: random.Random) -> Plan:
+def _with_authority(plan: Plan, dice: random.Random, focus: Mapping[str, int]) -> Plan:
     """The same run, with leases, budgets and children."""
     often, number = dice.random, dice.randrange
-    weights = {kind: weight * dice.choice((0, 1, 1, 1, 3)) for kind, weight in AUTHORITY.items()}
+    usual = {**AUTHORITY, **focus}
+    weights = {kind: weight * dice.choice((0, 1, 1, 1, 3)) for kind, weight in usual.items()}
     weights["submit_lease"] = weights["submit_lease"] or AUTHORITY["submit_lease"]
     if not any(actor.raw for actor in plan.options.cast):
         weights["lie_lease"] = 0
@@ -296,10 +350,10 @@ def _with_authority(plan: Plan, dice: random.Random) -> Plan:
     return Plan(options, tuple(moves))
 
 
-def _draw(seed: int, inputs: int) -> Plan:
+def _draw(seed: int, inputs: int, focus: Mapping[str, int]) -> Plan:
     dice = random.Random(seed)
     options = _options(seed, dice)
-    weights = dict(WEIGHTS)
+    weights = {**WEIGHTS, **focus}
     for kind in FAULTS:
         if dice.random() < 0.2:
             weights[kind] = 0
