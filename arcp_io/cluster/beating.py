@@ -66,7 +66,7 @@ class Beating:
         """The beats of all nodes in the last reading."""
         self.on_reading: Callable[[], object] = _nothing
         """Called after each reading."""
-        store.silent = ownership.is_dead
+        store.dead_beat = ownership.dead_beat
 
     def start(self) -> None:
         """Beat until the loop ends."""

@@ -176,7 +176,8 @@ class Compactor:
         lane, start = compaction.lane, compaction.start
         found = self._connection.run(lambda db: statements.read_shards(db, [lane.shard]), again=True)
         row = found[0] if found else None
-        judged = outcome(lane.mine, lane.stored, 0, row, silent=self._writer.is_silent(row))
+        silent = self._writer.silent_owner(row)
+        judged = outcome(lane.mine, lane.stored, 0, row, silent=silent is not None)
         if row is None or judged is Outcome.FENCED:
             self._writer.fail(lane, Fenced(f"another node owns shard {lane.shard}: {row and tuple(row)}"))
             return None
@@ -189,8 +190,11 @@ class Compactor:
             return None
         mine = Claimed(lane.mine.node, max(row.epoch, lane.mine.epoch, lane.mine.healing) + 1)
         lane.mine = lane.mine._replace(healing=mine.epoch)
-        if not self._connection.run(lambda db: statements.reclaim(db, row, mine, lane.record_version)):
-            return None
+        owner, beat = silent or (None, 0)
+        if not self._connection.run(
+            lambda db: statements.reclaim(db, row, mine, lane.record_version, owner, beat)
+        ):
+            return None  # The owner has woken up, or the next beat of this node makes its row again.
         lane.generation = max(lane.generation, row.generation)
         generation = self._next_generation(lane, mine)
         kept = self._write(compaction, mine, generation)

@@ -46,6 +46,8 @@ BETWEEN_RELEASES: Final = SECOND
 """The least time between two shards that a node gives away because it owns too many."""
 QUICK: Final = 5
 """Polls in a beat while shards are about to become free for this node, so that it claims them at once."""
+NO_ROW: Final = -1
+"""The beat of a node without a row."""
 MOST_BACKOFF: Final = 64
 """Leases, at most, for which a node leaves a shard alone that it could not restore."""
 
@@ -172,9 +174,15 @@ class Ownership:
         """Return the owner of a shard as of the last reading; None if there is none that has a row."""
         return self._routes.get(shard)
 
-    def is_dead(self, node: str) -> bool:
-        """Return whether a node was silent for a lease, and its beat was not seen to grow since."""
-        return node in self._dead
+    def dead_beat(self, node: str) -> int | None:
+        """Return the last beat of a node that was silent for a lease, and whose beat did not grow since.
+
+        The beat is NO_ROW if the last reading has no row of the node, and None if the node may be alive.
+        """
+        if self._begun is None:
+            return None
+        beat = self._beats.get(node, NO_ROW)
+        return beat if node in self._dead or beat == NO_ROW else None
 
     # What the node tells.
 
@@ -287,7 +295,7 @@ class Ownership:
         self._watch(reading)
         self._find_routes(reading)
         if self.node not in reading.nodes:
-            return self._lose_all()
+            return self._wait_for_row()
         decisions = [*self._judge(reading)]
         if self.draining:
             decisions += [self._let_go(shard, now) for shard in sorted(self._held) if shard in idle]
@@ -298,18 +306,15 @@ class Ownership:
         self._wanted.clear()
         return decisions
 
-    def _lose_all(self) -> list[Decision]:
-        """Lose everything: a node without a row of its own cannot be watched, and its shards are free.
+    def _wait_for_row(self) -> list[Decision]:
+        """Act for no shard until the next beat has made the row of this node again.
 
-        A later beat may make the row again. Shards that still name the node are then released.
+        The row was deleted, or the store went back to a time before it. Its shards stay the node's, as far as
+        later readings do not say that others have claimed them: what the store has lost is healed.
         """
         self._valid_until = None
         self._next_poll = 0
-        lost = sorted({*self._held, *self._leaving})
-        self._held.clear()
-        self._leaving.clear()
-        self._asked.clear()
-        return [Lost(shard) for shard in lost]
+        return []
 
     def _watch(self, reading: Reading) -> None:
         """Note which beats have grown."""

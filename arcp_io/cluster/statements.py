@@ -112,13 +112,18 @@ def beat_node(db: Db, node: str, beating: Beat) -> bool:
 
 
 def forget(db: Db, node: str, beat: int | None) -> bool:
-    """Delete the row of a node that owns nothing, if its beat is the one seen; return whether it is gone."""
-    found = db.execute(
-        "DELETE FROM arcp.node WHERE node = %s::uuid AND beat = coalesce(%s::bigint, beat)"
-        " AND NOT EXISTS (SELECT 1 FROM arcp.shard WHERE shard.node = %s::uuid) RETURNING 1",
-        (node, beat, node),
-    )
-    return found.fetchone() is not None
+    """Delete the row of a node that owns nothing, if its beat is the one seen; return whether it is gone.
+
+    The row is locked first: a claim by the node is carried out before, and seen, or finds no row any longer.
+    """
+    with db.transaction():
+        db.execute("SELECT 1 FROM arcp.node WHERE node = %s::uuid FOR UPDATE", (node,))
+        found = db.execute(
+            "DELETE FROM arcp.node WHERE node = %s::uuid AND beat = coalesce(%s::bigint, beat)"
+            " AND NOT EXISTS (SELECT 1 FROM arcp.shard WHERE shard.node = %s::uuid) RETURNING 1",
+            (node, beat, node),
+        )
+        return found.fetchone() is not None
 
 
 def confirm(db: Db, shard: int, claimed: Claimed, next_record: int) -> bool:
@@ -146,17 +151,11 @@ def claim(
     """Claim a shard whose epoch is still the one seen; return its new epoch and next record, or None.
 
     If `named` is given, the row of the shard must still name this node, or none if it is empty: a store that
-    went back may give an epoch twice.
-    If an owner is given, its row must be gone or have this beat. The row is locked meanwhile, so that the
-    next beat of the owner reads the shard after the claim.
+    went back may give an epoch twice. The rows of both nodes are conditions, as `_lock_nodes` says.
     """
     with db.transaction():
-        if owner is not None:
-            found = db.execute(
-                "SELECT beat FROM arcp.node WHERE node = %s::uuid FOR SHARE", (owner,)
-            ).fetchone()
-            if found is not None and found[0] != beat:
-                return None
+        if not _lock_nodes(db, node, owner, beat):
+            return None
         row: tuple[int, int] | None = db.execute(
             "UPDATE arcp.shard SET epoch = epoch + 1, node = %s::uuid, record_version = %s"
             " WHERE shard = %s AND epoch = %s AND record_version <= %s"
@@ -166,14 +165,36 @@ def claim(
     return row
 
 
-def reclaim(db: Db, seen: ShardRow, claimed: Claimed, record_version: int) -> bool:
-    """Claim a shard for a heal, under a given epoch, if its row is the one seen; return whether it was."""
-    found = db.execute(
-        "UPDATE arcp.shard SET epoch = %s, node = %s::uuid, record_version = %s WHERE shard = %s"
-        " AND epoch = %s AND node IS NOT DISTINCT FROM %s::uuid AND next = %s RETURNING shard",
-        (claimed.epoch, claimed.node, record_version, seen.shard, seen.epoch, seen.node, seen.next),
-    )
-    return found.fetchone() is not None
+def reclaim(
+    db: Db, seen: ShardRow, claimed: Claimed, record_version: int, owner: str | None, beat: int
+) -> bool:
+    """Claim a shard for a heal, under a given epoch, if its row is the one seen; return whether it was.
+
+    The rows of both nodes are conditions, as for a claim.
+    """
+    with db.transaction():
+        if not _lock_nodes(db, claimed.node, owner, beat):
+            return False
+        found = db.execute(
+            "UPDATE arcp.shard SET epoch = %s, node = %s::uuid, record_version = %s WHERE shard = %s"
+            " AND epoch = %s AND node IS NOT DISTINCT FROM %s::uuid AND next = %s RETURNING shard",
+            (claimed.epoch, claimed.node, record_version, seen.shard, seen.epoch, seen.node, seen.next),
+        ).fetchone()
+    return found is not None
+
+
+def _lock_nodes(db: Db, node: str, owner: str | None, beat: int) -> bool:
+    """Lock the rows of a node and of the owner before it; return whether the node may claim the shard.
+
+    It needs a row of its own, which stays until the transaction ends: a node without a row cannot be watched,
+    so others would claim its shards at once. If there is an owner, its row must be gone or have this beat; it
+    is locked, so that the next beat of the owner reads the shard after the claim.
+    """
+    mine = db.execute("SELECT 1 FROM arcp.node WHERE node = %s::uuid FOR KEY SHARE", (node,)).fetchone()
+    if mine is None or owner is None:
+        return mine is not None
+    found = db.execute("SELECT beat FROM arcp.node WHERE node = %s::uuid FOR SHARE", (owner,)).fetchone()
+    return found is None or bool(found[0] == beat)
 
 
 def raise_version(db: Db, shard: int, claimed: Claimed, record_version: int) -> bool:

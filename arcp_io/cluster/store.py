@@ -48,14 +48,17 @@ class PostgresStore:
         """Seconds for which the store may be away, or take no records, before its node fails."""
         self.shards = 0
         """The number of shards; 0 before `open`."""
-        self.silent: Callable[[str], bool] = _never
-        """Returns whether a node was silent for a lease; asked before a shard is healed that it may own."""
+        self.dead_beat: Callable[[str], int | None] = _none
+        """Returns the beat of a node that was silent for a lease, or None, as `Ownership.dead_beat`.
+
+        It is asked before a shard is healed that the node may own.
+        """
         self._described: tuple[str, bytes] | None = None
         self._has_row = False
         """Whether the last reading had the row of this node."""
         self._control = self._connection(lease, lease)
         self._reader = self._connection(ANSWER_SECONDS, lease)
-        self.writer = Writer(self._connection(ANSWER_SECONDS, lease), self.node, give_up, self._is_silent)
+        self.writer = Writer(self._connection(ANSWER_SECONDS, lease), self.node, give_up, self._dead_beat)
         self.compactor = Compactor(self._reader, self.writer)
 
     def __repr__(self) -> str:
@@ -146,12 +149,12 @@ class PostgresStore:
     ) -> tuple[int, int] | None:
         """Claim a shard; return its new epoch and the number of its next record.
 
-        Returns None if its epoch is not the one that was seen, if it has records of a newer version, or while
-        its journal is open here. If `named` is given, it is also None once the shard names another node, or
-        any if `named` is empty: a store that went back may give an epoch twice. If `owner` is a node that was
-        watched, it is also None once that node has another `beat`: an owner that wakes up meanwhile keeps its
-        shard. After StoreAway the shard may be claimed: its row says so, and whether or not this node holds
-        the shard, it may claim it again.
+        Returns None if this node has no row, if the epoch is not the one that was seen, if the shard has
+        records of a newer version, or while its journal is open here. If `named` is given, it is also None
+        once the shard names another node, or any if `named` is empty: a store that went back may give an
+        epoch twice. If `owner` is a node that was watched, it is also None once that node has another `beat`:
+        an owner that wakes up meanwhile keeps its shard. After StoreAway the shard may be claimed: its row
+        says so, and whether or not this node holds the shard, it may claim it again.
         """
         if self.writer.is_open(shard):
             return None
@@ -204,8 +207,8 @@ class PostgresStore:
             self.url, answer_seconds=answer_seconds, check=lambda db: check(db, self.url), lease=lease
         )
 
-    def _is_silent(self, node: str) -> bool:
-        return self.silent(node)
+    def _dead_beat(self, node: str) -> int | None:
+        return self.dead_beat(node)
 
 
 def _reading(db: Db) -> Reading:
@@ -213,6 +216,6 @@ def _reading(db: Db) -> Reading:
     return Reading(tuple(statements.read_nodes(db)), shards)
 
 
-def _never(node: str) -> bool:
+def _none(node: str) -> int | None:
     """Return that no node is known to be silent."""
-    return False
+    return None

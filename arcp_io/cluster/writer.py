@@ -38,14 +38,14 @@ class Writer:
     """
 
     def __init__(
-        self, connection: Connection, node: str, give_up: float, silent: Callable[[str], bool]
+        self, connection: Connection, node: str, give_up: float, dead_beat: Callable[[str], int | None]
     ) -> None:
         self.condition = threading.Condition()
         """The lock of all lanes; notified when records wait, when some are stored, and at the end."""
         self._connection = connection
         self._node = node
         self._give_up = give_up
-        self._silent = silent
+        self._dead_beat = dead_beat
         self._lanes: dict[int, Lane] = {}
         self._ready: dict[Lane, None] = {}
         """Lanes with records to send, the next first."""
@@ -83,9 +83,15 @@ class Writer:
             self._ready[lane] = None
             self.condition.notify_all()
 
-    def is_silent(self, row: ShardRow | None) -> bool:
-        """Return whether the owner of a shard by its row is another node, and was silent for a lease."""
-        return row is not None and row.node is not None and row.node != self._node and self._silent(row.node)
+    def silent_owner(self, row: ShardRow | None) -> tuple[str, int] | None:
+        """Return the owner of a shard by its row and its beat, if it is another node that is dead.
+
+        None is also returned for a shard without an owner, or one of this node.
+        """
+        if row is None or row.node is None or row.node == self._node:
+            return None
+        beat = self._dead_beat(row.node)
+        return None if beat is None else (row.node, beat)
 
     @property
     def failing_seconds(self) -> float:
@@ -273,7 +279,8 @@ class Writer:
             row, flight = found.get(lane.shard), lane.flight
             if flight is None:
                 continue
-            match outcome(lane.mine, flight.first, flight.span, row, silent=self.is_silent(row)):
+            silent = self.silent_owner(row) is not None
+            match outcome(lane.mine, flight.first, flight.span, row, silent=silent):
                 case Outcome.STORED:
                     self._confirm(lane)
                 case Outcome.AGAIN:

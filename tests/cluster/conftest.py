@@ -10,6 +10,7 @@ from arcp_io.cluster.postgres_journal import PostgresJournal
 from arcp_io.cluster.store import PostgresStore
 from tests.cluster import private_postgres as private
 from tests.cluster import servers
+from tests.cluster.owners import enter
 
 SHARDS = 64
 
@@ -38,13 +39,20 @@ def private_postgres() -> None:
 
 @pytest.fixture
 def make_store(database: str) -> Iterator[MakeStore]:
-    """Makes stores in one database, by its own URL or another one, and closes them at the end."""
+    """Makes stores in one database, by its own URL or another one, and closes them at the end.
+
+    Each has its first beat behind it, unless `beats` is false.
+    """
     made: list[PostgresStore] = []
 
-    def make(url: str = database, shards: int = SHARDS, **options: float) -> PostgresStore:
+    def make(
+        url: str = database, shards: int = SHARDS, *, beats: bool = True, **options: float
+    ) -> PostgresStore:
         store = PostgresStore(url, **options)
         store.open(make_shards=shards)
         made.append(store)
+        if beats:
+            enter(store)
         return store
 
     yield make

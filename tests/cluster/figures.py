@@ -33,6 +33,7 @@ from arcp_io.cluster.url import is_store
 from arcp_io.journal import Journal, SqliteJournal
 from arcp_io.journal.rows import pack
 from tests.cluster import servers
+from tests.cluster.owners import enter
 from tests.runners import run
 from tests.slow_disk import make_app
 
@@ -245,6 +246,7 @@ async def serve_until_told(place: str) -> None:
         journal = SqliteJournal(Path(place) / "journal")
     else:
         store.open(make_shards=SHARDS)
+        enter(store)
         free = next(row.shard for row in store.read().shards if row.epoch == 0)
         journal = claimed(store, free)
     async with serve(make_app(), port=0, journal=journal) as server:
@@ -305,6 +307,7 @@ def main() -> int:
         with servers.private_database() as url:
             store = PostgresStore(url)
             store.open(make_shards=SHARDS)
+            enter(store)
             part(store)
             store.close()
     return 0

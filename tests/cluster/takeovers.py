@@ -25,6 +25,7 @@ from arcp_io.cluster.store import PostgresStore
 from arcp_io.journal import Fenced
 from arcp_io.journal.rows import Row, unpack
 from tests.cluster import servers
+from tests.cluster.owners import enter
 from tests.cluster.proxy import Proxy, proxy_to
 
 VERSION: Final = 1
@@ -122,6 +123,7 @@ class Takeovers:
         self._wrong: list[str] = []
         for store in self._stores:
             store.open(make_shards=SHARDS)
+            enter(store)
 
     def run(self, takeovers: int) -> Found:
         """Carry so many takeovers out, and judge."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from arcp_io.cluster import compactor
+from arcp_io.cluster import compactor, statements
+from arcp_io.cluster.connection import Db
+from arcp_io.cluster.rows import ShardRow
 from arcp_io.cluster.store import PostgresStore
 from arcp_io.journal import Fenced, JournalFailed
 from arcp_io.journal import rows as rows_module
 from tests.cluster.conftest import MakeStore
-from tests.cluster.owners import Owner, held_by
+from tests.cluster.owners import Owner, enter, held_by
 from tests.cluster.proxy import How, Proxy, proxy_to
 from tests.cluster.servers import query
 from tests.cluster.states import State
@@ -110,7 +113,7 @@ def test_a_store_that_lost_the_claim_is_healed(
     owner.add(3)
     owner.settle()
     asked: list[str] = []
-    store.silent = lambda node: bool(asked.append(node)) or len(asked) > 3
+    store.dead_beat = lambda node: asked.append(node) or (0 if len(asked) > 3 else None)
     state.come_back()
     owner.add(1)
     owner.settle()
@@ -118,6 +121,66 @@ def test_a_store_that_lost_the_claim_is_healed(
     assert set(asked) == ({other.node} if before == "other" else set())
     owner.close()
     assert held_by(make_store(), 0) == owner.records
+
+
+def test_a_node_whose_row_is_lost_heals_its_shards_once_it_has_one_again(
+    database: str, store: PostgresStore, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before that others would claim them at once, while it acts for them."""
+    monkeypatch.setattr(compactor, "HEAL_PAUSE", 0.01)
+    tried = []
+
+    def reclaim(db: Db, *arguments: Any) -> bool:
+        tried.append(statements_reclaim(db, *arguments))
+        return tried[-1]
+
+    statements_reclaim = statements.reclaim
+    monkeypatch.setattr(statements, "reclaim", reclaim)
+    late, state = make_store(beats=False), State(database)
+    enter(late)
+    owner = Owner(late, 0)
+    owner.add(3)
+    owner.settle()
+    state.come_back()
+    owner.add(2)
+    owner.wait(lambda: len(tried) > 2)
+    assert store.read().shards[0] == ShardRow(0, 0, None, 0, 0, 0, 0)
+    assert late.node not in [row.node for row in late.beat().nodes]
+    late.beat()
+    owner.settle()
+    assert (owner.failures, owner.told[-1], tried[-1]) == ([], 5, True)
+    owner.close()
+    assert held_by(store, 0) == owner.records
+
+
+def test_a_shard_whose_owner_wakes_up_is_not_healed(
+    database: str, store: PostgresStore, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compactor, "HEAL_PAUSE", 0.01)
+    other = make_store()
+    earlier = Owner(other, 0)
+    earlier.add(2)
+    earlier.settle()
+    state = State(database)
+    owner = Owner(store, 0)
+    owner.add(3)
+    owner.settle()
+    state.come_back()
+    asked: list[str] = []
+    beat = other.beat().nodes[[row.node for row in other.read().nodes].index(other.node)].beat
+    store.dead_beat = lambda node: asked.append(node) or beat - 1
+    owner.add(1)
+    owner.wait(lambda: len(asked) > 3)
+    assert store.read().shards[0].node == other.node
+    earlier.add(1)
+    earlier.settle()
+    assert earlier.failures == []
+    store.dead_beat = lambda node: beat
+    owner.settle()
+    assert (owner.failures, owner.told[-1]) == ([], 6)
+    owner.close()
+    earlier.close()
+    assert held_by(store, 0) == owner.records
 
 
 def test_a_shard_that_another_node_claimed_meanwhile_is_not_healed(

@@ -81,7 +81,7 @@ async def test_a_drained_node_leaves_its_sessions_and_jobs_to_the_others(make_st
 
 
 async def test_a_node_that_has_left_does_not_write_its_row_again(make_store: MakeStore) -> None:
-    store, reader = make_store(shards=2), make_store(shards=2)
+    store, reader = make_store(shards=2, beats=False), make_store(shards=2, beats=False)
     async with served(make_app(), store) as node:
         await spread(node)
         await node.shut_down(0.0)
@@ -127,7 +127,7 @@ async def test_nodes_that_cannot_reach_each_other_are_refused(make_store: MakeSt
 async def test_wrong_arguments_are_refused_before_anything_begins(
     make_store: MakeStore, node: Node, fault: str
 ) -> None:
-    store = make_store(shards=2)
+    store = make_store(shards=2, beats=False)
     with pytest.raises(ValueError, match=fault):
         async with serve(make_app(), journal=store, node=node, port=0):
             pass

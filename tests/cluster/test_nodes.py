@@ -15,13 +15,13 @@ from arcp_io.cluster.rows import ShardRow
 from arcp_io.cluster.store import PostgresStore
 from arcp_io.version import VERSION as RELEASE
 from tests.cluster.conftest import SHARDS, MakeStore
-from tests.cluster.owners import Owner
+from tests.cluster.owners import Owner, enter
 from tests.cluster.servers import query
 from tests.simulation.cluster.table import Table
 
 
 def test_a_beat_writes_the_row_of_its_node_and_reads_all(make_store: MakeStore) -> None:
-    stores = [make_store() for _ in range(3)]
+    stores = [make_store(beats=False) for _ in range(3)]
     for number, store in enumerate(stores):
         store.describe(f"10.0.0.{number}:7800", b"key %d" % number)
         store.beat()
@@ -44,8 +44,6 @@ def test_a_shard_has_the_count_of_jobs_of_its_owner_and_of_no_other_node(
     database: str, make_store: MakeStore
 ) -> None:
     one, two = make_store(), make_store()
-    one.describe("10.0.0.1:7800", b"one")
-    two.describe("10.0.0.2:7800", b"two")
     for shard, owner in ((0, one), (3, one), (5, one), (7, two)):
         assert owner.claim(shard, 0, 1) == (1, 0)
     assert {jobs for _, jobs in one.read_counted()} == {None}
@@ -62,9 +60,9 @@ def test_a_shard_has_the_count_of_jobs_of_its_owner_and_of_no_other_node(
     assert {jobs for _, jobs in one.read_counted()} == {None}
 
 
-def test_a_node_describes_itself_first(store: PostgresStore) -> None:
+def test_a_node_describes_itself_first(make_store: MakeStore) -> None:
     with pytest.raises(StoreError, match="describes itself before its first beat"):
-        store.beat()
+        make_store(beats=False).beat()
 
 
 def test_a_node_learns_that_its_row_is_gone_before_a_beat_makes_it_again(
@@ -79,22 +77,69 @@ def test_a_node_learns_that_its_row_is_gone_before_a_beat_makes_it_again(
 
 def test_a_claim_names_the_beat_of_a_silent_owner(store: PostgresStore, make_store: MakeStore) -> None:
     silent = make_store()
-    silent.describe("10.0.0.1:7800", b"key")
-    silent.beat()
     silent.beat()
     assert silent.claim(5, 0, 1) == (1, 0)
     assert store.claim(5, 1, 1, owner=silent.node, beat=0) is None
     assert store.claim(5, 1, 1, owner=silent.node, beat=1) == (2, 0)
+    store.release(5, 2)
     silent.leave()
     assert store.claim(5, 2, 1, owner=silent.node, beat=1) == (3, 0)
+
+
+def test_a_node_without_a_row_claims_nothing(database: str, make_store: MakeStore) -> None:
+    """Nobody could watch it: its shards would be free for others at once, while it acts for them."""
+    store = make_store(beats=False)
+    assert store.claim(5, 0, 1) is None
+    enter(store)
+    assert store.claim(5, 0, 1) == (1, 0)
+    query(database, "DELETE FROM arcp.node")
+    assert store.claim(6, 0, 1) is None
+    assert [row.node for row in store.read().shards if row.node] == [store.node]
+
+
+@pytest.mark.parametrize("first", ["claim", "forget"])
+def test_a_node_is_not_forgotten_while_it_claims(
+    first: str, store: PostgresStore, make_store: MakeStore
+) -> None:
+    sleeper = make_store()
+    found: dict[str, object] = {}
+
+    def claim(db: Db) -> None:
+        with db.transaction():
+            found["claim"] = statements.claim(db, 5, 0, sleeper.node, 1)
+            meanwhile()
+
+    def forget(db: Db) -> None:
+        with db.transaction():
+            found["forget"] = statements.forget(db, sleeper.node, 0)
+            meanwhile()
+
+    works = {"claim": (sleeper, claim), "forget": (store, forget)}
+    (second,) = works.keys() - {first}
+
+    def run(which: str) -> None:
+        node, work = works[which]
+        node._reader.run(work)
+
+    other = threading.Thread(target=run, args=(second,))
+
+    def meanwhile() -> None:
+        if second not in found:
+            other.start()
+            other.join(0.2)
+            assert second not in found  # It waits for the first.
+
+    run(first)
+    other.join()
+    assert found == (
+        {"claim": (1, 0), "forget": False} if first == "claim" else {"claim": None, "forget": True}
+    )
 
 
 def test_a_beat_waits_for_a_claim_and_then_reads_the_new_owner(
     store: PostgresStore, make_store: MakeStore
 ) -> None:
     silent = make_store()
-    silent.describe("10.0.0.1:7800", b"key")
-    silent.beat()
     silent.claim(5, 0, 1)
     read: list[str | None] = []
     awake = threading.Thread(target=lambda: read.append(silent.beat().shards[5].node))
@@ -135,16 +180,18 @@ def test_the_model_of_the_simulation_claims_and_releases_as_the_store_does(
 ) -> None:
     stores, table, dice = [make_store() for _ in range(3)], Table(2), random.Random(14)
     names = ["", *(store.node for store in stores)]
+    for row in stores[0].read().nodes:
+        table.enter(row)
     answers = set()
     for _ in range(200):
         store, shard = dice.choice(stores), dice.randrange(2)
-        row = table.shards[shard]
-        epoch = dice.choice((row.epoch, row.epoch, row.epoch - 1))
+        shard_row = table.shards[shard]
+        epoch = dice.choice((shard_row.epoch, shard_row.epoch, shard_row.epoch - 1))
         if dice.random() < 0.3:
             table.release(store.node, shard, epoch)
             store.release(shard, epoch)
-        elif row.node != store.node:
-            named = dice.choice((row.node or "", dice.choice(names)))
+        elif shard_row.node != store.node:
+            named = dice.choice((shard_row.node or "", dice.choice(names)))
             modelled = table.claim(store.node, Claim(shard, epoch, None, 0, named), 1)
             expected = None if modelled is None else (modelled.epoch, modelled.next)
             assert store.claim(shard, epoch, 1, named=named) == expected
@@ -200,8 +247,6 @@ def test_a_journal_of_a_shard_that_was_released_stores_nothing(store: PostgresSt
 def test_a_node_that_owns_nothing_is_forgotten(store: PostgresStore, make_store: MakeStore) -> None:
     other = make_store()
     for one in (store, other):
-        one.describe("10.0.0.1:7800", b"key")
-        one.beat()
         one.beat()
     other.claim(0, 0, 1)
     assert not store.forget(other.node, 1)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from arcp_io.cluster.store import PostgresStore
-from tests.cluster.owners import Owner, held_by
+from tests.cluster.owners import Owner, enter, held_by
 from tests.cluster.private_postgres import PrivatePostgres
 
 pytestmark = pytest.mark.usefixtures("private_postgres")
@@ -80,6 +80,7 @@ def test_owners_heal_an_asynchronous_standby_that_lacks_commits() -> None:
 def opened(url: str) -> PostgresStore:
     store = PostgresStore(url)
     store.open(make_shards=SHARDS)
+    enter(store)
     return store
 
 

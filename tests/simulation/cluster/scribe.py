@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 BETWEEN: Final = 800 * MILLISECOND
 """The longest time between two turns of a scribe."""
 
+HEAL_PAUSE: Final = 500 * MILLISECOND
+"""The time before a heal that the store did not take is tried again."""
+
 
 class Scribe:
     """The server of one shard, from a claim to its end, in place of a whole runtime."""
@@ -184,17 +187,20 @@ class Scribe:
         self._node.ask(statement, self._healed, self._try_again)
 
     def _try_again(self) -> None:
+        """Send what waits, if anything does: its outcome, or a reading, says what is to be done."""
+        if self._over:
+            return
         self._healing = False
         self._writing = 0
         self._write()
 
     def _healed(self, row: ShardRow | None) -> None:
-        self._healing = False
         if self._over:
             return
         if row is None:
-            self._fenced()
+            self._node.later(HEAL_PAUSE, self._try_again)
             return
+        self._healing = False
         self._cluster.count("healed")
         self._cluster.note(self._me, f"has healed {self._shard}: {row}")
         self._epoch = row.epoch

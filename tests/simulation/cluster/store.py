@@ -67,6 +67,7 @@ class Store:
             return
         self.table.remember()
         result = call.statement(self.table)
+        self.table.check()
         if cluster.chance(self.loses):
             call.node.unlucky(TIMEOUT)
         else:

@@ -103,7 +103,7 @@ class Table:
     def claim(self, me: str, order: Claim, record_version: int) -> ShardRow | None:
         """A node takes a shard whose epoch is as it has read; None if it may not."""
         row = self.shards[order.shard]
-        if row.epoch != order.epoch or row.node == me or not self._stands_still(order.owner, order.beat):
+        if row.epoch != order.epoch or row.node == me or not self._may_claim(me, order.owner, order.beat):
             return None
         if (row.node or "") != order.named:
             return None
@@ -123,7 +123,7 @@ class Table:
     ) -> ShardRow | None:
         """An owner writes again what the store has lost, under a new epoch; None if it may not."""
         row = self.shards[order.shard]
-        if row.epoch != order.epoch or row.epoch > above or not self._stands_still(order.owner, order.beat):
+        if row.epoch != order.epoch or row.epoch > above or not self._may_claim(me, order.owner, order.beat):
             return None
         if row.node not in (None, me, order.owner) and row.node in self.nodes and order.owner is not None:
             return None
@@ -133,11 +133,20 @@ class Table:
         self.went_back.discard(order.shard)
         return row
 
+    def _may_claim(self, me: str, owner: str | None, beat: int) -> bool:
+        """Whether a node has a row of its own, and the owner before it gave no sign of life."""
+        return me in self.nodes and self._stands_still(owner, beat)
+
     def _stands_still(self, owner: str | None, beat: int) -> bool:
         if owner is None:
             return True
         row = self.nodes.get(owner)
         return row is None or row.beat == beat
+
+    def check(self) -> None:
+        """A shard names a node that has a row: nobody could watch another (C5)."""
+        for row in self.shards.values():
+            ensure(row.node is None or row.node in self.nodes, "C5", f"the owner has no row: {row}")
 
     # Records.
 

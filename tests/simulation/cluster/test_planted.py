@@ -83,6 +83,11 @@ def hold_left_out(patch: Patch) -> None:
     patch.setattr(Ownership, "may_act", may_act)
 
 
+def claims_without_a_row(patch: Patch) -> None:
+    """A node claims and heals shards although the store has lost its row, so that nobody can watch it."""
+    patch.setattr(Table, "_may_claim", lambda table, _, *watched: table._stands_still(*watched))
+
+
 class Row(NamedTuple):
     """A bug, the first seed that is tried, and by which invariant it may be found."""
 
@@ -94,11 +99,11 @@ class Row(NamedTuple):
 ROWS: Final = (
     Row(no_fence, 0, ("C1", "C2")),
     Row(fence_without_epoch, 120, ("C1", "C2")),
-    Row(fence_without_node, 3, ("C1", "C2")),
     Row(fence_without_next, 0, ("C2",)),
     Row(watch_through_an_outage, 15, ("C5",)),
     Row(sent_before_persisted, 0, ("C4", "C8")),
     Row(hold_left_out, 4, ("C6",)),
+    Row(claims_without_a_row, 4_264, ("C5",)),
 )
 
 
@@ -140,6 +145,31 @@ def test_the_judge_finds_a_claim_that_does_not_look_at_the_beat(monkeypatch: Pat
 def test_an_owner_that_wakes_while_its_shards_are_claimed_does_not_act_beside_another(silence: int) -> None:
     wake_while_claimed(9, silence)
     wake_while_claimed(19, silence)
+
+
+def claim_an_epoch_twice(seed: int) -> None:
+    """Let a failover lose the first claims of a store, so that others claim the shards under their epochs."""
+    cluster = Cluster(seed)
+    for node in cluster.nodes:
+        node.start()
+    while "Claim" not in cluster.counts:
+        cluster.run(MILLISECOND)
+    cluster.run(40 * MILLISECOND)
+    cluster.fail_over(4)
+    cluster.run(3 * SECOND)
+    cluster.settle()
+
+
+def test_the_judge_finds_a_fence_without_the_node(monkeypatch: Patch) -> None:
+    fence_without_node(monkeypatch)
+    with pytest.raises(Broken, match="C1"):
+        for seed in range(30, 100):
+            claim_an_epoch_twice(seed)
+
+
+@pytest.mark.parametrize("seed", range(30, 34))
+def test_an_epoch_that_two_nodes_have_claimed_is_that_of_one(seed: int) -> None:
+    claim_an_epoch_twice(seed)
 
 
 def runtime_sends_before_persisted(patch: Patch) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from arcp_io.cluster.decisions import Claim, Claimed, Decision, Forget, Heal, Lost, Release
-from arcp_io.cluster.ownership import FORGOTTEN_AFTER, Ownership
+from arcp_io.cluster.ownership import FORGOTTEN_AFTER, NO_ROW, Ownership
 from arcp_io.cluster.rows import NodeRow, ShardRow
 from arcp_proto import MILLISECOND, SECOND
 
@@ -231,17 +231,34 @@ def test_a_node_may_act_for_four_fifths_of_a_lease_from_the_begin_of_its_beat() 
     assert not rows.owns.may_act(begun + 4 * SECOND)
 
 
-def test_a_node_whose_row_was_deleted_loses_everything_and_begins_anew() -> None:
+def test_a_node_without_row_acts_for_nothing_until_it_has_one_again() -> None:
     rows = Rows()
     rows.mine(0, 2)
     rows.read()
     del rows.nodes["me"]
-    assert rows.read() == [Lost(0), Lost(2)]
+    assert rows.read() == []
     assert not rows.owns.may_act(rows.now)
+    assert not rows.owns.may_act(rows.now, 0)
+    assert rows.owns.next_poll < rows.now
     rows.node("me", "here:1")
-    assert rows.read() == [Release(0, 1), Release(2, 1)]
-    assert rows.owns.may_act(rows.now)
-    assert rows.owns.held == {}
+    assert rows.read() == []
+    assert rows.owns.may_act(rows.now, 0)
+    assert rows.owns.held == {0: 1, 2: 1}
+
+
+def test_a_node_whose_row_was_lost_with_its_claims_heals_them() -> None:
+    rows = Rows()
+    rows.node("other", "there:1")
+    rows.mine(0, 1, 2)
+    rows.read()
+    del rows.nodes["me"]
+    rows.shard(0, None, epoch=0)
+    rows.shard(1, "other", epoch=2)
+    assert rows.read() == []
+    rows.node("me", "here:1")
+    assert rows.read() == [Heal(0, 0, None, 0), Lost(1)]
+    assert not rows.owns.may_act(rows.now, 0)
+    assert rows.owns.may_act(rows.now, 2)
 
 
 # Shards that are lost, healed, released.
@@ -331,15 +348,19 @@ def test_a_shard_that_leaves_is_released_by_readings_as_long_as_the_rows_name_th
 
 def test_a_node_is_dead_after_a_lease_of_silence_until_its_beat_grows() -> None:
     rows = Rows()
-    rows.node("other", "there:1")
+    rows.node("other", "there:1", beat=7)
+    assert rows.owns.dead_beat("other") is None
     rows.read()
-    assert not rows.owns.is_dead("other")
+    assert rows.owns.dead_beat("other") is None
     for _ in range(6):
         rows.read()
-    assert rows.owns.is_dead("other")
+    assert rows.owns.dead_beat("other") == 7
     rows.beat("other")
     rows.read()
-    assert not rows.owns.is_dead("other")
+    assert rows.owns.dead_beat("other") is None
+    del rows.nodes["other"]
+    rows.read()
+    assert rows.owns.dead_beat("other") == NO_ROW
 
 
 def test_a_release_is_asked_for_until_the_rows_show_it() -> None:
