@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -39,6 +40,19 @@ class Postgres:
         with psycopg.connect(self._url, autocommit=True) as db:
             db.execute(f"CREATE DATABASE {name}")
         return f"{self._url.replace('/postgres?', f'/{name}?')}&connect_timeout={CONNECT_SEC}"
+
+    def commit_p50(self, count: int) -> float:
+        """Return the median of seconds that a transaction takes which adds a row of 200 bytes."""
+        import psycopg
+
+        took = []
+        with psycopg.connect(self._url, autocommit=True) as db:
+            db.execute("CREATE TABLE IF NOT EXISTS one (data bytea)")
+            for _ in range(count):
+                start = time.perf_counter()
+                db.execute("INSERT INTO one VALUES (%s)", (bytes(200),))
+                took.append(time.perf_counter() - start)
+        return statistics.median(took)
 
     def cpu(self) -> float:
         """Return the seconds of CPU so far of all processes of the server, also of those that have ended."""

@@ -9,7 +9,7 @@ from typing import Final
 
 TOKEN: Final = "token"
 PRINCIPAL: Final = "me"
-TENANTS: Final = 64
+TENANTS: Final = 256
 """How many principals ours know; the others know one."""
 
 

@@ -46,7 +46,8 @@ def test_every_case_has_the_figures_of_the_table_and_the_targets(number: int) ->
 @pytest.mark.parametrize("count", COUNTS)
 def test_every_gateway_has_the_same_number_of_clients_of_every_owner(count: int) -> None:
     by_owner = [list(range(owner, TENANTS, count)) for owner in range(count)]
-    clients = clients_of(by_owner, Sizes().clients)
-    assert len({tenant for _, tenant in clients}) == Sizes().clients
+    total = count * Sizes().clients
+    clients = clients_of(by_owner, total)
+    assert len({tenant for _, tenant in clients}) == total
     pairs = Counter((gateway, tenant % count) for gateway, tenant in clients)
-    assert pairs == dict.fromkeys(product(range(count), repeat=2), Sizes().clients // count**2)
+    assert pairs == dict.fromkeys(product(range(count), repeat=2), total // count**2)
