@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tests.attacks.rows import DENIED, SOON, Cheat, Row
+from tests.attacks.rows import DENIED, Cheat, Row
 
 EXHAUSTED: Final = "BUDGET_EXHAUSTED"
 EXPIRED: Final = "LEASE_EXPIRED"
@@ -183,7 +183,7 @@ TIME: Final[list[Row]] = [
         {**TOOLS, **ME, "fs.read": ["/**"], "cost.budget": ["USD:1"]},
         [
             ["tool", "grep"],
-            ["sleep", 2 * SOON],
+            ["sleep", "LATER"],
             ["tool", "grep"],
             ["open", "/etc/hostname", "r"],
             ["reserve", "USD", "0.1"],
@@ -193,6 +193,7 @@ TIME: Final[list[Row]] = [
         None,
         ["tool_call", "tool_result", "tool_call", "tool_result"],
         ends=EXPIRED,
+        last_words=["log"],
         left={"USD": 1},
         fields={"lease_constraints": {"expires_at": "SOON"}},
     ),
