@@ -18,13 +18,14 @@ from .play import play, trace_of
 
 OUT: Final = Path("build/simulation")
 MOST_KEPT: Final = 20
-"""Failures that are shrunk and written; more are only counted."""
+"""Failures whose plans are shrunk and written; later ones are only counted."""
 LEAST_A_MINUTE: Final = 50
-"""Seeds that a process runs in a minute also where others want its processor: alone it runs 700 of them."""
+"""The least number of seeds that one process runs in a minute on a shared processor; alone it runs 700."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """As the command line says; 1 when a seed has failed, or fewer have run than had to."""
+    """Run the command line; return 1 when a seed has failed, or fewer seeds were run than the least
+    number."""
     options = _options(arguments)
     if options.digest:
         gc.disable()
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def least_of(options: argparse.Namespace) -> int:
-    """Return how many seeds a run has to do at least."""
+    """Return the number of seeds that a run has to complete at least."""
     if options.least is not None:
         return int(options.least)
     wanted = max(options.seeds - options.start, 1)
@@ -50,23 +51,29 @@ def least_of(options: argparse.Namespace) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds")
-    parser.add_argument("--seed", type=int, help="the first of them, by default 0")
-    parser.add_argument("--from", type=int, default=0, dest="start", help="leave out so many")
-    parser.add_argument("--minutes", type=float, help="begin nothing more after this time")
+    parser.add_argument(
+        "--seeds", type=int, default=1_000, help="number of seeds, together with those that --from leaves out"
+    )
+    parser.add_argument("--seed", type=int, help="the first seed, by default 0")
+    parser.add_argument(
+        "--from", type=int, default=0, dest="start", help="number of seeds at the beginning that are left out"
+    )
+    parser.add_argument("--minutes", type=float, help="begin no further seeds after this time")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument(
         "--least",
         type=int,
-        help="fail when fewer seeds were run: by default all of them, and with --minutes"
+        help="fail when fewer seeds were run: by default all seeds, and with --minutes"
         f" {LEAST_A_MINUTE} for each minute and process",
     )
-    parser.add_argument("--inputs", type=int, default=200, help="moves of one run")
+    parser.add_argument("--inputs", type=int, default=200, help="number of moves of one run")
     parser.add_argument(
-        "--out", type=Path, default=Path("build/simulation"), help="where failures are written"
+        "--out", type=Path, default=Path("build/simulation"), help="folder for the plans of failures"
     )
-    parser.add_argument("--replay", type=Path, help="run a plan that was written, instead of seeds")
-    parser.add_argument("--trace", action="store_true", help="print all that happens in --replay or --seed")
+    parser.add_argument("--replay", type=Path, help="run a plan from a file instead of seeds")
+    parser.add_argument(
+        "--trace", action="store_true", help="print every event of the run of --replay or --seed"
+    )
     parser.add_argument("--digest", type=int, nargs="+", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -95,7 +102,8 @@ def _simulate(options: argparse.Namespace) -> int:
                 _tell(failure, options, shrinks=failed <= MOST_KEPT)
         spent = time.monotonic() - began
         print(
-            f"{done} done in {spent:.0f} s; go on with --from {seeds.stop - (options.seed or 0)}", flush=True
+            f"{done} seeds done in {spent:.0f} s; continue with --from {seeds.stop - (options.seed or 0)}",
+            flush=True,
         )
     print(f"{done - failed} passed, {failed} failed")
     least = least_of(options)

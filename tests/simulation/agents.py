@@ -1,4 +1,4 @@
-"""Scripted agents: they emit, stream, return and fail when a move says so, and stop as they like."""
+"""Scripted agents: a move tells an agent to publish, stream, return or fail; its name says how it stops."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ AGENTS: Final = (
     AgentInfo("deaf"),
     AgentInfo("endless"),
 )
-"""`good` stops when it is told, `late` a while after, `deaf` goes on and ends by itself, `endless` never."""
+"""`good` stops at once when it is told to, `late` two seconds after, `deaf` only when it has finished by
+itself, `endless` never."""
 
 STOPS_AFTER: Final = {"good": 0, "late": 2 * SECOND}
 BURST: Final = 8
-"""Events that an agent that publishes without pause says in one turn."""
+"""The most events that an agent publishes in one turn when it publishes without pause."""
 KINDS: Final = ("log", "progress", "status", "x-vendor.simulation.mark")
 
 
 @dataclass(slots=True)
 class Agent:
-    """One that runs."""
+    """The agent of one running job."""
 
     work: Work
     attempt: int
@@ -39,31 +40,31 @@ class Agent:
     """World time."""
     paused: bool = False
     paused_at: int = 0
-    """World time since when it waits."""
+    """World time at which the agent began to wait."""
     stopping: bool = False
     streams: bool = False
     over: bool = False
     pours: tuple[int, int] | None = None
-    """Events that it has yet to say once it does not wait any more, and of which kind."""
+    """How many events the agent still has to publish once it waits no longer, and of which kind."""
     holds: list[tuple[int, str]] = field(default_factory=list)
-    """What it has reserved, and in what."""
+    """The reservations of budget: each has its number and its currency."""
 
 
 class Agents:
-    """All agents of one runtime; they die with it."""
+    """The agents of one runtime; a crash of the runtime ends them."""
 
     def __init__(self, host: Host) -> None:
         self.running: dict[str, Agent] = {}
         self._host = host
 
     def start(self, request: StartJob) -> None:
-        """Run one."""
+        """Start the agent of a job."""
         world = self._host.world
         work = world.works.started(request)
         self.running[request.job_id] = Agent(work, request.attempt, world.now)
 
     def pause(self, job_id: str, paused: bool) -> None:
-        """It waits in its next emit, or goes on."""
+        """Let an agent wait before its next event, or go on."""
         agent = self.running.get(job_id)
         if agent is not None:
             if paused and not agent.paused:
@@ -75,7 +76,7 @@ class Agents:
                 self._host.world.later(0, self.pour, agent, count, kind)
 
     def stop(self, request: StopJob) -> None:
-        """It is told to stop."""
+        """Tell an agent to stop."""
         agent = self.running.get(request.job_id)
         if agent is None:
             return
@@ -86,7 +87,7 @@ class Agents:
             world.later(after + world.pick(20) * MILLISECOND, self._stopped, agent)
 
     def emit(self, agent: Agent, count: int, kind: int, long: bool) -> None:
-        """Some events in a row, unless it waits for the transport."""
+        """Publish events of one kind in a row, unless the agent waits for the transport."""
         host, job_id = self._host, JobId(agent.work.job_id)
         for _ in range(count):
             if agent.over or agent.paused or agent.work.job_id not in self.running:
@@ -103,7 +104,7 @@ class Agents:
         host.take()
 
     def pour(self, agent: Agent, count: int, kind: int) -> None:
-        """So many events, a few in each turn; it goes on when transport and journal let it."""
+        """Publish a number of events, a few in each turn, as far as transport and journal permit."""
         world = self._host.world
         if count <= 0 or agent.over or world.healed or self._host.agents is not self:
             return
@@ -117,7 +118,7 @@ class Agents:
         world.later(1 + world.pick(2) * MILLISECOND, self.pour, agent, count - said, kind)
 
     def stream(self, agent: Agent, size: int) -> None:
-        """A piece of its result."""
+        """Stream a piece of the result."""
         host, work = self._host, agent.work
         if agent.over or agent.paused:
             return
@@ -133,7 +134,7 @@ class Agents:
         host.take()
 
     def finish(self, agent: Agent, value: Any) -> None:
-        """It returns."""
+        """Return a value from the agent."""
         if agent.over:
             return
         host, work = self._host, agent.work
@@ -142,7 +143,7 @@ class Agents:
         job = host.state.running.get(JobId(work.job_id))
         closes = agent.streams and job is not None and job.outcome is None
         if closes and host.world.ledger.has_children(work.job_id):
-            closes, work.closes = False, True  # Until they have ended it may be cancelled.
+            closes, work.closes = False, True  # The job may be cancelled until its children have ended.
         try:
             host.runtime.agents.finish(JobId(work.job_id), value, now=host.now)
             if closes:
@@ -153,7 +154,7 @@ class Agents:
         host.take()
 
     def fail(self, agent: Agent, code: str) -> None:
-        """It raises."""
+        """Raise an error in the agent."""
         if agent.over:
             return
         host, work = self._host, agent.work
@@ -167,7 +168,7 @@ class Agents:
         host.take()
 
     def vanish(self, agent: Agent) -> None:
-        """It is gone without a word."""
+        """Stop the agent without a result or an error."""
         if not agent.over:
             agent.work.stopped = True
             self.over(agent)
@@ -178,13 +179,13 @@ class Agents:
             self.vanish(agent)
 
     def refused(self, agent: Agent) -> None:
-        """Its job has ended without it: it stops, and says so."""
+        """Stop the agent, because its job has ended before it, and report that to the runtime."""
         self.over(agent)
         job_id = JobId(agent.work.job_id)
         self._host.carry_out(self._host.runtime.job_stopped(job_id, now=self._host.now))
 
     def over(self, agent: Agent) -> None:
-        """It does nothing more."""
+        """Record that the agent has stopped."""
         agent.over = True
         agent.work.runs, agent.work.agent_over_at = False, agent.work.tick()
         self.running.pop(agent.work.job_id, None)

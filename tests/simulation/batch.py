@@ -1,4 +1,4 @@
-"""Many seeds: in processes, some of them twice, the second time under another hash seed."""
+"""Runs of many seeds in several processes; some seeds run twice, with a different hash seed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .plan import Plan, draw
 from .play import Result, play, shrink, trace_of
 
 TWICE: Final = 20
-"""One seed in so many is run once more, in another process under another hash seed."""
+"""One seed in this number runs a second time, in another process with another hash seed."""
 BETWEEN_COLLECTIONS: Final = 25
-"""Seeds, after which garbage goes; while a chunk runs nothing else looks for it, which takes long."""
+"""Seeds between two garbage collections; automatic collection is off, since it takes long."""
 CHUNK: Final = 200
-"""Seeds of one task."""
+"""The number of seeds of one task."""
 ROOT: Final = Path(__file__).parents[2]
 
 
 class Failure(NamedTuple):
-    """A seed that failed, and why."""
+    """A seed that failed, and the reason."""
 
     seed: int
     name: str
@@ -35,7 +35,7 @@ class Failure(NamedTuple):
 
 
 def run_chunk(seeds: Sequence[int], inputs: int) -> list[Failure]:
-    """Run some seeds; those that are run twice must do the same each time."""
+    """Run seeds and return the failures; a seed that runs twice has to give the same digest each time."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -61,13 +61,17 @@ def _run_all(seeds: Sequence[int], inputs: int) -> list[Failure]:
         for seed, digest in twins.items():
             if others.get(seed) != digest:
                 again = play(draw(seed, inputs)).digest == digest
-                why = "it depends on PYTHONHASHSEED" if again else "it does something else the second time"
+                why = (
+                    "the digest depends on PYTHONHASHSEED"
+                    if again
+                    else "a second run in the same process gives another digest"
+                )
                 failures.append(Failure(seed, "determinism", why))
     return failures
 
 
 def digests_elsewhere(seeds: Sequence[int], inputs: int) -> dict[int, str]:
-    """The digests of these runs in a process with another hash seed."""
+    """Return the digests of the runs of seeds in another process with another hash seed."""
     command = [
         sys.executable,
         "-m",
@@ -83,7 +87,7 @@ def digests_elsewhere(seeds: Sequence[int], inputs: int) -> dict[int, str]:
 
 
 def run(seeds: Sequence[int], inputs: int, processes: int) -> Iterator[tuple[int, list[Failure]]]:
-    """Run many seeds; yields the failures of a number of them at a time."""
+    """Run many seeds; yield the number of seeds of each task and its failures."""
     chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
     if processes <= 1:
         for chunk in chunks:
@@ -98,7 +102,7 @@ def run(seeds: Sequence[int], inputs: int, processes: int) -> Iterator[tuple[int
 
 
 def keep(failure: Failure, inputs: int, out: Path) -> tuple[Plan, Result]:
-    """Shrink a failing run, and write its plan and its trace; returns what is left of it."""
+    """Shrink a failing run and write its plan and its trace; return the smaller plan and its result."""
     plan = draw(failure.seed, inputs)
     if failure.name != "determinism":
         plan = shrink(plan, failure.name)
@@ -109,5 +113,5 @@ def keep(failure: Failure, inputs: int, out: Path) -> tuple[Plan, Result]:
 
 
 def read_plan(path: Path) -> Plan:
-    """A plan that `keep` wrote."""
+    """Read a plan that `keep` has written."""
     return msgspec.json.decode(path.read_bytes(), type=Plan)

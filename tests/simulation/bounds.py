@@ -1,4 +1,5 @@
-"""What may be kept, and what may be taken: limits hold, the largest holder pays, nothing stays for ever."""
+"""Limits: what the runtime holds stays within them, the largest holder loses events first, all ends in
+time."""
 
 from __future__ import annotations
 
@@ -22,18 +23,17 @@ if TYPE_CHECKING:
 
 HEAP_SLACK: Final = 64
 NOTICES: Final = 1_000
-"""Bytes of the notices that may come on top of a full log."""
+"""Bytes that notices may add to a full log."""
 STAYS: Final = (
     *("config", "inventory", "features", "limits", "entropy", "stamp", "observers"),
     *("failures", "told", "openings"),
 )
-"""What a runtime has when nothing is left: its configuration, what names of principals mean, and bounded
-tables of who has failed to authenticate, what the host was told and how payloads of one millisecond begin,
-which age as they are used."""
+"""Attributes of a runtime that may hold content at the end: its configuration, the stamp, and bounded
+tables whose entries age, such as failed authentications, events for the host and beginnings of payloads."""
 
 
 def fact(host: Host, record: facts.Record) -> None:
-    """A limit or a window is about to take something: was it its turn? (I1, I8)"""
+    """Check that the loss of events, of history or of a session is due to a limit or a window (I1, I8)."""
     runtime = host.state
     match record:
         case facts.Evicted(session_id=session_id):
@@ -64,18 +64,19 @@ def fact(host: Host, record: facts.Record) -> None:
 
 
 def _check_unsent(host: Host, session: Session, seq: int) -> None:
-    """What a client that reads was not sent so far stays, whatever the disk does (I11)."""
+    """Check that a client that reads loses no event that was not sent to it, however slow the disk is
+    (I11)."""
     connection = session.connection
     end = None if connection is None else host.ends.get(host.state.handles[connection])
     if connection is None or end is None or not end.reads:
         return
     unsent = seq - connection.outbox.cursor
     if unsent > 0 and host.world.options.slow_disk:
-        raise Broken("I11", f"{unsent} events of {session.id} go, and its client, which reads, has none")
+        raise Broken("I11", f"{unsent} unsent events of {session.id} are evicted, although its client reads")
 
 
 def _check_session_end(host: Host, session_id: str) -> None:
-    """A session ends with its window, or when its own client asks for what is gone."""
+    """Check that the resume window has passed, or that the client resumes from events that are evicted."""
     told = host.world.promises.sessions.get(session_id)
     lines = [end for end in host.ends.values() if told is not None and end.line.told is told]
     attached = any(end.connection.phase is Phase.OPEN for end in lines)
@@ -86,17 +87,21 @@ def _check_session_end(host: Host, session_id: str) -> None:
         host.world.count("window over")
         return
     asked = told is not None and any(_asks_for_lost(end.line.resume, told) for end in host.ends.values())
-    ensure(asked, "I1", f"{session_id} ends {(host.world.now - since) / SECOND} s after its connection")
+    ensure(
+        asked,
+        "I1",
+        f"{session_id} ends {(host.world.now - since) / SECOND} s after its connection, within its window",
+    )
 
 
 def _asks_for_lost(resume: Any, told: Told) -> bool:
-    """Whether a resume by the newest token asks for what may be gone (§6.3)."""
+    """Return whether a resume with the newest token asks for events that may be evicted (§6.3)."""
     token = digest_of(str((resume or {}).get("resume_token")))
     return told.tokens[-1:] == [token] and int(resume.get("last_event_seq") or 0) < told.floor
 
 
 def _check_turn(host: Host, principal: str, what: str) -> None:
-    """Over its own limit, or the largest of all when all are over theirs."""
+    """Check that a principal is over its limit, or the largest holder while the limit of all is exceeded."""
     limits = host.runtime.limits
     events, size = holdings(host)
     pinned = pinned_bytes(host)
@@ -107,11 +112,15 @@ def _check_turn(host: Host, principal: str, what: str) -> None:
     by_events = sum(events.values()) > limits.max_total_events and events[principal] == max(events.values())
     over = sum(size.values()) + sum(pinned.values()) > limits.max_total_bytes
     by_size = over and size[principal] == max(size.values())
-    ensure(by_events or by_size, "I8", f"{what} go, and {principal} holds {events} events, {size} bytes")
+    ensure(
+        by_events or by_size,
+        "I8",
+        f"{what} are evicted, but {principal} is within its limits: {events} events, {size} bytes",
+    )
 
 
 def holdings(host: Host) -> tuple[dict[str, int], dict[str, int]]:
-    """Events of all logs and histories of each principal, and the bytes of all that can go."""
+    """Return the events in logs and histories by principal, and the bytes that may be evicted."""
     events: dict[str, int] = defaultdict(int)
     size: dict[str, int] = defaultdict(int)
     for session in host.state.sessions.values():
@@ -124,7 +133,7 @@ def holdings(host: Host) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def pinned_bytes(host: Host) -> dict[str, int]:
-    """Bytes of what running jobs, and submits that wait, were given, and of keys whose jobs have ended."""
+    """Return the bytes by principal that stay: inputs of running and waiting jobs, and keys of ended jobs."""
     pinned: dict[str, int] = defaultdict(int)
     for job in host.state.jobs.values():
         pinned[job.terms.principal] += job.pinned
@@ -137,13 +146,14 @@ def pinned_bytes(host: Host) -> dict[str, int]:
 
 
 def check(host: Host) -> None:
-    """Everything is within its limits (I8)."""
+    """Check that all tables are within their limits (I8)."""
     runtime, limits = host.runtime, host.runtime.limits
     if state_of(runtime).timers.size > 2 * len(state_of(runtime).timers) + HEAP_SLACK:
         raise Broken(
-            "I8", f"{state_of(runtime).timers.size} entries for {len(state_of(runtime).timers)} timers"
+            "I8",
+            f"{state_of(runtime).timers.size} entries in the heap for {len(state_of(runtime).timers)} timers",
         )
-    # Of each subscription that ends because its history was cut, a notice comes on top (§7.6).
+    # A subscription that ends since its history was cut adds a notice to a full log (§7.6).
     most_events = limits.max_session_events + min(
         limits.max_session_subscriptions, len(host.world.truth.jobs)
     )
@@ -161,7 +171,7 @@ def check(host: Host) -> None:
     pinned = pinned_bytes(host)
     room = max(limits.max_total_bytes - sum(pinned.values()), 0)
     if sum(events.values()) > limits.max_total_events or sum(size.values()) > room:
-        raise Broken("I8", f"all hold {events} events, {size} bytes")
+        raise Broken("I8", f"all principals together hold {events} events, {size} bytes")
     for principal in events:
         room = max(limits.max_principal_bytes - pinned[principal], 0)
         if events[principal] > limits.max_principal_events or size[principal] > room:
@@ -174,7 +184,7 @@ def _check_session(host: Host, session: Session) -> None:
         raise Broken("I8", f"{session.id} holds {len(replies)} answers")
     if session.acked >= log.first and "ack" in session.features:
         raise Broken("I8", f"{session.id} has acked {session.acked}, and {log.first} is kept")
-    # Jobs that a session has joined by their keys come on top (§7.2).
+    # Jobs of repeated idempotency keys do not count as subscriptions (§7.2).
     observed = len(session.observed)
     more = observed - limits.max_session_subscriptions
     if more > 0 and more > host.world.works.keys_of(session.principal):
@@ -182,7 +192,7 @@ def _check_session(host: Host, session: Session) -> None:
 
 
 def left_over(machine: Any) -> list[str]:
-    """Every table of a machine that is not empty."""
+    """Return the tables of a machine that are not empty."""
     return [f"{name}: {content}" for name, content in _tables(machine, "", 0) if name not in STAYS]
 
 

@@ -1,4 +1,4 @@
-"""What a run found."""
+"""The error of a check that fails in a run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ class Broken(Exception):
 
 
 def ensure(condition: object, name: str, message: str) -> None:
-    """Raise Broken unless it holds."""
+    """Raise Broken unless the condition holds."""
     if not condition:
         raise Broken(name, message)

@@ -1,4 +1,4 @@
-"""What has to end does, in time: by its `max_runtime_sec`, and once its outcome is settled (§7.3, §7.4)."""
+"""Deadlines of jobs: `max_runtime_sec`, and the grace of the agent once the outcome is fixed (§7.3, §7.4)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from .world import World
 
 SILENT: Final = 4
-"""Intervals of silence after which a peer is gone: the runtime looks once in each, and may not read for a
-part of one."""
+"""Heartbeat intervals of silence after which a connection has to be closed: the runtime checks once in
+each interval, and may not read during a part of one."""
 
 
 class Deadlines:
-    """When every job has to have ended, by what was asked for and by what was told."""
+    """The time at which each job has to have ended at the latest."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -28,20 +28,20 @@ class Deadlines:
         revocation = limits.revocation_timeout_sec * levels if options.credentials else 0
         timers = options.late_timer * (2 + levels)
         self._grace = (limits.stop_grace_sec + revocation) * SECOND + timers + MILLISECOND
-        """From the outcome of a job to its end: its agent's grace, and what its own and its descendants' ends
-        wait for while credentials are revoked (§9.8)."""
+        """Time from the outcome of a job to its end: the grace of its agent, and the revocations of
+        credentials of the job and of its descendants (§9.8)."""
 
     def fixed(self, work: Work, code: str) -> None:
-        """It is settled how a job ends."""
+        """Record that the outcome of a job is fixed."""
         work.due, work.why = self._world.now + self._grace, f"its outcome is {code}"
 
     def cancelled(self, work: Work) -> None:
-        """A client was told that a job is cancelled, which was not over."""
+        """Record that a client was told that a running job is cancelled."""
         if work.told_to_cancel is None:
             work.told_to_cancel = self._world.now
 
     def check(self) -> None:
-        """Whatever is overdue has ended, and every agent that has to stop was told so (I2)."""
+        """Check that overdue jobs have ended, and that agents of cancelled jobs were told to stop (I2)."""
         world = self._world
         if not world.host.up:
             return
@@ -52,14 +52,15 @@ class Deadlines:
             for due, why in self._dues(work):
                 late = world.now - max(due, world.host.changed_at + self._grace)
                 if late > 0:
-                    raise Broken("I2", f"{work.job_id} goes on {late / SECOND} s after its time: {why}")
+                    raise Broken("I2", f"{work.job_id} runs {late / SECOND} s after its deadline: {why}")
             agent = world.host.agents.running.get(work.job_id)
             told = work.told_to_cancel
             if told is not None and told < world.now and agent is not None and not agent.stopping:
                 raise Broken("I2", f"{work.job_id} is cancelled, and its agent was not told to stop")
 
     def check_silence(self) -> None:
-        """Who says nothing for two heartbeats and a tenth is given up, as long as it is read (§6.4)."""
+        """Check that a silent peer loses its connection after two heartbeats and the slack of timers
+        (§6.4)."""
         world, interval = self._world, self._world.options.heartbeat_sec * SECOND
         for end in world.host.ends.values():
             told = end.line.told
@@ -69,17 +70,17 @@ class Deadlines:
                 continue
             silent = world.now - end.heard_at
             if end.connection.phase is Phase.OPEN and silent > SILENT * interval + world.options.late_timer:
-                raise Broken("I10", f"{told.id} is attached after {silent / SECOND} s of silence")
+                raise Broken("I10", f"{told.id} is still attached after {silent / SECOND} s of silence")
 
     def _dues(self, work: Work) -> list[tuple[int, str]]:
         dues = [] if work.due is None else [(work.due, work.why)]
         if work.told_to_cancel is not None:
-            dues.append((work.told_to_cancel + self._grace, "it is cancelled"))
+            dues.append((work.told_to_cancel + self._grace, "the job is cancelled"))
         seconds, started = work.max_runtime_sec, work.started_at
         if seconds is not None and started is not None:
             most = seconds * SECOND
-            # When it starts again, wall clocks tell how long it has run already, and they may have been set.
+            # After a restart wall clocks tell for how long the job has run, and they may have been set.
             end = started + most if self._world.stepped else max(work.accepted_at + most, started)
             late = self._world.options.late_timer
-            dues.append((end + late + self._grace, f"it may run for {seconds} s"))
+            dues.append((end + late + self._grace, f"its max_runtime_sec is {seconds}"))
         return dues

@@ -1,6 +1,6 @@
-"""A provisioner of credentials that lives on when the runtime dies, answers late, and fails (I6).
+"""A provisioner of credentials that outlives crashes of the runtime, answers late, and fails (I6).
 
-What is valid at it is always known to the journal as asked for and not revoked; in the end nothing is valid.
+The journal lists every valid credential as requested and not revoked; at the end no credential is valid.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 VALUE: Final = re.compile(rb"sk-[0-9]+-secret")
 LATE: Final = 20 * SECOND
-"""Something may come into being so long after it was asked for, though the answer was that it has failed."""
+"""The most time after a request at which a credential is still issued, although the answer was a failure."""
 
 SLOW: Final = 50 * SECOND
-"""So long after it was asked it may answer: longer than anybody waits for it."""
+"""The most time after a request until its answer: longer than the runtime waits for it."""
 
 
 @dataclass(slots=True)
 class Wait:
-    """One request for credentials, from the record of it on."""
+    """One request for credentials, from its record on."""
 
     principal: str
     job_id: str
@@ -39,36 +39,36 @@ class Wait:
     """World time."""
     answered_at: int | None = None
     over: int | None = None
-    """When a job had them, or nobody was to get them any more, by the clock of `Works.tick`."""
+    """When a job got the credentials, or the request was given up, by the clock of `Works.tick`."""
 
 
 class Gateway:
-    """The other side of every credential, and what the journal says of it."""
+    """The provisioner of all credentials, and the records of credentials in the journal."""
 
     def __init__(self, world: World) -> None:
         self.valid: dict[str, dict[str, str]] = {}
-        """By alias: the values that are valid, and whose they are."""
+        """By alias: the valid values, each with its principal."""
         self._world = world
         self._owners: dict[str, tuple[str, str]] = {}
-        """By value: whose it is, and its alias."""
+        """By value: its principal and its alias."""
         self._asked: dict[str, None] = {}
         self._issued: dict[str, None] = {}
         self._revoked: dict[str, None] = {}
         self._count = 0
         self.failed: dict[str, int] = {}
-        """How often each principal got nothing."""
+        """How many requests of each principal got no credential."""
         self._waits: dict[str, Wait] = {}
-        """By alias: what was asked for, and when it was answered."""
+        """By alias: the request, and when it was answered."""
         self._over: dict[str, int] = {}
-        """Aliases that were to be revoked, and since when, by the clock of `Works.tick`."""
+        """Aliases that are to be revoked, and since when, by the clock of `Works.tick`."""
 
-    # What it is asked.
+    # Requests to the provisioner.
 
     def issue(self, host: Host, request: IssueCredentials) -> None:
-        """Make one credential, or two, or fail in one of some ways."""
+        """Issue one credential or two, or fail in one of several ways."""
         world = self._world
         known = request.alias in self._asked or world.truth.keeps_all
-        ensure(known, "I6", f"{request.alias} is asked for before the journal has it")
+        ensure(known, "I6", f"{request.alias} is requested before its request is durable")
         fault = "" if world.healed else world.some("", "", "", "lost", "late", "slow", "exhausted")
         wait = world.latency() + world.pick(50) * MILLISECOND + (world.pick(SLOW) if fault == "slow" else 0)
         if fault in ("", "late", "slow"):
@@ -78,7 +78,7 @@ class Gateway:
 
     def _make(self, request: IssueCredentials) -> None:
         gone = request.alias in self._revoked
-        ensure(not gone, "I6", f"{request.alias} comes into being, and counts as revoked")
+        ensure(not gone, "I6", f"{request.alias} is issued although the journal lists it as revoked")
         values = self.valid.setdefault(request.alias, {})
         for _ in range(1 + self._world.pick(2)):
             self._count += 1
@@ -105,7 +105,7 @@ class Gateway:
         )
 
     def revoke(self, host: Host, request: RevokeCredential) -> None:
-        """Make everything under an alias worthless, or fail."""
+        """Revoke the credentials of an alias, or fail."""
         world = self._world
         self._over.setdefault(request.alias, world.works.tick())
         self._close(request.alias)
@@ -123,10 +123,10 @@ class Gateway:
                 host.runtime.credential_revoked(request.alias, done, reason="a fault", now=host.now)
             )
 
-    # What the runtime says.
+    # Records and envelopes of the runtime.
 
     def fact(self, record: facts.Record) -> None:
-        """A record is about to be applied."""
+        """Take a record that is about to be applied."""
         if isinstance(record, COMMON):
             return
         match record:
@@ -134,7 +134,7 @@ class Gateway:
                 self._waits[alias] = Wait(principal, job_id, self._world.now)
             case facts.CredentialRevoked(alias=alias):
                 values = self.valid.get(alias)
-                ensure(not values, "I6", f"{alias} counts as revoked, and {values} are valid")
+                ensure(not values, "I6", f"{alias} is recorded as revoked, but {values} are still valid")
                 self._close(alias)
             case facts.JobAcceptedRecord(terms=terms):
                 for alias, wait in self._waits.items():
@@ -144,18 +144,18 @@ class Gateway:
                 return
 
     def _close(self, alias: str) -> None:
-        """Nobody waits any more for what was asked for."""
+        """Record that the runtime waits no longer for the credentials of an alias."""
         wait = self._waits.get(alias)
         if wait is not None and wait.over is None:
             wait.over = self._world.works.tick()
 
     def crash(self) -> None:
-        """Who waited is gone with the runtime."""
+        """Close all requests, since a crash ends the waiting for them."""
         for alias in self._waits:
             self._close(alias)
 
     def durable(self, record: facts.Record) -> None:
-        """A record is kept."""
+        """Take a record that is durable."""
         if isinstance(record, COMMON):
             return
         match record:
@@ -169,29 +169,33 @@ class Gateway:
                 return
 
     def check(self) -> None:
-        """Whatever is valid is in the journal, as asked for and not revoked."""
+        """Check that the journal lists each valid credential as requested and not revoked."""
         if self._world.truth.keeps_all:
             return
         for alias in self.valid:
             listed = alias in self._asked and alias not in self._revoked
-            ensure(listed, "I6", f"{alias} is valid, and the journal does not list it")
+            ensure(
+                listed,
+                "I6",
+                f"{alias} is valid, but the journal does not list it as requested and not revoked",
+            )
 
     def started(self, request: StartJob) -> None:
-        """An agent gets those of its own principal."""
+        """Check that an agent gets credentials of its own principal only."""
         for credential in request.credentials:
             owner, _ = self._owners[credential.value.reveal()]
             ensure(owner == request.principal, "I9", f"{request.job_id} gets a credential of {owner}")
 
     def appended(self, data: bytes) -> None:
-        """A record is written: it holds no value."""
+        """Check that a record in the journal contains no value of a credential."""
         if VALUE.search(data) is not None:
-            raise Broken("I6", f"a value is in the journal: {data!r}")
+            raise Broken("I6", f"a value of a credential is in the journal: {data!r}")
 
     def sent(self, principal: str, data: bytes, since: int) -> None:
-        """An envelope leaves: values go to whom they belong, once the journal knows them, while they hold.
+        """Check the values in an envelope: their principal is the receiver, and they are durable and valid.
 
-        What it says was so at some time from `since` on, by the clock of `Works.tick`: an answer stands where
-        it was given among the events, and may wait there for its transport.
+        An envelope may repeat what was true at some time from `since` on, by the clock of `Works.tick`: an
+        answer keeps its place among the events, and may wait there for its transport.
         """
         if b"-secret" not in data:
             return
@@ -199,17 +203,18 @@ class Gateway:
             owner, alias = self._owners[value.decode()]
             ensure(owner == principal, "I9", f"{principal} is shown a credential of {owner}")
             known = self._world.truth.keeps_all or alias in self._issued
-            ensure(known, "I6", f"{alias} is shown before the journal has it")
+            ensure(known, "I6", f"{alias} is shown before its record is durable")
             over = self._over.get(alias, since)
-            ensure(over >= since, "I6", f"{value!r} is shown, and {alias} is being revoked, or was")
+            ensure(over >= since, "I6", f"{value!r} is shown although the revocation of {alias} had begun")
             self._world.count("shown")
 
     def waited(self, since: int) -> int:
-        """For how many requests somebody waited at some time since then, by the clock of `Works.tick`."""
+        """Count the requests that the runtime waited for at any time since then, by the clock of
+        `Works.tick`."""
         return sum(wait.over is None or wait.over >= since for wait in self._waits.values())
 
     def is_late(self, principal: str, after: int) -> bool:
-        """Whether a request of a principal took longer than this, or takes it."""
+        """Return whether a request of a principal has taken at least this long."""
         now = self._world.now
         return any(
             wait.principal == principal and (wait.answered_at or now) - wait.asked_at >= after
@@ -217,5 +222,5 @@ class Gateway:
         )
 
     def check_none(self) -> None:
-        """All jobs are over, and faults too: nothing is valid any more."""
-        ensure(not self.valid, "I6", f"in the end {self.valid} are valid")
+        """Check that no credential is valid once all jobs are over and all faults have ended."""
+        ensure(not self.valid, "I6", f"at the end {self.valid} are still valid")
