@@ -1,4 +1,5 @@
-"""Honest clients: our own state machine, its driver, and a user who looks at everything it is told."""
+"""Honest clients: a client of this package, its driver, and a user that checks all that the client
+reports."""
 
 from __future__ import annotations
 
@@ -87,7 +88,7 @@ class ClientEnd:
         self.flush()
 
     def flush(self) -> None:
-        """Pull and write, unless the last write has not finished."""
+        """Pull envelopes and write them, unless the last write has not finished."""
         connection, pipe = self.connection, self.link.up
         if self.link.over or pipe.closing:
             return
@@ -107,7 +108,7 @@ class ClientEnd:
             pipe.end()
 
     def close(self, closing: Closing) -> None:
-        """As the client wants it."""
+        """Close the link, as the client asks for."""
         if closing.abort:
             self.link.reset("aborted")
         else:
@@ -116,11 +117,11 @@ class ClientEnd:
 
 
 STOPS_EVERY: Final = 8
-"""Events, one of which a user stops at, so that it counts as processed by time."""
+"""A user stops at one event in this number: the event counts as processed when a timer fires."""
 
 
 class Listing(NamedTuple):
-    """A listing of which there is more: what was asked for, where it goes on, and what it has shown."""
+    """A listing with further pages: its filter, the cursor of the next page, and the jobs so far."""
 
     terms: dict[str, Any]
     cursor: str | None
@@ -128,7 +129,7 @@ class Listing(NamedTuple):
 
 
 class Honest:
-    """One user, its client, and what it keeps on its disk."""
+    """A user with its client, and the state that the client stores on its disk."""
 
     def __init__(self, world: World, number: int, actor: Actor) -> None:
         self.world = world
@@ -138,17 +139,17 @@ class Honest:
         self.ends: dict[Connection, ClientEnd] = {}
         self.views = self._no_views()
         self.strange: set[str] = set()
-        """Jobs and keys that it had asked for, without an answer, when its process died."""
+        """Jobs and keys of requests that had no answer when the process of the client died."""
         self.asked: dict[str, tuple[str, Any]] = {}
-        """Requests without an answer: what was asked."""
+        """Open requests by id: their commands and arguments."""
         self.inbox: deque[tuple[str, int, Taken | None]] = deque()
-        """Job and receipt of what is not processed."""
+        """Events that the user has not processed: job, receipt and event."""
         self.stopped: dict[str, tuple[int, Taken | None]] = {}
-        """Jobs that it iterates no longer, for now, and the last event taken of each."""
+        """Jobs whose iteration the user has interrupted, and the last event taken of each."""
         self.unwanted: dict[str, int] = {}
-        """When it has unsubscribed from a job last, by the clock of `Works.tick`."""
+        """When the user last unsubscribed from each job, by the clock of `Works.tick`."""
         self.listing: Listing | None = None
-        """What it has begun to look at, page by page."""
+        """The listing that the user reads page by page."""
         self.final = False
         self.closing = False
         self.leaving = False
@@ -168,12 +169,12 @@ class Honest:
 
     @property
     def now(self) -> int:
-        """Its monotonic clock."""
+        """The monotonic clock of the client."""
         return self.world.now - self._epoch
 
     @property
     def name(self) -> str:
-        """In messages."""
+        """The name of the client in messages."""
         return f"client {self.number} of {self.actor.principal}"
 
     def _no_views(self) -> Views:
@@ -184,10 +185,10 @@ class Honest:
     def _session_id(self) -> str | None:
         return None if self.machine is None else self.machine.session_id
 
-    # Its life.
+    # The process of the client.
 
     def begin(self) -> None:
-        """The process starts, from what is stored if anything is."""
+        """Start the process, from the stored session if there is one."""
         if self.machine is not None or self.retired:
             return
         world, actor = self.world, self.actor
@@ -210,7 +211,7 @@ class Honest:
         self._open()
 
     def die(self, away: int) -> None:
-        """The process is gone, with all that it has not stored; it comes back after a while."""
+        """Kill the process, which loses all that it has not stored, and start it again after a while."""
         if self.machine is None:
             return
         self._forget()
@@ -244,7 +245,7 @@ class Honest:
             return
         link = self.world.dial(None, self.actor.lines, honest=True)
         if link is None:
-            machine.dial_failed("nobody is there", now=self.now)
+            machine.dial_failed("the runtime does not listen", now=self.now)
             self.take()
             return
         framing = Framing.LINES if self.actor.lines else Framing.MESSAGES
@@ -254,7 +255,7 @@ class Honest:
         self.take()
 
     def _open(self) -> None:
-        """Ask for a first session, or for the stored one: the machine tries until it is refused."""
+        """Ask for a first session, or for the stored one: the client dials until it is refused."""
         machine = self.machine
         if machine is not None:
             self._refused = False
@@ -262,7 +263,7 @@ class Honest:
             self.take()
 
     def _open_later(self) -> None:
-        """The user of a client that was refused tries again."""
+        """Let the user of a refused client try again after a second."""
         self._dialling += 1
         self.world.later(SECOND, self._opens_again, self._dialling)
 
@@ -273,12 +274,12 @@ class Honest:
     # Outputs.
 
     def take(self) -> None:
-        """After an input that returns nothing."""
+        """Carry out the output of an input that returns none."""
         if self.machine is not None:
             self.carry_out(self.machine.take())
 
     def carry_out(self, output: Output) -> None:
-        """Do what an output says, and what comes of it, one output after the other."""
+        """Carry out an output, and the outputs that follow from it, one after the other."""
         self._outputs.append(output)
         if self._settling:
             return
@@ -316,7 +317,7 @@ class Honest:
         self._arm(None if output.timer is None else output.timer.at)
 
     def _look_at_room(self) -> None:
-        """A user who lets too much lie stops reading (and says so), until it has taken some in."""
+        """Stop reading when too many events wait for the user, and read again once it has processed some."""
         full = len(self.inbox) > 64
         if full is not self.full:
             self.full = full
@@ -339,7 +340,7 @@ class Honest:
             self._armed = None
             self.carry_out(self.machine.handle_timer(now=self.now))
 
-    # What it is told.
+    # Events of the client.
 
     def _happened(self, event: Event) -> None:
         match event:
@@ -354,7 +355,11 @@ class Honest:
                 _, (_, label, asked_at) = self._answered(event.request_id, "submit")
                 left = self.unwanted.get(event.job_id, 0) > asked_at
                 view = self.views.accepted(event.job_id, left=left)
-                ensure(view.work.owner == self.actor.principal, "I9", f"{self.name} gets another's job")
+                ensure(
+                    view.work.owner == self.actor.principal,
+                    "I9",
+                    f"{self.name} is told that the job of another principal is accepted",
+                )
                 self.world.known.append(event.job_id)
                 self.world.labelled(event.job_id, label)
             case Subscribed():
@@ -362,7 +367,7 @@ class Honest:
                     self.views.subscribed(event, after=None, own=True)
                 else:
                     _, (job_id, after, asked_at) = self._answered(event.request_id, "subscribe")
-                    ensure(job_id == event.job_id, "I7", f"{self.name} gets another job's answer")
+                    ensure(job_id == event.job_id, "I7", f"{self.name} gets an answer about another job")
                     left = self.unwanted.get(job_id, 0) > asked_at
                     self.views.subscribed(event, after=after, own=False, left=left)
             case JobsListed():
@@ -434,10 +439,10 @@ class Honest:
         if self.actor.takes_at_once or self.world.healed:
             self.take_in(1)
 
-    # What it does.
+    # Actions of the user.
 
     def take_in(self, count: int) -> None:
-        """Process what lies there."""
+        """Process a number of the events that wait."""
         machine = self.machine
         if machine is None:
             return
@@ -471,9 +476,9 @@ class Honest:
         self._stored = (resumption.to_json(), self.views.keep())
 
     def submit(self, agent: int, key: int, limit: int, **authority: Any) -> None:
-        """Ask for a job; with a key, one of a few."""
+        """Submit a job; if it has an idempotency key, the key is one of three."""
         self._labels += 1
-        name = ("good", "late", "deaf", "endless", "good@1", "nobody")[agent % 16 % 6]
+        name = ("good", "late", "deaf", "endless", "good@1", "absent")[agent % 16 % 6]
         label = f"#{self.number}-{self._labels}"
         keyed = None
         if key % 5 == 0:
@@ -485,22 +490,23 @@ class Honest:
         self._ask("submit", what, agent=name, input=given, **terms, **authority)
 
     def cancel(self, pick: int) -> None:
-        """Ask for the end of a job that it knows, or of somebody's."""
+        """Cancel a job that the client follows, or any known job."""
         self.cancel_job(self._some_job(pick))
 
     def cancel_job(self, job_id: str) -> None:
-        """Ask for the end of this job."""
+        """Cancel this job."""
         self._ask("cancel", None, job_id=job_id, reason="r")
 
     def watch(self, job_id: str) -> None:
-        """Observe what somebody has delegated, unless its events come by themselves."""
+        """Observe a delegated job from its beginning, unless its events come to this session by
+        themselves."""
         work = self.world.truth.jobs.get(job_id)
         if work is not None and (self.machine is None or work.home != self._session_id):
             what = (job_id, 0, self.world.works.tick())
             self._ask("subscribe", what, job_id=job_id, after=0, history=True)
 
     def subscribe(self, pick: int, how: int) -> None:
-        """Observe a job."""
+        """Observe a job, from now on or from a position of its history."""
         job_id = self._some_job(pick)
         after = how // 2 % 8 if how & 1 else None
         if how & 64:
@@ -514,7 +520,7 @@ class Honest:
         )
 
     def unsubscribe(self, pick: int) -> None:
-        """Observe it no longer."""
+        """Unsubscribe from a job."""
         machine, job_id = self.machine, self._some_job(pick)
         if machine is None:
             return
@@ -530,11 +536,11 @@ class Honest:
         self.take()
 
     def list_jobs(self, how: int) -> None:
-        """Look at what there is."""
+        """List jobs."""
         self._ask("list", None, limit=(None, 1, 3)[how % 3], status=["running"] if how & 4 else None)
 
     def page(self, how: int, which: int) -> None:
-        """Look at the next page of all that it has begun to look at, or at the first of something."""
+        """Read the next page of the listing, or the first page of a new one."""
         listing, self.listing = self.listing, None
         if listing is None:
             status = (None, ["running"], ["running", "pending"], ["success", "error"])[which % 4]
@@ -543,16 +549,18 @@ class Honest:
         self._ask("list", listing, cursor=listing.cursor, **listing.terms)
 
     def list_by(self, cursor: str) -> None:
-        """Look at more by a cursor of somebody's, or its own under other terms."""
+        """List jobs with a cursor that this client was not given, or was given for another filter."""
         self._ask("list", None, cursor=cursor, limit=1)
 
     def _listed(self, listing: Listing | None, event: JobsListed) -> None:
-        """A page: what is on it stood on none before."""
+        """Check that no job of a page was on an earlier page, and remember the next cursor."""
         if listing is None:
             return
         ids = [entry.job_id for entry in event.jobs]
         ensure(
-            not listing.seen & {*ids} and len({*ids}) == len(ids), "I7", f"{self.name} sees jobs twice: {ids}"
+            not listing.seen & {*ids} and len({*ids}) == len(ids),
+            "I7",
+            f"{self.name} is shown a job on two pages: {ids}",
         )
         if event.next_cursor is not None:
             self.listing = Listing(listing.terms, event.next_cursor, listing.seen | {*ids})
@@ -571,14 +579,14 @@ class Honest:
         self.take()
 
     def close(self) -> None:
-        """Say goodbye."""
+        """Close the session."""
         if self.machine is not None and self.attached:
             self.closing = True
             self.machine.close("enough", now=self.now)
             self.take()
 
     def leave(self) -> None:
-        """Detach: another process may go on."""
+        """Detach from the session; the next process resumes it after a while."""
         machine = self.machine
         if machine is None or not self.actor.stores:
             return
@@ -595,10 +603,10 @@ class Honest:
         if own and pick % 4:
             return own[pick // 4 % len(own)]
         known = self.world.known
-        return known[pick // 4 % len(known)] if known else "job_nobody"
+        return known[pick // 4 % len(known)] if known else "job_absent"
 
     def missing(self) -> str | None:
-        """What it still waits for; None for nothing."""
+        """Return what the client still has to be told; None if it has been told all."""
         if self.machine is None or not self.attached:
             return "not attached"
         if self.asked:
@@ -610,11 +618,11 @@ class Honest:
         return None
 
     def retire(self) -> None:
-        """It goes for good."""
+        """Stop the process, which does not start again."""
         self.retired = True
         self._forget()
 
     def heal(self) -> None:
-        """It takes in all that comes from now on."""
+        """Process every event from now on as it comes."""
         self.begin()
         self.take_in(len(self.inbox))

@@ -1,4 +1,4 @@
-"""The runtime and its driver: sockets, disk, verifier, timer, crashes."""
+"""The driver of the runtime: transports, disk, verifier, timer, crashes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TOKENS: Mapping[str, str] = {f"token of {name}": name for name in ("alice", "bob
 
 
 NO_END_SEC = 1_000_000
-"""The time to drain of a hand-over: no job is cancelled by its end."""
+"""The drain time of a hand-over: so long that its end cancels no job."""
 
 
 class ServerEnd:
@@ -72,17 +72,17 @@ class ServerEnd:
         self.connection = connection
         self.line = Line(connection, honest)
         self.heard_at = host.world.now
-        """When something has come in last, or nothing could since it is not read."""
+        """When bytes last came in, or the connection was last not read."""
         self._host = host
         self._life = host.life
         self._blocked = False
         self._closing = False
         self.caught_up = False
-        """It was welcomed, and its transport took all that could be sent the last time."""
+        """The client was welcomed, and its transport has taken all that could be sent the last time."""
 
     @property
     def reads(self) -> bool:
-        """Whether its client takes everything as it can be sent."""
+        """Whether the client reads all events as they can be sent."""
         return self.caught_up and not (self.link.over or self.link.down.closing)
 
     @property
@@ -122,7 +122,7 @@ class ServerEnd:
         self._host.flush(self)
 
     def flush(self) -> None:
-        """Pull and write, unless the last write has not finished."""
+        """Pull envelopes and write them, unless the last write has not finished."""
         host, connection, pipe = self._host, self.connection, self.link.down
         if self.link.over or pipe.closing:
             return
@@ -148,7 +148,7 @@ class ServerEnd:
             pipe.end()
 
     def close(self, closing: Closing) -> None:
-        """As the runtime wants it."""
+        """Close the link, as the runtime asks for."""
         if closing.abort:
             self.link.reset("aborted")
         else:
@@ -157,7 +157,7 @@ class ServerEnd:
 
 
 class Host:
-    """One runtime after another, each from what the last has left on the disk."""
+    """The runtimes of a run, each restored from the records that the last one has left on the disk."""
 
     def __init__(self, world: World) -> None:
         options = world.options
@@ -178,9 +178,9 @@ class Host:
         self.life = 0
         self.up = True
         self.changed_at = world.now
-        """When the process was started, or its wall clock set, last."""
+        """When the process was last started, or its wall clock was last set."""
         self.step = 0
-        """Of the wall clock, so far."""
+        """The sum of all changes of the wall clock."""
         self.ends: dict[Connection, ServerEnd] = {}
         self.detached_at: dict[str, int] = {}
         self._epoch = -world.pick(10**6) * SECOND
@@ -190,19 +190,19 @@ class Host:
         self._armed: int | None = None
         self._alarm = 0
         self._away = 0
-        """For how long the runtime is away after a hand-over."""
+        """Time from a hand-over until the next runtime starts."""
         self.runtime = self._watch(Runtime(self.config, seed=world.seed(), now=self.now, unix=self.unix))
         self.agents = Agents(self)
         self.powers = Powers(self)
 
     @property
     def state(self) -> RuntimeState:
-        """What the runtime keeps."""
+        """The state of the runtime."""
         return state_of(self.runtime)
 
     @property
     def listens(self) -> bool:
-        """Whether clients can connect: the process is there, and has not handed over."""
+        """Whether clients can connect: the process is up, and does not hand over."""
         return self.up and not self.state.draining
 
     @property
@@ -218,7 +218,7 @@ class Host:
     # Transports.
 
     def accept(self, link: Link, lines: bool, honest: bool) -> None:
-        """A client has opened a link."""
+        """Connect a link that a client has opened."""
         framing = Framing.LINES if lines else Framing.MESSAGES
         connection = self.runtime.connect(framing, secure=self.world.options.credentials, now=self.now)
         end = self.ends[connection] = ServerEnd(self, link, connection, honest)
@@ -226,22 +226,22 @@ class Host:
         self.take()
 
     def principal_of(self, connection: Connection) -> str:
-        """Who the verifier said it is."""
+        """Return the principal that the verifier has found for a connection."""
         return self._principals[connection_state(connection).number]
 
     # Outputs.
 
     def take(self) -> None:
-        """After an input that returns nothing."""
+        """Carry out the output of an input that returns none."""
         self.carry_out(self.runtime.take())
 
     def soon(self) -> None:
-        """After an event: now, or with the next."""
+        """Carry out the output of an event now, or together with that of a later event."""
         if self.world.chance(30):
             self.take()
 
     def carry_out(self, output: Output) -> None:
-        """Do what an output says, and what comes of it, one output after the other."""
+        """Carry out an output, and the outputs that follow from it, one after the other."""
         self._outputs.append(output)
         if self._settling:
             return
@@ -256,7 +256,7 @@ class Host:
                 end.link.up.read_on()
 
     def flush(self, end: ServerEnd) -> None:
-        """Pull what waits for an end whose write has finished."""
+        """Pull the envelopes that wait for a link whose write has finished."""
         end.flush()
 
     def _do(self, output: Output) -> None:
@@ -296,7 +296,7 @@ class Host:
         self._arm(None if output.timer is None else output.timer.at)
 
     def persisted(self, count: int) -> None:
-        """So many records are durable."""
+        """Tell the runtime how many of its records are durable."""
         if self.up:
             self.runtime.persisted(count, now=self.now)
             self.take()
@@ -358,14 +358,18 @@ class Host:
                 end.line.expected = "RESUME_WINDOW_EXPIRED"
             self._check_resumed(end, expected, certain=certain)
             session = connection_state(connection).session
-            ensure(session is None or session.expires == least, "I9", "an authentication got another end")
+            ensure(
+                session is None or session.expires == least,
+                "I9",
+                "the session has another end of its authentication",
+            )
         self.carry_out(output)
 
     def _expected(self, line: Line, principal: str | None, *, alone: bool) -> tuple[Told | None, bool]:
-        """The session that this client gets back, by all that was said; None for none (I1, I9).
+        """Return the session that this client has to resume, and whether it must succeed (I1, I9).
 
-        Whether it must get it: what it lacks may be gone, and its token over. A resume token `alone` resumes
-        nothing once the authentication of its session has expired.
+        The resume may fail if events are evicted, or if its token may be superseded. A resume token `alone`
+        resumes no session whose authentication has expired.
         """
         resume = line.resume
         if not resume or principal is None:
@@ -386,13 +390,13 @@ class Host:
         given = None if session is None else session.id
         digest = digest_of(str((line.resume or {}).get("resume_token")))
         if expected is not None and (certain or given is not None):
-            ensure(given == expected.id, "I1", f"{expected.id} is kept, and its client gets {given}")
+            ensure(given == expected.id, "I1", f"{expected.id} can be resumed, but its client gets {given}")
             promises.prove(expected, digest)
             expected.takeovers += 1
             expected.expires = line.expires
             self.world.count("resumed")
         elif line.resume:
-            ensure(session is None, "I9", f"{given} is resumed by {line.resume}")
+            ensure(session is None, "I9", f"{line.resume} resumes {given}, which it may not")
             refused = promises.sessions.get(promises.tokens.get(digest, ("", ""))[0])
             if refused is not None:
                 refused.refused = True
@@ -416,7 +420,7 @@ class Host:
             self.carry_out(self.runtime.handle_timer(now=self.now))
 
     def step_clock(self, by: int) -> None:
-        """The wall clock is set."""
+        """Set the wall clock."""
         past = self.unix
         for work in self.world.truth.jobs.values():
             work.latest = max(work.latest, past)
@@ -431,7 +435,7 @@ class Host:
     # Crashes.
 
     def crash(self, away: int) -> None:
-        """The process dies, and is started again after a while."""
+        """Kill the process, and start it again after a while."""
         if not self.up or self.world.options.journal == "off":
             return
         world = self.world
@@ -456,7 +460,7 @@ class Host:
         world.later(away, self._start)
 
     def hand_over(self, away: int) -> None:
-        """The process ends once no job runs, and the next one is started after a while."""
+        """Hand over: the process ends once no agent runs, and the next one starts after a while."""
         if self.up and self.world.options.journal != "off" and not self.state.draining:
             self.world.count("hand over")
             self._away = away
@@ -489,7 +493,7 @@ class Host:
         self.carry_out(output)
 
     def compact(self) -> None:
-        """A snapshot takes the place of all records; both must restore to the same (I3)."""
+        """Replace all records by a snapshot; both have to restore the same state (I3)."""
         world = self.world
         if not self.up or world.options.journal == "off" or self._settling:
             return
@@ -503,12 +507,12 @@ class Host:
         first, second = one.snapshot(), other.snapshot()
         if first != second:
             differ = [(a, b) for a, b in zip(first, second, strict=False) if a != b]
-            raise Broken("I3", f"a snapshot restores to something else: {differ or (first, second)}")
+            raise Broken("I3", f"a snapshot restores another state: {differ or (first, second)}")
         world.journal.replace(snapshot)
         self.persisted(world.journal.count)
 
     def _watch(self, runtime: Runtime) -> Runtime:
-        """The same runtime, looked at as it decides."""
+        """Let the checks see each record of a runtime before it is applied; return the runtime."""
         state, world = state_of(runtime), self.world
         commit = state.commit
 
@@ -533,7 +537,7 @@ class Host:
         return runtime
 
     def set_observers(self, observers: dict[str, dict[str, str]]) -> None:
-        """The host changes who may see what."""
+        """Change the rights of observers."""
         self.world.works.grant(observers)
         self.config = msgspec.structs.replace(self.config, observers=observers)
         if self.up:

@@ -1,6 +1,6 @@
-"""A disk: it keeps records late, and a crash takes what it has not kept, and may tear the last.
+"""A disk that keeps records late; a crash loses the records that are not kept, and may tear the last one.
 
-What one input decides is atomic: a journal stores the records that are appended together, or none of them.
+The records of one input are atomic: a journal stores all records that are appended together, or none.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """The records of one runtime after another.
+    """The records of all runtimes of a run.
 
-    `kept` is durable. What was appended after it is not: it is synced in groups, while the next one gathers.
+    `kept` records are durable. The others are synced in groups, while the next group gathers.
     """
 
     def __init__(self, world: World) -> None:
         self.kept: list[bytes] = []
         self.count = 0
-        """Records of the present runtime that are kept."""
+        """Records of the present runtime that are durable."""
         self.slow_until = 0
         self.busy_until = 0
-        """The write that is under way takes so long."""
+        """When the present sync ends."""
         self._world = world
         self._open: list[tuple[bytes, Record]] = []
         self._ends: deque[int] = deque()
-        """The count of records at the end of each append that is not kept."""
+        """The count of records at the end of each append that is not durable."""
         self._syncing = 0
         self._life = 0
 
     @property
     def appended(self) -> int:
-        """Records of the present runtime, kept or not."""
+        """Records of the present runtime, durable or not."""
         return self.count + len(self._open)
 
     def append(self, records: Sequence[Record]) -> None:
-        """Take records; the world is told when they are kept."""
+        """Append records; the runtime is told when they are durable."""
         for record in records:
             data = encode_record(record)
-            ensure(decode_record(data) == record, "I3", f"a record does not survive being written: {record}")
+            ensure(decode_record(data) == record, "I3", f"a record is decoded to another record: {record}")
             self._world.gateway.appended(data)
             self._open.append((data, record))
             self._world.told(data)
         self._ends.append(self.appended)
 
     def sync(self) -> None:
-        """Begin to keep what has gathered, if nothing is under way."""
+        """Begin to sync the records that have gathered, unless a sync is under way."""
         if not self._syncing and self._open:
             self._syncing = len(self._open)
             world = self._world
@@ -62,18 +62,18 @@ class Journal:
             world.later(takes, self._synced, self._life)
 
     def keep_all(self) -> None:
-        """Everything is durable now."""
+        """Make all records durable."""
         self._keep(len(self._open))
 
     def replace(self, snapshot: Sequence[Record]) -> None:
-        """Compact: keep this in place of all that was appended."""
+        """Compact the journal: keep a snapshot in place of all records."""
         self.keep_all()
         self.kept = [encode_record(record) for record in snapshot]
 
     def crash(self) -> int:
-        """Lose what was not kept, but for a part that the disk has got to; the last may be torn.
+        """Lose the records that are not durable, except for a first part of them; the last may be torn.
 
-        Return how many records of the present runtime are kept.
+        Return how many records of the present runtime are durable.
         """
         place = self._world.pick(len(self._ends) + 1) if self._ends else 0
         reached = self._ends[place - 1] - self.count if place else 0
@@ -81,7 +81,7 @@ class Journal:
         self._keep(reached)
         if torn is not None and len(torn) > 1:
             piece = torn[: 1 + self._world.pick(len(torn) - 1)]
-            ensure(not _readable(piece), "I3", f"a torn record is read: {piece!r}")
+            ensure(not _readable(piece), "I3", f"a torn record is decoded: {piece!r}")
         self._open.clear()
         self._ends.clear()
         self._syncing = 0
@@ -90,7 +90,7 @@ class Journal:
         return count
 
     def records(self) -> list[Record]:
-        """All that is kept."""
+        """Return all durable records."""
         return [decode_record(data) for data in self.kept]
 
     def _synced(self, life: int) -> None:

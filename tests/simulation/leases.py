@@ -1,6 +1,6 @@
-"""Leases over small alphabets: what may be asked for, and what it allows, by definition and by tables.
+"""Leases over small alphabets: requests for leases, and what they grant, by definition and by tables.
 
-Nothing here is shared with the runtime: patterns are matched by trying, URLs and paths are known by heart.
+The runtime shares no code with this module: a pattern is matched by trial, and tables list URLs and paths.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TARGETS: Final[Mapping[str, Mapping[str, str | None]]] = {
             "late",
             "deaf",
             "endless",
-            "nobody",
+            "absent",
             "good/x",
             "x/y",
         )
@@ -85,14 +85,14 @@ TARGETS: Final[Mapping[str, Mapping[str, str | None]]] = {
     "model.use": {name: name for name in ("small", "large", "medium", "s", "org/small")},
     "x-vendor.simulation": {name: name for name in ("p", "pq", "q", "p/q")},
 }
-"""What is asked of the gate, and the form in which it is matched; None: it can be no target."""
+"""The targets of operations, and the form in which patterns match each; None: the target is invalid."""
 
 AMOUNTS: Final = ("0", "0.01", "1", "1.00", "2.5", "3", "10", "0.000000001", "999999999.999999999")
 
 
 @cache
 def matches(pattern: str, text: str) -> bool:
-    """Whether a pattern matches, tried from left to right (§8 of the protocol)."""
+    """Return whether a pattern matches a text, tried from left to right (§9.2)."""
     if pattern.startswith("/**") and pattern[3:4] in ("", "/"):
         rest = pattern[3:]
         if matches(rest, text):
@@ -109,13 +109,13 @@ def matches(pattern: str, text: str) -> bool:
 
 
 def allows(lease: Lease, capability: str, target: str) -> bool:
-    """Whether a lease grants an operation on one of TARGETS."""
+    """Return whether a lease grants an operation on one of TARGETS."""
     form = TARGETS[capability][target]
     return form is not None and any(matches(pattern, form) for pattern in lease.get(capability, ()))
 
 
 def granted(lease: Lease) -> frozenset[tuple[str, str]]:
-    """Everything of TARGETS that a lease grants."""
+    """Return all operations on TARGETS that a lease grants."""
     return frozenset(
         (capability, target)
         for capability, targets in TARGETS.items()
@@ -126,7 +126,7 @@ def granted(lease: Lease) -> frozenset[tuple[str, str]]:
 
 
 def budget(lease: Lease) -> dict[str, Fraction]:
-    """What a lease bounds of the cost, exactly."""
+    """Return the budget of a lease, by currency, as exact numbers."""
     counters: dict[str, Fraction] = {}
     for pattern in lease.get("cost.budget", ()):
         currency, _, amount = pattern.partition(":")
@@ -134,11 +134,11 @@ def budget(lease: Lease) -> dict[str, Fraction]:
     return counters
 
 
-# Drawn by numbers of a move, so that a plan says all.
+# The numbers of a move decide what is drawn, so that a plan repeats.
 
 
 def draw_lease(number: int) -> dict[str, list[str]]:
-    """A lease with most of what there is, small."""
+    """Draw a small lease with most capabilities."""
     dice = random.Random(number)
     lease: dict[str, list[str]] = {}
     for capability, patterns in PATTERNS.items():
@@ -150,13 +150,13 @@ def draw_lease(number: int) -> dict[str, list[str]]:
 
 
 def draw_budget(dice: random.Random, amounts: Sequence[str]) -> list[str]:
-    """One currency or two, now and then twice the same."""
+    """Draw a budget of one currency or two, which may name one currency twice."""
     currencies = [dice.choice(CURRENCIES[: dice.choice((1, 1, 2, 3))]) for _ in range(dice.choice((1, 1, 2)))]
     return [f"{currency}:{dice.choice(amounts)}" for currency in currencies]
 
 
 def draw_child(parent: Lease, number: int) -> dict[str, list[str]] | None:
-    """What is asked for a child: nothing, less than the parent has, the same, or anything."""
+    """Draw the lease that is asked for a child: none, less than the parent's, the same, or any."""
     dice = random.Random(number)
     how = dice.random()
     if how < 0.25:
@@ -181,13 +181,13 @@ def draw_child(parent: Lease, number: int) -> dict[str, list[str]] | None:
 
 
 def time_text(unix: int) -> str:
-    """A time as it stands in a lease: UTC, whole milliseconds."""
+    """Return a time as a lease holds it: UTC, whole milliseconds."""
     seconds, rest = divmod(unix, 10**9)
     at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds, milliseconds=rest // 10**6)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def unix_of(text: str) -> int:
-    """The time that `time_text` wrote."""
+    """Return the time that `time_text` has formatted."""
     since = datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=UTC)
     return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1_000

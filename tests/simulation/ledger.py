@@ -1,7 +1,7 @@
-"""Who may do what, and where the money is: by our own books, kept from records and from what is on the wire.
+"""Authority and budgets of jobs, computed from records and from envelopes by code of the tests alone.
 
-I4: no operation outside a lease, after its end, or when nothing is left of the budget. I5: a child never has
-more than its parent. Over a tree of jobs what is spent and what is left is what there was, exactly.
+I4: no operation outside a lease, after its end, or on an exhausted budget. I5: a child never has more than
+its parent. In a tree of jobs the costs and the rest add up to the budget exactly.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PARENT_ENDS: Final = "the job that delegated it ends"
 
 @dataclass(slots=True)
 class Account:
-    """The authority of one job. `own` is what its lease bounds; the rest comes from above."""
+    """The authority of one job. `own` is the budget of its lease; ancestors may bound other currencies."""
 
     job_id: str
     parent: str | None
@@ -41,48 +41,49 @@ class Account:
     expires: int | None
     depth: int
     spent: dict[str, Fraction] = field(default_factory=dict)
-    """Costs of this job alone."""
+    """The costs of this job alone."""
     holds: dict[int, tuple[str, Fraction]] = field(default_factory=dict)
     expired: bool = False
     outcome: str | None = None
-    """How it will end, once that is decided."""
+    """The code of its outcome, once that is fixed."""
     ends: bool = False
-    """Its children were stopped because it ends."""
+    """The job ends, and its children were cancelled for that reason."""
     earlier: bool = False
-    """Its parent was started again after it had delegated it."""
+    """The parent was started again after it had delegated this job."""
     ended: bool = False
 
     def spend(self, currency: str, amount: Fraction) -> None:
-        """A cost."""
+        """Add a cost."""
         self.spent[currency] = self.spent.get(currency, ZERO) + amount
 
     def lapse(self) -> None:
-        """Nobody settles what is reserved: it is spent."""
+        """Count reservations as spent, since the agent that would settle them is gone."""
         for currency, amount in self.holds.values():
             self.spend(currency, amount)
         self.holds.clear()
 
 
 class Ledger:
-    """The books: `_live` as the runtime decides, `_kept` as it would be after a crash."""
+    """The accounts of all jobs: `_live` by all records, `_kept` by durable records, as after a crash."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._live: dict[str, Account] = {}
         self._kept: dict[str, Account] = {}
         self._seen: dict[tuple[str, str], set[Fraction]] = {}
-        """Everything that was ever left of a currency for a job."""
+        """All amounts that were ever left, by job and currency."""
         self._told: dict[tuple[str, str], Fraction | None] = {}
-        """What was last told of a pool; None: that is not known."""
+        """The amount that was last announced, by the job that has the budget and the currency; None after
+        a crash."""
         self._heard: dict[str, int] = {}
-        """Children of whose end their parent was told, and in which life."""
+        """Children whose end their parent was told, and in which life of the runtime."""
         self.costs: dict[str, dict[int, Fraction]] = {}
-        """What an agent has said that it spent, by job and mark."""
+        """The costs that agents have reported, by job and mark."""
 
-    # What the runtime decides.
+    # Records of the runtime.
 
     def fact(self, record: facts.Record) -> None:
-        """A record is about to be applied."""
+        """Check a record that is about to be applied, and enter it."""
         if isinstance(record, facts.Published) and record.kind == REMAINING:
             self._check_told(record)
         if isinstance(record, COMMON):
@@ -97,12 +98,12 @@ class Ledger:
         self._write(self._live, record)
 
     def durable(self, record: facts.Record) -> None:
-        """A record is kept."""
+        """Enter a record that is durable."""
         if not isinstance(record, COMMON):
             self._write(self._kept, record)
 
     def crash(self) -> None:
-        """What was not kept has not happened."""
+        """Undo all records that were not durable."""
         self._live = copy.deepcopy(self._kept)
         self._told = {
             (account.job_id, currency): None for account in self._live.values() for currency in account.own
@@ -137,7 +138,7 @@ class Ledger:
             self._note()
 
     def _note(self) -> None:
-        """What is left now may be told from now on."""
+        """Note the amounts that are left now: an answer may state them from now on."""
         for account in self._live.values():
             if account.ended:
                 continue
@@ -145,23 +146,27 @@ class Ledger:
                 self._seen.setdefault((account.job_id, currency), set()).add(self.left(account, currency))
 
     def _check_child(self, terms: Terms) -> None:
-        """I5: it has nothing that its parent has not, and no money that somebody else has."""
+        """Check that a child has no capability, time or budget that its parent does not have (I5)."""
         child, parent = _account(terms), self._live[str(terms.parent_job_id)]
-        what = f"{terms.job_id} of {parent.job_id}"
-        ensure(not parent.ended, "I4", f"{what}: its parent has ended")
-        ensure(not parent.ends, "I4", f"{what}: its parent was ending")
-        ensure(child.depth == parent.depth + 1, "I5", f"{what}: depth {child.depth} below {parent.depth}")
+        what = f"{terms.job_id}, a child of {parent.job_id}"
+        ensure(not parent.ended, "I4", f"{what}, is delegated after the end of its parent")
+        ensure(not parent.ends, "I4", f"{what}, is delegated while its parent ends")
+        ensure(
+            child.depth == parent.depth + 1,
+            "I5",
+            f"{what}, has depth {child.depth} below depth {parent.depth}",
+        )
         wider = leases.granted(child.lease) - self.granted(parent)
-        ensure(not wider, "I5", f"{what} may also {sorted(wider)[:4]}: {child.lease} of {parent.lease}")
+        ensure(not wider, "I5", f"{what}, may do {sorted(wider)[:4]} beyond its parent: {child.lease}")
         later = parent.expires is not None and (child.expires is None or child.expires > parent.expires)
-        ensure(not later, "I5", f"{what} expires at {child.expires}, after {parent.expires}")
+        ensure(not later, "I5", f"{what}, expires at {child.expires}, its parent at {parent.expires}")
         for currency, amount in child.own.items():
             free = self.free(parent, currency)
             more = free is not None and amount > free
-            ensure(not more, "I5", f"{what} has {amount} {currency} of {free}")
+            ensure(not more, "I5", f"{what}, gets {amount} {currency}, but {free} is free")
 
     def _check_end(self, record: facts.JobEndedRecord) -> None:
-        """It ends after its children; who is stopped with its parent has one that ends."""
+        """Check that a job ends after its children, and note a parent that ends."""
         account = self._live[record.job_id]
         for child in self.children(account):
             ensure(child.ended, "I4", f"{record.job_id} ends before its child {child.job_id}")
@@ -169,66 +174,68 @@ class Ledger:
             self._live[account.parent].ends = True
 
     def _check_told(self, record: facts.Published) -> None:
-        """`cost.budget.remaining` says what is left."""
+        """Check that `cost.budget.remaining` states the amount that is left."""
         account = self._live[record.job_id]
         name, value, currency = _metric(_numbers(record.payload + b"}")["body"])
-        ensure(name == REMAINING, "I4", f"{name} stands as {REMAINING} in {record.job_id}")
+        ensure(name == REMAINING, "I4", f"the record of {REMAINING} of {record.job_id} has the metric {name}")
         left = self.left(account, currency)
-        ensure(value == left, "I4", f"{record.job_id} is told {value} {currency}, and {left} is left")
+        ensure(value == left, "I4", f"{record.job_id}: {value} {currency} are announced, but {left} are left")
         pool = self.pool(account, currency)
         if pool is not None:
             self._told[pool.job_id, currency] = value
 
-    # The books.
+    # Accounts.
 
     def account(self, job_id: str) -> Account:
-        """Of a job that exists."""
+        """Return the account of a job that exists."""
         return self._live[job_id]
 
     def children(self, account: Account) -> Iterator[Account]:
-        """All that it ever delegated."""
+        """Yield all jobs that a job has delegated."""
         return (other for other in self._live.values() if other.parent == account.job_id)
 
     def has_children(self, job_id: str) -> bool:
-        """Whether some of them have not ended."""
+        """Return whether a job has children that have not ended."""
         return any(not child.ended for child in self.children(self._live[job_id]))
 
     def descendants(self, account: Account) -> Iterator[Account]:
-        """All below it."""
+        """Yield all jobs below a job."""
         for child in self.children(account):
             yield child
             yield from self.descendants(child)
 
     def root(self, account: Account) -> Account:
-        """The job that a client submitted."""
+        """Return the job at the top of the tree, which a client has submitted."""
         while account.parent is not None:
             account = self._live[account.parent]
         return account
 
     def above(self, account: Account) -> Iterator[Account]:
-        """It, its parent and so on."""
+        """Yield a job, its parent and so on."""
         yield account
         while account.parent is not None:
             account = self._live[account.parent]
             yield account
 
     def pool(self, account: Account, currency: str) -> Account | None:
-        """Whose money a job spends; None when nothing bounds it."""
+        """Return the nearest job above, or the job itself, with a budget in a currency; None if there is
+        none."""
         return next((one for one in self.above(account) if currency in one.own), None)
 
     def currencies(self, account: Account) -> list[str]:
-        """All that are bound for a job."""
+        """Return the currencies that a budget bounds for a job."""
         return list(dict.fromkeys(currency for one in self.above(account) for currency in one.own))
 
     def members(self, pool: Account, currency: str) -> Iterator[Account]:
-        """Who spends of a pool."""
+        """Yield the jobs that spend the budget of a job."""
         yield pool
         for child in self.children(pool):
             if currency not in child.own:
                 yield from self.members(child, currency)
 
     def used(self, pool: Account, currency: str) -> Fraction:
-        """What is gone of a pool: costs, and what children got and have not given back."""
+        """Return the used amount of a budget: costs, and budgets of children without the rest that ended
+        ones return."""
         total = ZERO
         for member in self.members(pool, currency):
             total += member.spent.get(currency, ZERO)
@@ -238,12 +245,12 @@ class Ledger:
         return total
 
     def left(self, account: Account, currency: str) -> Fraction:
-        """What is not gone."""
+        """Return the amount of a budget that is not used."""
         pool = self.pool(account, currency)
         return ZERO if pool is None else pool.own[currency] - self.used(pool, currency)
 
     def free(self, account: Account, currency: str) -> Fraction | None:
-        """What is neither gone nor reserved; None when nothing bounds it."""
+        """Return the amount that is neither used nor reserved; None if no budget bounds the currency."""
         pool = self.pool(account, currency)
         if pool is None:
             return None
@@ -258,29 +265,29 @@ class Ledger:
         )
         return self.left(account, currency) - held
 
-    # What an agent may do.
+    # Permissions of agents.
 
     def is_expired(self, account: Account) -> bool:
-        """Whether its lease has ended."""
+        """Return whether the lease of a job has expired."""
         if account.expires is None:
             return False
         return account.expired or self._world.host.unix >= account.expires
 
     def any_model(self, account: Account) -> bool:
-        """Whether it may use every model."""
+        """Return whether a job may use every model."""
         if self._world.options.models_required:
             return False
         return not any("model.use" in one.lease for one in self.above(account))
 
     def granted(self, account: Account) -> frozenset[tuple[str, str]]:
-        """Everything that its lease grants."""
+        """Return all operations that the lease of a job grants."""
         found = leases.granted(account.lease)
         if self.any_model(account):
             found |= {("model.use", target) for target in leases.TARGETS["model.use"]}
         return found
 
     def refusal(self, account: Account, capability: str, target: str) -> str | None:
-        """The code with which an operation has to be refused; None if it is allowed (I4)."""
+        """Return the code that has to refuse an operation; None if it is allowed (I4)."""
         if self.is_expired(account):
             return "LEASE_EXPIRED"
         free_model = capability == "model.use" and self.any_model(account)
@@ -289,90 +296,119 @@ class Ledger:
         return self.exhausted(account)
 
     def exhausted(self, account: Account) -> str | None:
-        """BUDGET_EXHAUSTED once nothing is free of some currency."""
+        """Return BUDGET_EXHAUSTED if no amount of some currency is free; else None."""
         for currency in self.currencies(account):
             free = self.free(account, currency)
             if free is not None and free <= 0:
                 return "BUDGET_EXHAUSTED"
         return None
 
-    # What is told.
+    # Envelopes and events for agents.
 
     def check_announced(self, job_id: str, currency: str) -> None:
-        """After a cost: what is left was told, unless it has moved by less than a hundredth (§9.6)."""
+        """Check that the rest was announced after a cost, unless it has changed by less than a hundredth
+        (§9.6)."""
         account = self._live[job_id]
         pool = self.pool(account, currency)
         if (
             pool is None or account.ended or self._world.truth.keeps_all
-        ):  # Without a journal no record says what was told.
+        ):  # Without a journal no record of it is made.
             return
         told = self._told.setdefault((pool.job_id, currency), pool.own[currency])
         left = self.left(account, currency)
         if told is None:
             return
         silent = abs(told - left) * 100 < pool.own[currency] and not left <= 0 < told
-        ensure(silent or told == left, "I4", f"{job_id} was told {told} {currency}, and {left} is left")
+        ensure(
+            silent or told == left,
+            "I4",
+            f"{job_id}: {told} {currency} were announced last, but {left} are left",
+        )
 
     def started(self, request: StartJob) -> None:
-        """An agent is started with the lease that was asked for."""
+        """Check that an agent is started with the lease that was asked for."""
         account = self._live[request.job_id]
         lease = {name: list(patterns) for name, patterns in request.lease.items()}
-        ensure(lease == account.lease, "I5", f"{request.job_id} is started with {lease}")
+        ensure(
+            lease == account.lease,
+            "I5",
+            f"{request.job_id} is started with {lease}, not with {account.lease}",
+        )
         asked = request.input.get("lease") if isinstance(request.input, dict) else None
         if asked is not None:
-            ensure(lease == asked, "I5", f"{request.job_id} asked for {asked} and has {lease}")
+            ensure(lease == asked, "I5", f"{request.job_id} asked for {asked} but has {lease}")
 
     def child_ended(self, event: ChildEnded) -> None:
-        """An agent is told of the end of what it delegated: once, and when it has ended."""
+        """Check that a parent is told of the end of a child once, after the child has ended."""
         child = self._live[event.job_id]
-        ensure(child.parent == event.parent_id, "I4", f"{event.parent_id} hears of {event.job_id}")
-        ensure(child.ended, "I4", f"{event.job_id} has not ended, and its parent is told so")
+        ensure(
+            child.parent == event.parent_id,
+            "I4",
+            f"{event.parent_id} is told of the end of {event.job_id}, of another parent",
+        )
+        ensure(child.ended, "I4", f"{event.job_id} has not ended, but its parent is told that it has")
         life = self._world.host.life
         ensure(self._heard.get(event.job_id) != life, "I4", f"the end of {event.job_id} is told twice")
         self._heard[event.job_id] = life
 
     def accepted(self, data: bytes) -> None:
-        """`job.accepted`, as it leaves: lease and budget are those of the beginning."""
+        """Check that a `job.accepted` that leaves has the initial lease and budget."""
         payload = _exact(data)["payload"]
         account = self._live.get(payload["job_id"])
-        if account is None:  # It is answered by its key, and the job is forgotten.
+        if account is None:  # A repeated key, and the job is forgotten.
             return
-        ensure(payload["lease"] == account.lease, "I5", f"{account.job_id} is told to have another lease")
+        ensure(payload["lease"] == account.lease, "I5", f"{account.job_id} is accepted with another lease")
         told = payload.get("budget") or {}
-        ensure(told == account.own, "I4", f"{account.job_id} begins with {account.own}, and is told {told}")
+        ensure(
+            told == account.own,
+            "I4",
+            f"{account.job_id} has the budget {account.own}, but is accepted with {told}",
+        )
 
     def subscribed(self, data: bytes) -> None:
-        """`job.subscribed`, as it leaves: what it says was left was so at some time."""
+        """Check that a `job.subscribed` that leaves states amounts that were left at some time."""
         payload = _exact(data)["payload"]
         account = self._live[payload["job_id"]]
         ensure(
-            payload.get("parent_job_id") == account.parent, "I5", f"{account.job_id} is told another parent"
+            payload.get("parent_job_id") == account.parent,
+            "I5",
+            f"{account.job_id} is subscribed with another parent",
         )
         for currency, left in (payload.get("budget") or {}).items():
             seen = self._seen.get((account.job_id, currency), ())
             if not account.ended:
-                ensure(left in seen, "I4", f"{account.job_id}: {left} {currency} were never left")
+                ensure(
+                    left in seen,
+                    "I4",
+                    f"{account.job_id}: the answer has {left} {currency}, which were never left",
+                )
 
     def metric(self, job_id: str, mark: int, data: bytes, features: frozenset[str]) -> None:
-        """A metric leaves: a cost is what the agent has said, what is left is what the books say."""
+        """Check a metric that leaves: a cost against the report of the agent, a rest against the accounts."""
         name, value, currency = _metric(_numbers(data)["payload"]["body"])
         if name == REMAINING:
-            ensure("cost.budget" in features, "features", f"{REMAINING} goes to who does not know it")
+            ensure(
+                "cost.budget" in features, "features", f"{REMAINING} goes to a session without cost.budget"
+            )
             seen = self._seen.get((job_id, currency), ())
-            ensure(value in seen, "I4", f"{job_id}: {value} {currency} were never left")
+            ensure(value in seen, "I4", f"{job_id}: the metric has {value} {currency}, which were never left")
             return
         said = self.costs.get(job_id, {}).get(mark)
-        ensure(said is None or said == value, "I4", f"{job_id} said {said}, and {value} is on the wire")
+        ensure(
+            said is None or said == value, "I4", f"{job_id} has reported {said}, but the metric has {value}"
+        )
 
     def stepped(self, past: int) -> None:
-        """The wall clock was set; it has shown `past`: what had ended by then stays so."""
+        """Check that leases stay expired when the wall clock, which has shown `past`, is set back."""
         for account in self._live.values():
             over = account.expires is not None and past >= account.expires
             if over and not account.ended and account.job_id in self._world.host.state.unfinished:
-                ensure(account.expired, "I4", f"the lease of {account.job_id} had ended, and has not now")
+                ensure(
+                    account.expired, "I4", f"the lease of {account.job_id} had expired, and is valid again"
+                )
 
     def check_stopped(self) -> None:
-        """A second after the end of its lease a job is stopped, whatever it does (§14)."""
+        """Check that a running job is stopped at most a second after its lease has expired (§14)."""
         host, options = self._world.host, self._world.options
         for job_id, agent in host.agents.running.items():
             account = self._live[job_id]
@@ -380,10 +416,10 @@ class Ledger:
                 continue
             since = max(account.expires - host.unix + self._world.now, host.changed_at, agent.started_at)
             overdue = self._world.now - since - SECOND - options.late_timer
-            ensure(overdue <= 0, "I4", f"the lease of {job_id} ended, and it goes on after {overdue} ns")
+            ensure(overdue <= 0, "I4", f"{job_id} runs {overdue} ns too long after its lease has expired")
 
     def check_settled(self, job_id: str) -> None:
-        """At the end of a tree: what there was is what was spent and what is left (I4)."""
+        """Check that the costs and the rest of a tree that has ended add up to its budget (I4)."""
         account = self._live[job_id]
         if account.parent is not None or not account.ended:
             return
@@ -391,15 +427,19 @@ class Ledger:
         for currency, start in account.own.items():
             spent = sum((one.spent.get(currency, ZERO) for one in tree), ZERO)
             left = self.left(account, currency)
-            ensure(spent + left == start, "I4", f"{job_id}: {spent} + {left} are not {start} {currency}")
+            ensure(
+                spent + left == start,
+                "I4",
+                f"{job_id}: spent {spent} and left {left} are not {start} {currency}",
+            )
 
     def check_all(self) -> None:
-        """Everything is over: every tree balances, and nobody is left."""
+        """Check that all jobs have ended or are known to the runtime, and that every tree balances."""
         for account in self._live.values():
             ensure(
                 account.ended or account.job_id in self._world.host.state.unfinished,
                 "I2",
-                account.job_id,
+                f"{account.job_id} has not ended, and the runtime does not know it",
             )
             self.check_settled(account.job_id)
 
@@ -411,15 +451,15 @@ def _account(terms: Terms) -> Account:
 
 
 def _exact(data: bytes) -> Any:
-    """JSON with its numbers as they are written."""
+    """Decode JSON with exact fractions."""
     return json.loads(data, parse_float=Fraction, parse_int=int)
 
 
 def _numbers(data: bytes) -> Any:
-    """JSON with its numbers as the text that they are."""
+    """Decode JSON with its numbers as text."""
     return json.loads(data, parse_float=str, parse_int=str)
 
 
 def _metric(body: Mapping[str, Any]) -> tuple[str, Fraction, str]:
-    """Name, value and unit of a metric."""
+    """Return name, value and unit of a metric."""
     return body["name"], Fraction(body["value"]), body.get("unit", "")

@@ -1,4 +1,5 @@
-"""The network between a client and the runtime: order kept, bytes cut anywhere, late, stalled, cut off."""
+"""The network between a client and the runtime: it keeps order, but cuts bytes anywhere, delays, stalls
+and resets."""
 
 from __future__ import annotations
 
@@ -12,19 +13,19 @@ if TYPE_CHECKING:
 
 
 class Socket(Protocol):
-    """One end of a link: who is told of what comes in."""
+    """One end of a link, which receives what comes in."""
 
     def takes(self) -> bool:
-        """Whether it reads."""
+        """Return whether this end reads."""
 
     def receive(self, data: bytes) -> None:
-        """A message, or bytes cut anywhere."""
+        """Receive a message, or bytes that are cut anywhere."""
 
     def ended(self, reason: str) -> None:
-        """The other direction is over: nothing comes any more."""
+        """Learn that the other end has closed its direction, or that the link was reset."""
 
     def written(self) -> None:
-        """What was written has left the buffer."""
+        """Learn that the buffer has room again."""
 
 
 class Pipe:
@@ -51,9 +52,9 @@ class Pipe:
         """The last write has not finished."""
         self.stalled = False
         self.closing = False
-        """Its writer has ended it."""
+        """The writer has closed this direction."""
         self.waiting = False
-        """Something is there, and its reader does not read."""
+        """Data is there, but the reader does not read."""
         self.reader: Socket | None = None
         self.writer: Socket | None = None
         self._link = link
@@ -63,7 +64,7 @@ class Pipe:
         self._scheduled = False
 
     def write(self, parts: list[bytes]) -> None:
-        """Take it all; `busy` until the buffer has room again."""
+        """Write all parts; `busy` until the buffer has room again."""
         world = self._link.world
         self._due = max(self._due, world.now + world.latency())
         if self.lines:
@@ -76,32 +77,32 @@ class Pipe:
         self._schedule()
 
     def end(self) -> None:
-        """Nothing more will be written: the reader is told behind all that is under way."""
+        """Close this direction: the reader learns of it behind all data that is under way."""
         if not self.closing:
             self.closing = True
             self._due = max(self._due, self._link.world.now + self._link.world.latency())
             self._schedule()
 
     def stall(self, stalled: bool) -> None:
-        """Nothing gets through, or again."""
+        """Stop the delivery of data, or resume it."""
         self.stalled = stalled
         if not stalled:
             self._schedule()
 
     def free(self) -> None:
-        """The buffer has room for all."""
+        """Make room for all data in the buffer."""
         self.busy = False
         if self.writer is not None and not self._link.over:
             self.writer.written()
 
     def read_on(self) -> None:
-        """The reader reads again."""
+        """Deliver the data that waited until its reader reads again."""
         if self.waiting:
             self.waiting = False
             self._schedule()
 
     def keep_back(self, data: bytes, most: int) -> bytes:
-        """So many lines of what has come; the rest comes when their reader has seen to them."""
+        """Return the first lines of the data; the others are delivered when the reader is done with these."""
         lines = data.splitlines(keepends=True)
         rest = b"".join(lines[most:])
         if rest:
@@ -111,7 +112,7 @@ class Pipe:
         return b"".join(lines[:most])
 
     def drop(self) -> None:
-        """Lose what is under way."""
+        """Lose all data that is under way."""
         self._queue.clear()
         self._size = 0
 
@@ -160,7 +161,7 @@ class Pipe:
             reader.receive(data)
 
     def _settle(self) -> None:
-        """What follows from what has gone through."""
+        """End a write once the buffer has room, and the direction once all data is delivered."""
         link = self._link
         if link.over:
             return
@@ -188,7 +189,7 @@ class Link:
         self.down = Pipe(self, lines)
 
     def reset(self, reason: str) -> None:
-        """Cut it: what is under way is lost, and both ends are told, each in its time."""
+        """Reset the link: data under way is lost, and each end learns of it after a delay."""
         if self.over:
             return
         self.over = True

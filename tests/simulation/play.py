@@ -1,4 +1,4 @@
-"""Play a plan, and make a failing one smaller."""
+"""The run of a plan, and the search for a smaller plan that fails in the same way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .world import World
 
 
 class Result(NamedTuple):
-    """How a run went: `name` and `message` are empty when all held."""
+    """The result of a run: `name` and `message` are empty if all checks hold."""
 
     name: str
     message: str
@@ -26,7 +26,7 @@ class Result(NamedTuple):
 
 
 def play(plan: Plan, note: Callable[[str], None] | None = None) -> Result:
-    """Run a plan. Whatever a machine raises is a failure too."""
+    """Run a plan. An error that a state machine raises is a failure too."""
     world: World | None = None
     name = message = ""
     try:
@@ -41,7 +41,7 @@ def play(plan: Plan, note: Callable[[str], None] | None = None) -> Result:
 
 
 def _place(error: BaseException) -> str:
-    """Where it was raised, innermost first."""
+    """Return the calls that led to an error, innermost first."""
     places = []
     trace = error.__traceback__
     while trace is not None:
@@ -52,7 +52,7 @@ def _place(error: BaseException) -> str:
 
 
 def trace_of(plan: Plan) -> str:
-    """Everything that happens in a run, a line each."""
+    """Return the events of a run as text, one a line."""
     text = io.StringIO()
     result = play(plan, lambda line: print(line, file=text))
     print(result.name, result.message, file=text)
@@ -60,7 +60,8 @@ def trace_of(plan: Plan) -> str:
 
 
 def shrink(plan: Plan, name: str, most: int = 400) -> Plan:
-    """A plan that still fails in the same way, with fewer moves, clients and faults; `most` runs at most."""
+    """Return a plan that fails in the same way, with fewer moves, clients and faults, after `most` runs at
+    most."""
     left = most
 
     def fails(candidate: Plan) -> bool:
@@ -87,13 +88,13 @@ def shrink(plan: Plan, name: str, most: int = 400) -> Plan:
 
 
 def _waited(moves: tuple[Move, ...]) -> tuple[Move, ...]:
-    """One move that only waits, for as long as these, if they did."""
+    """Return one move that only waits, for as long as the given moves do; none if they do not wait."""
     wait = sum(move.wait for move in moves)
     return (Move(wait, "wait", 0, 0, 0),) if wait and len(moves) > 1 else ()
 
 
 def _simpler(options: Options) -> list[dict[str, object]]:
-    """Changes of options that make a run simpler, one by one."""
+    """Return changes of options, each of which makes a run simpler."""
     plain: dict[str, object] = {
         "delay": 0,
         "cuts": 0,

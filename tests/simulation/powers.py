@@ -252,7 +252,7 @@ class Powers:
             return
         host, world, account = self._host, self._world, self._account(agent)
         dice = random.Random(how)
-        name = ("good", "late", "deaf", "endless", "good@1", "good@3", "nobody", "good")[what % 8]
+        name = ("good", "late", "deaf", "endless", "good@1", "good@3", "absent", "good")[what % 8]
         asked = leases.draw_child(account.lease, lease)
         expires = None
         if dice.random() < 0.3:
@@ -312,8 +312,8 @@ class Powers:
             return "PERMISSION_DENIED"
         if ledger.exhausted(account) is not None:
             return "BUDGET_EXHAUSTED"
-        if name in ("nobody", "good@3"):
-            return "AGENT_NOT_AVAILABLE" if name == "nobody" else "AGENT_VERSION_NOT_AVAILABLE"
+        if name in ("absent", "good@3"):
+            return "AGENT_NOT_AVAILABLE" if name == "absent" else "AGENT_VERSION_NOT_AVAILABLE"
         if expires is not None and leases.unix_of(expires) <= self._host.unix:
             return "INVALID_REQUEST"
         return None if self._is_less(account, asked, expires) else "LEASE_SUBSET_VIOLATION"

@@ -168,7 +168,7 @@ class RawClient:
         """One job, or a flood of them; with a key now and then, or under an id that was used before."""
         for number in range(1 if c % 16 else 6):
             payload: dict[str, Any] = {
-                "agent": ("good", "late", "deaf", "endless", "nobody")[(b + number) % 5]
+                "agent": ("good", "late", "deaf", "endless", "absent")[(b + number) % 5]
             }
             payload["input"] = {"label": "raw"}
             if b % 4 == 0:
@@ -202,13 +202,13 @@ class RawClient:
         """Somebody's job, or many."""
         known = self.world.known
         for number in range(1 if c % 16 else 5):
-            job_id = known[(b + number) % len(known)] if known and b % 8 else "job_nobody"
+            job_id = known[(b + number) % len(known)] if known and b % 8 else "job_absent"
             self.say("job.cancel", {"job_id": job_id, "reason": "x" * (c % 40)})
 
     def subscribe(self, b: int, c: int) -> None:
         """Somebody's job."""
         known = self.world.known
-        payload: dict[str, Any] = {"job_id": known[b % len(known)] if known and b % 8 else "job_nobody"}
+        payload: dict[str, Any] = {"job_id": known[b % len(known)] if known and b % 8 else "job_absent"}
         if c & 1:
             payload["history"] = True
         if c & 2:
@@ -217,7 +217,7 @@ class RawClient:
 
     def unsubscribe(self, b: int, c: int) -> None:
         known = self.world.known
-        self.say("job.unsubscribe", {"job_id": known[b % len(known)] if known else "job_nobody"})
+        self.say("job.unsubscribe", {"job_id": known[b % len(known)] if known else "job_absent"})
 
     def list_jobs(self, b: int, c: int) -> None:
         """A page, now and then behind a forged cursor."""
