@@ -1,4 +1,4 @@
-"""What a number of runs sends, as one line: `python -m tests.properties.digest COUNT`."""
+"""A digest of the output of random runs, as one line: `python -m tests.properties.digest COUNT`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .play import ACTIONS, Action, Play, run
 
 
 def drawn(seed: int, length: int = 80) -> tuple[tuple[int, int, int], list[Action]]:
-    """A run that a seed chooses."""
+    """Return the setup and the actions of a run, chosen by a seed."""
     source = random.Random(seed)
     setup = (source.randrange(256), source.randrange(256), source.randrange(256))
     names = [*ACTIONS, *COMMON, *COMMON]
@@ -25,7 +25,7 @@ def drawn(seed: int, length: int = 80) -> tuple[tuple[int, int, int], list[Actio
 
 
 def said(play: Play) -> bytes:
-    """Everything that a run sent, asked, made durable and wrote into its recording."""
+    """Return all that a run sent, requested of its host, made durable and wrote into its recording."""
     frames = b"\n".join(raw for client in play.clients for raw in client.peer.raw)
     lines = "\n".join(play.recording or []).encode()
     records = b"".join(map(encode_record, play.world.records))
@@ -33,7 +33,7 @@ def said(play: Play) -> bytes:
 
 
 def digest(count: int) -> str:
-    """One digest of so many runs."""
+    """Return one digest of `count` runs."""
     whole = hashlib.sha256()
     for seed in range(count):
         whole.update(said(run(*drawn(seed))))

@@ -1,4 +1,4 @@
-"""A runtime as small as can be that keeps sessions, logs, answers and histories: what the client resumes."""
+"""A minimal runtime with sessions, event logs, answers and histories, for clients that resume."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from arcp_proto.features import Feature
 
 Frame = dict[str, Any]
 OF_OTHERS = ["ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions"]
-"""The features of a runtime of another make: it tells no positions."""
+"""The features of a runtime of another implementation: its events carry no positions."""
 FEATURES = [*OF_OTHERS, Feature.POSITIONS]
 
 
@@ -20,41 +20,41 @@ class FakeJob:
     def __init__(self, job_id: str, request: str) -> None:
         self.id = job_id
         self.request = request
-        """Envelope id of the submit that made it."""
+        """Envelope id of the submit that created the job."""
         self.history: list[tuple[int, str, Frame]] = []
         self.home = 0
         self.over = False
 
 
 class FakeSession:
-    """A session: its log, the answers that it keeps, and what flows in it."""
+    """A session: its event log, the answers that it keeps, and the jobs whose events it gets."""
 
     def __init__(self, session_id: str) -> None:
         self.id = session_id
         self.log: list[Frame] = []
         self.first = 1
-        """The oldest number that is kept."""
+        """The lowest `event_seq` that the log keeps."""
         self.answers: list[tuple[int, Frame]] = []
         self.own: set[str] = set()
         self.observed: set[str] = set()
         self.tokens: set[str] = set()
         self.answered: dict[str, Frame] = {}
-        """Envelope id of a submit -> its answer."""
+        """Envelope id of a submit -> the payload of its answer."""
         self.out: Callable[[Frame], None] | None = None
 
     @property
     def last(self) -> int:
-        """The last number given out."""
+        """The `event_seq` of the last event."""
         return self.first - 1 + len(self.log)
 
 
 class FakeRuntime:
-    """Takes and gives frames, one connection at a time; `replies` and `repeats` say how it resumes.
+    """A runtime that receives and sends frames, one connection at a time; the arguments say how it resumes.
 
-    It tells the positions of events if that is among its `features`. With `repeats` it replays that many
-    numbers more than were asked for. With `refuses_the_end` it refuses a resume that misses nothing, as long
-    as its log holds an event. With `silent_keys` nothing follows the acceptance of a repeated key but what a
-    subscription brings.
+    Events carry positions if that is among the `features`. With `replies` a resume replays answers. With
+    `repeats` a resume replays as many events more than the client asked for. With `refuses_the_end` the
+    runtime refuses a resume from the last event of its log. With `silent_keys` only the acceptance answers a
+    submit with a known idempotency key: events follow after a subscribe alone.
     """
 
     def __init__(
@@ -83,17 +83,17 @@ class FakeRuntime:
     # The wire.
 
     def opened(self) -> None:
-        """Another transport: the one before is gone."""
+        """Replace the connection by a new one."""
         self.detach()
 
     def detach(self) -> None:
-        """The transport is gone."""
+        """Lose the connection."""
         if self.current is not None:
             self.current.out = None
         self.current = None
 
     def receive(self, data: bytes, out: Callable[[bytes], None]) -> None:
-        """One message of the client."""
+        """Process one message of the client, and answer it with `out`."""
         frame = json.loads(data)
 
         def send(answer: Frame) -> None:
@@ -116,26 +116,26 @@ class FakeRuntime:
             case "session.ack" if self.current is not None:
                 assert frame["payload"]["last_processed_seq"] <= self.current.last
 
-    # What a test does.
+    # Steps of a test.
 
     def emit(self, job: FakeJob, kind: str, body: Frame) -> None:
-        """An agent emits."""
+        """Publish an event of a job."""
         self._publish(job, "job.event", {"kind": kind, "ts": "t", "body": body})
 
     def finish(self, job: FakeJob, payload: Frame) -> None:
-        """An agent returns."""
+        """Publish the result of a job."""
         job.over = True
         self._publish(job, "job.result", {"final_status": "success", "completed_at": "t", **payload})
 
     def lose(self) -> None:
-        """All sessions are gone, as after a restart without a journal that kept them; jobs go on."""
+        """Lose all sessions, as a restart without a journal of sessions does; jobs continue."""
         self.detach()
         for session in self.sessions.values():
             for job_id in session.own:
                 self.jobs[job_id].home = max(self.jobs[job_id].home, session.last)
         self.sessions.clear()
 
-    # Below: steps of the above.
+    # Steps of the methods above.
 
     def _hello(self, hello: Frame, send: Callable[[Frame], None]) -> None:
         resume = hello.get("resume")

@@ -1,7 +1,7 @@
 """A scripted runtime that answers requests in many ways and orders, between the frames of delegated jobs.
 
-The script knows which request every frame answers. A frame names its request by as little as a client can go
-by: `request_id`, the envelope id, the trace id of the submit, or nothing but its order.
+The script knows which request every frame answers. A frame names its request by as little as a client can
+use: `request_id`, the envelope id, the trace id of the submit, or only its order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from arcp_proto.ids import JobId, RequestId
 from tests.unit.scripted_runtime import ScriptedRuntime, accepted, log
 
 Told = tuple[str, str, str]
-"""An answer: the request, the kind of its event, and the job or the message that came with it."""
+"""An answer: the id of its request, the type of its event, and the job id or the error message.
+"""
 
 SHARED_TRACES = ("aa" * 16, "bb" * 16)
 FOREIGN_TRACE = "cd" * 16
@@ -41,12 +42,12 @@ class OpenRequest(msgspec.Struct):
     kind: str
     job_id: str | None = None
     trace_id: str | None = None
-    """What the client has sent as the `trace_id` of the envelope."""
+    """The `trace_id` of the envelope that the client has sent."""
     key: str | None = None
 
 
 class ScriptedJob(msgspec.Struct):
-    """A job that the client was told of: its own, one that it observes, or a child."""
+    """A job that the client knows: one that it submitted or observes, or a child."""
 
     id: str
     trace_id: str | None
@@ -56,7 +57,9 @@ class ScriptedJob(msgspec.Struct):
 
 
 class Interleaving:
-    """Carries out steps; after each one `check` compares the answers that came out with the script."""
+    """A script that carries out steps and, after each, compares the answers that the client reports with its
+    own.
+    """
 
     def __init__(self, *, echoes: bool) -> None:
         self.echoes = echoes
@@ -72,14 +75,16 @@ class Interleaving:
         self.echoed = False
         """Whether an acceptance has repeated a trace id that no other submit has."""
         self.names = False
-        """Whether a `session.error` has named its request: then one that does not is no answer."""
+        """Whether a `session.error` has named its request: from then on one without a name answers no
+        request.
+        """
         self._count = 0
         self._seq = 0
 
-    # What the client asks.
+    # Requests of the client.
 
     def submit(self, trace: int, key: int) -> None:
-        """Submit with a trace id of the user's or without, with a key or without."""
+        """Submit with or without a trace id of the user, and with or without an idempotency key."""
         options: dict[str, Any] = {}
         if 0 < trace <= len(SHARED_TRACES):
             options["traceparent"] = f"00-{SHARED_TRACES[trace - 1]}-{'12' * 8}-01"
@@ -94,7 +99,7 @@ class Interleaving:
         )
 
     def ask(self, kind: str, number: int) -> None:
-        """Cancel a job, observe one of somebody else, or list."""
+        """Cancel a job, subscribe to a job of another client, or list jobs."""
         runtime, job_id = self.runtime, None
         if kind == "cancel":
             job_id = self.jobs[number % len(self.jobs)].id if self.jobs else "job_unknown"
@@ -107,10 +112,10 @@ class Interleaving:
         runtime.take()
         self.open.append(OpenRequest(request_id, kind, job_id))
 
-    # What the runtime says.
+    # Frames of the runtime.
 
     def accept(self, number: int, way: str) -> None:
-        """Accept a submit: a new job, or again the one that its key names."""
+        """Accept a submit as a new job, or as the known job of its idempotency key."""
         request, way = self._submit_answered(number, way)
         if request is None:
             return
@@ -122,7 +127,7 @@ class Interleaving:
         match way:
             case "request_id":
                 payload["request_id"] = request.id
-            case "trace" if known is not None:  # The payload is the one of the first submit (§7.2).
+            case "trace" if known is not None:  # The payload repeats that of the first acceptance (§7.2).
                 payload["trace_id"] = envelope["trace_id"] = job.trace_id
             case "trace":
                 envelope["trace_id"] = request.trace_id
@@ -135,7 +140,7 @@ class Interleaving:
             self.echoed = True
 
     def accept_elsewhere(self, number: int) -> None:
-        """Accept a submit as the job that another client has made with its key: its trace id says so."""
+        """Accept a submit as the job of another client with the same key, which its trace id tells."""
         keyed = [one for one in self.open if one.key is not None]
         if not self.echoed or not keyed or keyed[0].key in self.keys:
             return
@@ -150,7 +155,7 @@ class Interleaving:
         self._tell("job.accepted", payload, [(request.id, "JobAccepted", job.id)], **envelope)
 
     def refuse(self, number: int, way: str, form: str, code: int) -> None:
-        """Refuse a submit, as `session.error` or as `job.error` with a job id of its own or none."""
+        """Refuse a submit with `session.error`, or with `job.error` that carries a new job id or none."""
         request, way = self._submit_answered(number, way, refused=True)
         if request is None:
             return
@@ -174,7 +179,7 @@ class Interleaving:
         self._tell(form.partition(" ")[0], payload, expected, **envelope)
 
     def duplicate_key(self, number: int) -> None:
-        """Refuse the oldest submit with a key that is taken, in the name of the job that has it."""
+        """Refuse a submit whose key is taken with `DUPLICATE_KEY`, in an event of the job of the key."""
         keyed = [one for one in self.open if one.key is not None and one.key in self.keys]
         if not keyed:
             return
@@ -187,7 +192,7 @@ class Interleaving:
         self._tell("job.error", payload, expected, job_id=job.id, event_seq=self._next_seq())
 
     def answer_other(self, number: int, way: str, *, refuses: bool) -> None:
-        """Answer or refuse a cancel, a subscribe or a list."""
+        """Answer or refuse a cancel, a subscribe or a list request."""
         others = [one for one in self.open if one.kind != "submit"]
         if not others:
             return
@@ -214,7 +219,7 @@ class Interleaving:
                 self._tell("session.jobs", payload, [(request.id, "JobsListed", "")])
 
     def child(self, number: int, trace: int) -> None:
-        """Announce a child of a running job, or of a child: this answers nothing."""
+        """Announce a child of a running job or of a running child: the frame answers no request."""
         parents = [job for job in (*self.jobs, *self.children) if not job.over]
         if not parents:
             return
@@ -224,7 +229,7 @@ class Interleaving:
         self.children.append(child)
         payload = accepted(child.id, parent_job_id=parent.id, delegate_id="d1")
         if trace == 3 and self.echoes and parent.minted:
-            del payload["parent_job_id"]  # Its trace id alone says that it answers none of the open submits.
+            del payload["parent_job_id"]  # The trace id alone tells that no open submit is answered.
             trace = 0
         trace_id = (parent.trace_id, None, FOREIGN_TRACE, parent.trace_id)[trace]
         if trace_id is not None:
@@ -232,13 +237,13 @@ class Interleaving:
         self._tell("job.accepted", payload, [], job_id=child.id, trace_id=trace_id)
 
     def say(self, number: int) -> None:
-        """An event of a job or of a child."""
+        """Publish an event of a job or of a child."""
         job = self._speaker(number)
         if job is not None:
             self._tell("job.event", log(), [], job_id=job.id, event_seq=self._next_seq())
 
     def end(self, number: int, code: int, completed: bool, traced: bool) -> None:
-        """The end of a job or of a child; it answers the cancels of that job, and nothing else."""
+        """End a job or a child, which answers the open cancels of that job and no other request."""
         job = self._speaker(number)
         if job is None:
             return
@@ -259,12 +264,12 @@ class Interleaving:
         events = self._tell("job.error", payload, expected, **envelope)
         assert [event.job_id for event in events if isinstance(event, JobEnded)] == [job.id]
 
-    # Below: steps of the above.
+    # Steps of the methods above.
 
     def _submit_answered(
         self, number: int, way: str, *, refused: bool = False
     ) -> tuple[OpenRequest | None, str]:
-        """The submit that is answered in this way: the oldest of those that such an answer could be for."""
+        """Return the submit to answer, the oldest that an answer of this `way` fits, and the `way` to use."""
         submits = [one for one in self.open if one.kind == "submit"]
         if not submits:
             return None, way
@@ -277,7 +282,7 @@ class Interleaving:
         elif way == "order":
             request = submits[0]
             if refused and self._first_in_order() is not request:
-                way = "request_id"  # It could be the refusal of an older subscribe or list.
+                way = "request_id"  # The frame could refuse an older subscribe or list as well.
         known = None if request.key is None or refused else self.keys.get(request.key)
         if known is not None and way != "request_id":  # The job alone names the key, and so the submit.
             request = next(one for one in submits if one.key == request.key)
@@ -293,7 +298,7 @@ class Interleaving:
         code = OF_ANY[self._count % len(OF_ANY)]
         if not named and (request.kind == "cancel" or self._first_in_order() is not request):
             if request.job_id is None:
-                return  # Nothing tells it from a refused submit.
+                return  # A client could not tell this refusal from that of a submit.
             code = "JOB_NOT_FOUND"
         elif not named and self.names and code == "INTERNAL_ERROR":
             code = "INVALID_REQUEST"
@@ -305,11 +310,11 @@ class Interleaving:
         self._tell("job.error" if "job_id" in envelope else "session.error", payload, expected, **envelope)
 
     def _oldest_like(self, request: OpenRequest) -> OpenRequest:
-        """The oldest of those that an answer of this kind, and of this job, could be for."""
+        """Return the oldest open request of the same kind and for the same job."""
         return next(one for one in self.open if (one.kind, one.job_id) == (request.kind, request.job_id))
 
     def _first_in_order(self) -> OpenRequest | None:
-        """The request that a runtime that answers in order refuses next, if it says nothing else."""
+        """Return the request that an unnamed refusal answers, of a runtime that answers in order."""
         return next((one for one in self.open if one.kind != "cancel"), None)
 
     def _speaker(self, number: int) -> ScriptedJob | None:
@@ -343,7 +348,7 @@ class Interleaving:
     def _tell(
         self, message_type: str, payload: dict[str, Any], expected: list[Told], **envelope: Any
     ) -> list[Event]:
-        """Send a frame; the answers that come out are the expected ones, and no others."""
+        """Send a frame, and check that the client reports exactly the expected answers."""
         self.names |= message_type == "session.error" and "request_id" in payload
         events = self.runtime.say(message_type, payload, **envelope)
         assert answers(events) == expected, (message_type, payload, envelope)
@@ -351,7 +356,7 @@ class Interleaving:
 
 
 def answers(events: list[Event]) -> list[Told]:
-    """The answers among events, each with the request that the client says it is for."""
+    """Return the answers among events, each with the request to which the client assigns it."""
     told: list[Told] = []
     for event in events:
         match event:

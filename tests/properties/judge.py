@@ -1,7 +1,7 @@
-"""What is known of a runtime and its clients, and what each of their requests has to be answered with.
+"""A judge of a runtime and its clients: the answers that each request may have, and the state behind them.
 
-`Judge` looks at every log and history as it grows, before a limit can take anything from it, and tells it to
-the sessions and jobs of `streams`; what it decides is read from the protocol, not from the runtime.
+`Judge` looks at every event log and history as it grows, before a limit can evict an event, and passes it to
+the sessions and jobs of `streams`. Its rules come from the protocol, not from the runtime.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from .streams import Line, Token, Work
 
 GRACE: Final = 5 * SECOND
 EXPIRES_AT: Final = UNIX + 80 * SECOND
-"""When the lease that some submits ask for expires."""
+"""The `expires_at` of the lease that some submits request."""
 BUDGETED: Final = "cost.budget"
 BUDGET: Final = Decimal("1.50")
-"""What some submits ask for."""
+"""The budget that some submits request."""
 FILTERS: Final = ("status", "agent", "created_after", "created_before")
 STATUSES: Final = (
     ["running"],
@@ -50,11 +50,11 @@ STATUSES: Final = (
 )
 Check = Callable[[Frame], None] | None
 Verdict = str | tuple[Line, Token]
-"""How a resume ends: a code, or the session and the token that was presented."""
+"""The outcome of a resume: an error code, or the session and the presented token."""
 
 
 class Watched(World):
-    """A world in which somebody looks at everything that is numbered before anything else happens."""
+    """A world whose judge sees every numbered event before the next input."""
 
     def __init__(self, judge: Judge, runtime: Runtime | None = None) -> None:
         super().__init__(judge.config, tokens=None, runtime=runtime)
@@ -62,17 +62,17 @@ class Watched(World):
 
     def carry_out(self, output: Output) -> None:
         self.judge.watch()
-        self.requests += output.requests  # Before what the journal's answer asks for.
+        self.requests += output.requests  # They precede those that follow the answer of the journal.
         super().carry_out(output._replace(requests=NOTHING))
         for client in self.judge.clients:
             client.vet(self.runtime.persisted_count)
 
 
 class Judge:
-    """What is known, and what follows from it."""
+    """The expected state of a runtime and its clients, and the checks that follow from it."""
 
     def __init__(self, config: RuntimeConfig, *, secrets: bool = True) -> None:
-        """The recording has the `secrets`, or stand-ins in their place."""
+        """Create a judge, whose recording has the `secrets` of the run or stand-ins for them."""
         self.config = config
         self.secrets = secrets
         limits, most = config.limits, Limits()
@@ -88,42 +88,42 @@ class Judge:
             )
             and limits.max_session_bytes == most.max_session_bytes
         )
-        """No log comes to its limits."""
+        """Whether every event log stays below its limits."""
         self.works: dict[JobId, Work] = {}
         self.lines: dict[SessionId, Line] = {}
         self.clients: list[Client] = []
         self.pending: list[Authenticate] = []
         self.keys: dict[tuple[str, str], tuple[dict[str, Any], JobId]] = {}
         self.claims: dict[tuple[str, str, JobId], dict[str, Any]] = {}
-        """What was ever submitted under a key, and the job that it became."""
+        """The payload of each submit under a key, and its job."""
         self.observers = config.observers
         self.started: dict[JobId, None] = {}
         self.paused: dict[JobId, None] = {}
         self.told_to_stop: dict[JobId, None] = {}
         self.old_tokens: list[str] = []
         self.pages: list[tuple[str, str, dict[str, Any], int]] = []
-        """Cursors: the text, its principal, filter, and the number of jobs before it."""
+        """Cursors of lists: the text, the principal, the filter, and the number of jobs before the page."""
         self.crowded_until: dict[str, int] = {}
-        """Until when a principal gets no other session, unless one that it has is left or ends."""
+        """The end of the time in which a principal gets a session only if one of its own detaches or ends."""
         self.draining = False
         self.drain_at: int | None = None
         self.doomed: Line | None = None
-        """The session that ends with the resume under way, which it refuses."""
+        """The detached session that a refused resume in progress ends."""
         self.blind = False
         self.count = self.crashes = self.noted = 0
         self.durable: list[tuple[int, int]] = []
-        """How many records of this runtime were durable, and since when; it grows."""
+        """The number of durable records of this runtime, and the time of each growth."""
         self.restored_at = 0
-        """When the runtime was restored: all events of before are durable from then on."""
+        """The time of the restore of the runtime: all earlier events are durable from then on."""
         self.restored_upto: dict[SessionId, int] = {}
-        """The last number of each session then."""
+        """The last number of each session at the restore."""
         self.recording: list[str] | None = []
         self.world: World = Watched(self)
         record(self.world.runtime, self.recording.append, salt=bytes(16), keep_secrets=secrets)
 
     @property
     def now(self) -> int:
-        """What the runtime takes for the time of the next input."""
+        """The time that the runtime takes for that of the next input."""
         return max(self.world.now, self.world.state.now)
 
     @property
@@ -133,13 +133,13 @@ class Judge:
 
     @property
     def unix(self) -> int:
-        """The same, never going back; to ask the runtime would be an input of its own."""
+        """The wall clock of the next input, never going back; to ask the runtime would be an input."""
         return max(self.world.state._unix, self.wall)
 
-    # Looking.
+    # The state of the runtime.
 
     def watch(self) -> None:
-        """Look at what was numbered since the last time."""
+        """Check the events that were numbered since the last call."""
         runtime = self.world.state
         if not self.durable or runtime.persisted_count > self.durable[-1][0]:
             self.durable.append((runtime.persisted_count, runtime.now))
@@ -157,7 +157,7 @@ class Judge:
                 work.gone = True
                 due = self.world.state.now >= work.ended_at + self.config.limits.retention_sec * SECOND
                 early = self._crowded() or self._full()
-                ensure(work.ended and (due or early), "a job is forgotten before its time")
+                ensure(work.ended and (due or early), "a job was forgotten before its retention was over")
         for session in runtime.sessions.values():
             self._left_out(self.lines[session.id])
             self._numbered(self.lines[session.id], session)
@@ -165,7 +165,7 @@ class Judge:
             self.lines[session.id].look(session.backlogs, _parents_of(session, runtime))
 
     def _crowded(self) -> bool:
-        """Whether finished jobs may go before their time: they are too many, or held bytes may be (§14)."""
+        """Return whether limits of jobs or bytes may evict finished jobs before their time (§14)."""
         limits, most = self.config.limits, Limits()
         finished = [work for work in self.works.values() if work.ended]
         many = len(finished) > min(limits.max_principal_finished_jobs, limits.max_total_finished_jobs)
@@ -176,10 +176,10 @@ class Judge:
         )
 
     def _full(self) -> bool:
-        """Whether the runtime may hold as many bytes as it may: for those the oldest finished jobs go, too.
+        """Return whether held bytes may be at their limit, which evicts the oldest finished jobs.
 
-        An event is held by the history of its job, and by the log of each session that was told of it. What
-        running jobs were given may be half of all bytes.
+        The history of a job holds an event, and so does the event log of each session that got it. The inputs
+        of running jobs may use half of all bytes.
         """
         works, limits = self.works.values(), self.config.limits
         held = sum(work.size for work in works) * (1 + len(self.lines))
@@ -213,21 +213,21 @@ class Judge:
             line.attached, line.detached_at = None, self.world.state.now
         window = self.config.resume_window_sec * SECOND
         late = self.world.state.now >= line.detached_at + window
-        ensure(late or line.may_end or line.may_make_room, "a session ended before its window")
+        ensure(late or line.may_end or line.may_make_room, "a session ended before its resume window")
         for work in self.works.values():
             job = self.world.state.jobs.get(work.job_id)
             if work.home is not line or job is None or job.end is not None:
                 continue
-            if job.history.end == len(work.events):  # Else it goes on in the same moment.
+            if job.history.end == len(work.events):  # The home changes at once otherwise.
                 work.source = job.home_seq
-                ensure(work.source >= line.last, "it goes on before the last number of its home")
+                ensure(work.source >= line.last, "a job continues below the last number of its home session")
 
     def _work(self, job: Job) -> Work:
         work = self.works.get(job.id)
         if work is None:
             terms, now = job.terms, self.world.state.now
             home = self.lines.get(terms.session_id)
-            if home is None:  # It came and went in one moment.
+            if home is None:  # The session was opened and ended by one input.
                 home = Line(terms.session_id, terms.principal, (), "", over=True)
                 self.lines[home.session_id] = home
             work = Work(job.id, home, terms.principal, terms.agent, terms.accepted_at)
@@ -253,14 +253,14 @@ class Judge:
             else:
                 work.published(past)
         if job.end is not None and work.end_source is None and not self.blind:
-            ensure(work.ended, "it ended before its time")
+            ensure(work.ended, "a job ended without a reason")
             work.ended_at, work.ended_unix = self.world.state.now, job.end.at
             work.ended_with(job.end.source)
 
     def _left_out(self, line: Line) -> None:
-        """An observer that is behind gets the end of a forgotten job alone, and no history that was cut.
+        """Set the floor of observed streams whose job is forgotten, or whose history was cut.
 
-        Others are told of a cut, and may subscribe again; the session that has submitted a job loses nothing.
+        Sessions with `subscribe` learn of a cut, and may subscribe again. A submitting session loses nothing.
         """
         for job_id, stream in line.streams.observed.items():
             work, job = self.works[JobId(job_id)], self.world.state.jobs.get(JobId(job_id))
@@ -270,7 +270,7 @@ class Judge:
                 stream.floor = job.history.first
 
     def _overlooked(self, line: Line, session: Session) -> None:
-        """What a session observes of which something was lost, nobody but the runtime knows."""
+        """Take over the observed jobs of a session whose frames were evicted before the judge saw them."""
         if line.blind:
             streams, observed = line.streams, {*session.observed, *session.backlogs}
             for job_id in streams.observed.keys() - observed:
@@ -289,25 +289,25 @@ class Judge:
             records, now = self.world.runtime.record_count, self.world.state.now
             line.numbered(raw, self.works, entry.position, lag=lag, records=records, now=now)
         if line.last > before and line.acking and session.jobs and line.told is False:
-            ensure(line.last - line.acked <= lag, "nobody was told of back-pressure")
+            ensure(line.last - line.acked <= lag, "a job got no notice of back-pressure")
         self._check_kept(line, session, aged=line.last > before)
 
     def _check_kept(self, line: Line, session: Session, *, aged: bool) -> None:
-        """What is not acknowledged is kept, or for the window without acks, as long as limits allow it."""
+        """Check that events are kept until an ack, or for the resume window, within the limits."""
         first, now, roomy = session.log.first, self.world.state.now, self.roomy
         since = now - self.config.resume_window_sec * SECOND
         if line.acking:
             taken = first > line.acked + 1 and self._takes(line, session)
-            ensure(first == line.acked + 1 or taken, "what was not acknowledged is gone")
+            ensure(first == line.acked + 1 or taken, "an event that was not acknowledged is gone")
         elif roomy and first > 1:
-            ensure(line.at.get(first - 1, 0) <= since, "what is younger than the window is gone")
+            ensure(line.at.get(first - 1, 0) <= since, "an event younger than the resume window is gone")
         if not line.acking and aged and first <= line.last:
-            ensure(self._sendable_at(line, first) + 2 * MARK > since, "what is older than the window is kept")
+            ensure(self._sendable_at(line, first) + 2 * MARK > since, "an event outlives the window")
 
     def _sendable_at(self, line: Line, number: int) -> int:
-        """Return from when on an event may be sent, which is when its window begins (§6.3, §6.5).
+        """Return the time from which on an event may be sent, at which its resume window begins (§6.3, §6.5).
 
-        With a journal that is when its records are durable: docs/explanation/durability.md, "The gate".
+        With a journal its records are durable then: docs/explanation/durability.md, "The gate".
         """
         state = self.world.state
         numbered = line.at.get(number, state.now)
@@ -320,9 +320,9 @@ class Judge:
         return max(numbered, durable)
 
     def _takes(self, line: Line, session: Session) -> bool:
-        """Whether a limit may have taken what is gone of a log: it leaves the log all but full (§6.5).
+        """Return whether limits explain the missing events of an event log: it is almost full then (§6.5).
 
-        What the limits of a principal, or of all, may have taken is not looked at, nor what a crash left.
+        The limits of a principal and of the runtime, and a crash, count as an explanation without a check.
         """
         limits, most = self.config.limits, Limits()
         shared = ("max_principal_events", "max_principal_bytes", "max_total_events", "max_total_bytes")
@@ -336,10 +336,10 @@ class Judge:
             or size + limits.max_envelope_bytes >= limits.max_session_bytes - limits.max_session_bytes // 16
         )
 
-    # Taking notice.
+    # The requests of the runtime.
 
     def note(self) -> None:
-        """Take notice of what was asked for."""
+        """Record the requests of the runtime to its host since the last call."""
         self.watch()
         for request in self.world.requests[self.noted :]:
             match request:
@@ -351,10 +351,10 @@ class Judge:
                 case StopJob(job_id=job_id):
                     self.told_to_stop[job_id] = None
                 case PauseJob(job_id=job_id):
-                    ensure(job_id not in self.paused, "an agent waits twice")
+                    ensure(job_id not in self.paused, "an agent that is paused was paused again")
                     self.paused[job_id] = None
                 case ResumeJob(job_id=job_id):
-                    ensure(job_id in self.paused, "an agent goes on that did not wait")
+                    ensure(job_id in self.paused, "an agent that is not paused was resumed")
                     del self.paused[job_id]
         self.noted = len(self.world.requests)
         for client in self.clients:
@@ -367,17 +367,17 @@ class Judge:
                 client.line.known.append(text)
 
     def client_of(self, number: int | None) -> Client | None:
-        """The client at the end of a connection."""
+        """Return the client at the end of a connection, or None."""
         return next((client for client in self.clients if client.number == number), None)
 
     def fix(self, work: Work, at: int, *codes: str) -> None:
-        """How a job ends, unless that was decided, and when at the latest."""
+        """Set the possible outcomes of a job, unless they are set, and the end of its grace period."""
         if not work.outcomes:
             work.fix(*codes)
             work.grace_at = at + GRACE
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, and carry out what is due."""
+        """Let time pass, and carry out the timers that are due."""
         end = self.world.now + int(seconds * SECOND)
         for work in self.works.values():
             if not work.ended:
@@ -387,11 +387,11 @@ class Judge:
         self.world.advance(seconds)
         runtime = self.world.state
         if self.world.now < runtime.now:
-            return  # Its clock has stepped back: nothing was due.
+            return  # The clock of the runtime has stepped back: no timer was due.
         window = self.config.resume_window_sec * SECOND
         for line in () if self.blind else self.lines.values():
             late = line.attached is None and self.world.now >= line.detached_at + window
-            ensure(line.over or not late, "a session outlives its window")
+            ensure(line.over or not late, "a session outlives its resume window")
         for session in runtime.sessions.values() if seconds else ():
             at = runtime.timers.armed(TimerKind.BACKLOG, session.id) or 0
             soon = at > self.world.now
@@ -399,12 +399,12 @@ class Judge:
             ensure(fed, "a history was not numbered in time")
         for client in self.clients:
             late = client.expires is not None and client.expires <= self.wall
-            ensure(not (client.open and late), "an authentication outlives its time")
+            ensure(not (client.open and late), "an expired authentication keeps its connection")
 
     def _wait_for(self, work: Work, end: int) -> None:
-        """What the time until `end` does to an unfinished job."""
+        """Update an unfinished job for the time until `end`."""
         if work.left and not work.outcomes:
-            return  # Nothing of it is due in this process.
+            return  # The process that restarts the job decides its end.
         drain_at = self.drain_at
         again = drain_at is not None and drain_at <= end and self.starts_again(work)
         if again and drain_at is not None and (work.due is None or drain_at < work.due):
@@ -424,27 +424,27 @@ class Judge:
             work.ended = True
 
     def starts_again(self, work: Work) -> bool:
-        """Whether a job that is not over is left to the next process (§7.3)."""
+        """Return whether a shutdown leaves an unfinished job to the next process (§7.3)."""
         restartable = self.config.journal and work.agent == "again"
         return restartable and not (work.outcomes or work.streamed or work.ended)
 
     def leave(self, work: Work, at: int) -> None:
-        """A runtime that shuts down tells the agent to stop, and leaves the job as it is."""
+        """Leave a job to the next process: its agent stops within the grace period, the job continues."""
         if not work.leaving:
             work.leaving, work.grace_at = True, at + GRACE
 
     def clock_moves(self) -> None:
-        """The wall clock is about to be set: what has expired stays so."""
+        """Expire leases before the wall clock is set: an expired lease stays expired."""
         for work in self.works.values():
             work.expired = work.expired or (work.expires is not None and self.wall >= work.expires)
 
     def clock_moved(self) -> None:
-        """The wall clock was set: leases end by the new one."""
+        """Compute the expiry of leases after the wall clock was set."""
         for work in self.works.values():
             work.expire_by(self.wall, self.now)
 
     def gate(self, work: Work, allowed: bool) -> str:
-        """The code with which an operation is refused, or nothing; a refusal for expiry decides (§9.5)."""
+        """Return the code that refuses an operation, or ""; from an expiry on all are refused (§9.5)."""
         if work.expired or (work.expires is not None and self.wall >= work.expires):
             work.expired = True
             return "LEASE_EXPIRED"
@@ -464,7 +464,7 @@ class Judge:
         failed: bool,
         expires: int | None,
     ) -> None:
-        """The host answers who it is, and what comes of it is what it has to be."""
+        """Answer an authentication as the host, and check the connection that results."""
         verifying = asked.connection.phase is Phase.AUTHENTICATING and client is not None and not self.blind
         expected: Verdict | None = None
         if verifying and client is not None and not failed and client.attempt is not None:
@@ -487,7 +487,7 @@ class Judge:
             self.settle(client, expected)
         if new and expected == "INTERNAL_ERROR" and client.peer.frames:
             details = client.peer.frames[-1]["payload"]["details"]
-            ensure(details["limit"] == "sessions", "it was refused for another limit")
+            ensure(details["limit"] == "sessions", "a session was refused for another limit")
         for line in self.lines.values():
             line.may_make_room = False
         if client.attempt is not None and not client.attempt.bearer and client.line is not None:
@@ -498,10 +498,10 @@ class Judge:
         if old is not None:
             closing = old.peer.closing
             told = closing is not None and closing.code == 1008 and closing.reason == "UNAUTHENTICATED"
-            ensure(told, "its session was taken over, and nobody told")
+            ensure(told, "a connection whose session was resumed elsewhere got no refusal")
 
     def _too_many(self, who: str) -> bool:
-        """Whether a principal has too many sessions for another, and none that ends for it (§14)."""
+        """Return whether a principal is at its limit of sessions, and none makes room for another (§14)."""
         lines = [line for line in self.lines.values() if line.principal == who and not line.over]
         if len(lines) < self.config.limits.max_principal_sessions:
             return False
@@ -518,19 +518,19 @@ class Judge:
         return False
 
     def welcomed(self, client: Client) -> None:
-        """A new session was opened for a client."""
+        """Record the new session of a client, and check its features."""
         session = connection_state(client.peer.connection).session
-        ensure(session is not None, "it was not welcomed")
+        ensure(session is not None, "a new session was not opened")
         if session is None or self.blind:
             return
         line = client.line = self._line(session)
-        line.over = session.id not in self.world.state.sessions  # It said goodbye before its welcome.
+        line.over = session.id not in self.world.state.sessions  # A goodbye preceded the welcome.
         offered = [name for name in client.features if name in self.config.features]
         ensure(sorted(line.features) == sorted(offered), "another set of features was negotiated")
         client.token = line.issue(client.number)
 
     def find(self, attempt: Attempt) -> tuple[Line, Token] | None:
-        """The session of a token that is valid."""
+        """Return the session of a valid resume token, and the token."""
         for line in self.lines.values():
             for token in line.tokens:
                 if token.text == attempt.token and not line.over:
@@ -538,7 +538,7 @@ class Judge:
         return None
 
     def judge_resume(self, attempt: Attempt, who: str | None, *, alone: bool = False) -> Verdict | None:
-        """How a resume ends; `alone` without asking the host, and None if it has to be asked."""
+        """Return the outcome of a resume; None if `alone` is set and the host has to decide."""
         known = self.find(attempt)
         if alone:
             if known is not None and not known[0].principal.startswith("anonymous-"):
@@ -563,7 +563,7 @@ class Judge:
         return known
 
     def settle(self, client: Client, expected: Verdict) -> None:
-        """A resume has ended as it had to."""
+        """Check that a resume has ended as expected, and record it."""
         connection = client.peer.connection
         if self.blind:
             return
@@ -571,16 +571,16 @@ class Judge:
         refused = None if closing is None or closing.code == 1000 else closing.reason
         if isinstance(expected, str):
             ensure(refused == expected, f"a resume ended with {refused}, not {expected}")
-            ensure(self.doomed is None or self.doomed.over, "nobody can resume it, and it goes on")
+            ensure(self.doomed is None or self.doomed.over, "a session outlives the resume that ends it")
             self.doomed = None
             if expected == "RESUME_WINDOW_EXPIRED" and client.peer.frames:
                 details = client.peer.frames[-1]["payload"]["details"]
-                ensure(details["final"] is True, "nobody said that it is final")
+                ensure(details["final"] is True, "a final refusal of a resume lacks `final`")
             return
         line, token = expected
         session = connection_state(connection).session
-        ensure(refused is None, f"it was not resumed: {refused}")
-        ensure(session is not None and session.id == line.session_id, "it got another session")
+        ensure(refused is None, f"a resume was refused: {refused}")
+        ensure(session is not None and session.id == line.session_id, "a resume got another session")
         attempt = client.attempt
         if attempt is None:
             return
@@ -591,14 +591,14 @@ class Judge:
         line.lied = line.lied or attempt.cursor > line.received
         client.honest, client.whole = not line.lied, self.config.limits.max_session_replies >= 64
         line.may_end = False
-        if line.attached is None:  # It said goodbye before its welcome.
+        if line.attached is None:  # A goodbye preceded the welcome.
             line.detached_at = self.world.state.now
-        if not attempt.replies:  # What was not answered so far never will be.
+        if not attempt.replies:  # Requests without an answer so far stay without one.
             line.skipped = True
             line.outstanding.clear()
 
     def proved(self, client: Client) -> None:
-        """A client shows that its welcome has arrived."""
+        """Record that a client has received its welcome."""
         if client.line is not None and client.token is not None and not client.proved:
             client.proved = True
             prove(client.line.tokens, client.token)
@@ -606,13 +606,13 @@ class Judge:
     # Jobs.
 
     def right(self, principal: str, work: Work) -> str | None:
-        """What a principal may see of a job; None: it does not exist for it."""
+        """Return the right of a principal to a job, or None if the job does not exist for it."""
         if work.job_id not in self.world.state.jobs:
             return None
         return right(self.observers, principal, work.principal) or None
 
     def judge_submit(self, line: Line, payload: dict[str, Any]) -> tuple[tuple[str, ...], JobId | None]:
-        """The answers that a submit may have, and the job that it joins."""
+        """Return the answers that a submit may have, and the known job of its key."""
         invalid = (("INVALID_REQUEST",), None)
         if payload.get("max_runtime_sec") == 0:
             return invalid
@@ -636,7 +636,7 @@ class Judge:
         return ("job.accepted",), None
 
     def cap_of(self, line: Line, keyed: bool) -> str:
-        """The first limit that one more job of a session would pass; empty if there is room."""
+        """Return the first limit that one more job of a session would exceed, or ""."""
         limits = self.config.limits
         running = [_group(work.principal) for work in self.works.values() if not work.stopped]
         claims = sum(principal == line.principal for principal, _ in self.keys)
@@ -647,7 +647,7 @@ class Judge:
         return "idempotency_keys" if keyed and claims >= limits.max_principal_idempotency_keys else ""
 
     def join_job(self, line: Line, job_id: JobId, request_id: str, payload: dict[str, Any]) -> None:
-        """A submit with a key of before is answered by its job, and what the session has not seen of it."""
+        """Accept a submit with a known key as its job, and expect the events that the session has not got."""
         work, job = self.works[job_id], self.world.state.jobs.get(job_id)
         line.answers.append(request_id)
         line.carried[request_id] = (job_id, line.last, payload)
@@ -660,7 +660,7 @@ class Judge:
             line.streams.joined(job_id, gone=False).at = job.history.first
 
     def accepted(self, line: Line, job_id: JobId | None) -> Check:
-        """Return what the answer to a submit has to be, which a new job answers, or this one."""
+        """Return the check of the answer to a submit, for a new job or for the job of `job_id`."""
         known = job_id is not None and job_id in self.world.state.jobs
         work = self.works.get(job_id) if job_id is not None and known else None
         last = 0 if job_id is None else None if work is None else work.last_position
@@ -669,15 +669,17 @@ class Judge:
             payload = frame["payload"]
             ensure(job_id in (None, payload["job_id"]), "a submit became another job")
             told = payload.get("job_seq")
-            ensure((told is not None) == (Feature.POSITIONS in line.features), "a position is told, or not")
-            ensure(None in (told, last) or told == last, "it stands at another position")
+            ensure(
+                (told is not None) == (Feature.POSITIONS in line.features), "a position is missing or extra"
+            )
+            ensure(None in (told, last) or told == last, "an acceptance has another position")
 
         return check
 
     def judge_again(self, line: Line, work: Work, payload: dict[str, Any], request_id: str) -> str:
-        """The answer to a submit that was carried out before.
+        """Return the answer to a repeated submit.
 
-        With a key the end of its job comes again, unless the answer is kept and was replayed before the end.
+        With a key the end of its job is sent again, unless its kept answer was replayed before.
         """
         kept = request_id in line.answers[-self.config.limits.max_session_replies :]
         job = self.world.state.jobs.get(work.job_id)
@@ -690,16 +692,16 @@ class Judge:
         return "job.accepted"
 
     def _is_new(self, line: Line, work: Work) -> bool:
-        """Whether a session observes a job from the time on at which it submits it again."""
+        """Return whether a repeated submit makes a session an observer of its job."""
         return work.job_id in self.world.state.jobs and line.streams.going(work.job_id) is None
 
     def _observes_all(self, line: Line, work: Work) -> bool:
-        """Whether a session observes as many jobs as it may, and not this one."""
+        """Return whether a session is at its limit of observed jobs, and this job is not among them."""
         observed = line.observed
         return len(observed) >= self.config.limits.max_session_subscriptions and work.job_id not in observed
 
     def judge_cancel(self, line: Line, work: Work) -> str | None:
-        """The code with which a cancel is refused; None when it is carried out."""
+        """Return the code that refuses a cancel, or None if it is carried out."""
         if self.right(line.principal, work) is None:
             return "JOB_NOT_FOUND"
         alive = [session_id for session_id in work.submitters if not self.lines[session_id].over]
@@ -707,7 +709,7 @@ class Judge:
         return None if work.principal == line.principal and mine else "PERMISSION_DENIED"
 
     def judge_subscribe(self, line: Line, work: Work) -> str | None:
-        """The code with which a subscription is refused; None when it is answered."""
+        """Return the code that refuses a subscribe, or None if it is accepted."""
         may = self.right(line.principal, work)
         if "subscribe" not in line.features:
             return "INVALID_REQUEST"
@@ -716,9 +718,9 @@ class Judge:
         return "INVALID_REQUEST" if self._observes_all(line, work) else None
 
     def subscribed(self, line: Line, work: Work, after: int | None, position: int | None = None) -> Check:
-        """A subscription is carried out; returns what its answer has to be.
+        """Carry out a subscribe, and return the check of its answer.
 
-        It asks for the history above the home number `after`, or above `position` if it says that.
+        The subscribe requests the history above the home number `after`, or above `position`.
         """
         history, last = self.world.state.jobs[work.job_id].history, work.last_position
         asked = None if after is None else self._behind(work, history.first, after, position)
@@ -731,22 +733,22 @@ class Judge:
         def check(frame: Frame) -> None:
             payload = frame["payload"]
             ensure(payload["job_id"] == work.job_id, "subscribed to another job")
-            ensure(payload["replayed"] is (after is not None), "replayed, or not")
-            ensure(("history_from" in payload) == cut, "history is left out, and nobody told")
-            ensure(payload.get("job_seq") == place, "it stands at another position, or nobody is told")
-            ensure(payload.get("history_from_job_seq") == left, "another position is the first that is left")
+            ensure(payload["replayed"] is (after is not None), "`replayed` is not that of the subscribe")
+            ensure(("history_from" in payload) == cut, "`history_from` does not match the cut of the history")
+            ensure(payload.get("job_seq") == place, "a subscription has another position, or lacks it")
+            ensure(payload.get("history_from_job_seq") == left, "a subscription names another first position")
             told = payload["subscribed_from"]
-            ensure(told >= source or (told, source) == (0, 1), "it goes on before its last event")
+            ensure(told >= source or (told, source) == (0, 1), "it begins before the last event")
             over = payload["current_status"] not in ("pending", "running")
-            ensure(over == ended, "another status")
+            ensure(over == ended, "a subscription has another status")
 
         return check
 
     @staticmethod
     def _behind(work: Work, first: int, after: int, position: int | None) -> int:
-        """Return the position above which a history is asked for, by that or by a home number.
+        """Return the position above which a subscribe requests the history, by position or home number.
 
-        `first` is the position above which it begins, after what was cut.
+        `first` is the position above which the history begins after a cut.
         """
         if position is not None or (work.end_source is not None and after >= work.end_source):
             return max(first, work.last_position if position is None else position)
@@ -756,12 +758,12 @@ class Judge:
         return next(later, len(work.events))
 
     def is_silent(self, line: Line, job_id: JobId | None = None) -> bool:
-        """Whether a refusal would end a job of a TypeScript client: the one that it names, or all of them."""
+        """Return whether a refusal would end a job of a TypeScript client: `job_id`, or with None any job."""
         jobs = self.world.state.sessions[line.session_id].jobs
         return line.quirk == "typescript" and (bool(jobs) if job_id is None else job_id in jobs)
 
     def listing(self, line: Line, b: int, c: int) -> tuple[dict[str, Any], tuple[str, ...], Check]:
-        """A request for a page of jobs, the answers that it may have, and what the page holds."""
+        """Return a list request, the answers that it may have, and the check of the page."""
         payload: dict[str, Any] = {"limit": (1, 2, 5, 1000, 0)[c % 5]} if c % 7 else {}
         works = list(self.works.values())
         kind = FILTERS[b % 4] if b & 64 else None
@@ -792,11 +794,11 @@ class Judge:
 
         def check(frame: Frame) -> None:
             for entry in frame["payload"]["jobs"]:
-                ensure(entry.get("job_seq") == last.get(entry["job_id"]), "it stands at another position")
+                ensure(entry.get("job_seq") == last.get(entry["job_id"]), "a listed job has another position")
             jobs = [entry["job_id"] for entry in frame["payload"]["jobs"]]
             ensure(jobs == expected, f"listed {jobs}, not {expected}")
             cursor = frame["payload"]["next_cursor"]
-            ensure((cursor is None) == (rest is None), "there are more jobs, or not")
+            ensure((cursor is None) == (rest is None), "`next_cursor` does not match the remaining jobs")
             if rest is not None:
                 self.pages.append((cursor, line.principal, payload.get("filter", {}), rest))
 
@@ -805,7 +807,7 @@ class Judge:
     def _page(
         self, principal: str, asked: dict[str, Any], upto: int, limit: int, scan: int
     ) -> tuple[list[str], int | None]:
-        """The jobs of a page, newest first, and how many jobs stand before the rest, if there is any."""
+        """Return the jobs of a page, newest first, and the number of jobs before the next page or None."""
         found: list[str] = []
         looked, last = 0, upto
         for number in reversed(range(upto)):
@@ -831,25 +833,25 @@ class Judge:
             and ("created_before" not in asked or created < asked["created_before"])
         )
 
-    # What holds at any time.
+    # Invariants after each input.
 
     def check_promises(self) -> None:
-        """Raise unless everybody has what was promised."""
+        """Raise unless clients have their events and answers, and the runtime keeps its promises."""
         runtime = self.world.state
         durable = runtime.persisted_count == runtime.record_count
         for client in self.clients:
             line, peer = client.line, client.peer
             if line is not None:
-                ensure(client.open == (line.attached == client.number), "open, and not attached, or reverse")
+                ensure(client.open == (line.attached == client.number), "open but detached, or the reverse")
             if client.open and durable and not peer.slow and not peer.connection.overrun:
-                ensure(client.lied or not client.asked, f"{client.asked} were never answered")
+                ensure(client.lied or not client.asked, f"requests were never answered: {client.asked}")
                 last = client.last or client.cursor
-                ensure(line is None or client.lied or last == line.last, "an event did not come")
+                ensure(line is None or client.lied or last == line.last, "an event was not sent")
         for line in self.lines.values():
             if not line.over and not line.blind:
                 self._check_line(line, runtime.sessions[line.session_id])
         for work in self.works.values():
-            ensure(work.gone or work.ended == (work.end_source is not None), "ended, and nobody told")
+            ensure(work.gone or work.ended == (work.end_source is not None), "an end was not published")
             stops = durable and bool(work.outcomes) and not (work.ended or work.stopped)
             asked = not stops or work.job_id not in self.started or work.job_id in self.told_to_stop
             ensure(asked, "its agent was not told to stop")
@@ -858,7 +860,7 @@ class Judge:
                 due = self.works[job_id].ended_unix + self.config.limits.idempotency_retention_sec * SECOND
                 lines = [line for line in self.lines.values() if line.principal == principal]
                 gone = _group(principal) != principal and all(line.over for line in lines)
-                late = self.unix >= due or gone  # Nobody else is the principal of a session without a name.
+                late = self.unix >= due or gone  # No later session has the principal of one without a name.
                 ensure(self.works[job_id].ended and late, "a key is forgotten before its time")
                 del self.keys[principal, key]
 
@@ -868,11 +870,11 @@ class Judge:
         for job_id, stream in streams.own.items():
             work = self.works[JobId(job_id)]
             due = work.ended or line.misses(work, stream)
-            ensure(not (stream.live and due), "an event is not numbered at home")
+            ensure(not (stream.live and due), "an event is not numbered in its home session")
         for job_id, stream in streams.observed.items():
             work = self.works[JobId(job_id)]
-            ensure(not stream.alone, f"the end of {job_id} is missing")
-            ensure(self.right(line.principal, work) == "observe" or work.gone, "it may not observe this job")
+            ensure(not stream.alone, f"the end of a forgotten job is missing: {job_id}")
+            ensure(self.right(line.principal, work) == "observe" or work.gone, "it may not observe the job")
             if not stream.live:
                 continue
             ensure(not line.misses(work, stream), "an observer missed an event")
@@ -890,5 +892,5 @@ def _parents_of(session: Session, runtime: RuntimeState) -> dict[str, str]:
 
 
 def _group(principal: str) -> str:
-    """With whom the jobs of a principal are counted: clients without a name are one."""
+    """Return the group of a principal whose jobs count together: clients without a name are one group."""
     return "anonymous" if principal.startswith("anonymous-") else principal

@@ -1,4 +1,4 @@
-"""How the actions of `play` are drawn: one by one, as rules of a state machine, or a list at once."""
+"""Strategies for the actions of `play`: one by one, as rules of a state machine, or as a list at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMON: Final = (
     *("join", "submit", "emit", "write", "finish", "cancel", "wait", "ack", "slow_down"),
     *("drop", "resume", "subscribe", "flood", "list_jobs", "crash"),
 )
-"""What makes the rest possible comes up twice as often."""
+"""Actions that make the others possible: their rules are drawn twice as often."""
 
 
 def examples(count: int) -> int:
@@ -26,19 +26,21 @@ def examples(count: int) -> int:
 
 
 def actions(*, without: Sequence[str] = (), most: int = 60) -> st.SearchStrategy[list[Action]]:
-    """A beginning with two clients, of which the first is told positions, two jobs, and anything after it."""
+    """Return a strategy for lists of actions: two clients join, the first with positions, each submits a job,
+    and up to `most` further actions follow.
+    """
     begin: list[Action] = [("join", 6, 0, 0), ("join", 1, 0, 0), ("submit", 0, 0, 0), ("submit", 1, 0, 1)]
     names = [name for name in (*ACTIONS, *COMMON, *COMMON) if name not in without]
     action = st.tuples(st.sampled_from(names), NUMBER, NUMBER, NUMBER)
     return (
-        st.integers(0, most)  # Else lists are short: five of them on average.
+        st.integers(0, most)  # Lists of an unbounded strategy have five actions on average.
         .flatmap(lambda count: st.lists(action, min_size=count, max_size=count))
         .map(lambda drawn: begin + drawn)
     )
 
 
 class RuntimeMachine(RuleBasedStateMachine):
-    """Starts with two clients and two jobs: long chains of rules are rare."""
+    """A state machine that starts with two clients and two jobs, because long chains of rules are rare."""
 
     play: Play
 

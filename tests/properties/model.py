@@ -1,4 +1,4 @@
-"""What one connection was promised: the frames above its cursor, its answers in their place, one each."""
+"""The model of one connection: the frames above its cursor, and one answer to each request, in its place."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ ANSWERS: Final = (
 
 @dataclass
 class Asked:
-    """A request that has no answer so far: the types and codes that its answer may have."""
+    """A request without an answer so far, and the types and codes that its answer may have."""
 
     message_type: str
     may: tuple[str, ...]
     check: Callable[[Frame], None] | None = None
     after: int = 0
-    """The number of the last event before it."""
+    """The `event_seq` of the last event before the request."""
     payload: dict[str, Any] = field(default_factory=dict)
     cap: str = ""
-    """The limit that it would pass."""
+    """The limit that the request would exceed."""
 
 
 @dataclass
 class Attempt:
-    """A resume that is under way."""
+    """A resume in progress."""
 
     token: str
     session_id: str | None
@@ -43,12 +43,12 @@ class Attempt:
     replies: bool
     bearer: bool
     lines: bool
-    """It comes over stdio."""
+    """The resume comes over stdio."""
 
 
 @dataclass
 class Client:
-    """A client at the end of one transport, and what it has seen there."""
+    """A client at the end of one connection, and the frames that it has received there."""
 
     peer: Peer
     quirk: str
@@ -61,30 +61,30 @@ class Client:
     resumed: bool = False
     replies: bool = False
     honest: bool = True
-    """It resumed with what it had, so that whatever was answered before can be answered again."""
+    """The resume began at the last event that was received, so the runtime can repeat all later answers."""
     whole: bool = True
-    """No answer is dropped because there were many."""
+    """The runtime keeps enough answers for a resume to replay all of them."""
     proved: bool = False
     expires: int | None = None
     lied: bool = False
-    """It acknowledged what it had not received: it may miss some."""
+    """The client acknowledged events that it had not received: it may miss some of them."""
     ever_slow: bool = False
     erred: bool = False
-    """It has sent an error, which no error answers."""
+    """The client has sent an error, which the runtime does not answer with an error."""
     unread: bool = False
-    """Its driver does not read."""
+    """The driver of the client does not read."""
     torn: bool = False
-    """It has sent the beginning of a line: what it says next cannot be read."""
+    """The client has sent the beginning of a line, which makes its next message unreadable."""
     checked: int = 0
     vetted: int = 0
     last: int = 0
     stamp: str = ""
     nonces: list[str] = field(default_factory=list)
-    """Of the pings that it got."""
+    """The nonces of the pings that the client received."""
     ids: dict[str, None] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)
     loose: dict[str, None] = field(default_factory=dict)
-    """Requests of which nobody knows whether, and how, they are answered."""
+    """Requests that may be answered or not, and whose answers are not checked."""
 
     @property
     def open(self) -> bool:
@@ -96,13 +96,13 @@ class Client:
 
     @property
     def reads_long_frames(self) -> bool:
-        """Whether its transport is WebSocket, and it is not the PyPI peer."""
+        """Whether the transport is WebSocket, and the peer is not the PyPI client."""
         session = connection_state(self.peer.connection).session
         pypi = session is not None and session.quirk.name == "pypi"
         return connection_state(self.peer.connection).framing is Framing.MESSAGES and not pypi
 
     def see(self) -> None:
-        """Look at what has come since the last time; raises for what was never promised."""
+        """Check the frames that have come since the last call, and raise for those that are not allowed."""
         frames, raw = self.peer.frames, self.peer.raw
         while self.checked < len(frames):
             long = "result" in frames[self.checked].get("payload", {}) and self.reads_long_frames
@@ -111,29 +111,35 @@ class Client:
             self.checked += 1
 
     def vet(self, persisted: int) -> None:
-        """Nothing has come before its records were durable."""
+        """Raise if an event was sent before its records were durable."""
         for frame in self.peer.frames[self.vetted :]:
             needs = 0 if self.line is None else self.line.needs.get(frame.get("event_seq", 0), 0)
             ensure(needs <= persisted, "an event was sent before it was durable")
         self.vetted = len(self.peer.frames)
 
     def see_end(self) -> None:
-        """Whoever is refused is told why, and nothing after it."""
+        """Raise unless the last frame of a refused connection is an error with the code of the refusal."""
         closing = self.peer.closing
         if closing is not None and closing.reason in list(ErrorCode) and not closing.abort:
             told = [
                 frame["payload"]["code"] for frame in self.peer.frames if frame["type"] == "session.error"
             ]
             last = bool(told) and self.peer.frames[-1]["type"] == "session.error"
-            ensure(self.erred or (last and told[-1] == closing.reason), "it was refused without a word")
+            ensure(self.erred or (last and told[-1] == closing.reason), "a refused connection got no error")
 
     def _see(self, frame: Frame, raw: bytes, *, first: bool) -> None:
         message_type, payload = frame["type"], frame["payload"]
         refusal = message_type == "job.error" and "event_seq" not in frame
-        ensure(frame["arcp"] == "1.1" and isinstance(payload, dict), "this is no envelope")
-        ensure(not first or message_type in ("session.welcome", "session.error"), "it does not begin so")
-        ensure(frame["session_id"] == self.peer.frames[0]["session_id"], "this is another session's")
-        if not refusal:  # Its id may be the request's.
+        ensure(frame["arcp"] == "1.1" and isinstance(payload, dict), "the frame is not an envelope")
+        ensure(
+            not first or message_type in ("session.welcome", "session.error"),
+            "a connection may not begin with this message",
+        )
+        ensure(
+            frame["session_id"] == self.peer.frames[0]["session_id"],
+            "a frame names another session",
+        )
+        if not refusal:  # The id of a refusal may be that of the request.
             ensure(frame["id"] not in self.ids, "an id was used twice")
             self.ids[frame["id"]] = None
         if "event_seq" in frame:
@@ -148,41 +154,47 @@ class Client:
 
     def _see_welcome(self, frame: Frame) -> None:
         payload, line = frame["payload"], self.line
-        ensure(line is not None and self.token is not None, "welcomed, and nobody knows")
+        ensure(line is not None and self.token is not None, "an unexpected welcome")
         if line is None or self.token is None:
             return
-        ensure(frame["session_id"] == line.session_id, "another session's welcome")
+        ensure(frame["session_id"] == line.session_id, "the welcome names another session")
         known = [token.text for token in line.tokens]
         ensure(payload["resume_token"] not in known, "a token was given twice")
-        ensure(payload.get("replies", False) == self.replies, "answers are promised, or not")
+        ensure(payload.get("replies", False) == self.replies, "`replies` is not that of the resume")
         features = payload["capabilities"]["features"]
-        ensure(sorted(features) == sorted(line.features), "the session negotiated something else")
+        ensure(sorted(features) == sorted(line.features), "the welcome lists other features")
         self.token.text = payload["resume_token"]
         line.welcomed = True
 
     def _see_number(self, number: int, raw: bytes, frame: Frame) -> None:
         line = self.line
-        ensure(line is not None, "a number without a session")
+        ensure(line is not None, "an event arrived without a session")
         if line is None:
             return
         before = self.last or self.cursor
-        ensure(number == before + 1 or (self.lied and number > before), "numbers have a gap, or repeat")
-        if line.over or line.blind:  # It ended, or something was evicted, before anybody could look.
+        ensure(number == before + 1 or (self.lied and number > before), "numbers have a gap or repeat")
+        if line.over or line.blind:  # The judge has not seen the first one.
             line.frames.setdefault(number, raw)
-        ensure(line.frames.get(number) == raw, "a frame is not what it was the first time")
+        ensure(line.frames.get(number) == raw, "a replayed frame differs from the first one")
         self.last = number
         line.received = max(line.received, number)
         payload = frame["payload"]
-        current = number in line.current  # History has its original time.
+        current = number in line.current  # Events of a history keep their original time.
         if current:
             stamp = payload.get("ts") or payload.get("completed_at") or ""
-            again = frame["type"] in ("job.result", "job.error")  # An end once more has that of the first.
-            ensure(stamp >= self.stamp or not stamp or again or line.unsteady, "time goes back")
+            again = frame["type"] in ("job.result", "job.error")  # A repeated end keeps its original time.
+            ensure(
+                stamp >= self.stamp or not stamp or again or line.unsteady,
+                "time goes back",
+            )
             self.stamp = self.stamp if again else stamp or self.stamp
         strict = not self.resumed or (self.replies and self.honest and self.whole and not line.skipped)
         if frame["type"] == "job.event" and current and strict:
             job_id = frame["job_id"]
-            ensure(job_id in line.accepted or not line.is_home(job_id), "an event before its job")
+            ensure(
+                job_id in line.accepted or not line.is_home(job_id),
+                "an event before its acceptance",
+            )
 
     def _see_answer(self, frame: Frame) -> None:
         message_type, payload = frame["type"], frame["payload"]
@@ -198,11 +210,11 @@ class Client:
             replayed = self.replies and message_type in ("job.accepted", "job.subscribed")
             cancelled = message_type == "job.cancelled" and self.resumed
             ours = request_id is not None and request_id.startswith("ask") and request_id not in self.loose
-            ensure(not ours or replayed or cancelled, f"nobody asked for this {message_type}")
+            ensure(not ours or replayed or cancelled, f"this {message_type} answers no request")
             return
         given = payload["code"] if message_type.endswith("error") else message_type
         if message_type == "job.accepted" and self.quirk == "pypi" and message_type not in asked.may:
-            return  # It is refused with the next frame.
+            return  # The next frame refuses the submit.
         ensure(given in asked.may, f"{asked.message_type} was answered by {given}, not {asked.may}")
         if asked.cap and given == "INTERNAL_ERROR":
             told = payload["details"]["limit"]
@@ -218,7 +230,7 @@ class Client:
         del self.asked[request_id or ""]
 
     def give_up(self) -> None:
-        """What was asked on a connection that is over may be answered there, or asked again elsewhere."""
+        """Stop waiting for the answers of a closed connection: its requests may be sent again."""
         if self.open or not self.asked:
             return
         for request_id, asked in self.asked.items():
