@@ -24,8 +24,7 @@ LEAST_A_MINUTE: Final = 50
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 1 when a seed has failed, or fewer seeds were run than the least
-    number."""
+    """Run the command line; return 1 when a seed has failed, or too few seeds were run."""
     options = _options(arguments)
     if options.digest:
         gc.disable()

@@ -64,8 +64,7 @@ def fact(host: Host, record: facts.Record) -> None:
 
 
 def _check_unsent(host: Host, session: Session, seq: int) -> None:
-    """Check that a client that reads loses no event that was not sent to it, however slow the disk is
-    (I11)."""
+    """Check that a client that reads loses no unsent event, however slow the disk is (I11)."""
     connection = session.connection
     end = None if connection is None else host.ends.get(host.state.handles[connection])
     if connection is None or end is None or not end.reads:

@@ -209,8 +209,7 @@ class Gateway:
             self._world.count("shown")
 
     def waited(self, since: int) -> int:
-        """Count the requests that the runtime waited for at any time since then, by the clock of
-        `Works.tick`."""
+        """Return the number of requests that were open at some time since then, by `Works.tick`."""
         return sum(wait.over is None or wait.over >= since for wait in self._waits.values())
 
     def is_late(self, principal: str, after: int) -> bool:

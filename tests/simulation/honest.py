@@ -498,8 +498,7 @@ class Honest:
         self._ask("cancel", None, job_id=job_id, reason="r")
 
     def watch(self, job_id: str) -> None:
-        """Observe a delegated job from its beginning, unless its events come to this session by
-        themselves."""
+        """Observe a delegated job from its beginning, unless its events come by themselves."""
         work = self.world.truth.jobs.get(job_id)
         if work is not None and (self.machine is None or work.home != self._session_id):
             what = (job_id, 0, self.world.works.tick())

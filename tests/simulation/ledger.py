@@ -218,8 +218,7 @@ class Ledger:
             yield account
 
     def pool(self, account: Account, currency: str) -> Account | None:
-        """Return the nearest job above, or the job itself, with a budget in a currency; None if there is
-        none."""
+        """Return the nearest job, from this one up, with a budget in a currency; None if there is none."""
         return next((one for one in self.above(account) if currency in one.own), None)
 
     def currencies(self, account: Account) -> list[str]:
@@ -234,8 +233,7 @@ class Ledger:
                 yield from self.members(child, currency)
 
     def used(self, pool: Account, currency: str) -> Fraction:
-        """Return the used amount of a budget: costs, and budgets of children without the rest that ended
-        ones return."""
+        """Return the used amount of a budget: costs, and budgets of children without the returned rests."""
         total = ZERO
         for member in self.members(pool, currency):
             total += member.spent.get(currency, ZERO)
@@ -306,8 +304,7 @@ class Ledger:
     # Envelopes and events for agents.
 
     def check_announced(self, job_id: str, currency: str) -> None:
-        """Check that the rest was announced after a cost, unless it has changed by less than a hundredth
-        (§9.6)."""
+        """Check that a cost announces the rest, unless it has changed by less than a hundredth (§9.6)."""
         account = self._live[job_id]
         pool = self.pool(account, currency)
         if (

@@ -21,8 +21,7 @@ NEWEST = 1 << 62
 
 
 class Place(NamedTuple):
-    """The position of a cursor: when the listing began, its last job, all its jobs, its principal and its
-    filter."""
+    """The position of a cursor: when its listing began, the last job, all jobs, principal and filter."""
 
     since: int
     last: int
@@ -66,8 +65,7 @@ class Pages:
         self._world.count("page" if place.last == NEWEST else "next page")
 
     def _place(self, principal: str, ask: Ask) -> Place:
-        """Return the position at which the page begins; a cursor is valid only for the principal that got
-        it."""
+        """Return the position at which the page begins; a cursor is valid for its own principal only."""
         cursor = ask.payload.get("cursor")
         if cursor is None:
             return Place(ask.at, NEWEST, frozenset(), principal, terms_of(ask.payload))

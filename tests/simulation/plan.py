@@ -1,7 +1,8 @@
-"""What a seed decides: the options of a run, and its moves.
+"""The plan that a seed draws: the options of a run, and its moves.
 
-Moves are drawn before the run, and each says all by numbers, so that a failing run is made smaller by leaving
-some out. What the world draws while it runs (delays, cuts) comes from a generator of its own.
+Moves are drawn before the run, and their numbers decide all their choices, so that a failing run is made
+smaller by leaving out moves. The choices of the network and of other faults (delays, cuts) come from another
+generator, while the run goes on.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from arcp_proto.limits import KIB, Limits
 
 PRINCIPALS: Final = ("alice", "bob", "carol", "mallory")
 NUMBERS: Final = 1 << 16
-"""Moves hold numbers below this."""
+"""The numbers of a move are below this one."""
 
 
 class Move(NamedTuple):
-    """One step of a run: after `wait` nanoseconds, what `kind` says, chosen by three numbers."""
+    """One step of a run: after `wait` nanoseconds, an action of this kind; three numbers make its choices."""
 
     wait: int
     kind: str
@@ -31,10 +32,10 @@ class Move(NamedTuple):
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):
-    """One client of the cast. A `raw` one says what it likes; the others are honest.
+    """One client of a run: a `raw` one sends what it likes, an honest one uses the client of this package.
 
-    `reconnect` says whether it resumes by itself, `stores` whether it survives its own crash, and
-    `takes_at_once` whether it processes what comes when it comes.
+    `reconnect` means that the client resumes by itself, `stores` that its session survives a crash of it, and
+    `takes_at_once` that it processes each event as it comes.
     """
 
     principal: str
@@ -45,36 +46,36 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True):
     takes_at_once: bool = True
     features: tuple[str, ...] = ()
     positions: bool = True
-    """Whether it is told positions; honest clients, which go by them, always are."""
+    """Whether the client negotiates positions; honest clients always do."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What is drawn once for a run. Times in nanoseconds unless the name says otherwise."""
+    """The options of a run. Times are in nanoseconds, unless the name has another unit."""
 
     seed: int
     cast: tuple[Actor, ...]
     journal: str = "prompt"
-    """`prompt`: durable at once; `late`: after a while; `off`: none, and no crash of the runtime."""
+    """`prompt`: durable at once; `late`: after a while; `off`: no journal, and no crash of the runtime."""
     sync: int = 0
-    """How long a `late` journal takes, at most."""
+    """The longest sync of a `late` journal."""
     window_sec: int = 60
     heartbeat_sec: int = 0
     delay: int = MILLISECOND
-    """Of the network, at most."""
+    """The longest delay of the network."""
     cuts: int = 0
-    """In how many of 100 deliveries of bytes they are cut."""
+    """The percentage of deliveries of bytes that are cut."""
     buffer: int = 64 * KIB
-    """Bytes that a transport takes before a write does not finish."""
+    """Bytes that a transport takes before a write waits."""
     pull: int = 0
-    """Envelopes of one pull; 0: as the limits say."""
+    """The most envelopes of one pull; 0: as many as the limits permit."""
     late_timer: int = 0
-    """How late a timer may be."""
+    """The longest delay of a timer."""
     verify: int = 0
-    """How long the host's verifier takes, at most."""
+    """The longest time of a verification by the host."""
     verifier_fails: int = 0
-    """How many of 100 verifications fail by themselves."""
+    """The percentage of verifications that fail."""
     expires: int = 0
-    """For how long a verification holds; 0: for ever."""
+    """How long an authentication is valid; 0: for ever."""
     observers: Mapping[str, Mapping[str, str]] = {}
     slow_disk: bool = False
     """Agents publish without pause, and no client that reads may lose an event by that (I11)."""
@@ -85,7 +86,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A whole run."""
+    """A run: its options and its moves."""
 
     options: Options
     moves: tuple[Move, ...]
@@ -118,7 +119,7 @@ WEIGHTS: Final[Mapping[str, int]] = {
     "refuse_dials": 1,
     "lie": 24,
 }
-"""How often each kind of move comes up; a run leaves some out."""
+"""The weight of each kind of move; a run leaves some kinds out."""
 
 FAULTS: Final = (
     *("drop", "half_close", "stall", "kill_client", "crash", "compact", "step_clock", "slow_disk"),
@@ -134,7 +135,7 @@ FAULTS: Final = (
         "close_session",
     ),
 )
-"""Kinds that a run may leave out."""
+"""Kinds of moves that a run may leave out."""
 
 AUTHORITY: Final[Mapping[str, int]] = {
     "submit_lease": 14,
@@ -152,38 +153,39 @@ AUTHORITY: Final[Mapping[str, int]] = {
     "watch_child": 4,
     "near_expiry": 3,
 }
-"""Moves of a run with authority, and how often each comes up; they stand between the others."""
+"""The weights of the moves of a run with leases and budgets; each such move follows one of the others."""
 PROBES: Final[Mapping[str, int]] = {
     "page": 12,
     "old_token": 4,
     "watch_other": 4,
     "take_right": 2,
 }
-"""Moves that look where bugs were overlooked, and how often each comes up; one stands behind every eighth
-move."""
+"""The weights of moves that check what earlier runs did not; one in eight moves is followed by one of
+them."""
 OF_AUTHORITY: Final = ("lease_expires_at", "cost.budget", "model.use")
 
 
 ROOMY_EVENTS: Final = 400
 ROOMY_BYTES: Final = 200_000
-"""What a small log holds in a run with a slow disk: more than all agents publish in one turn."""
+"""The size of a small log in a run with a slow disk: more than all agents publish in one turn."""
 OF_EVENTS: Final = ("progress", "result_chunk")
 FEW_FEATURES: Final = 1_000_000_000
-"""From this seed on many sessions leave out kinds of events, also those that submit."""
+"""From this seed on many sessions do not negotiate some kinds of events, also sessions that submit."""
 SLOW_DISK: Final = 2_000_000_000
-"""From this seed on the disk is slow, and agents publish without pause, as far as they are let."""
+"""From this seed on the disk is slow, and agents publish without pause, as far as they are permitted."""
 MIXED: Final = 3_000_000_000
-"""From this seed on one run in three is as each of those before."""
+"""From this seed on the kinds of seeds before this one alternate."""
 
 HAND_OVERS: Final = 10_000_000_000
-"""From this seed on a run is as those before, and the runtime also hands over to the next one."""
+"""From this seed on the kinds alternate as before, and the runtime also hands over to the next one."""
 
 FOCUSED: Final = 20_000_000_000
-"""From this seed on a run is as those before, with more of what has found most bugs, in turn: see FOCUSES."""
+"""From this seed on runs are as before, with more of the moves and limits that have found most bugs: see
+FOCUSES."""
 
 
 class Focus(NamedTuple):
-    """The kinds of moves that come up more often, or less, than in other runs."""
+    """Weights of kinds of moves that are higher, or lower, than in other runs."""
 
     weights: Mapping[str, int]
     authority: Mapping[str, int] = {}
@@ -216,7 +218,7 @@ FOCUSES: Final[Sequence[Focus]] = (
 
 
 def draw(seed: int, inputs: int = 200, *, authority: bool = True) -> Plan:
-    """The plan of a seed, with probes, and half of them with authority, unless neither is wanted."""
+    """Draw the plan of a seed: with probes, and in half of the seeds with authority, unless excluded."""
     focus = FOCUSES[seed // 3 % len(FOCUSES)] if seed >= FOCUSED else Focus({})
     plan = _with_few_positions(_draw(seed, inputs, focus.weights), random.Random(f"positions {seed}"))
     if seed >= FOCUSED:
@@ -236,7 +238,7 @@ def draw(seed: int, inputs: int = 200, *, authority: bool = True) -> Plan:
 
 
 def _with_probes(plan: Plan, dice: random.Random) -> Plan:
-    """The same run, where clients also page through listings, come with old tokens, and lose rights."""
+    """Return the run with moves that page through listings, use old tokens, and take away rights."""
     number, moves = dice.randrange, []
     for move in plan.moves:
         moves.append(move)
@@ -247,7 +249,7 @@ def _with_probes(plan: Plan, dice: random.Random) -> Plan:
 
 
 def _with_hand_overs(plan: Plan, dice: random.Random) -> Plan:
-    """The same run, where the runtime also hands over; half of the crashes become that."""
+    """Return the run with hand-overs of the runtime; half of the crashes become hand-overs."""
     if plan.options.journal == "off":
         return plan
     number, moves = dice.randrange, []
@@ -260,7 +262,7 @@ def _with_hand_overs(plan: Plan, dice: random.Random) -> Plan:
 
 
 def _with_tight_limits(plan: Plan, dice: random.Random) -> Plan:
-    """The same run, in which more limits are small, two times in three."""
+    """Return the run, in two of three cases with more small limits."""
     if dice.random() < 1 / 3:
         return plan
     limits, usual, more = plan.options.limits, Limits(), _limits(dice)
@@ -274,7 +276,7 @@ def _with_tight_limits(plan: Plan, dice: random.Random) -> Plan:
 
 
 def _with_few_positions(plan: Plan, dice: random.Random) -> Plan:
-    """The same run, where half of the clients that are not ours do not know of positions."""
+    """Return the run in which half of the raw clients do not negotiate positions."""
     cast = tuple(
         msgspec.structs.replace(actor, positions=not actor.raw or dice.random() < 0.5)
         for actor in plan.options.cast
@@ -283,7 +285,7 @@ def _with_few_positions(plan: Plan, dice: random.Random) -> Plan:
 
 
 def _with_few_features(plan: Plan, dice: random.Random) -> Plan:
-    """The same run, where half of the sessions take no progress, and half no chunks of a result."""
+    """Return the run in which half of the clients lack progress, and half lack chunks of a result."""
     cast = []
     for actor in plan.options.cast:
         missing = [name for name in OF_EVENTS if dice.random() < 0.5]
@@ -293,7 +295,7 @@ def _with_few_features(plan: Plan, dice: random.Random) -> Plan:
 
 
 def _with_slow_disk(plan: Plan, dice: random.Random) -> Plan:
-    """The same run with a slow disk and fast agents; a log has room for what they publish in one turn."""
+    """Return the run with a slow disk and fast agents; a log has room for the events of one turn."""
     options, number, moves = plan.options, dice.randrange, []
     for move in plan.moves:
         moves.append(move)
@@ -319,7 +321,7 @@ def _with_slow_disk(plan: Plan, dice: random.Random) -> Plan:
 
 
 def _with_authority(plan: Plan, dice: random.Random, focus: Mapping[str, int]) -> Plan:
-    """The same run, with leases, budgets and children."""
+    """Return the run with leases, budgets and children."""
     often, number = dice.random, dice.randrange
     usual = {**AUTHORITY, **focus}
     weights = {kind: weight * dice.choice((0, 1, 1, 1, 3)) for kind, weight in usual.items()}
@@ -391,7 +393,7 @@ def _options(seed: int, dice: random.Random) -> Options:
     limits = _limits(dice)
     small_log = limits.max_session_events < 30 or limits.max_session_bytes < 5_000
     tight = limits.max_control_envelopes < 100 or small_log
-    requests = 6 if often() < 0.3 or tight else 500  # All answers at once must find room.
+    requests = 6 if often() < 0.3 or tight else 500  # A small log has to hold all answers at once.
     return Options(
         seed=seed,
         cast=_cast(dice),
@@ -441,7 +443,7 @@ FEATURES: Final = (
 
 
 def _limits(dice: random.Random) -> Limits:
-    """Bounds, most of them as they are by default."""
+    """Draw limits, most of which have their default values."""
 
     def small(name: str, *values: int) -> int:
         default: int = getattr(Limits(), name)

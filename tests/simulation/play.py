@@ -60,8 +60,7 @@ def trace_of(plan: Plan) -> str:
 
 
 def shrink(plan: Plan, name: str, most: int = 400) -> Plan:
-    """Return a plan that fails in the same way, with fewer moves, clients and faults, after `most` runs at
-    most."""
+    """Return a smaller plan that fails in the same way, found with `most` runs at most."""
     left = most
 
     def fails(candidate: Plan) -> bool:

@@ -1,4 +1,4 @@
-"""What agents do with their authority, and without: each try is checked against the books of the ledger."""
+"""Operations of agents, with and without authority; the accounts of the ledger check the result of each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIMITS: Final = ("delegation_depth", "children", "descendants", "running_jobs", 
 
 
 class Powers:
-    """What agents ask of one runtime."""
+    """The operations of the agents of one runtime."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -44,7 +44,7 @@ class Powers:
     # The gate.
 
     def operate(self, agent: Agent, capability: int, target: int, *, passes: bool) -> None:
-        """Ask for something, with or without the right; tools are called."""
+        """Ask for an operation, with or without authority; a tool is called."""
         if self._waits(agent):
             return
         name = CAPABILITIES[capability % len(CAPABILITIES)]
@@ -66,7 +66,7 @@ class Powers:
         self._host.take()
 
     def _call(self, agent: Agent, tool: str, *, passes: bool) -> None:
-        """A tool call, which says by itself when it is refused."""
+        """Call a tool; a refused call publishes its result by itself."""
         host, work = self._host, agent.work
         expected = self._world.ledger.refusal(self._account(agent), "tool.call", tool)
         mark = self._world.truth.mark()
@@ -86,7 +86,11 @@ class Powers:
 
     def _allowed(self, agent: Agent, expected: str | None, what: str) -> None:
         self._world.count("allowed")
-        ensure(expected is None, "I4", f"{agent.work.job_id} may do {what}, which is {expected}")
+        ensure(
+            expected is None,
+            "I4",
+            f"{agent.work.job_id} may do {what}, which has to be refused as {expected}",
+        )
 
     def _denied(self, agent: Agent, denied: Denied, expected: str | None, what: str, *, passes: bool) -> None:
         self._world.count(f"denied {denied.code.value}")
@@ -98,7 +102,7 @@ class Powers:
         self._pass_on(agent, denied, passes)
 
     def _pass_on(self, agent: Agent, denied: Denied, passes: bool) -> None:
-        """An agent may let a refusal be its end."""
+        """Let a refusal end the agent, if the move says so."""
         if not passes or agent.over:
             return
         agent.work.failed.append((denied.code.value, denied.message))
@@ -116,7 +120,7 @@ class Powers:
     # Costs.
 
     def spend(self, agent: Agent, currency: int, cost: int, count: int) -> None:
-        """Report costs in a row, whether anything is left or not."""
+        """Report costs in a row, also when the budget is exhausted."""
         for number in range(count):
             if self._waits(agent):
                 return
@@ -142,16 +146,20 @@ class Powers:
     def _check_moved(
         self, account: Account, before: dict[str, Fraction], unit: str, amount: Fraction
     ) -> None:
-        """It is gone of this currency, exactly, and of no other."""
+        """Check that the rest of one currency is less by the amount, and that no other has changed."""
         ledger = self._world.ledger
         for currency, left in before.items():
             now = ledger.left(account, currency)
             spent = amount if currency == unit else ZERO
-            ensure(now == left - spent, "I4", f"{account.job_id} spent {spent} {currency} of {left}: {now}")
+            ensure(
+                now == left - spent,
+                "I4",
+                f"{account.job_id} spent {spent} {currency} of {left}, but {now} are left",
+            )
             ledger.check_announced(account.job_id, currency)
 
     def forge(self, agent: Agent, how: int) -> None:
-        """A gauge of its own, a negative cost, one that is no number: nothing comes of it."""
+        """Report an invalid cost, or the rest of the budget itself: the runtime refuses both."""
         if self._waits(agent):
             return
         host, account = self._host, self._account(agent)
@@ -170,7 +178,7 @@ class Powers:
         self._check_moved(account, before, "", ZERO)
 
     def reserve(self, agent: Agent, currency: int, amount: int) -> None:
-        """Hold something back, now and then more than there is."""
+        """Reserve an amount, which may be more than is free."""
         if self._waits(agent):
             return
         host, ledger, account = self._host, self._world.ledger, self._account(agent)
@@ -190,11 +198,11 @@ class Powers:
             agent.holds.append((hold, unit))
             after = ledger.free(account, unit)
             gone = free is None or after == free - Fraction(said)
-            ensure(gone, "I4", f"{account.job_id} holds {said} {unit} of {free}, and {after} is free")
+            ensure(gone, "I4", f"{account.job_id} reserves {said} {unit} of {free}, but {after} are free")
         host.take()
 
     def settle(self, agent: Agent, cost: int, *, releases: bool) -> None:
-        """Of a hold more or less was spent, or nothing."""
+        """Settle a reservation with a higher or lower cost, or release it."""
         if self._waits(agent) or not agent.holds:
             return
         host, ledger, account = self._host, self._world.ledger, self._account(agent)
@@ -216,7 +224,7 @@ class Powers:
         host.take()
 
     def exhausted_upstream(self, agent: Agent) -> None:
-        """A vendor says that the money is gone."""
+        """Report that the provider of a model refuses further costs."""
         if self._waits(agent):
             return
         try:
@@ -230,7 +238,7 @@ class Powers:
         self._host.take()
 
     def rotate(self, agent: Agent, which: int) -> None:
-        """Ask for a new value of one of its credentials."""
+        """Ask for a new value of one of the credentials of a job."""
         if self._waits(agent):
             return
         host, job_id = self._host, JobId(agent.work.job_id)
@@ -240,14 +248,14 @@ class Powers:
         try:
             host.runtime.agents.rotate_credential(job_id, held[which % len(held)].id, now=host.now)
         except LocalProtocolError:
-            return  # It is asked for already, or the job is to end.
+            return  # The value is asked for already, or the job ends.
         self._world.count("rotation")
         host.take()
 
     # Children.
 
     def delegate(self, agent: Agent, what: int, lease: int, how: int) -> None:
-        """Give something of what it has to another agent, or more than that."""
+        """Delegate to another agent, with a part of the authority of the job or with more."""
         if self._waits(agent):
             return
         host, world, account = self._host, self._world, self._account(agent)
@@ -279,27 +287,37 @@ class Powers:
                 self._check_limit(account, str(limited))
             else:
                 what_is = f"{account.job_id} delegates {asked} until {expires} to {name}"
-                ensure(code == expected, "I5", f"{what_is}: {denied.code} {denied.message}, not {expected}")
+                ensure(
+                    code == expected,
+                    "I5",
+                    f"{what_is}: refused as {denied.code} {denied.message}, not {expected}",
+                )
             self._pass_on(agent, denied, dice.random() < 0.1)
         except LocalProtocolError:
             self._gone(agent)
         else:
             world.count("delegated")
             what_is = f"{account.job_id} delegates {asked} until {expires} to {name}"
-            ensure(expected is None, "I5", f"{what_is}, which is {expected}")
-            ensure(not self._over_limit(account, "delegation_depth"), "I5", f"{what_is}, too deep")
+            ensure(expected is None, "I5", f"{what_is}, which has to be refused as {expected}")
+            ensure(
+                not self._over_limit(account, "delegation_depth"), "I5", f"{what_is}, below the depth limit"
+            )
             own = world.ledger.account(child_id).own
             for currency, left in before.items():
                 now = world.ledger.left(account, currency)
                 gone = own.get(currency, ZERO)
-                ensure(now == left - gone, "I4", f"{what_is}: {left} {currency} less {gone} is {now}")
+                ensure(
+                    now == left - gone,
+                    "I4",
+                    f"{what_is}: {left} {currency} were left, {gone} are given, {now} are left",
+                )
             world.children.append(child_id)
         host.take()
 
     def _expected(
         self, account: Account, name: str, asked: leases.Lease | None, expires: str | None
     ) -> str | None:
-        """The code of a refusal by all but limits; None for none."""
+        """Return the code that refuses a delegation for other reasons than limits; None if nothing does."""
         ledger, lease = self._world.ledger, account.lease
         full = any(leases.matches(pattern, name) for pattern in lease.get("agent.delegate", ()))
         base = name.partition("@")[0]
@@ -319,7 +337,7 @@ class Powers:
         return None if self._is_less(account, asked, expires) else "LEASE_SUBSET_VIOLATION"
 
     def _is_less(self, account: Account, asked: leases.Lease | None, expires: str | None) -> bool:
-        """Whether what a child asks for is less than what its parent has, by trying everything."""
+        """Return whether a child asks for less than its parent has, by trial of all operations."""
         ledger = self._world.ledger
         if asked is None:
             asked = {

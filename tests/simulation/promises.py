@@ -1,4 +1,4 @@
-"""What the runtime says on the wire, looked at as it leaves: numbers, copies, order, ends, owners, tokens."""
+"""Checks of each envelope that leaves the runtime: numbers, copies, order, ends, owners, tokens."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ ASKS: Final = ("job.submit", "job.cancel", "job.subscribe", "job.unsubscribe", "
 
 
 AT_ONCE: Final = 100
-"""Numbers that may have been given out and not sent, when an ack of one of them comes in."""
+"""Numbers that may have been given but not sent when an ack of one of them comes in."""
 
 
 class Promises:
-    """Every session there was, and every check of what is sent."""
+    """All sessions of a run, and the checks of the envelopes that are sent in them."""
 
     def __init__(self, world: World) -> None:
         self.sessions: dict[str, Told] = {}
         self.early: dict[str, int] = {}
-        """When requests came first that came before a welcome had gone, by the clock of `Works.tick`."""
+        """When each request that came before a welcome came first, by the clock of `Works.tick`."""
         self.tokens: dict[bytes, tuple[str, str]] = {}
-        """Every token that was told, by its digest: its session, and itself."""
+        """Every resume token by its digest: its session, and the token itself."""
         self.not_found: Mapping[str, Any] | None = None
         self._world = world
         self._begins: dict[str, list[Begin]] = {}
-        """By session: requests that were carried out, with events behind them that have not left."""
+        """By session: requests that were carried out and precede events that have not left."""
 
-    # What clients say.
+    # Messages of clients.
 
     def heard(self, line: Line, data: bytes) -> None:
-        """Something has come in, just before the runtime gets it."""
+        """Take data that has come in, just before the runtime gets it."""
         if connection_state(line.connection).framing != "lines":
             self._message(line, data)
             return
@@ -78,7 +78,7 @@ class Promises:
         line.types[frame.id] = frame.type
 
     def verified(self, line: Line, principal: str, session_id: str | None) -> None:
-        """It is known who has sent what came before the welcome, which need not be written."""
+        """Record the principal of a client; its early requests are now of its session."""
         line.principal, line.coming = principal, self.sessions.get(session_id or "")
         early, line.early = line.early, []
         for frame in early:
@@ -121,23 +121,27 @@ class Promises:
         told = line.told
         if not isinstance(seq, int) or (told is not None and "ack" not in told.features):
             return
-        if told is None:  # Its welcome has not gone: it counts when it is let in.
+        if told is None:  # Before the welcome: the ack counts once the session begins.
             line.acked = max(line.acked, seq)
             return
         if not 0 <= seq <= told.last + AT_ONCE:
             return
         told.acked = max(told.acked, seq)
         if seq >= line.next:
-            ensure(not line.honest, "simulator", f"an honest client acks {seq}, and was sent {line.next - 1}")
+            ensure(
+                not line.honest,
+                "simulator",
+                f"an honest client acks {seq}, but was sent {line.next - 1} at most",
+            )
             told.skipped = True
             line.acked = max(line.acked, seq)
         if seq > line.start:
-            # An ack of what was not sent may be of what was not numbered, which proves nothing.
+            # An ack of a number that was not given does not prove the token.
             line.proves = line.proves or seq <= told.last
             line.ahead = seq
 
     def handled(self, line: Line) -> None:
-        """What has come in was carried out, as far as the connection lived."""
+        """Record that the received data was carried out, unless the connection has ended."""
         told = line.told
         ahead, line.ahead = line.ahead, 0
         if told is None:
@@ -150,7 +154,7 @@ class Promises:
             return
         if line.proves and all_done:
             self.prove(told, line.token)
-        elif line.token in told.tokens:  # Whether it was carried out is not known.
+        elif line.token in told.tokens:  # The data may not have been carried out.
             told.doubtful.update(told.tokens[: told.tokens.index(line.token)])
         line.proves = False
 
@@ -160,10 +164,10 @@ class Promises:
             prove(told.tokens, digest)
             told.doubtful.intersection_update(told.tokens)
 
-    # What the runtime says.
+    # Envelopes and records of the runtime.
 
     def sent(self, line: Line, data: bytes) -> None:
-        """An envelope leaves the runtime."""
+        """Check an envelope that leaves the runtime."""
         frame = decode_frame(data)
         long = not data.endswith(b"\n") and "result" in frame.payload
         if len(data) > (RESULT_FRAME if long else FRAME + 1):
@@ -177,7 +181,7 @@ class Promises:
         if b"-secret" in data:
             self._world.gateway.sent(told.principal, data, self._said_since(line, told, frame))
         if frame.session_id != told.id:
-            raise Broken("I1", f"a frame of {frame.session_id} in {told.id}")
+            raise Broken("I1", f"a frame of the session {frame.session_id} in {told.id}")
         if frame.event_seq is not None:
             self._numbered(line, told, frame, data)
         else:
@@ -187,14 +191,14 @@ class Promises:
                 (ledger.accepted if frame.type == "job.accepted" else ledger.subscribed)(data)
 
     def _said_since(self, line: Line, told: Told, frame: Frame) -> int:
-        """The earliest time at which a frame may have been made: an answer not before it was asked for."""
+        """Return the earliest time at which a frame may have been made: for an answer, its request."""
         asks = told.asks.get(frame.payload.get("request_id", ""))
         if frame.event_seq is not None or not asks:
             return self._world.works.tick()
         return max(asks[0].at, line.opened)
 
     def fact(self, record: facts.Record, number: int) -> None:
-        """A record is about to be applied, of which the present runtime has made so many before."""
+        """Take a record that is about to be applied; `number` is its place in the present runtime."""
         match record:
             case facts.Evicted(session_id=session_id, seq=seq) if session_id in self.sessions:
                 told = self.sessions[session_id]
@@ -219,26 +223,26 @@ class Promises:
                 return
 
     def _carried_out(self, session_id: str, begin: Begin) -> None:
-        """A request is carried out, or a subscription is over."""
+        """Record that a request was carried out, or that a subscription has ended."""
         state, at = self._world.host.state, self._world.works.tick()
         last = state.sessions[SessionId(session_id)].log.last if begin.request_id else 0
         self._begins.setdefault(session_id, []).append(begin._replace(seq=last, at=at))
 
     def _begin_all(self, told: Told, seq: int | None) -> None:
-        """Begin all that the runtime has carried out before it numbered an event; None: by now."""
+        """Begin all requests that were carried out before an event got its number; None: all until now."""
         begins = self._begins.get(told.id, [])
         while begins and (seq is None or begins[0].seq < seq):
             self._begin(told, begins.pop(0))
 
     def _begin(self, told: Told, begin: Begin) -> None:
-        """Who observes a job gets its end, unless it leaves before (§7.6)."""
+        """Begin what a request brings: an observer gets the end of a job, unless it leaves before (§7.6)."""
         work = self._world.truth.jobs[begin.job_id]
         if not begin.request_id:
             told.runs.forgotten(work)
             return
         ask = told.last_ask(begin, work)
         if ask is None:
-            raise Broken("I1", f"{told.id} is to get {begin}, for which it has not asked")
+            raise Broken("I1", f"{told.id} is answered with {begin}, for which it has not asked")
         if begin.answer is None:
             told.runs.joined(work, begin, ask.at)
             return
@@ -249,7 +253,7 @@ class Promises:
             told.watched[work.job_id] = ask.at
 
     def crash(self, count: int) -> None:
-        """The runtime is gone: of what was not durable nothing was told. So many of its records were."""
+        """Undo what a crash loses; `count` records of the runtime that crashed are durable."""
         for session_id, begins in self._begins.items():
             self._begins[session_id] = [begin._replace(record=-1) for begin in begins if begin.record < count]
         kept = self._world.truth.kept_tokens
@@ -265,7 +269,9 @@ class Promises:
                 self._begins.pop(session_id, None)
 
     def _first(self, line: Line, frame: Frame) -> Told | None:
-        ensure(frame.type in ("session.welcome", "session.error"), "I1", f"it begins with {frame.type}")
+        ensure(
+            frame.type in ("session.welcome", "session.error"), "I1", f"a connection begins with {frame.type}"
+        )
         if frame.type == "session.error":
             code = frame.payload["code"]
             ensure(
@@ -280,7 +286,7 @@ class Promises:
         digest = digest_of(payload["resume_token"])
         told = self.sessions.get(session_id)
         if told is None:
-            ensure(not line.resume, "I1", "a resume was answered by another session")
+            ensure(not line.resume, "I1", "a resume is answered by a new session")
             features = frozenset(payload["capabilities"]["features"])
             unsubscribes = Unsubscribes()
             runs = Runs(session_id, principal, features, unsubscribes)
@@ -288,8 +294,12 @@ class Promises:
             self.sessions[session_id] = told
             told.expires, told.lines = line.expires, connection_state(line.connection).framing == "lines"
         else:
-            ensure(line.resume, "I9", f"{session_id} was given to somebody who did not ask for it")
-            ensure(told.principal == principal, "I9", f"{session_id} of {told.principal} went to {principal}")
+            ensure(line.resume, "I9", f"{session_id} is resumed by a client that did not ask for it")
+            ensure(
+                told.principal == principal,
+                "I9",
+                f"{session_id} of {told.principal} is resumed by {principal}",
+            )
             line.resumed = True
             line.start = int((line.resume or {}).get("last_event_seq") or 0)
             line.next = line.start + 1
@@ -297,14 +307,14 @@ class Promises:
                 told.last, told.skipped = line.start, True
             if digest_of(str((line.resume or {}).get("resume_token"))) in told.tokens:
                 self.prove(told, digest_of(str((line.resume or {}).get("resume_token"))))
-        ensure(digest not in self.tokens, "I9", "a token was issued twice")
+        ensure(digest not in self.tokens, "I9", "a resume token was issued twice")
         self.tokens[digest] = (session_id, payload["resume_token"])
         issue(told.tokens, digest)
         line.token, line.told = digest, told
         told.acked = max(told.acked, line.acked)
         self.verified(line, principal, session_id)
         if not world.truth.keeps_all and digest not in world.truth.kept_tokens.get(session_id, ()):
-            raise Broken("I3", f"a token of {session_id} was told before it was durable")
+            raise Broken("I3", f"a resume token of {session_id} is sent before it is durable")
         return told
 
     def _numbered(self, line: Line, told: Told, frame: Frame, data: bytes) -> None:
@@ -320,10 +330,10 @@ class Promises:
         before = told.digests.get(seq)
         if before is not None:
             if before != digest:
-                raise Broken("I1", f"number {seq} of {told.id} is not what it was: {data!r}")
+                raise Broken("I1", f"number {seq} of {told.id} has other content than before: {data!r}")
             return
         told.digests[seq] = digest
-        late = seq <= told.last  # Its client had said that it has it.
+        late = seq <= told.last  # The client has acked this number.
         if seq != told.last + 1:
             told.skipped = True
         told.last = max(told.last, seq)
@@ -345,7 +355,7 @@ class Promises:
             return
         work = world.truth.jobs.get(job_id)
         if work is None:
-            raise Broken("I3", f"{frame.type} of {job_id}, which is no job")
+            raise Broken("I3", f"{frame.type} of {job_id}, which does not exist")
         self._visible(told, frame, work)
         if frame.type == "job.event":
             self._event(told, frame, work, data)
@@ -353,21 +363,21 @@ class Promises:
             self._end(told, frame, work)
 
     def _visible(self, told: Told, frame: Frame, work: Work) -> None:
-        """It was allowed to see this, and wanted to, at some time since it was said (§7.6)."""
+        """Check that the session had the right to a frame, and observed the job, since it was made (§7.6)."""
         said = work.ended_at or 0
         if frame.type == "job.event":
             said = work.times.get(mark_of(frame.payload["kind"], frame.payload["body"]), 0)
         if not self._world.works.may_observe(told.principal, work.owner, said):
-            raise Broken("I9", f"{told.principal} sees {frame.type} of {work.owner}'s {work.job_id}")
+            raise Broken("I9", f"{told.principal} gets {frame.type} of {work.job_id} of {work.owner}")
         left = told.unsubscribes.since(work.job_id)
         if work.home != told.id and left is not None and said > left:
             raise Broken("I1", f"{told.id} gets an event of {work.job_id}, from which it has unsubscribed")
 
     def _announced(self, told: Told, work: Work) -> None:
-        """A child is announced before anything else of it (§10)."""
+        """Check that a child is announced before its first event (§10)."""
         if work.parent is not None and work.home == told.id:
             known = work.job_id in told.children or told.skipped
-            ensure(known, "I1", f"{told.id} hears of {work.job_id} before it is announced")
+            ensure(known, "I1", f"{told.id} gets an event of {work.job_id} before the child is announced")
 
     def _event(self, told: Told, frame: Frame, work: Work, data: bytes) -> None:
         kind, body = frame.payload["kind"], frame.payload["body"]
@@ -384,11 +394,11 @@ class Promises:
         if kind == "delegate":
             told.children.add(body["child_job_id"])
         if mark != NO_MARK and mark not in work.index:
-            raise Broken("I3", f"{told.id} gets {mark} of {work.job_id}, which is not kept, or another's")
+            raise Broken("I3", f"{told.id} gets event {mark} of {work.job_id}, which the job does not have")
         if mark != NO_MARK and not self._world.truth.is_kept(work.job_id, mark):
-            raise Broken("I3", f"{told.id} gets {mark} of {work.job_id} before it is durable")
+            raise Broken("I3", f"{told.id} gets event {mark} of {work.job_id} before it is durable")
         if need not in work.takes(told.principal, told.features):
-            raise Broken("features", f"{told.id} gets {kind}")
+            raise Broken("features", f"{told.id} gets {kind} without the feature {need}")
         if position is not None:
             work.hear(position, Heard(mark, need, _digest(frame.payload)))
         elif mark == NO_MARK:
@@ -399,17 +409,17 @@ class Promises:
 
     @staticmethod
     def _position(told: Told, frame: Frame, *, notice: bool = False) -> int | None:
-        """Return the position of an event or an end; "a session without it sees none of this"."""
+        """Return the position of an event or an end: a session has one exactly if it negotiated positions."""
         position: int | None = frame.payload.get("job_seq")
         has = Feature.POSITIONS in told.features and not notice
         if (position is not None) != has:
-            raise Broken("I1", f"{told.id} gets {frame} with the position {position}")
+            raise Broken("I1", f"{told.id} gets {frame} with the position {position}, against its features")
         return position
 
     def _end(self, told: Told, frame: Frame, work: Work) -> None:
         truth, job_id = self._world.truth, work.job_id
         if not truth.keeps_all and job_id not in truth.kept_ends:
-            raise Broken("I3", f"the end of {job_id} is told before it is durable")
+            raise Broken("I3", f"the end of {job_id} is sent before it is durable")
         payload = {name: value for name, value in frame.payload.items() if name != "job_seq"}
         position = self._position(told, frame)
         inline = frame.type == "job.result" and "result_chunk" not in told.features
@@ -423,9 +433,9 @@ class Promises:
                 work.end = payload
             other = work.end if inline else work.end_inline
             same = other is None or other["completed_at"] == payload["completed_at"]
-            ensure(same, "I2", f"{job_id} ends twice: {other} and {payload}")
+            ensure(same, "I2", f"{job_id} has two ends: {other} and {payload}")
         elif known != payload:
-            raise Broken("I2", f"{job_id} ends twice: {known} and {payload}")
+            raise Broken("I2", f"{job_id} has two ends: {known} and {payload}")
         told.watched.pop(work.job_id, None)
         told.ends.add(work.job_id)
         if position is None:
@@ -438,7 +448,7 @@ class Promises:
             self._ends_last(told, work)
 
     def _ends_last(self, told: Told, work: Work) -> None:
-        """At home the ends of all children stand before the end of their parent (§10)."""
+        """Check that the submitter gets the ends of all children before the end of their parent (§10)."""
         for child in self._world.truth.jobs.values():
             if child.parent == work.job_id:
                 over = child.job_id in told.ends or told.skipped
@@ -472,32 +482,36 @@ class Promises:
         truth, payload = self._world.truth, frame.payload
         job_id = payload["job_id"]
         if not truth.keeps_all and job_id not in truth.kept_jobs:
-            raise Broken("I3", f"{job_id} was accepted before it is durable")
+            raise Broken("I3", f"{job_id} is accepted before its record is durable")
         self._world.works.accepted(told.principal, job_id)
         told.accepted.add(job_id)
 
     def _subscribed(self, line: Line, told: Told, frame: Frame) -> None:
-        """Who is told that it observes a job may, and is told of it as it was."""
+        """Check that the principal may observe the job of an answer, and that its status is right."""
         payload, works = frame.payload, self._world.works
         work = self._world.truth.jobs.get(payload["job_id"])
         ask = told.first(payload["request_id"], "job.subscribe")
         if work is None or ask is None:
             raise Broken(
-                "I3", f"{told.id} observes {payload['job_id']}, which is not kept, or was not asked for"
+                "I3", f"{told.id} observes {payload['job_id']}, which does not exist or was not asked for"
             )
         seen = works.may_observe(told.principal, work.owner, ask.at)
-        ensure(seen, "I9", f"{told.principal} observes {work.owner}'s {work.job_id}")
+        ensure(seen, "I9", f"{told.principal} observes {work.job_id} of {work.owner} without the right to")
         had = work.had(ask.at, works.tick())
         status = payload["current_status"]
-        ensure({status, UNSURE} & had, "I2", f"{work.job_id} is told to be {status}, and was {had}")
+        ensure(
+            {status, UNSURE} & had,
+            "I2",
+            f"{work.job_id} is subscribed as {status}, but had the statuses {had}",
+        )
         ensure(
             ("job_seq" in payload) == (Feature.POSITIONS in told.features),
             "I1",
-            f"{told.id} is told {payload}",
+            f"{told.id} is subscribed with {payload}, against its features",
         )
 
     def missing(self) -> str | None:
-        """What somebody who reads has not got, and must; None for nothing."""
+        """Return an end that an honest client that reads has not got; None if it has got all."""
         for end in self._world.host.ends.values():
             told = end.line.told
             if told is None or not end.line.honest or end.connection.phase is not Phase.OPEN or told.skipped:
@@ -507,7 +521,7 @@ class Promises:
                 if work.ended_at is None:
                     continue
                 if work.home == told.id and work.job_id not in told.ends:
-                    return f"{told.id} has not got the end of its {work.job_id}"
+                    return f"{told.id} has not got the end of its job {work.job_id}"
                 since = told.watched.get(work.job_id)
                 if since is not None and self._world.works.rights(told.principal, work.owner, since) == {
                     "observe"
@@ -516,10 +530,10 @@ class Promises:
         return None
 
     def _answer(self, line: Line, told: Told, frame: Frame) -> None:
-        """Every request has one answer, and one more for a client that asks for lost ones (I7)."""
+        """Check that a request has one answer, and one more for a resume that asks for lost answers (I7)."""
         request_id = frame.payload["request_id"]
         count = line.answered[request_id] = line.answered.get(request_id, 0) + 1
-        # To a client that resumes, what was carried out and answered before is told again as well.
+        # A client that resumes may also get earlier answers again.
         most = line.asked.get(request_id, 0) + (told.requests.get(request_id, 0) if line.resumed else 0)
         if request_id in line.asked and count > most and frame.type != "job.cancelled":
             raise Broken("I7", f"request {request_id} has {count} answers, {frame.type} the last")
@@ -527,11 +541,11 @@ class Promises:
     def _listed(self, told: Told, frame: Frame) -> None:
         ask = told.first(frame.payload["request_id"], "session.list_jobs")
         if ask is None:
-            raise Broken("I7", f"{told.id} gets a page for which it has not asked")
+            raise Broken("I7", f"{told.id} gets a page that it has not asked for")
         self._world.pages.told(told.principal, ask, frame.payload)
 
     def _refused(self, line: Line, frame: Frame) -> None:
-        """A job that cannot be seen and one that is not there are refused in the same words (I9)."""
+        """Check that hidden jobs and jobs that do not exist are refused in the same words (I9)."""
         submit = line.types.get(frame.payload.get("request_id", "")) == "job.submit"
         if frame.payload["code"] == "JOB_NOT_FOUND" and not submit:
             told = {
@@ -542,11 +556,11 @@ class Promises:
             told["fields"] = sorted(frame.payload)
             if self.not_found is None:
                 self.not_found = told
-            ensure(self.not_found == told, "I9", f"two ways to say no: {self.not_found} and {told}")
+            ensure(self.not_found == told, "I9", f"JOB_NOT_FOUND has two forms: {self.not_found} and {told}")
 
 
 def _digest(payload: Mapping[str, Any]) -> bytes:
-    """Return what is the same of an event in all sessions: all but numbers and values of credentials."""
+    """Return a digest of the content that an event has in all sessions: no numbers, no credentials."""
     same = {name: value for name, value in payload.items() if name != "job_seq"}
     if same["body"].get("phase") == "credential_rotated":
         same["body"] = {name: same["body"].get(name) for name in ("phase", "id")}
@@ -554,21 +568,30 @@ def _digest(payload: Mapping[str, Any]) -> bytes:
 
 
 def _without_value(told: Told, seq: int, body: bytes) -> bytes:
-    """What told of a new value of a credential, without it: memory alone holds that, and while it is valid.
+    """Return an event of a new value of a credential without this value, which is checked.
 
-    Told again it is the same value, or none (§8 of §9.8.2).
+    The runtime keeps the value in memory only, as long as it is valid: a copy of the event has the same value
+    or none (§9.8.2).
     """
     frame = msgspec.json.decode(body)
     inner = frame["payload"]["body"]
     value, details = inner.pop("value", None), inner.pop("details", None)
-    ensure(details in (None, {"id": inner["id"], "value": value}), "I1", f"{details} of {inner['id']}")
+    ensure(
+        details in (None, {"id": inner["id"], "value": value}),
+        "I1",
+        f"the details {details} of the credential {inner['id']} have another value",
+    )
     before = told.rotated.setdefault(seq, value)
-    ensure(value in (None, before), "I1", f"number {seq} of {told.id} brings another value than before")
+    ensure(
+        value in (None, before),
+        "I1",
+        f"number {seq} of {told.id} has another value of the credential than before",
+    )
     return msgspec.json.encode(frame)
 
 
 def _resume_of(kind: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a first message asks to resume; empty for nothing."""
+    """Return the resume that a first message asks for; empty if it asks for none."""
     if kind == "session.resume":
         return payload
     resume = payload.get("resume")

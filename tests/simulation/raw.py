@@ -1,4 +1,4 @@
-"""Clients that say what they like: some of it polite, most of it not, never more careful than they must."""
+"""Raw clients, which send valid messages, invalid messages and garbage, and obey as few rules as they can."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOME_TIME: Final = "2026-01-01T00:00:00Z"
 
 
 class RawClient:
-    """One that knows JSON, and what it has been told."""
+    """A client that sends and decodes JSON, without the client of this package."""
 
     def __init__(self, world: World, number: int, actor: Actor) -> None:
         self.world = world
@@ -30,11 +30,11 @@ class RawClient:
         self.link: Link | None = None
         self.open = False
         self.tokens: list[str] = []
-        """Resume tokens of its last session, oldest first."""
+        """Resume tokens of the last session, oldest first."""
         self.last = 0
         self.acked = 0
         self.said: list[str] = []
-        """Ids of its submits."""
+        """Ids of the submits."""
         self.reads = True
         self._rest = b""
         self._count = 0
@@ -58,7 +58,7 @@ class RawClient:
         self.link, self.open, self._rest = None, False, b""
 
     def written(self) -> None:
-        """It never waits."""
+        """Ignore that the buffer has room: a raw client never waits for that."""
 
     def _message(self, data: bytes) -> None:
         frame = decode_frame(data)
@@ -79,27 +79,27 @@ class RawClient:
         if frame.event_seq is not None and frame.event_seq == self.last + 1:
             self.last = frame.event_seq
 
-    # What it does.
+    # Actions.
 
     def connect(self) -> Link | None:
-        """Open a link, if it has none."""
+        """Return the link of this client, which is opened if there is none."""
         if self.link is None:
             self._rest, self.reads = b"", True
             self.link = self.world.dial(self, self.actor.lines, honest=False)
         return self.link
 
     def drop(self) -> None:
-        """Go without a word."""
+        """Reset the link."""
         if self.link is not None:
             self.link.reset("the client is gone")
 
     def send(self, data: bytes) -> None:
-        """Bytes."""
+        """Send bytes."""
         if self.link is not None and not self.link.over and not self.link.up.closing:
             self.link.up.write([data + b"\n"] if self.actor.lines else [data])
 
     def say(self, kind: str, payload: Any, **envelope: Any) -> str:
-        """A message."""
+        """Send a message and return its id."""
         self._count += 1
         message_id = str(envelope.pop("id", f"raw{self.number}-{self._count}"))
         text = {"arcp": "1.1", "id": message_id, "type": kind, "payload": payload, **envelope}
@@ -107,19 +107,19 @@ class RawClient:
         return message_id
 
     def lie(self, what: int, b: int, c: int) -> None:
-        """One of the things that it does."""
+        """Do one of the actions of EARLY or OPEN."""
         names = OPEN if self.open else ((*EARLY, *OPEN) if what % 8 == 0 else EARLY)
         if self.connect() is not None:
             names[what // 8 % len(names)](self, b, c)
 
     def hello(self, b: int, c: int) -> None:
-        """As itself, now and then with a wrong bearer."""
+        """Send a hello of the own principal, now and then with an invalid bearer token."""
         bearer = f"token of {self.actor.principal}" if b % 8 else "wrong"
         self.tokens, self.last, self.acked = [], 0, 0
         self.say("session.hello", self._hello(bearer))
 
     def resume(self, b: int, c: int) -> None:
-        """Its own session, from where it is, or from elsewhere, in one of three forms."""
+        """Resume the own session, in one of three forms, from the last event number or from another."""
         if not self.tokens:
             self.hello(b, c)
             return
@@ -145,11 +145,11 @@ class RawClient:
             self.say("session.resume", {**asked, **({"auth": hello["auth"]} if cursor % 2 else {})})
 
     def come_back(self, token: str, cursor: int, form: int) -> None:
-        """Resume with this token, as its own principal."""
+        """Resume with this token, as the own principal."""
         self._resume(token, cursor, form)
 
     def steal(self, b: int, c: int) -> None:
-        """Resume with what was told to somebody else; the bearer is its own."""
+        """Resume with a token of another principal; the bearer token is the own one."""
         others = [token for owner, token in self.world.loot if owner != self.actor.principal]
         if others:
             self._resume(others[b % len(others)], c % 4, c // 4 % 2)
@@ -165,7 +165,7 @@ class RawClient:
         }
 
     def submit(self, b: int, c: int) -> None:
-        """One job, or a flood of them; with a key now and then, or under an id that was used before."""
+        """Submit a job or several, now and then with a key, or with an id that was used before."""
         for number in range(1 if c % 16 else 6):
             payload: dict[str, Any] = {
                 "agent": ("good", "late", "deaf", "endless", "absent")[(b + number) % 5]
@@ -183,7 +183,7 @@ class RawClient:
                 self.said.append(self.say("job.submit", payload))
 
     def submit_lease(self, b: int, c: int) -> None:
-        """A job with authority, or what looks like it."""
+        """Submit a job with a valid lease or with an invalid one."""
         if not self.open or self.connect() is None:
             return
         lease: dict[str, Any] = dict(draw_lease(b // 8))
@@ -199,14 +199,14 @@ class RawClient:
         self.said.append(self.say("job.submit", payload))
 
     def cancel(self, b: int, c: int) -> None:
-        """Somebody's job, or many."""
+        """Cancel a known job, or several."""
         known = self.world.known
         for number in range(1 if c % 16 else 5):
             job_id = known[(b + number) % len(known)] if known and b % 8 else "job_absent"
             self.say("job.cancel", {"job_id": job_id, "reason": "x" * (c % 40)})
 
     def subscribe(self, b: int, c: int) -> None:
-        """Somebody's job."""
+        """Subscribe to a known job."""
         known = self.world.known
         payload: dict[str, Any] = {"job_id": known[b % len(known)] if known and b % 8 else "job_absent"}
         if c & 1:
@@ -220,7 +220,7 @@ class RawClient:
         self.say("job.unsubscribe", {"job_id": known[b % len(known)] if known else "job_absent"})
 
     def list_jobs(self, b: int, c: int) -> None:
-        """A page, now and then behind a forged cursor."""
+        """List jobs, now and then with a forged cursor."""
         payload: dict[str, Any] = {"limit": (1, 2, 100, 5000, -1)[b % 5]}
         if b % 8 == 1:
             payload["cursor"] = "forged"
@@ -229,7 +229,7 @@ class RawClient:
         self.say("session.list_jobs", payload)
 
     def ack(self, b: int, c: int) -> None:
-        """What it has, or less, or more than there is."""
+        """Acknowledge the last event, or an earlier number, or one that was not given."""
         seq = self.last
         if c % 8 == 7:
             seq += 1 + b % 4
@@ -247,7 +247,7 @@ class RawClient:
         self.say(kinds[b % len(kinds)], (None, {}, {"agent": 5}, {"reason": ["x"]})[c % 4])
 
     def twice(self, b: int, c: int) -> None:
-        """A second hello, or a resume on a live connection."""
+        """Send a second hello, or a resume, on a live connection."""
         if b & 1 and self.tokens:
             self._resume(self.tokens[-1], self.last, c % 3)
         else:
@@ -271,7 +271,7 @@ class RawClient:
             self.link.down.read_on()
 
     def heal(self) -> None:
-        """It reads on, and does nothing more."""
+        """Read all data from now on."""
         self.read_again(0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Every refusal, against what was asked: each code has its reason, nothing is refused without one (§12)."""
+"""Every refusal, checked against its request: each error code has to have a reason (§12)."""
 
 from __future__ import annotations
 
@@ -30,38 +30,40 @@ FEATURE_OF: Final = {
 
 
 class Refusals:
-    """The codes that were told, and the check of each."""
+    """The error codes that were sent, and the check of each."""
 
     def __init__(self, world: World) -> None:
         self.codes: dict[str, set[str]] = {}
-        """By request."""
+        """The codes by request."""
         self._world = world
         self._not_issued: dict[str, int] = {}
-        """Submits of each principal that were refused because a provisioner has failed."""
+        """How many submits of each principal were refused because the provisioner has failed."""
 
     def check(self, line: Line, told: Told, frame: Frame) -> None:
-        """A `session.error` leaves in a session."""
+        """Check a `session.error` that leaves in a session."""
         payload = frame.payload
         code, details = payload["code"], payload.get("details") or {}
         retryable = code in RETRYABLE
-        ensure(payload["retryable"] is retryable, "codes", f"{code} is told to be {payload['retryable']}")
+        ensure(payload["retryable"] is retryable, "codes", f"{code} has retryable {payload['retryable']}")
         request_id = payload.get("request_id")
-        what = f"{told.id} is told {code} {payload['message']!r} {details}"
+        what = f"{told.id} gets {code} {payload['message']!r} {details}"
         if request_id is None:
-            ensure(self._ends_connection(line, told, code, details), "codes", f"{what}, for no reason")
+            ensure(self._ends_connection(line, told, code, details), "codes", f"{what} without a reason")
             return
         self.codes.setdefault(request_id, set()).add(code)
         asks = told.asks.get(request_id)
         if asks is None:
-            ensure(code == "INVALID_REQUEST", "codes", f"{what} to a {line.types.get(request_id)}")
+            ensure(
+                code == "INVALID_REQUEST", "codes", f"{what} as the answer to {line.types.get(request_id)}"
+            )
             return
         again = code == "JOB_NOT_FOUND" and line.resumed and told.requests.get(request_id, 0) > 1
         for ask in asks:
             if again and ask.kind == "job.submit":
-                return  # It was carried out before, and its job is over and forgotten.
+                return  # An earlier copy was carried out, and its job is forgotten.
             if self._has_reason(told, ask, code, details, payload["message"]):
                 return
-        raise Broken("codes", f"{what}, for no reason: {asks}")
+        raise Broken("codes", f"{what} without a reason: {asks}")
 
     def _has_reason(self, told: Told, ask: Ask, code: str, details: dict[str, Any], message: str) -> bool:
         match ask.kind:
@@ -77,7 +79,7 @@ class Refusals:
                 return self._not_negotiated(told, ask, code)
 
     def _ends_connection(self, line: Line, told: Told, code: str, details: dict[str, Any]) -> bool:
-        """Whether there is a reason for an error that answers nothing (§4, §6.3, §14)."""
+        """Return whether an error that answers no request has a reason (§4, §6.3, §14)."""
         world = self._world
         match code:
             case "HEARTBEAT_LOST":
@@ -156,12 +158,12 @@ class Refusals:
 
     @staticmethod
     def _is_submitter(told: Told, work: Work) -> bool:
-        """Whether a session was answered that it has a job, or may have been."""
+        """Return whether a session was told that it has submitted a job, or may have been."""
         joined = work.key is not None and work.owner == told.principal and work.key in told.keyed
         return work.job_id in told.accepted or work.home == told.id or joined
 
     def _not_found(self, told: Told, ask: Ask, code: str) -> bool:
-        """Whether a job was not there, or could not be seen, at some time since it was asked for."""
+        """Return whether a job did not exist, or was hidden, at some time since the request."""
         work = self._world.truth.jobs.get(str(ask.payload.get("job_id")))
         if code != "JOB_NOT_FOUND" or work is None:
             return code == "JOB_NOT_FOUND"
@@ -171,19 +173,19 @@ class Refusals:
         )
 
     def _observes_most(self, told: Told) -> bool:
-        """Whether a session has asked for as many jobs as it may observe."""
+        """Return whether a session has asked for as many jobs as it may observe."""
         keys = [work for work in self._world.truth.jobs.values() if work.key in told.keyed]
         return len(told.subscribes) + len(keys) >= self._world.options.limits.max_session_subscriptions
 
     def _is_past(self, asked: dict[str, Any]) -> bool:
-        """Whether a lease has ended, as far as wall clocks tell."""
+        """Return whether a lease has expired; if wall clocks were set, it may have."""
         at = (asked.get("lease_constraints") or {}).get("expires_at")
         if not isinstance(at, str) or at == "never":
             return at is not None
         return self._world.stepped or leases.unix_of(at) <= self._world.host.unix
 
     def _is_not_issued(self, told: Told, message: str) -> bool:
-        """Whether credentials have failed as often as submits were refused for that, or some came late."""
+        """Return whether the provisioner was late, or failed as often as submits were refused for that."""
         gateway = self._world.gateway
         if not self._world.options.credentials or "provisioned_credentials" not in told.features:
             return False
@@ -193,7 +195,7 @@ class Refusals:
         return message in NOT_ISSUED and count <= gateway.failed.get(told.principal, 0)
 
     def _is_full(self, told: Told, ask: Ask, limit: str, most: int) -> bool:
-        """Whether a limit was reached since a submit was asked for."""
+        """Return whether a limit was reached at some time since a submit was sent."""
         works = self._world.works
         if most != getattr(self._world.options.limits, FIELDS[limit]):
             return False
@@ -213,14 +215,14 @@ class Refusals:
                 return False
 
     def passed_on(self, request_id: str, code: str) -> None:
-        """A client tells its user of a refusal: it is what the runtime has said, or the client's own word."""
+        """Check that a refusal that a client reports comes from the runtime or from the client itself."""
         known = {"CONNECTION_LOST", "NOT_NEGOTIATED", *self.codes.get(request_id, ())}
         if code not in known:
-            raise Broken("codes", f"a client tells of {code} for {request_id}, and was told {sorted(known)}")
+            raise Broken("codes", f"a client reports {code} for {request_id}, but got {sorted(known)}")
 
 
 def _is_malformed(asked: dict[str, Any]) -> bool:
-    """Whether a submit of a raw client is none; honest ones ask for a namespace that there is not."""
+    """Return whether a submit is invalid; an honest client may ask for an unknown namespace."""
     lease = asked.get("lease_request") or {}
     budget = lease.get("cost.budget") or ()
     return (

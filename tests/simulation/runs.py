@@ -1,4 +1,4 @@
-"""What was told of jobs in one session, as it leaves the runtime, by the rules of the reference model."""
+"""The events and ends of jobs that leave the runtime in one session, by the rules of the reference model."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .unsubscribes import Unsubscribes
 
 
 class Ask(NamedTuple):
-    """One request, as it came first; `at` is by the clock of `Works.tick`."""
+    """The first copy of a request; `at` is by the clock of `Works.tick`."""
 
     kind: str
     payload: dict[str, Any]
     at: int
 
     def brings(self, work: Work, subscribes: bool) -> bool:
-        """Return whether it asks for a job: to subscribe to it, or to submit it by its key."""
+        """Return whether a request asks for a job: by a subscribe, or by a submit with its key."""
         if subscribes:
             return self.kind == "job.subscribe" and self.payload.get("job_id") == work.job_id
         key = self.payload.get("idempotency_key")
@@ -30,27 +30,27 @@ class Ask(NamedTuple):
 
 
 class Begin(NamedTuple):
-    """A request that the runtime has carried out; what it brings begins behind the number `seq`."""
+    """A request that was carried out; the events that it brings have numbers above `seq`."""
 
     job_id: str
     request_id: str
-    """Empty if the job is to be forgotten while its history is owed, so that its end comes alone."""
+    """Empty if the job is forgotten before the session has its history, so that its end comes alone."""
     answer: Mapping[str, Any] | None
     """The answer to a subscribe; None for a submit with a key."""
     gone: bool = False
     """The job was forgotten."""
     seq: int = 0
     at: int = 0
-    """When it was, by the clock of `Works.tick`."""
+    """When the request was carried out, by the clock of `Works.tick`."""
     record: int = -1
-    """Which record of the present runtime says so; -1 for one of before."""
+    """The number of its record in the present runtime; -1 if an earlier runtime has made it."""
 
 
 class Runs:
-    """All that one session was told of jobs, by the rules of `tests.reference.streams`.
+    """The events of all jobs of one session, by the rules of `tests.reference.streams`.
 
-    A judge of the wire does not know when an unsubscribe is carried out, which has no answer, nor whether an
-    answer was lost on which a request came again.
+    An unsubscribe has no answer, so that envelopes do not show when it is carried out; nor do they show
+    whether an answer was lost after which a client has sent its request again.
     """
 
     def __init__(
@@ -62,27 +62,28 @@ class Runs:
         self._unsubscribes = unsubscribes
         self._streams = Streams(Feature.POSITIONS in features)
         self._again: dict[str, tuple[str, int]] = {}
-        """Submits that came again, by request, with their keys, and when they came."""
+        """Submits that were sent again, by request: their keys, and when they came."""
 
     # Requests.
 
     def after_of(self, ask: Mapping[str, Any]) -> int:
         """Return the position behind which a subscribe asks for the history.
 
-        "from_job_seq wins", for a session that is told positions. Home numbers of places are not known.
+        "from_job_seq wins", for a session that has negotiated positions. The numbers of `from_event_seq` give
+        no position here.
         """
         if self._streams.placed and ask.get("from_job_seq") is not None:
             return int(ask["from_job_seq"])
         return 0 if not ask.get("from_event_seq") else ANY
 
     def subscribed(self, work: Work, ask: Ask, answer: Mapping[str, Any]) -> None:
-        """A subscribe is answered: the history goes on from where it was asked for, unless it is there."""
+        """Take the answer to a subscribe: its history begins where the request says, unless the job comes."""
         streams, history = self._streams, bool(ask.payload.get("history"))
         after = self.after_of(ask.payload) if history else None
         if streams.placed:
             last, first = answer["job_seq"], answer.get("history_from_job_seq", 1)
             after = after if after in (None, ANY) else max(after, first - 1)
-        else:  # What follows a live subscription is not known, and every history is before it.
+        else:  # Where a live subscription begins is not known; each history is before it.
             last = FAR if history else ANY
             after = ANY if history and answer.get("history_from") is not None else after
         current = self._current(work, ask.at)
@@ -95,38 +96,38 @@ class Runs:
                 stream.since = ask.at
 
     def joined(self, work: Work, begin: Begin, at: int) -> None:
-        """A submit is answered by the job of its key (§7.2), "unless it already flows in that session"."""
+        """Take a submit that a job answers by its key (§7.2), "unless it already flows in that session"."""
         if self._again.get(begin.request_id, ("", 0))[1] <= begin.at:
             self._again.pop(begin.request_id, None)
         if begin.gone or self._current(work, at) is None:
             self._streams.joined(work.job_id, gone=begin.gone).since = at
 
     def asked_again(self, key: str, request_id: str, at: int) -> None:
-        """A submit comes again. If it was carried out, "the terminal always comes, again if need be".
+        """Take a repeated submit. If it was carried out, "the terminal always comes, again if need be".
 
-        That it was carried out before is known only when its events leave, which may be after this.
+        Only its events show that it was carried out before, and they may leave later.
         """
         self._again[request_id] = key, at
 
     def stopped(self, work: Work) -> None:
-        """A notice ends an observation: "the client subscribes again from its position"."""
+        """Take a notice that ends an observation: "the client subscribes again from its position"."""
         self._known(work)
         self._streams.left(work.job_id)
 
     def forgotten(self, work: Work) -> None:
-        """A job is forgotten before the session took its history: "the terminal always comes, alone"."""
+        """Take the loss of a job before the session had its history: "the terminal always comes, alone"."""
         stream = self._known(work)
         if stream is not None:
             stream.alone = True
 
-    # What leaves.
+    # Envelopes that leave.
 
     def event(self, work: Work, position: int, *, skipped: bool) -> None:
-        """An event leaves. `skipped`: the client said that it has what it has not."""
+        """Take an event that leaves. `skipped`: the client has acked numbers that it did not get."""
         self._leaves(work, position, f"event {position}", skipped=skipped)
 
     def end(self, work: Work, position: int, *, skipped: bool) -> None:
-        """The end of a job leaves, behind everything else of it."""
+        """Take the end of a job that leaves, behind all its events."""
         self._leaves(work, position, f"the end {position}", skipped=skipped, ends=True)
 
     def _leaves(self, work: Work, position: int, what: str, *, skipped: bool, ends: bool = False) -> None:
@@ -147,7 +148,7 @@ class Runs:
         streams.take(stream, position, ends=ends)
 
     def _is_sent_again(self, work: Work) -> bool:
-        """Return whether a submit came again when its job was over, and has brought nothing so far."""
+        """Return whether a submit was sent again after the end of its job, and has brought nothing so far."""
         request_id = next((one for one, (key, _) in self._again.items() if key == work.key), None)
         if request_id is None or work.ended_at is None:
             return False
@@ -155,13 +156,13 @@ class Runs:
         return True
 
     def _known(self, work: Work) -> Stream | None:
-        """Return what there is of a job: it comes by itself in the session that has submitted it."""
+        """Return the stream of a job; a submitted job has one from the beginning."""
         if work.home == self.id and work.job_id not in self._streams.jobs:
             self._streams.submitted(work.job_id)
         return self._streams.jobs.get(work.job_id)
 
     def _current(self, work: Work, at: int) -> Stream | None:
-        """Return what the session got when it asked; None when it did not get the job."""
+        """Return the stream of a job at the time of a request; None if the session did not get the job."""
         self._known(work)
         stream = self._streams.going(work.job_id)
         if stream is None:
@@ -170,11 +171,11 @@ class Runs:
         return stream if stream.own or not left else None
 
     def _misses(self, work: Work, stream: Stream, position: int) -> bool:
-        """Return whether the session has to get something between."""
+        """Return whether the session has to get an event before this position."""
         placed, untold = self._streams.placed, stream.joined or "subscribe" not in self._features
         if stream.at == ANY or (work.cut and untold and not (placed and stream.own)):
-            return False  # A session that cannot subscribe is not told of a cut either.
-        if not placed:  # It goes by home numbers; a place is that of its mark.
+            return False  # A session without subscribe is not told of a cut history.
+        if not placed:  # Positions are not negotiated: they are places of marks.
             return work.next_for(stream.at, self._features) < position - 1
         takes = work.takes(self._principal, self._features)
         return work.missed(stream.at, position, takes, self.id) is not None

@@ -30,7 +30,7 @@ def test_the_least_number_of_seeds_of_a_run(given: dict[str, float], least: int)
 
 
 def run(tmp_path: Path, *more: str) -> int:
-    """Three short seeds."""
+    """Run three short seeds with the command line."""
     return main(["--seed", "10000001", "--seeds", "3", "--inputs", "5", "--out", str(tmp_path), *more])
 
 

@@ -1,4 +1,4 @@
-"""The judge of the simulation finds every bug that is planted, by what is told and done, in a few seeds."""
+"""The checks of the simulation find every planted bug in a few seeds."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .plan import draw
 from .play import Result, play
 
 MOST_SEEDS: Final = 60
-"""Seeds of one bug, at most; each row begins with one that finds it at present."""
+"""The most seeds of one bug; each row begins with a seed that finds it at present."""
 
 
 class Row(NamedTuple):
-    """A bug, the first seed that is tried, and by which promise it may be found."""
+    """A bug, the first seed that is tried, and the invariants that may find it."""
 
     bug: str
     seed: int
@@ -63,7 +63,7 @@ ROWS: Final = (
 
 
 def first_failure(seeds: Iterable[int]) -> Result | None:
-    """The first run that fails; None when all pass."""
+    """Return the first run that fails; None when all pass."""
     return next((result for seed in seeds if (result := play(draw(seed))).name), None)
 
 

@@ -1,4 +1,4 @@
-"""Seeds that have failed, plans that were made of some of them, and fresh ones."""
+"""Seeds that have failed, plans that were made from some of them, and fresh seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .play import play
 
 HERE: Final = Path(__file__).parent
 FRESH: Final = range(10_000_000, 10_000_040)
-"""Beside these `.ci/run` plays thousands."""
+"""Fresh seeds of every run of the tests; `.ci/run` plays thousands of others."""
 
 
 def _known() -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""The judge takes back an unsubscribe exactly when a crash has lost what it had brought."""
+"""The judge undoes an unsubscribe exactly when a crash has lost its record or an earlier one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_without_a_record_an_unsubscribe_counts_once_input_is_carried_out(unsubs
     assert unsubscribes.since(JOB) == 13
 
 
-def test_a_second_one_moves_nothing(unsubscribes: Unsubscribes) -> None:
+def test_a_second_unsubscribe_changes_no_time(unsubscribes: Unsubscribes) -> None:
     unsubscribes.carried_out(JOB, 12, 3)
     unsubscribes.heard(JOB, 20, LINE, None)
     unsubscribes.handled(LINE, lambda: 21, 4)
@@ -47,14 +47,14 @@ def test_a_job_that_is_asked_for_again_comes_again(unsubscribes: Unsubscribes) -
     assert unsubscribes.between(JOB, 9, 11)
 
 
-def test_a_crash_keeps_what_is_durable(unsubscribes: Unsubscribes) -> None:
+def test_a_crash_keeps_a_durable_unsubscribe(unsubscribes: Unsubscribes) -> None:
     unsubscribes.carried_out(JOB, 12, 3)
     assert unsubscribes.crash(4) == {}
     assert unsubscribes.crash(0) == {}
     assert unsubscribes.since(JOB) == 12
 
 
-def test_a_crash_takes_back_what_is_not(unsubscribes: Unsubscribes) -> None:
+def test_a_crash_undoes_an_unsubscribe_that_is_not_durable(unsubscribes: Unsubscribes) -> None:
     unsubscribes.carried_out(JOB, 12, 3)
     unsubscribes.heard(JOB, 20, LINE, None)
     unsubscribes.handled(LINE, lambda: 21, 3)
@@ -63,7 +63,7 @@ def test_a_crash_takes_back_what_is_not(unsubscribes: Unsubscribes) -> None:
     assert not unsubscribes.between(JOB, 0)
 
 
-def test_a_crash_takes_back_what_was_not_carried_out(unsubscribes: Unsubscribes) -> None:
+def test_a_crash_undoes_an_unsubscribe_that_waits(unsubscribes: Unsubscribes) -> None:
     assert unsubscribes.crash(100) == {JOB: 5}
     unsubscribes.handled(LINE, lambda: 21, 3)
     assert unsubscribes.since(JOB) is None

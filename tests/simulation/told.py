@@ -1,4 +1,4 @@
-"""What was said in one session and on one connection, as far as the judge has seen it."""
+"""The messages and envelopes of one session and of one connection, as the checks have seen them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .unsubscribes import Unsubscribes
 
 
 class Frame(msgspec.Struct):
-    """An envelope, as far as it is looked at."""
+    """The fields of an envelope that are checked."""
 
     type: str
     id: str = ""
@@ -32,7 +32,7 @@ decode_frame: Final = msgspec.json.Decoder(Frame).decode
 
 @dataclass(slots=True)
 class Told:
-    """One session: all that was ever sent in it."""
+    """One session: all envelopes that were ever sent in it."""
 
     id: str
     principal: str
@@ -40,81 +40,81 @@ class Told:
     runs: Runs
     unsubscribes: Unsubscribes
     tokens: list[bytes] = field(default_factory=list)
-    """Digests of those that are valid, by our own count."""
+    """Digests of the tokens that are valid, as the checks count them."""
     digests: dict[int, bytes] = field(default_factory=dict)
     last: int = 0
     ids: set[str] = field(default_factory=set)
     ends: set[str] = field(default_factory=set)
-    """Jobs whose end it got."""
+    """Jobs whose end the session has got."""
     subscribes: dict[str, int] = field(default_factory=dict)
     keyed: dict[str, int] = field(default_factory=dict)
-    """Subscribes by job, and submits by key."""
+    """Numbers of subscribes by job, and of submits by key."""
     children: set[str] = field(default_factory=set)
     """Jobs that were announced as children."""
     requests: dict[str, int] = field(default_factory=dict)
-    """How often each was asked, on any connection."""
+    """How often each request came, on all connections."""
     asks: dict[str, list[Ask]] = field(default_factory=dict)
-    """What each asked; more than once if its client says the same again, or uses an id for another."""
+    """All copies of each request; clients may repeat a request, or use its id for another."""
     watched: dict[str, int] = field(default_factory=dict)
-    """Jobs whose end it has to get as an observer, and since when."""
+    """Jobs whose end the session has to get as an observer, and since when."""
     rotated: dict[int, str | None] = field(default_factory=dict)
-    """The values of credentials that were told, by the numbers of the events that did."""
+    """The values of credentials that were sent, by the numbers of their events."""
     acked: int = 0
-    """What it has said that it has."""
+    """The highest number that the client has acked."""
     evicted: int = 0
-    """What a limit has taken of its log."""
+    """The highest number that a limit has evicted from the log."""
     accepted: set[str] = field(default_factory=set)
-    """Jobs that it was told are its own."""
+    """Jobs that the session was told it has submitted."""
     over: bool = False
     over_at: int | None = None
-    """Its window has passed, or it has asked for what is gone; when, by the clock of `Works.tick`."""
+    """The session has ended, by its window or by a resume from an evicted number; when, by `Works.tick`."""
     refused: bool = False
-    """A resume of it was refused, for a reason."""
+    """A resume of this session was refused for a reason."""
     lines: bool = False
-    """It is on a transport of bytes."""
+    """The session is on a transport of bytes."""
     takeovers: int = 0
-    """How often it was resumed."""
+    """How often the session was resumed."""
     expires: int | None = None
-    """When its authentication ends, by the wall clock."""
+    """When the authentication of the session ends, by the wall clock."""
     doubtful: set[bytes] = field(default_factory=set)
-    """Tokens that may be over: what would have proven a later one came in while its connection closed."""
+    """Tokens that may be invalid: the proof of a later one came in while the connection closed."""
     skipped: bool = False
-    """Its client said that it has what it has not: it may miss some."""
+    """The client has acked events that it did not get: it may miss some."""
 
     def first(self, request_id: str, kind: str) -> Ask | None:
-        """The request of this kind that had this id first; None for none."""
+        """Return the first request of this kind with this id; None if there is none."""
         return next((ask for ask in self.asks.get(request_id, ()) if ask.kind == kind), None)
 
     def last_ask(self, begin: Begin, work: Work) -> Ask | None:
-        """The last request that the runtime can have carried out by this; None for none."""
+        """Return the last request that this may have carried out; None if there is none."""
         asks = self.asks.get(begin.request_id, [])
         known = [ask for ask in asks if ask.at <= begin.at and ask.brings(work, begin.answer is not None)]
         return known[-1] if known else None
 
     @property
     def floor(self) -> int:
-        """Up to this number events may be gone: they were acknowledged, or a limit has taken them (§6.3)."""
+        """The number up to which events may be gone, since they were acked or evicted (§6.3)."""
         return max(self.acked, self.evicted)
 
 
 @dataclass(slots=True)
 class Line:
-    """One connection of the runtime: what its client has said, and what it was told."""
+    """One connection of the runtime: the messages of its client, and the answers."""
 
     connection: Connection
     honest: bool
     told: Told | None = None
     coming: Told | None = None
-    """The session that it was let into, and of which its client has not been told."""
+    """The session of the connection before the welcome is sent."""
     principal: str | None = None
-    """Who its client is, once that was verified."""
+    """The principal of the client, once it is verified."""
     next: int = 1
     start: int = 0
-    """The number after which it was resumed."""
+    """The number after which the session was resumed."""
     token: bytes = b""
-    """The digest of the token that its welcome carried."""
+    """The digest of the token in the welcome."""
     early: list[Frame] = field(default_factory=list)
-    """Requests that came before it was known for which session."""
+    """Requests that came before their session was known."""
     expires: int | None = None
     """When the authentication of this connection ends, by the wall clock."""
     first: bool = True
@@ -127,15 +127,15 @@ class Line:
     rest: bytes = b""
     acked: int = 0
     ahead: int = 0
-    """An ack of what may be numbered by what came in before it, at the same time."""
+    """The ack of a number that may be given to an event of data that came in with it."""
     proves: bool = False
-    """What has just come in proves its token, if it is carried out."""
+    """The last data proves the token of the connection, if it is carried out."""
     opened: int = 0
-    """When it was verified, by the clock of `Works.tick`."""
+    """When the client was verified, by the clock of `Works.tick`."""
     expected: str = ""
-    """The code with which its resume has to be refused."""
+    """The code with which the resume has to be refused."""
 
 
 def digest_of(token: str) -> bytes:
-    """As a runtime may keep it."""
+    """Return the digest of a token, by which records know it."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -1,8 +1,8 @@
-"""What really happened: what agents did, what is durable, and what has been on the wire.
+"""The true history of a run: the events of agents, the durable records, and the envelopes that were sent.
 
-Every event of an agent carries a mark of its own, `m` and a number, by which it is known wherever it appears;
-pieces of a result are known by their place, as negative numbers. Where an event stands in its job (§5,
-Positions) is what was told of it on the wire first.
+Each event of an agent carries a mark, `m` and a number, by which the checks know it everywhere; a piece of a
+result is known by its place, as a negative number. The position of an event in its job (§5, Positions) is the
+one that the first envelope with the event has.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _CHUNK: Final = re.compile(rb'"chunk_seq":(\d+)')
 _CALL: Final = re.compile(rb'"call_id":"m(\d+)"')
 _RESTARTED: Final = re.compile(rb'"phase":"restarted","message":"attempt (\d+)"')
 SAID: Final = (*NOTICES, "budget_warning", "credential_rotated")
-"""Phases of a status that only the runtime says."""
+"""Phases of a status that only the runtime publishes."""
 COMMON: Final = (facts.Published, facts.HistoryCut)
-"""Most of all records; money and credentials are in none of them."""
+"""The most frequent records; none of them is about budgets or credentials."""
 NO_MARK: Final = 0
 RESTARTS: Final = 10**9
-"""The mark of what the runtime says of a job that it has started again, and its attempt."""
+"""The mark of the event of a restarted job is this number and its attempt."""
 RESULTS: Final = 10**10
-"""The mark of the result of a tool call that was refused, and that of the call."""
+"""The mark of the result of a refused tool call is this number and the mark of the call."""
 CHILDREN: Final = 10**11
-"""The mark of the event that announces a child is from here on."""
+"""The mark of the event that announces a child is at least this number."""
 
 
 def child_mark(job_id: str) -> int:
-    """The mark of the event that announces a child."""
+    """Return the mark of the event that announces a child."""
     return CHILDREN + zlib.crc32(job_id.encode())
 
 
 def mark_of(kind: str, body: Mapping[str, Any]) -> int:
-    """The mark of an event as a client sees it; NO_MARK for what the runtime says by itself."""
+    """Return the mark of an event of an envelope; NO_MARK if the runtime publishes it by itself."""
     if kind == "result_chunk":
         return -1 - int(body["chunk_seq"])
     if kind == "status" and body.get("phase") in SAID:
@@ -60,11 +60,11 @@ def mark_of(kind: str, body: Mapping[str, Any]) -> int:
     for value in (body.get("message"), body.get("m"), body.get("call_id"), dimensions.get("m")):
         if isinstance(value, str) and value[:1] == "m" and value[1:].isdigit():
             return int(value[1:])
-    raise Broken("I2", f"nobody emitted this {kind}: {body}")
+    raise Broken("I2", f"no agent has published this {kind}: {body}")
 
 
 def _mark_in(kind: str, payload: bytes) -> int:
-    """The mark of an event as a record holds it."""
+    """Return the mark of an event of a record."""
     if kind == "result_chunk":
         found = _CHUNK.search(payload)
         return -1 - int(found[1]) if found is not None else NO_MARK
@@ -79,9 +79,9 @@ def _mark_in(kind: str, payload: bytes) -> int:
 
 
 UNSURE: Final = "unsure"
-"""The status of a job after a crash, until a record says more."""
+"""The status of a job after a crash, until a record gives it."""
 GONE: Final = "gone"
-"""The status of a job that is not there yet, or not any more."""
+"""The status of a job that does not exist yet, or is forgotten."""
 
 
 def _no_time() -> int:
@@ -89,7 +89,7 @@ def _no_time() -> int:
 
 
 class Heard(NamedTuple):
-    """An event as it was first on the wire: its mark, the feature that it needs, and a digest of the rest."""
+    """An event as it was sent first: its mark, the feature that it needs, and a digest of its content."""
 
     mark: int
     need: str
@@ -97,118 +97,118 @@ class Heard(NamedTuple):
 
 
 Takes = frozenset[str]
-"""The features that a session has for the events of one job, and "" for those that need none."""
+"""The features of a session for the events of one job, and "" for events that need none."""
 
 
 @dataclass(slots=True)
 class Work:
-    """One job. `marks` are its events in order, `index` the place of each, `kinds` what they are."""
+    """One job. `marks` are its events in order, `index` has their places, `kinds` their kinds."""
 
     job_id: str
     owner: str
     home: str
-    """The session that submitted it."""
+    """The session that has submitted the job."""
     label: str
-    """What the submit said, by which the request is known."""
+    """The label in the input of the submit, which identifies the request."""
     agent: str
     version: str | None
     accepted_at: int
     """World time."""
     max_runtime_sec: int | None
     parent: str | None = None
-    """The job that has delegated it."""
+    """The job that has delegated this one."""
     expires: int | None = None
-    """When its lease ends, by the wall clock."""
+    """When the lease ends, by the wall clock."""
     key: str | None = None
-    """The key of its submit."""
+    """The idempotency key of the submit."""
     latest: int = 0
-    """The latest that a wall clock has shown since it was accepted, before it was set."""
+    """The latest time of the wall clock since the job was accepted, before the clock was set."""
     marks: list[int] = field(default_factory=list)
     index: dict[int, int] = field(default_factory=dict)
     kinds: dict[int, str] = field(default_factory=dict)
     others: frozenset[str] = frozenset()
-    """The features that its events without marks may need. Without any, every event of it has a mark."""
+    """Features that events without marks may need. If empty, every event of the job has a mark."""
     heard: dict[int, Heard] = field(default_factory=dict)
-    """Its events by their positions, as far as anybody was told of them."""
+    """The events that were sent, by their positions."""
     positions: dict[int, int] = field(default_factory=dict)
-    """The positions of marks, as far as anybody was told of them."""
+    """The positions of the marks that were sent."""
     placed: list[tuple[int, int]] = field(default_factory=list)
-    """The same as pairs of places in `marks` and positions, in their order, in which both rise."""
+    """Pairs of places in `marks` and positions of the events that were sent, sorted; both rise."""
     last: int | None = None
-    """The position of its end, once somebody was told of that."""
+    """The position of the end, once it was sent."""
     passed: dict[int, list[tuple[str, Takes]]] = field(default_factory=dict)
-    """Positions of which nobody was told so far, and the sessions that were told of later ones."""
+    """Positions that were not sent so far, and the sessions that got later ones."""
     chunks: int = 0
     pieces: list[str] = field(default_factory=list)
     returned: list[Any] = field(default_factory=list)
-    """Every value with which an agent of it has finished."""
+    """The values that agents of the job have returned."""
     failed: list[tuple[str, str]] = field(default_factory=list)
-    """Every code and message with which one has failed."""
+    """The codes and messages with which agents of the job have failed."""
     stopped: bool = False
-    """An agent of it was gone without a word."""
+    """An agent of the job has stopped without a result or an error."""
     cancelled: bool = False
-    """A cancel of it has reached the runtime."""
+    """A cancel of the job has reached the runtime."""
     restarted: bool = False
-    """The runtime went down while it ran."""
+    """The runtime has crashed before the end of the job."""
     kept: bool = False
-    """A runtime has handed it over, and its agent has not started."""
+    """A runtime has handed the job over, and its agent has not started again."""
     never_stops: bool = False
     provisioned: bool = False
-    """It was to get credentials, after it had begun."""
+    """Credentials of the job were requested after it was accepted."""
     closes: bool = False
-    """The last piece of its result comes with its end, once its children have ended."""
+    """The last piece of the result is published when the children of the job have ended."""
     ended: bool = False
-    """Its terminal is durable."""
+    """The end of the job is durable."""
     end: dict[str, Any] | None = None
-    """Its terminal as it was first on the wire."""
+    """The end of the job as it was sent first."""
     end_inline: dict[str, Any] | None = None
     cut: bool = False
-    """A limit has taken some of its history."""
+    """A limit has cut the history."""
     forgotten: bool = False
-    """Nothing of it is left but its end, for its key."""
+    """The runtime keeps only the end of the job, for its key."""
     number: int = 0
-    """Its place in the order of acceptance."""
+    """The place of the job in the order of acceptance."""
     tick: Callable[[], int] = _no_time
-    """The next mark of the clock by which things that happen are put in order (see `Works.tick`)."""
+    """The next time of the clock that orders events (see `Works.tick`)."""
     times: dict[int, int] = field(default_factory=dict)
-    """When each event was said, by that clock."""
+    """When each event was published, by that clock."""
     statuses: list[tuple[int, str]] = field(default_factory=list)
-    """From when it had which status; UNSURE after a crash, until a record says more."""
+    """The statuses, each with the time of its beginning; UNSURE after a crash, until a record gives it."""
     gone_at: int | None = None
-    """When it was forgotten, by the same clock."""
+    """When the job was forgotten, by the same clock."""
     ended_at: int | None = None
-    """When its terminal was decided, by the same clock."""
+    """When the job ended, by the same clock."""
     due: int | None = None
-    """World time at which it has to have ended at the latest, once its outcome is settled."""
+    """World time by which the job has to have ended, once its outcome is fixed."""
     why: str = ""
-    """What has settled it."""
+    """The reason for `due`."""
     started_at: int | None = None
-    """World time at which its agent was last asked to run."""
+    """World time at which the agent was last started."""
     runs: bool = False
-    """An agent of it runs."""
+    """An agent of the job runs."""
     agent_over_at: int | None = None
-    """When the last one was over, by the clock of `tick`."""
+    """When the last agent stopped, by the clock of `tick`."""
     told_to_cancel: int | None = None
-    """World time at which a client was told that it is cancelled."""
+    """World time at which a client was told that the job is cancelled."""
 
     def add(self, mark: int, kind: str) -> None:
-        """The agent has emitted this."""
+        """Add an event that the agent has published."""
         self.index[mark] = len(self.marks)
         self.marks.append(mark)
         self.kinds[mark] = kind
         self.times[mark] = self.tick()
 
     def becomes(self, status: str) -> None:
-        """From now on it has another status."""
+        """Begin another status."""
         self.statuses.append((self.tick(), status))
 
     def counts(self, since: int) -> bool:
-        """Whether it was among the running jobs at some time since then: its agent has not stopped (§14)."""
+        """Return whether the job, or its agent, was running at some time since then (§14)."""
         ended = self.ended_at is not None and self.ended_at < since
         return not ended or self.runs or (self.agent_over_at or 0) >= since
 
     def had(self, start: int, end: int) -> set[str]:
-        """Return every status that it had from `start` to `end`, both included; GONE: it was not there."""
+        """Return all statuses from `start` to `end`, both included; GONE: the job did not exist."""
         before = [status for at, status in self.statuses if at < start][-1:] or [GONE]
         had = {*before, *(status for at, status in self.statuses if start <= at <= end)}
         if self.gone_at is not None and self.gone_at <= end:
@@ -216,13 +216,13 @@ class Work:
         return {GONE} if self.gone_at is not None and self.gone_at < start else had
 
     def add_chunks(self, count: int) -> None:
-        """The agent has streamed so many pieces."""
+        """Add pieces of the result that the agent has streamed."""
         for _ in range(count):
             self.chunks += 1
             self.add(-self.chunks, "result_chunk")
 
     def lose(self, durable: set[int]) -> None:
-        """A crash has taken what was not durable."""
+        """Undo the events that were not durable at a crash."""
         kept = [mark for mark in self.marks if mark in durable]
         ensure(
             kept == self.marks[: len(kept)], "I3", f"{self.job_id}: a record is gone before one that is kept"
@@ -233,45 +233,45 @@ class Work:
         self.pieces = self.pieces if self.chunks else []
 
     def takes(self, principal: str, features: frozenset[str]) -> Takes:
-        """Return which of its events a session of this principal gets."""
+        """Return the features by which a session of this principal gets events of the job."""
         return (features | {""}) - (set() if principal == self.owner else {CREDENTIALS})
 
     def hear(self, position: int, heard: Heard) -> None:
-        """Somebody is told of an event at a position: it is the same for everybody, and for ever."""
+        """Check an event that was sent at a position: all sessions get the same event there."""
         before = self.heard.get(position)
         if before == heard:
             return
         what = f"position {position} of {self.job_id}"
-        ensure(before is None, "I1", f"{what} is {heard}, and was {before}")
+        ensure(before is None, "I1", f"{what} is {heard}, but was {before} before")
         self.heard[position] = heard
         if self.last is not None and position >= self.last:
-            raise Broken("I1", f"{what} is behind its end at {self.last}")
+            raise Broken("I1", f"{what} is behind the end at {self.last}")
         if heard.mark != NO_MARK:
             known = self.positions.setdefault(heard.mark, position)
             if known != position:
-                raise Broken("I1", f"{what} is {heard}, which has the position {known}")
+                raise Broken("I1", f"{what} is {heard}, which had the position {known} before")
             self._check_order(position, self.index[heard.mark], what)
         for who, takes in self.passed.pop(position, ()):
-            ensure(heard.need not in takes, "I1", f"{who} was not told of {what}: {heard}")
+            ensure(heard.need not in takes, "I1", f"{who} did not get {what}: {heard}")
 
     def hear_end(self, position: int) -> None:
-        """Somebody is told of its end: "the terminal last"."""
+        """Check the position of the end that was sent: "the terminal last"."""
         what = f"the end of {self.job_id} has the position {position}"
         if self.last is None:
             self.last = position
             events = max(len(self.marks), max(self.heard, default=0))
-            ensure(position > events, "I1", f"{what}, and {events} events are before it")
-            ensure(self.others or position == events + 1, "I1", f"{what} behind {events} events")
-        ensure(position == self.last, "I1", f"{what} and {self.last}")
+            ensure(position > events, "I1", f"{what}, but {events} events precede it")
+            ensure(self.others or position == events + 1, "I1", f"{what}, but {events} events precede it")
+        ensure(position == self.last, "I1", f"{what}, but had {self.last} before")
 
     def _check_order(self, position: int, place: int, what: str) -> None:
-        """Positions have no gaps, and the order of what was said: they rise at least as places do.
+        """Check that positions have no gaps, and the order in which events were published.
 
-        So it is enough to look at the events next to it of which somebody was told.
+        Positions rise at least as places do; a check of the nearest events that were sent is enough.
         """
         if not self.others:
             if position != place + 1:
-                raise Broken("I1", f"{what} is told of event {place}")
+                raise Broken("I1", f"{what} is given to event {place}")
             return
         at = bisect(self.placed, (place, position))
         around = self.placed[max(at - 1, 0) : at + 1]
@@ -279,14 +279,14 @@ class Work:
             places, positions = other - place, known - position
             if positions < places if places >= 0 else positions > places:
                 raise Broken(
-                    "I1", f"{what} is told of event {place}, and event {other} is {positions} from it"
+                    "I1", f"{what} is given to event {place}, and event {other} is {positions} from it"
                 )
         self.placed.insert(at, (place, position))
 
     def missed(self, after: int, upto: int, takes: Takes, who: str) -> int | None:
-        """Return the first position between two of which a session has to be told; None for none.
+        """Return the first position between two that a session has to get; None if there is none.
 
-        Those of which nobody knows anything are looked at once more when somebody is told.
+        Positions of unknown events are checked again when an envelope gives them an event.
         """
         for position in range(after + 1, upto):
             if self._needs_at(position) <= takes:
@@ -297,7 +297,7 @@ class Work:
         return None
 
     def _needs_at(self, position: int) -> frozenset[str]:
-        """Return every feature that the event at a position may need, by all that is known."""
+        """Return all features that the event at a position may need."""
         heard = self.heard.get(position)
         if heard is not None:
             return frozenset({heard.need})
@@ -310,7 +310,7 @@ class Work:
         return self.others | {kind if kind in OPTIONAL else "" for kind in kinds}
 
     def next_for(self, place: int, features: frozenset[str]) -> int:
-        """The first place from `place` on that a session with these features gets."""
+        """Return the first place from `place` on that a session with these features gets."""
         marks, kinds = self.marks, self.kinds
         while place < len(marks) and kinds[marks[place]] in OPTIONAL and kinds[marks[place]] not in features:
             place += 1
@@ -318,19 +318,19 @@ class Work:
 
 
 class Truth:
-    """Every job, and what the journal has kept."""
+    """The jobs of a run, and the records that are durable."""
 
     def __init__(self, keeps_all: bool) -> None:
         self.jobs: dict[str, Work] = {}
         self.keeps_all = keeps_all
-        """There is no journal, and no crash."""
+        """The run has no journal, and no crash."""
         self.kept_jobs: set[str] = set()
         self.kept_marks: dict[str, set[int]] = {}
         self.kept_ends: set[str] = set()
         self.kept_gone: set[str] = set()
         """Jobs that are forgotten."""
         self.kept_tokens: dict[str, list[bytes]] = {}
-        """Digests of the tokens of a session that are valid."""
+        """Digests of the valid tokens of each session."""
         self.kept_keys: dict[tuple[str, str], str] = {}
         """Jobs by principal and idempotency key."""
         self.kept_expiries: dict[str, int | None] = {}
@@ -338,12 +338,12 @@ class Truth:
         self._count = 0
 
     def mark(self) -> int:
-        """A mark that no other event has."""
+        """Return a mark that no other event has."""
         self._count += 1
         return self._count
 
     def durable(self, record: facts.Record) -> None:
-        """The journal has kept a record."""
+        """Take a record that is durable."""
         match record:
             case facts.Published(job_id=job_id, kind=kind, payload=payload):
                 self._published(job_id, kind, payload)
@@ -378,7 +378,7 @@ class Truth:
                 return
 
     def restarted(self, record: facts.Published) -> None:
-        """The runtime says of a job that it was started again."""
+        """Take the event that the runtime publishes of a restarted job."""
         mark = _mark_in(record.kind, record.payload)
         if mark > RESTARTS:
             self.jobs[record.job_id].add(mark, "status")
@@ -387,12 +387,12 @@ class Truth:
         self.kept_marks[job_id].add(_mark_in(kind, payload))
 
     def handed_over(self) -> None:
-        """The runtime ends, and the next one starts every job that is not over."""
+        """Mark the jobs that a runtime hands over: the next one starts all that have not ended."""
         for job_id, work in self.jobs.items():
             work.kept = job_id not in self.kept_ends
 
     def crash(self) -> None:
-        """The runtime is gone, and what was not durable with it."""
+        """Undo what was not durable at a crash."""
         for job_id, work in list(self.jobs.items()):
             if job_id not in self.kept_jobs:
                 del self.jobs[job_id]
@@ -407,11 +407,11 @@ class Truth:
                 work.becomes(UNSURE)
 
     def is_kept(self, job_id: str, mark: int) -> bool:
-        """Whether an event may be on the wire."""
+        """Return whether an event may be sent."""
         return self.keeps_all or mark in self.kept_marks.get(job_id, ())
 
     def check_end(self, work: Work, end: Mapping[str, Any], now: int, *, wall: int, stepped: bool) -> None:
-        """A terminal must have a reason (I2). `stepped`: wall clocks, by which a restart goes, were set."""
+        """Check that an end has a reason (I2). `stepped`: wall clocks, which time a restart, were set."""
         status, code = end["final_status"], end.get("code", "")
         detail = f"{work.job_id} ends with {status} {code} {end.get('message')!r}"
         if status == "success":
@@ -424,7 +424,7 @@ class Truth:
         elif status == "cancelled":
             above = (end.get("details") or {}).get("parent_job_id")
             with_parent = above is not None and above == work.parent
-            ensure(work.cancelled or with_parent, "I2", f"{detail}, and nobody cancelled it")
+            ensure(work.cancelled or with_parent, "I2", f"{detail}, and it was not cancelled")
         elif status == "timed_out":
             limit = work.max_runtime_sec
             late = limit is not None and now >= work.accepted_at + limit * 10**9
@@ -440,4 +440,4 @@ class Truth:
                 "no money": work.provisioned,
                 "credentials were not issued in time": work.provisioned,
             }
-            ensure(reasons.get(str(end.get("message"))), "I2", f"{detail}, for no reason: {work.failed}")
+            ensure(reasons.get(str(end.get("message"))), "I2", f"{detail} without a reason: {work.failed}")

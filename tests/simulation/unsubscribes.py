@@ -1,9 +1,9 @@
-"""The unsubscribes of one session: when each was carried out, and what a crash takes back (§7.6).
+"""The unsubscribes of one session: when each was carried out, and which ones a crash undoes (§7.6).
 
-The runtime has carried one out when it records that the session does not observe the job any more, or when
-nothing is left to read on the connection that brought the request. "Unsubscribe only ends observing and has
-no answer": so no client was told that it is durable. A crash that loses this record, or one before it,
-restores the observation, and the session gets the events of the job until its client unsubscribes again.
+The runtime has carried out an unsubscribe when it records that the session observes the job no longer, or
+when no data is left to read on the connection of the request. "Unsubscribe only ends observing and has no
+answer": no client knows that it is durable. A crash that loses this record, or one before it, restores the
+observation, and the session gets the events of the job until its client unsubscribes again.
 """
 
 from __future__ import annotations
@@ -14,53 +14,54 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, eq=False)
 class Unsubscribe:
-    """One request; times are by the clock of `Works.tick`."""
+    """One unsubscribe; times are by the clock of `Works.tick`."""
 
     heard: int
     line: object
-    """The connection on which it came."""
+    """The connection of the request."""
     watched: int | None
-    """Since when the session had to get the end of the job, until it sent this request; None: it had not."""
+    """Since when the session had to get the end of the job before this request; None if it had not."""
     at: int | None = None
-    """When it was carried out; None as long as it waits."""
+    """When the unsubscribe was carried out; None as long as it waits."""
     record: int = -1
-    """The last record of the present runtime by then; -1 if an earlier runtime has carried it out."""
+    """The number of the last record of the present runtime then; -1 if an earlier runtime has carried it
+    out."""
 
 
 class Unsubscribes:
-    """All that a session has sent and no crash has taken back, by job."""
+    """The unsubscribes of a session by job, without those that a crash has undone."""
 
     def __init__(self) -> None:
         self._all: dict[str, list[Unsubscribe]] = {}
         self._valid: dict[str, list[Unsubscribe]] = {}
-        """Those of jobs for which the session has not asked again."""
+        """Unsubscribes from jobs that the session has not asked for again."""
         self._waiting: list[Unsubscribe] = []
 
     @property
     def jobs(self) -> Iterable[str]:
-        """Return the jobs from which the session has unsubscribed, and for which it has not asked again."""
+        """The jobs that the session has unsubscribed from, and has not asked for again."""
         return tuple(self._valid)
 
     def heard(self, job_id: str, at: int, line: object, watched: int | None) -> None:
-        """The request has come in."""
+        """Take an unsubscribe that has come in."""
         one = Unsubscribe(at, line, watched)
         self._all.setdefault(job_id, []).append(one)
         self._valid.setdefault(job_id, []).append(one)
         self._waiting.append(one)
 
     def asked_again(self, job_id: str) -> None:
-        """The session asks for a job: what it gets of it is due to that request."""
+        """Take a request for a job: its events are due to that request from now on."""
         self._valid.pop(job_id, None)
 
     def carried_out(self, job_id: str, at: int, record: int) -> None:
-        """The runtime makes this record: the session does not observe the job any more."""
+        """Take the record that the session observes a job no longer."""
         for one in self._all.get(job_id, ()):
             if one.at is None:
                 one.at, one.record = at, record
                 self._waiting.remove(one)
 
     def handled(self, line: object, tick: Callable[[], int], record: int) -> None:
-        """All that has come in on a connection is carried out, and this was the last record by then."""
+        """Take the fact that all data of a connection is carried out; `record` is the last record then."""
         if not self._waiting:
             return
         for one in self._waiting:
@@ -69,16 +70,16 @@ class Unsubscribes:
         self._waiting = [one for one in self._waiting if one.at is None]
 
     def between(self, job_id: str, after: int, before: int | None = None) -> bool:
-        """Return whether the session has sent one after a time, and before another if that is given."""
+        """Return whether the session has sent an unsubscribe after a time, and before another if given."""
         sent = [one.heard for one in self._all.get(job_id, ()) if one.heard > after]
         return any(before is None or at < before for at in sent)
 
     def since(self, job_id: str) -> int | None:
-        """Return since when the session gets no new events of a job; None: it may get some."""
+        """Return since when the session gets no new events of a job; None if it may get some."""
         return next((one.at for one in self._valid.get(job_id, ()) if one.at is not None), None)
 
     def crash(self, count: int) -> dict[str, int]:
-        """The runtime is gone, and so many of its records are kept: take back what the others had brought.
+        """Undo the unsubscribes that a crash loses, of which `count` records are durable.
 
         Return the jobs whose ends the session has to get again, and since when.
         """

@@ -1,4 +1,4 @@
-"""What was asked for and what came of it: submits, keys, starts, and who may see what."""
+"""Checks of submits, idempotency keys, starts of agents, and rights of observers."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ class Works:
         self._world = world
         self._by_label: dict[str, str] = {}
         self._keys: dict[tuple[str, str], str] = {}
-        """The job that a principal's key means at present."""
+        """The job of each idempotency key at present, by principal and key."""
         self._prints: dict[tuple[str, str], set[bytes]] = {}
         self._grants: list[tuple[int, Mapping[str, Mapping[str, str]]]] = []
-        """From when on the host has allowed what."""
+        """The rights that the host has granted, each set with the time of its beginning."""
         self._free: list[tuple[int, str]] = []
-        """When a key of a principal was forgotten."""
+        """When a key of each principal was forgotten."""
         self._lives: dict[str, int] = {}
-        """The life of the runtime in which an agent was last started."""
+        """The life of the runtime in which an agent of each job was last started."""
         self._ended_at: dict[str, int] = {}
         self._owners: dict[str, str] = {}
         self._clock = 0
         self.grant(world.options.observers)
 
     def tick(self) -> int:
-        """Return the next mark of the clock that puts what happens in order: no two things have the same."""
+        """Return the next time of the clock that orders events: no two events have the same."""
         self._clock += 1
         return self._clock
 
-    # What the runtime decides, as it decides it.
+    # Records of the runtime.
 
     def fact(self, record: facts.Record) -> None:
-        """A record is about to be applied."""
+        """Check a record that is about to be applied."""
         match record:
             case facts.JobAcceptedRecord(terms=terms) | facts.Delegated(terms=terms):
                 self._accepted(terms)
             case facts.JobEndedRecord(job_id=job_id):
-                ensure(job_id not in self._ended_at, "I2", f"{job_id} ends twice")
+                ensure(job_id not in self._ended_at, "I2", f"{job_id} has two ends")
                 self._ended_at[job_id] = self._world.now
                 work = self._world.truth.jobs[job_id]
                 work.ended_at = self.tick()
@@ -81,7 +81,7 @@ class Works:
 
     def _accepted(self, terms: Terms) -> None:
         world = self._world
-        ensure(terms.job_id not in self._owners, "I7", f"the id {terms.job_id} comes twice")
+        ensure(terms.job_id not in self._owners, "I7", f"two jobs have the id {terms.job_id}")
         self._owners[terms.job_id] = terms.principal
         world.truth.jobs[terms.job_id] = Work(
             terms.job_id,
@@ -105,23 +105,23 @@ class Works:
         if terms.idempotency_key is not None:
             key = (terms.principal, terms.idempotency_key)
             before = self._keys.get(key)
-            ensure(before is None, "I7", f"the key {key} means {before}, and {terms.job_id} is accepted")
+            ensure(before is None, "I7", f"the key {key} is of {before}, but {terms.job_id} is accepted")
             self._keys[key] = terms.job_id
 
     def _others(self, terms: Terms) -> frozenset[str]:
-        """Which features the events need that the runtime says of a job by itself."""
+        """Return the features that events need which the runtime publishes of a job by itself."""
         credentials = {CREDENTIALS} if self._world.options.credentials else set()
         above = set() if terms.parent_job_id is None else self._world.truth.jobs[terms.parent_job_id].others
         return frozenset(credentials | above | ({"cost.budget"} & terms.lease.keys()))
 
     def _key_forgotten(self, principal: str, key: str) -> None:
         job_id = self._keys.pop((principal, key), None)
-        ensure(job_id is not None, "I7", f"a key that means nothing is forgotten: {key}")
+        ensure(job_id is not None, "I7", f"a key without a job is forgotten: {key}")
         ended_at = self._ended_at.get(str(job_id))
         ensure(ended_at is not None, "I7", f"the key of {job_id} is forgotten before its end")
         kept = self._world.options.limits.idempotency_retention_sec * SECOND
-        # Wall clocks step, and what was kept is told by them after a restart.
-        # A terminal waits for credentials to be revoked, and the key counts from when the job was over.
+        # After a restart wall clocks, which may be set, time how long keys are kept.
+        # An end waits for the revocation of credentials, but the time of a key begins with the outcome.
         limits = self._world.options.limits
         waits = (
             (limits.revocation_timeout_sec + limits.stop_grace_sec) * SECOND
@@ -134,16 +134,16 @@ class Works:
         self._free.append((self.tick(), principal))
 
     def keys_of(self, principal: str) -> int:
-        """How many keys of a principal mean something."""
+        """Return how many keys of a principal have a job."""
         return sum(owner == principal for owner, _ in self._keys)
 
     def keys_since(self, since: int, principal: str | None = None) -> int:
-        """How many keys meant something at some time since then, of one principal or of all."""
+        """Return how many keys had a job at some time since then, of one principal or of all."""
         owners = [owner for owner, _ in self._keys] + [owner for at, owner in self._free if at >= since]
         return sum(principal in (None, owner) for owner in owners)
 
     def crash(self) -> None:
-        """What was not durable has not happened."""
+        """Undo what was not durable at a crash."""
         truth = self._world.truth
         self._keys = dict(truth.kept_keys)
         for job_id in list(self._ended_at):
@@ -151,77 +151,95 @@ class Works:
                 del self._ended_at[job_id]
 
     def started(self, request: StartJob) -> Work:
-        """An agent is asked for."""
+        """Check the start of an agent, and return its job."""
         work = self._world.truth.jobs.get(request.job_id)
         if work is None:
-            raise Broken("I3", f"{request.job_id} is started and not kept")
+            raise Broken("I3", f"{request.job_id} is started but does not exist")
         life = self._world.host.life
-        ensure(self._lives.get(work.job_id) != life, "I7", f"{work.job_id} is started twice")
+        ensure(
+            self._lives.get(work.job_id) != life,
+            "I7",
+            f"{work.job_id} is started twice in one life of the runtime",
+        )
         new = request.attempt == 1
-        ensure(not new or work.job_id not in self._lives, "I7", f"{work.job_id} is started twice from new")
+        ensure(
+            not new or work.job_id not in self._lives, "I7", f"{work.job_id} is started twice with attempt 1"
+        )
         self._lives[work.job_id] = life
         work.runs = True
-        ensure(self._world.truth.keeps_all or work.job_id in self._world.truth.kept_jobs, "I3", "too early")
-        ensure(work.owner == request.principal, "I9", f"{work.job_id} is run for {request.principal}")
+        ensure(
+            self._world.truth.keeps_all or work.job_id in self._world.truth.kept_jobs,
+            "I3",
+            f"{work.job_id} is started before its record is durable",
+        )
+        ensure(
+            work.owner == request.principal,
+            "I9",
+            f"{work.job_id} of {work.owner} is started for {request.principal}",
+        )
         label = request.input.get("label") if isinstance(request.input, dict) else None
         if isinstance(label, str):
             work.label = label
             if label[:1] == "#":
                 first = self._by_label.setdefault(label, work.job_id)
-                ensure(first == work.job_id, "I7", f"the submit {label} is both {first} and {work.job_id}")
+                ensure(
+                    first == work.job_id, "I7", f"the submit {label} has two jobs: {first} and {work.job_id}"
+                )
         return work
 
-    # What clients ask and are told.
+    # Requests of clients and their answers.
 
     def asked(self, principal: str, key: str, payload: Mapping[str, Any]) -> None:
-        """A submit with a key has reached the runtime."""
+        """Note a submit with a key that has reached the runtime."""
         told = {name: value for name, value in payload.items() if name != "idempotency_key"}
         self._prints.setdefault((principal, key), set()).add(msgspec.json.encode(told, order="sorted"))
 
     def duplicate(self, principal: str, key: str) -> None:
-        """A submit was refused because its key means something else."""
+        """Check a submit that was refused since its key was used for another request."""
         prints = self._prints.get((principal, key), set())
-        ensure(len(prints) > 1, "I7", f"the key {key} of {principal} was only ever used for one thing")
+        ensure(len(prints) > 1, "I7", f"the key {key} of {principal} was used for one request only")
 
     def accepted(self, principal: str, job_id: str) -> None:
-        """A client is told of a job of its own."""
+        """Check that an accepted job belongs to the principal of the session."""
         owner = self._owners.get(job_id)
-        ensure(owner == principal, "I9", f"{principal} is told that {owner}'s {job_id} is accepted")
+        ensure(owner == principal, "I9", f"{principal} is told that {job_id} of {owner} is accepted")
 
     def answered(self, job_id: str, label: str) -> None:
-        """A client's submit was answered by this job: it must be what it asked for."""
+        """Check that the job that answers a submit is the one that it asked for."""
         work = self._world.truth.jobs[job_id]
         same = work.label in ("", label)
-        ensure(same, "I7", f"the submit {label} was answered by {job_id}, which is {work.label}")
+        ensure(
+            same, "I7", f"the submit {label} was answered by {job_id}, which is of the submit {work.label}"
+        )
 
     def owner_of(self, job_id: str) -> str:
-        """Whose job it is."""
+        """Return the owner of a job."""
         return self._owners[job_id]
 
-    # Who may see what.
+    # Rights of observers.
 
     def grant(self, observers: Mapping[str, Mapping[str, str]]) -> None:
-        """The host allows this from now on, and nothing else."""
+        """Grant these rights from now on, and no others."""
         self._grants.append((self.tick(), observers))
 
     def rights(self, viewer: str, owner: str, since: int) -> set[str]:
-        """Return every right that a principal had to another's jobs from `since` until now; "" for none."""
+        """Return all rights that a principal had to jobs of another from `since` until now; "" for none."""
         if viewer == owner:
             return {"observe"}
         place = max(index for index, (at, _) in enumerate(self._grants) if at <= since or not index)
         return {right(observers, viewer, owner) for _, observers in self._grants[place:]}
 
     def may_observe(self, viewer: str, owner: str, since: int | None = None) -> bool:
-        """Whether it is allowed now; with `since`, whether it was at any time from then on."""
+        """Return whether a principal may observe jobs of another now, or at any time from `since` on."""
         return "observe" in self.rights(viewer, owner, self._clock if since is None else since)
 
     def may_list(self, viewer: str, owner: str, since: int) -> bool:
-        """Whether it was allowed at any time from `since` on to see that there is such a job."""
+        """Return whether a principal might list jobs of another at any time from `since` on."""
         return self.rights(viewer, owner, since) != {""}
 
 
 def _crowds_out(limits: Limits) -> bool:
-    """Whether bounds are so small that keys go when a principal, or all, hold too much."""
+    """Return whether limits are so small that keys are evicted to keep within them."""
     usual = Limits()
     return (
         limits.max_principal_bytes < usual.max_principal_bytes

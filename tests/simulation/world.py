@@ -1,4 +1,5 @@
-"""The world of one run: its time, its dice, who is in it, and what each move does."""
+"""The world of one run: its time, its random choices, its clients and its runtime, and the action of each
+move."""
 
 from __future__ import annotations
 
@@ -37,15 +38,15 @@ if TYPE_CHECKING:
 START: Final = 10**6 * SECOND
 UNIX: Final = 1_780_000_000 * SECOND
 MOST_EVENTS: Final = 60_000
-"""Of one run; more means that something never comes to rest (I10)."""
+"""The most events of one run; a run with more of them never comes to rest (I10)."""
 WAITS: Final = 3 * SECOND
-"""The time within which an agent goes on that waits for a transport or a journal that works."""
+"""The most time that an agent waits for a transport or a journal that works."""
 HEALING: Final = 300 * SECOND
-"""Within this time everything has to converge once faults have stopped (I10)."""
+"""The most time from the end of all faults until every client has all that it has to get (I10)."""
 
 
 class World:
-    """Everything that a plan describes."""
+    """The runtime, the clients and the checks of one plan."""
 
     def __init__(self, plan: Plan, note: Callable[[str], None] | None = None) -> None:
         self.options: Options = plan.options
@@ -54,9 +55,9 @@ class World:
         self.stepped = False
         """A wall clock was set."""
         self.loot: list[tuple[str, str]] = []
-        """Resume tokens that were told, and to whom."""
+        """Resume tokens that clients were given, each with its principal."""
         self.known: list[str] = []
-        """Jobs that somebody has heard of."""
+        """Jobs that some client knows."""
         self.children: list[str] = []
         """Jobs that were delegated."""
         self.counts: dict[str, int] = {}
@@ -84,70 +85,70 @@ class World:
             for number, actor in enumerate(plan.options.cast)
         ]
 
-    # Time and dice.
+    # Time and random choices.
 
     @property
     def unix(self) -> int:
-        """The true wall clock."""
+        """The wall clock of the world, which no move sets."""
         return UNIX + self.now - START
 
     def at(self, when: int, what: Callable[..., None], *arguments: Any) -> None:
-        """Let something happen."""
+        """Call a function at a time."""
         self._order += 1
         heapq.heappush(self._heap, (when, self._order, what, arguments))
 
     def later(self, wait: int, what: Callable[..., None], *arguments: Any) -> None:
-        """Let something happen after a while."""
+        """Call a function after a while."""
         self.at(self.now + wait, what, *arguments)
 
     def pick(self, below: int) -> int:
-        """A number from 0 on."""
+        """Return a random number from 0 to below the given one."""
         return int(self._dice.random() * below)
 
     def chance(self, percent: int) -> bool:
-        """Whether it happens this time."""
+        """Return true in the given percentage of calls."""
         return percent > 0 and self._dice.random() * 100 < percent
 
     def some(self, *ways: str) -> str:
-        """One of them."""
+        """Return one of the given words."""
         return ways[self.pick(len(ways))]
 
     def seed(self) -> bytes:
-        """A seed for a machine."""
+        """Return a seed for a state machine."""
         return self._dice.randbytes(32)
 
     def latency(self) -> int:
-        """Of one write."""
+        """Return the delay of one write."""
         return self.pick(self.options.delay + 1) if not self.healed else 0
 
     def sync_time(self) -> int:
-        """Of one sync of the disk."""
+        """Return the time of one sync of the disk."""
         return self.pick(self.options.sync + 1) if not self.healed else 0
 
     def told(self, data: bytes) -> None:
-        """Something left a machine: it belongs to the digest of the run."""
+        """Add an envelope or a record that has left a state machine to the digest of the run."""
         self._digest.update(data)
         if self._note is not None:
             self._note(f"{(self.now - START) / SECOND:12.6f}  {data!r}")
 
     def note(self, who: str, what: Any) -> None:
-        """Something happened, for the trace."""
+        """Write an event to the trace."""
         if self._note is not None:
             self._note(f"{(self.now - START) / SECOND:12.6f}  {who}: {what}")
 
     def count(self, what: str) -> None:
-        """For the statistics of a run."""
+        """Count an event for the statistics of a run."""
         self.counts[what] = self.counts.get(what, 0) + 1
 
     @property
     def digest(self) -> str:
-        """Of everything that machines have made so far."""
+        """The digest of all envelopes and records so far."""
         return self._digest.hexdigest()
 
-    # The whole run.
+    # The run.
 
     def run(self) -> None:
-        """Every move, then healing; raises Broken."""
+        """Carry out all moves, end all faults, and raise Broken if a check fails."""
         for client in self.clients:
             if isinstance(client, Honest):
                 self.later(self.pick(50) * MILLISECOND, client.begin)
@@ -170,17 +171,17 @@ class World:
             self.now, _, what, arguments = heapq.heappop(heap)
             self._events += 1
             if self._events > MOST_EVENTS:
-                raise Broken("I10", f"it does not come to rest: {what} {arguments}")
+                raise Broken("I10", f"the run does not come to rest: {what} {arguments}")
             what(*arguments)
         self.now = max(self.now, at)
 
-    # Healing.
+    # After the moves.
 
     def _heal(self) -> None:
-        """Faults are over, agents come to their end: everything has to converge, and then to go (I10)."""
+        """End all faults and agents: every client gets all that it has to, and then all state ends (I10)."""
         self.note("move", "healing")
         self.healed = True
-        # A slow write that has begun goes on.
+        # A slow sync that has begun goes on.
         synced = max(self.now, self.journal.slow_until, self.journal.busy_until)
         self.journal.slow_until = 0
         self._refuses_until = 0
@@ -205,11 +206,11 @@ class World:
         self._all_goes()
 
     def _agents_go_on(self, since: int) -> None:
-        """No agent waits for long: a transport or a journal that works takes what it waits for."""
+        """Check that no agent waits for long for a transport or a journal that works."""
         while waiting := [agent for agent in self.host.agents.running.values() if agent.paused]:
             for agent in waiting:
                 waits = self.now - max(agent.paused_at, since)
-                said = f"the agent of {agent.work.job_id} still waits for its transport"
+                said = f"the agent of {agent.work.job_id} still waits for a transport or the journal"
                 ensure(waits < WAITS, "I10", said)
             self._until(self.now + SECOND // 4)
 
@@ -219,7 +220,7 @@ class World:
                 self.host.agents.finish(agent, "healed")
 
     def _converged(self) -> str | None:
-        """What is still to come; None for nothing."""
+        """Return what some client has still to get; None if there is nothing."""
         if not self.host.up:
             return "the runtime is down"
         for job in self.host.state.unfinished.values():
@@ -232,7 +233,7 @@ class World:
         return self.promises.missing()
 
     def _all_goes(self) -> None:
-        """All leave, every window passes, and nothing is left (I8)."""
+        """Let all clients leave and all windows pass, and check that no state is left (I8)."""
         for client in self.clients:
             if isinstance(client, Honest):
                 client.retire()
@@ -250,19 +251,19 @@ class World:
             + 100
         )
         for _ in range(40):
-            # What was asked of a slow gateway may begin yet.
+            # Jobs that wait for a slow provisioner may still start.
             self._until(self.now + (2 * SECOND if self.options.credentials else SECOND // 2))
             for agent in list(self.host.agents.running.values()):
                 self.host.agents.vanish(agent)
         self._until(self.now + (wait + 3_700) * SECOND)
         self.gateway.check_none()
         left = bounds.left_over(self.host.runtime)
-        ensure(not left, "I8", f"at the end there is still {left}")
+        ensure(not left, "I8", f"the runtime still holds {left} at the end")
 
     # For clients.
 
     def dial(self, client: Socket | None, lines: bool, *, honest: bool) -> Link | None:
-        """A new link to the runtime; None when nobody is there."""
+        """Return a new link to the runtime; None if it does not listen."""
         if not self.host.listens or self.now < self._refuses_until:
             return None
         link = Link(self, lines)
@@ -274,30 +275,32 @@ class World:
         return link
 
     def labelled(self, job_id: str, label: str) -> None:
-        """A client's submit was answered by this job: it must be the one that it asked for (I7)."""
+        """Check that the job that answers a submit is the one that the client asked for (I7)."""
         self.works.answered(job_id, label)
 
     def check_loss(self, client: Honest, lost: SessionLost) -> None:
-        """A session is lost for a reason only (I1)."""
+        """Check that a client reports a lost session only if the runtime has ended or refused it (I1)."""
         told = self.promises.sessions.get(lost.session_id)
         gone = told is None or told.over or told.refused
         known = lost.code == "RESUME_WINDOW_EXPIRED" and (gone or lost.final)
         ensure(
-            known, "I1", f"{client.name} loses {lost.session_id}, which is kept: {lost.code} {lost.reason}"
+            known,
+            "I1",
+            f"{client.name} loses {lost.session_id}, which can be resumed: {lost.code} {lost.reason}",
         )
 
     def some_link(self, number: int) -> Link | None:
-        """One that is there."""
+        """Return a link that is open; None if there is none."""
         self.links = [link for link in self.links if not link.over]
         return self.links[number % len(self.links)] if self.links else None
 
     def some_agent(self, number: int) -> Agent | None:
-        """One that runs."""
+        """Return a running agent; None if there is none."""
         running = list(self.host.agents.running.values())
         return running[number % len(running)] if running else None
 
     def some_entitled(self, number: int) -> Agent | None:
-        """One that runs, mostly one with a lease."""
+        """Return a running agent, in most calls one with a lease; None if there is none."""
         running = list(self.host.agents.running.values())
         with_lease = [agent for agent in running if self.ledger.account(agent.work.job_id).lease]
         if number % 8 and with_lease:
@@ -305,7 +308,7 @@ class World:
         return running[number % len(running)] if running else None
 
     def some_honest(self, number: int) -> Honest:
-        """One of them; the first of the cast always is."""
+        """Return an honest client; the first client of a run always is honest."""
         honest = [client for client in self.clients if isinstance(client, Honest)]
         return honest[number % len(honest)]
 
@@ -315,7 +318,7 @@ class World:
         self.some_honest(move.a).submit(move.b, move.c % 256, move.c // 256)
 
     def submit_lease(self, move: Move) -> None:
-        """A job with authority, now and then for a short time, or with what cannot be granted."""
+        """Submit a job with a lease, which may end soon, or may have an unknown capability."""
         expires = {0: -1, 1: 2, 2: 2, 3: 8, 4: 30, 5: 10**7}.get(move.c % 16)
         at = None if expires is None else time_text(self.host.unix + expires * SECOND)
         lease = draw_lease(move.b // 64)
@@ -342,7 +345,7 @@ class World:
             self.host.powers.spend(agent, move.b, move.c, 1)
 
     def flood(self, move: Move) -> None:
-        """It spends as if there were no end of it."""
+        """Report many costs in a row."""
         agent = self.some_entitled(move.a)
         if agent is not None:
             self.host.powers.spend(agent, move.b, move.c, 25)
@@ -382,13 +385,13 @@ class World:
             self.some_honest(move.a).cancel_job(self.children[move.b % len(self.children)])
 
     def watch_child(self, move: Move) -> None:
-        """Somebody who does not get its events anyway wants to see them."""
+        """Let a client observe a child whose events do not come to it anyway."""
         if self.children:
             client, child = self.some_honest(move.a), self.children[move.b % len(self.children)]
             client.watch(child)
 
     def near_expiry(self, move: Move) -> None:
-        """The wall clock is set to just about where a lease ends."""
+        """Set the wall clock to just before or after the end of a lease."""
         ends = [work.expires for work in self.truth.jobs.values() if work.expires and not work.end]
         if ends:
             at = ends[move.a % len(ends)]
@@ -409,7 +412,7 @@ class World:
         self.some_honest(move.a).list_jobs(move.b)
 
     def page(self, move: Move) -> None:
-        """A client begins to look at all there is, or looks at more; now and then by another's cursor."""
+        """Begin a listing or read its next page, now and then with a cursor of another client."""
         cursors = list(self.pages.cursors)
         if move.b % 8 == 7 and cursors:
             self.some_honest(move.a).list_by(cursors[move.c % len(cursors)])
@@ -417,7 +420,7 @@ class World:
             self.some_honest(move.a).page(move.b, move.c)
 
     def old_token(self, move: Move) -> None:
-        """Somebody has kept a resume token that a later one has ended, and uses it."""
+        """Resume a session with an old token, which a later one has made invalid."""
         promises = self.promises
         old = [
             (told, token)
@@ -438,7 +441,7 @@ class World:
             client.come_back(token, told.last, move.c % 3)
 
     def watch_other(self, move: Move) -> None:
-        """Who may observe jobs of others does."""
+        """Let a client observe a job of another principal, if it may."""
         client = self.some_honest(move.a)
         principal = client.actor.principal
         works = [
@@ -452,7 +455,7 @@ class World:
             client.watch(works[move.b % len(works)].job_id)
 
     def take_right(self, move: Move) -> None:
-        """Who observes jobs of others loses its connection, and then its right to do so."""
+        """Reset the connection of an observer of other principals, and then take away its rights."""
         ends = [
             end
             for end in self.host.ends.values()
@@ -490,7 +493,7 @@ class World:
             self.host.agents.emit(agent, count, move.c, long=move.c % 64 == 5)
 
     def pour(self, move: Move) -> None:
-        """An agent publishes without pause, as far as it is let."""
+        """Let an agent publish without pause, as far as it is permitted."""
         agent = self.some_agent(move.a)
         if agent is not None:
             self.host.agents.pour(agent, 50 + move.b % 1_000, move.c)
@@ -515,7 +518,7 @@ class World:
             self.host.agents.vanish(agent)
 
     def wait(self, move: Move) -> None:
-        """Time passes."""
+        """Wait."""
 
     def drop(self, move: Move) -> None:
         link = self.some_link(move.a)
@@ -565,7 +568,7 @@ class World:
 
 
 def heal(pipe: Pipe) -> None:
-    """Nothing holds it up any more."""
+    """End all faults of a direction of a link."""
     pipe.stalled = False
     pipe.stall(False)
     if pipe.busy:
