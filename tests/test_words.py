@@ -13,7 +13,17 @@ from typing import Final, NamedTuple
 import pytest
 
 ROOT: Final = Path(__file__).parents[1]
-FOLDERS: Final = ("attacks", "brute_force", "docs", "drops", "kill9", "memory", "reference", "transcripts")
+FOLDERS: Final = (
+    "attacks",
+    "brute_force",
+    "docs",
+    "drops",
+    "interop",
+    "kill9",
+    "memory",
+    "reference",
+    "transcripts",
+)
 """The folders of tests whose words are checked."""
 CHECKED: Final = ("arcp_io/**/*.py", "arcp_proto/**/*.py", *(f"tests/{name}/**/*.py" for name in FOLDERS))
 """The files whose words are checked."""

@@ -1,8 +1,8 @@
-"""Fetch what the gate hands back by real HTTP clients, and compare what arrives with what was covered (§9.3).
+"""Fetch the URLs that the gate allows with real HTTP clients, and compare the requests with the lease (§9.3).
 
-Every name resolves to one server on loopback, which keeps the Host and the target of each request as they
-came; who was looked up, and at which port, is kept as well. A client may refuse to fetch a URL; one that
-fetches another URL than the one it was given is a finding.
+Every name resolves to one server on loopback, which records the Host and the target of each request
+unchanged; the names and ports that clients look up are recorded as well. A client may refuse to fetch a URL;
+a client that fetches another URL than it was given is a finding.
 
 `python -m tests.interop.fetching --seeds 0 1000` searches longer, from one seed of hypothesis after another.
 """
@@ -75,7 +75,7 @@ CURL: Final = shutil.which("curl")
 
 
 class Fetched(NamedTuple):
-    """What a client was handed, and what arrived; None when it refused."""
+    """A URL that a client was given, and the URL that arrived, or None when the client refused."""
 
     given: str
     arrived: str | None
@@ -84,11 +84,11 @@ class Fetched(NamedTuple):
 
 
 class Finding(AssertionError):
-    """A client has fetched what was not covered."""
+    """A client has fetched a URL that the lease does not cover."""
 
 
 def urls() -> st.SearchStrategy[str]:
-    """URLs that a cunning client could hand an agent; PORT stands for the server's."""
+    """Return a strategy for URLs of a malicious client; PORT stands for that of the server."""
     letters = st.builds("a{}b.example".format, HOST_LETTERS)
     host = st.sampled_from(HOSTS * 4 + ODD_HOSTS) | st.sampled_from(HOSTS) | letters
     port = st.sampled_from(PORTS * 4 + ODD_PORTS)
@@ -104,7 +104,7 @@ def urls() -> st.SearchStrategy[str]:
 
 
 class Clients:
-    """The clients, and the server that all of them reach, whatever the host is called."""
+    """The HTTP clients, and the one server that they reach under every name of a host."""
 
     def __init__(self, arrived: Arrived, looked_up: list[tuple[str, int]]) -> None:
         self.arrived = arrived
@@ -167,7 +167,7 @@ class Clients:
         return Fetched(url, self.arrived.numbered.pop(str(number), None), tuple(self._looked_up))
 
     def _by_aiohttp(self, forms: Sequence[str]) -> Iterator[Fetched]:
-        """It connects to addresses without a look-up, so that only the server's own is fetched from."""
+        """Fetch from names and from the address of the server alone: aiohttp looks up no address."""
         here = f"127.0.0.1:{self.arrived.port}"
         named = [form for form in forms if _place(form)[0] == "127.0.0.1" or not _is_address(form)]
         named = [form for form in named if not _is_address(form) or form.startswith(f"http://{here}/")]
@@ -214,7 +214,7 @@ class Clients:
             raise Finding(f"{name} was handed {fetched.given!r} and looked up {fetched.looked_up}")
 
     def _judge_gated(self, url: str) -> None:
-        """A client of a job may be handed any URL: what it sends is what its gate has allowed."""
+        """Fetch any URL with the gated client of a job, and compare it with the URL that the gate allowed."""
         del self._allowed[:]
         self._number += 1
         self._looked_up.clear()

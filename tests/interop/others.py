@@ -14,7 +14,7 @@ FEATURES: Final = [
     *("heartbeat", "ack", "list_jobs", "subscribe", "lease_expires_at", "cost.budget", "model.use"),
     *("provisioned_credentials", "progress", "result_chunk", "agent_versions"),
 ]
-"""What each of them offers."""
+"""The features that each of them offers."""
 TRACE: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 LOCAL_TIME: Final = "2026-05-13T12:30:00.123456789-07:00"
 STATUSES: Final = ("pending", "running", "success", "error", "cancelled", "timed_out")
@@ -69,7 +69,7 @@ def java_id(number: int) -> str:
 
 
 def java_client(where: World, auth: dict[str, str] | None = None, **resume: Any) -> Peer:
-    """`resume` are `resume_token` and `last_event_seq`, beside the rest; it names no session."""
+    """Connect as the Java client, whose hello has `resume` beside its other fields and names no session."""
     peer = where.connect()
     hello = {
         "client": {"name": "arcp-client-java", "version": "1.0.0"},

@@ -52,7 +52,7 @@ class Recording:
         self._crossed = asyncio.Event()
 
     async def send(self, envelope: Frame) -> None:
-        self._keep(self.sent, envelope)  # First: who gets it may look here before we go on.
+        self._keep(self.sent, envelope)  # The receiver may read the record before this task continues.
         await self.transport.send(envelope)
 
     async def recv(self) -> Frame:
@@ -125,7 +125,7 @@ class Guest:
         )
 
     async def drop(self) -> None:
-        """The network fails: no goodbye, and no closing handshake; returns when their client has noticed."""
+        """Cut the network without goodbye or closing handshake, and wait until the client has noticed."""
         assert isinstance(self.wire.transport, WebSocketTransport)
         self.wire.transport._conn.transport.abort()
         assert self.client._read_task is not None
@@ -133,13 +133,13 @@ class Guest:
 
 
 Visit = Callable[[Guest], Awaitable[T]]
-"""What their client does in a session."""
+"""The actions of the PyPI client in a session."""
 
 
 async def visit(url: str, what: Visit[T], token: str = TOKEN, **options: Any) -> T:
-    """Let their client connect to a runtime and do something, in a thread with a loop of its own.
+    """Let the PyPI client connect to a runtime and act, in a thread with a loop of its own.
 
-    Whatever the runtime has sent has to be what their models read.
+    The models of the PyPI SDK have to be able to read every message of the runtime.
     """
     return await in_a_thread(partial(converse, partial(over_websocket, url), what, token, **options))
 
@@ -193,7 +193,7 @@ class Host:
         self.url = ""
         self.relay = Relay()
         self.relayed_url = ""
-        """The same runtime, on the far side of the relay."""
+        """The URL of the same runtime, on the far side of the relay."""
         self.wires: list[Recording] = []
         """A recording of each connection."""
         self._portal = portal
@@ -226,7 +226,7 @@ class Host:
         return of(self.wire.received, *types)
 
     async def cut(self) -> None:
-        """The network fails on the newest connection, and both sides notice."""
+        """Cut the network of the newest connection, and let both sides notice."""
 
         async def cut() -> None:
             transport = self.wires[-1].transport
@@ -236,7 +236,7 @@ class Host:
         await self.call(cut)
 
     async def hang_up(self) -> None:
-        """The network fails on all connections through the relay, and their runtime does not notice."""
+        """Cut the network of all connections through the relay, unnoticed by the runtime."""
 
         async def hang_up() -> None:
             self.relay.hang_up()
@@ -244,7 +244,7 @@ class Host:
         await self.call(hang_up)
 
     async def notice(self) -> None:
-        """It notices: the other ends of those connections are gone as well."""
+        """Let the runtime notice the cut: the other ends of those connections close as well."""
 
         async def notice() -> None:
             self.relay.notice()
@@ -252,7 +252,7 @@ class Host:
         await self.call(notice)
 
     async def forget(self, job_id: str) -> None:
-        """It knows a job no longer."""
+        """Let the runtime forget a job."""
 
         async def forget() -> None:
             del self.runtime._jobs[job_id]
@@ -260,7 +260,7 @@ class Host:
         await self.call(forget)
 
     async def ended(self, job_id: str) -> None:
-        """Wait until a job has ended, whoever is told."""
+        """Wait until a job has ended, whether or not a session gets its end."""
 
         async def ended() -> None:
             while self.runtime._jobs[job_id].state in ("pending", "running"):
@@ -286,7 +286,7 @@ class Relay:
         """Whether new connections are ended at once."""
 
     async def serve(self, port: int) -> asyncio.Server:
-        """Listen, and connect whoever comes to a port."""
+        """Listen, and connect each client to a port."""
 
         async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             if self.refuses:
@@ -432,7 +432,7 @@ async def kinds(input: Any, job: JobContext) -> None:
 
 
 async def stream(input: dict[str, Any], job: JobContext) -> None:
-    """Streams `texts` or the bytes of `hex`, each of them `times` over."""
+    """Stream `texts` or the bytes of `hex`, each of them `times` over."""
     async with job.stream_result() as out:
         for text in input.get("texts", ()):
             await out.write(text * input.get("times", 1))
@@ -467,19 +467,19 @@ async def flood(input: int, job: JobContext) -> None:
 
 
 async def unfinished(input: Any, job: JobContext) -> None:
-    """Writes a result that never ends."""
+    """Write a result stream that never ends."""
     await job.stream_result().write("a")
 
 
 async def spoiled(input: Any, job: JobContext) -> None:
-    """Fails while it writes: they send two ends."""
+    """Fail during a result stream, for which the PyPI runtime sends two ends."""
     async with job.stream_result() as out:
         await out.write("partial")
         raise RuntimeError("it broke")
 
 
 async def unreadable(input: Any, job: JobContext) -> None:
-    """Says what is no JSON: they lose the connection."""
+    """Emit a value that JSON cannot express, for which the PyPI runtime loses the connection."""
     await job.job.emit_event("x-vendor.acme.note", {"value": object()})
     await asyncio.Event().wait()
 
@@ -499,10 +499,10 @@ class Meeting:
         if self._here == input["all"]:
             self._complete.set()
         await self._complete.wait()
-        return input["who"]
+        return input["number"]
 
     async def linger(self, input: Any, job: JobContext) -> None:
-        """Once cancelled, it does not stop before it is released."""
+        """Wait for a cancel, and then for a release before the job stops."""
         await job.status("asleep")
         try:
             await asyncio.Event().wait()
@@ -514,7 +514,7 @@ class Meeting:
         self._released.set()
 
     async def halves(self, input: int, job: JobContext) -> str:
-        """Says so much, waits for `go`, and says as much again."""
+        """Emit `input` logs, wait for `go`, and emit as many again."""
         await flood(input, job)
         await self._going.wait()
         await flood(input, job)

@@ -81,14 +81,14 @@ def add_agents(app: App, asleep: anyio.Event) -> None:
         if len(here) == input["all"]:
             everybody.set()
         await everybody.wait()
-        return input["who"]
+        return input["number"]
 
     async def flood(job: JobContext, input: Any) -> None:
         for number in range(input):
             await job.log("info", str(number))
 
     async def halves(job: JobContext, input: Any) -> str:
-        """Says so much, waits for `go`, and says as much again."""
+        """Emit `input` logs, wait for `go`, and emit as many again."""
         await flood(job, input)
         await going.wait()
         await flood(job, input)

@@ -39,12 +39,12 @@ ROWS: Final = [
 ]
 TOKEN: Final = "fake-bearer-token"
 IGNORED: Final = ("job.cancelled", "session.closed")
-"""What their client does not know, and passes over."""
+"""Messages that the PyPI client does not know, and ignores."""
 SESSIONS: Final = list(dict.fromkeys(row["session"] for row in ROWS))
 
 
 def rows(session: str) -> list[tuple[str, Frame]]:
-    """Who said what in a session."""
+    """Return the frames of a session, each with its sender."""
     return [(row["by"], row["frame"]) for row in ROWS if row["session"] == session]
 
 
@@ -52,7 +52,7 @@ def rows(session: str) -> list[tuple[str, Frame]]:
 
 
 class AsTheirClient:
-    """Does what the recorded client did, hears what it heard, and tells what has happened."""
+    """A client that repeats the recorded requests, receives the recorded frames and reports the events."""
 
     def __init__(self) -> None:
         self.runtime = ScriptedRuntime()
@@ -271,7 +271,7 @@ STORIES: Final[dict[str, str]] = {
         request 2 is refused: INVALID_REQUEST
     """,
 }
-"""What has happened to our client in a session, by what their runtime said in it."""
+"""The events that our client reports in a session, after the recorded frames of the PyPI runtime."""
 
 
 @pytest.mark.parametrize("session", STORIES)
@@ -284,7 +284,7 @@ def test_our_client_understands_what_theirs_heard(session: str) -> None:
 
 
 def test_requests_that_their_runtime_never_answers() -> None:
-    """A cancel of a job that waits for its turn, or is over."""
+    """Cancel a queued job and a job that has ended, which the PyPI runtime does not answer."""
     ours = AsTheirClient()
     ours.replay("every end")
     assert ours.runtime.state.session is not None
@@ -309,7 +309,7 @@ class AsTheirRuntime:
         self.peer = self.world.connect()
         self._jobs: dict[str, JobId] = {}
         self._tools = ["search"] if session == "a whole session" else []
-        """What is called there without a lease for it, which their runtime does not enforce."""
+        """Tools that the agent calls without a lease for them, which the PyPI runtime does not check."""
 
     def replay(self) -> list[str]:
         for by, frame in self._rows:
@@ -393,7 +393,7 @@ def told(frame: Frame) -> str:
 DIFFERENCES: Final[dict[str, list[str]]] = {
     "no features": [
         "+ session.error INVALID_REQUEST",  # An ack that was not negotiated.
-        "+ success hello \x00\x01",  # No stream for who does not know it.
+        "+ success hello \x00\x01",  # A client without result_chunk gets no stream.
         *["- result_chunk"] * 3,
         "- success None",
     ],
@@ -433,12 +433,12 @@ DIFFERENCES: Final[dict[str, list[str]]] = {
         "- session.error INVALID_REQUEST",
     ],
 }
-"""What our runtime does not say, or says beside what theirs does."""
+"""The frames that only one of both runtimes sends: - the PyPI runtime, + ours."""
 
 
 @pytest.mark.parametrize("session", SESSIONS)
 def test_our_runtime_says_what_theirs_does(session: str) -> None:
-    """But where the protocol is on our side; and their models read all of it."""
+    """Compare the frames, except for known differences, and read them with the models of the PyPI SDK."""
     ours = AsTheirRuntime(session)
     story = ours.replay()
     theirs = [told(frame) for by, frame in rows(session) if by == "runtime"]

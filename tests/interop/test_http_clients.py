@@ -1,4 +1,4 @@
-"""What HTTP clients send for a URL that the gate hands back: nothing but what the lease covers (§9.3)."""
+"""HTTP clients send the URLs that the gate allows in a form that the lease covers (§9.3)."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_an_agent_fetches_what_it_is_handed_back(blocking: bool) -> None:
 
 
 def test_a_host_is_read_as_uts_46_reads_it() -> None:
-    """By the library that requests and httpx use; letters that are newer than Python are refused."""
+    """Compare with the library of requests and httpx; letters newer than Python's Unicode are refused."""
     dice = random.Random(SEED)
     ignored = [*range(0x115F, 0x1161), 0x34F, 0x558, *range(0x180B, 0x1810), 0x3164, *range(0xFE00, 0xFE10)]
     letters = [chr(dice.randrange(0x80, 0x30000)) for _ in range(6_000)]

@@ -1,6 +1,6 @@
-"""Clients of other languages resume, list and observe, as they do by their sources: Go, Java, TypeScript.
+"""Clients of other languages resume, list and observe, as their sources do: Go, Java, TypeScript.
 
-None of them knows its old jobs again after a resume: a new client hands what comes to whoever subscribed.
+None of them knows its earlier jobs after a resume: a new client passes their events to its subscribers.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def kinds(frames: list[Frame]) -> list[str]:
     return [frame["payload"].get("kind", frame["type"]) for frame in frames]
 
 
-# Go asks in its hello, names the session, and takes the session's id from the envelope of the welcome.
+# A Go client resumes in its hello, names the session, and reads the session's id from the welcome.
 
 
 def test_a_go_client_resumes() -> None:
-    """What was said meanwhile comes, under the ids and numbers that it had; then what is new."""
+    """Replay the missed events under their ids and numbers, then send new ones."""
     first = go_client(world())
     world_ = first.world
     job = first.submit("plain")
@@ -55,7 +55,7 @@ def test_a_go_client_resumes() -> None:
 
 
 def test_a_go_client_is_refused_a_session_that_it_cannot_resume() -> None:
-    """It reads an error for what it asked for, and its transport is closed."""
+    """Send an error that the Go client can read, and close its transport."""
     first = go_client(world())
     first.world.emit(first.submit())
     for last, change, code in (
@@ -96,7 +96,7 @@ def test_a_go_client_cancels_what_it_submitted_before() -> None:
 
 
 def test_a_go_client_lists_jobs() -> None:
-    """It takes a page by `request_id`; the filter is always there, what is empty in it is not."""
+    """Find the page by `request_id`; the Go client always sends a filter, without its empty fields."""
     peer = go_client(world())
     jobs = [peer.submit() for _ in range(3)]
     peer.world.finish(jobs[0])
@@ -121,7 +121,7 @@ def test_a_go_client_lists_jobs() -> None:
 
 
 def test_a_go_client_observes() -> None:
-    """The job is named in the envelope and the payload, and what is zero or false is left out."""
+    """Name the job in the envelope and the payload; the Go client omits zero and false fields."""
     owner = go_client(world())
     job = owner.submit()
     owner.world.emit(job)
@@ -150,13 +150,13 @@ def test_a_go_client_observes_no_longer() -> None:
     peer.drop()
     again = go_client(owner.world, resumption(peer))
     owner.world.emit(job)
-    owner.world.advance(0.001)  # What it observes waits in the history, as long as nobody reads.
+    owner.world.advance(0.001)  # Observed events wait in the history until the client reads.
     assert again.send("job.unsubscribe", {"job_id": job}, id=go_id(2), job_id=job) == []
     owner.world.emit(job)
     assert (again.numbers(), len(owner.about(job))) == ([2], 3)
 
 
-# Java names no session: a token and a number stand beside the rest of its hello.
+# A Java client names no session: the token and the number are fields of its hello.
 
 
 @pytest.mark.parametrize("auth", [None, {"scheme": "anonymous"}])
@@ -182,7 +182,7 @@ def test_a_java_client_without_a_number_gets_all_of_it() -> None:
 
 
 def test_a_java_client_is_refused_a_session_that_it_cannot_resume() -> None:
-    """Its `connect` fails by the closed transport: it reads no error before the welcome but by its id."""
+    """Close the transport, which fails `connect`: before the welcome the Java client finds errors by id."""
     first = java_client(world(anonymous=True))
     for auth in (None, {"scheme": "anonymous"}):
         token = first.token if auth else "c0ffee00-0000-4000-8000-000000000000"
@@ -194,7 +194,7 @@ def test_a_java_client_is_refused_a_session_that_it_cannot_resume() -> None:
 
 
 def test_a_java_client_lists_and_observes() -> None:
-    """It ignores `job.subscribed`, and takes every frame of a job for one that it may be watching."""
+    """Send every frame of an observed job with its id: the Java client ignores `job.subscribed`."""
     owner = java_client(world())
     job = owner.submit()
     owner.world.emit(job)
@@ -234,7 +234,7 @@ def test_a_typescript_client_resumes() -> None:
 
 
 def test_a_typescript_client_resumes_at_the_end_of_its_log() -> None:
-    """By which it is refused by its own runtime."""
+    """Resume at the end of the log, which the TypeScript runtime refuses."""
     first = typescript_client(world())
     first.world.finish(first.submit())
     first.send("session.ack", {"last_processed_seq": 1}, id=typescript_id(2))
@@ -257,7 +257,7 @@ def test_a_typescript_client_reads_why_its_session_is_gone() -> None:
 
 
 def test_a_typescript_client_lists_and_observes() -> None:
-    """Its schemas want every key of a page, and `job.subscribed` by the job that it names."""
+    """Send every key of a page, and the job id in `job.subscribed`: the TypeScript schemas require them."""
     owner = typescript_client(world())
     job = owner.submit(lease_request={"cost.budget": ["USD:5.00"]})
     owner.world.emit(job)
@@ -293,7 +293,7 @@ def test_a_typescript_client_hears_of_its_lag_as_of_any_status() -> None:
         typescript_reads(frame)
 
 
-# Rust resumes by a message of its own, without a word on who it is, and gets what it cannot read.
+# A Rust client resumes by a message of its own, without credentials, and cannot read the answer.
 
 
 def rust_resume(first: Peer, token: str) -> Peer:

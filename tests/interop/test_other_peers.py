@@ -123,7 +123,7 @@ def test_a_java_client_has_a_job_done() -> None:
 
 
 def test_a_java_client_finds_what_was_refused_by_the_envelope_id() -> None:
-    """An error with a job id would end that job."""
+    """Refuse without a job id: the Java client would end that job."""
     peer = java_client(world())
     job = peer.submit()
     requests: list[tuple[str, Any, dict[str, Any], str]] = [
@@ -206,7 +206,7 @@ def test_a_typescript_client_finds_a_refused_submit_by_its_trace() -> None:
 
 
 def test_a_typescript_client_hears_nothing_of_a_refused_cancel() -> None:
-    """Any answer would end a job, or all of them."""
+    """Leave a refused cancel unanswered: the TypeScript client would end a job, or all of them."""
     peer = typescript_client(world())
     job = peer.submit()
     for job_id in (UNKNOWN_JOB, "", None):

@@ -75,7 +75,7 @@ def refuse(runtime: ScriptedRuntime, kind: str = "session.error", **fields: Any)
 
 
 def refuse_until(runtime: ScriptedRuntime, kind: str, done: type[Event], **fields: Any) -> list[int]:
-    """Refuse whatever it asks for until something happens; returns the numbers that it went on from."""
+    """Refuse every hello until an event of a type, and return the cursors of the hellos."""
     cursors = []
     while not any(isinstance(event, done) for event in runtime.events):
         refuse(runtime, kind, **fields)
@@ -101,7 +101,7 @@ def runtime() -> ScriptedRuntime:
 
 
 def test_our_client_asks_to_resume_in_both_forms(runtime: ScriptedRuntime) -> None:
-    """In both forms, so that those find it who look for it in the hello, and those who look beside it."""
+    """Send the resume in the payload and as fields of the hello: runtimes read one of the two forms."""
     submitted(runtime, 2)
     assert kinds(runtime.drop()) == ["ConnectionEnded", "Detached"]
     hello = runtime.connect()
@@ -125,7 +125,7 @@ def test_a_session_is_resumed_with_a_token_that_was_not_changed_too(
 
 
 def test_a_go_runtime_has_not_noticed_the_end_of_the_old_transport(runtime: ScriptedRuntime) -> None:
-    """It knows no such session for up to two heartbeat intervals; then it does, and all is as it was."""
+    """Refuse the session for two heartbeat intervals, then resume it: the client does not give it up."""
     job = submitted(runtime, 3)
     runtime.drop()
     until = runtime.now + 61 * SECOND
@@ -140,7 +140,7 @@ def test_a_go_runtime_has_not_noticed_the_end_of_the_old_transport(runtime: Scri
 
 
 def test_an_event_that_a_go_runtime_sends_twice_comes_once(runtime: ScriptedRuntime) -> None:
-    """What is new overtakes what is replayed, and is replayed as well."""
+    """Send new events during a replay, and replay them as well."""
     job = submitted(runtime, 2)
     runtime.reconnect()
     happened = [event for number in (5, 3, 4, 5, 6) for event in said(runtime, job, number)]
@@ -152,7 +152,7 @@ def test_an_event_that_a_go_runtime_sends_twice_comes_once(runtime: ScriptedRunt
 
 
 def test_a_go_runtime_never_repeats_an_acceptance(runtime: ScriptedRuntime) -> None:
-    """A submit that may have been carried out is asked again only under its key."""
+    """Repeat a submit that may have been carried out only if it has a key."""
     plain = runtime.submit()
     keyed = runtime.submit(idempotency_key="k")
     happened = runtime.reconnect()
@@ -166,7 +166,7 @@ def test_a_go_runtime_never_repeats_an_acceptance(runtime: ScriptedRuntime) -> N
 
 
 def test_a_typescript_runtime_refuses_a_cursor_at_the_end_of_its_log(runtime: ScriptedRuntime) -> None:
-    """This costs one attempt: the second asks for one event more than is needed, which comes again."""
+    """Refuse one attempt: the second asks for one event more than is needed, which the client drops."""
     job = submitted(runtime, 3)
     runtime.drop()
     refuse(runtime)
@@ -198,7 +198,7 @@ def test_a_session_that_stays_refused_is_lost(runtime: ScriptedRuntime, code: st
 
 
 def test_a_java_runtime_refuses_by_a_job_error(runtime: ScriptedRuntime) -> None:
-    """Under an id that nobody knows, without a session; it closes the transport behind it."""
+    """Refuse under an unknown id and without a session, and close the transport."""
     submitted(runtime, 1)
     runtime.drop()
     cursors = refuse_until(
@@ -209,7 +209,7 @@ def test_a_java_runtime_refuses_by_a_job_error(runtime: ScriptedRuntime) -> None
 
 
 def test_a_java_runtime_speaks_before_it_says_welcome(runtime: ScriptedRuntime) -> None:
-    """Its agents do not wait for the welcome; what they say then is replayed after it."""
+    """Send events before the welcome, and replay them after it."""
     job = submitted(runtime, 1)
     runtime.drop()
     runtime.connect()
@@ -340,7 +340,7 @@ def test_a_lost_session_is_recovered_from_a_runtime_that_replays_before_it_answe
 
 
 def test_a_go_runtime_forgets_a_job_at_its_end(runtime: ScriptedRuntime) -> None:
-    """Nothing is left to observe after the loss of a session, which is said."""
+    """Report the job as lost after its session: the runtime refuses to observe it."""
     job = submitted(runtime, 2)
     runtime.drop()
     refuse(runtime, details={"final": True})
@@ -354,7 +354,7 @@ def test_a_go_runtime_forgets_a_job_at_its_end(runtime: ScriptedRuntime) -> None
 
 
 def test_numbers_that_a_pypi_runtime_gives_twice(runtime: ScriptedRuntime) -> None:
-    """It counts each observed job by itself: what has a number that was there is taken as it comes."""
+    """Number the events of an observed job by itself: the client accepts repeated numbers as they come."""
     own = submitted(runtime, 2)
     request = subscribe(runtime, after=None)
     answer = subscribed(replayed=0, request_id=request)
@@ -365,7 +365,7 @@ def test_numbers_that_a_pypi_runtime_gives_twice(runtime: ScriptedRuntime) -> No
 
 
 def test_a_pypi_runtime_names_answers_and_no_errors(runtime: ScriptedRuntime) -> None:
-    """What it cannot read it calls INTERNAL_ERROR; it means the request all the same."""
+    """Refuse an unreadable request with an unnamed INTERNAL_ERROR, which the client assigns to it."""
     submitted(runtime)
     request = runtime.submit()
     error = {"code": "INTERNAL_ERROR", "message": "1 validation error", "retryable": True, "details": None}
@@ -399,7 +399,7 @@ def test_a_go_runtime_gives_us_up(runtime: ScriptedRuntime, session_id: str | No
 
 
 def test_a_rust_runtime_that_drops_the_connection_ends_it() -> None:
-    """It drops the connection at the first word: there was no session, and nothing is tried again."""
+    """Drop the connection after the hello: without a session the client does not retry."""
     runtime = OtherRuntime(ClientConfig())
     (ended,) = runtime.drop()
     assert isinstance(ended, ConnectionEnded)
@@ -407,7 +407,7 @@ def test_a_rust_runtime_that_drops_the_connection_ends_it() -> None:
 
 
 def test_an_acceptance_with_a_trace_comes_again_for_the_same_key(runtime: ScriptedRuntime) -> None:
-    """PyPI sends the first acceptance as it was, its id and session too, and then the end."""
+    """Repeat the first acceptance with its id and session, as the PyPI runtime does, and then the end."""
     first = runtime.submit(idempotency_key="k")
     envelope = {"id": "acc1", "job_id": "job_1", "trace_id": TRACE, "session_id": "sess_0"}
     runtime.say("job.accepted", accepted(request_id=first), **envelope)

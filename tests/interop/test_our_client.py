@@ -167,7 +167,7 @@ async def test_an_inline_result(value: Any) -> None:
 
 
 async def test_a_result_of_any_size() -> None:
-    """What they send in one message is bounded by what we take, and beyond it the connection ends."""
+    """Read a result up to the limit of a message; a larger one ends the connection."""
     async with session_with_theirs(reconnect=False) as (session, _):
         assert len(await (await session.submit("large", 4_000_000)).result()) == 4_000_000
         with pytest.raises(ConnectionLost, match="larger than 4194304 bytes"):
@@ -246,7 +246,7 @@ async def test_many_jobs_at_a_time() -> None:
     results: dict[int, int] = {}
 
     async def one(session: Session, who: int) -> None:
-        results[who] = await (await session.submit("meet", {"all": 30, "who": who})).result()
+        results[who] = await (await session.submit("meet", {"all": 30, "number": who})).result()
 
     async with session_with_theirs() as (session, _), anyio.create_task_group() as tasks:
         for who in range(30):
@@ -278,7 +278,7 @@ async def test_a_flood_arrives_in_order() -> None:
     ],
 )
 async def test_a_submit_is_refused(agent: str, options: dict[str, Any], error: type[ArcpError]) -> None:
-    """They mean INVALID_REQUEST by INTERNAL_ERROR, and do not say which request they mean."""
+    """Raise the error of a refused submit, sent as INTERNAL_ERROR without a request id."""
     async with their_runtime() as host, connect(host.url, TOKEN) as session:
         job = await running(session)
         with pytest.raises(error) as caught:
@@ -300,7 +300,7 @@ async def test_an_error_is_for_the_oldest_request_that_it_can_answer() -> None:
 
     async with their_runtime() as host, connect(host.url, TOKEN) as session:
         async with anyio.create_task_group() as tasks:
-            for agent in ("echo", "none", "stage", "stage@9", "stage@1.0.0", "nobody"):
+            for agent in ("echo", "none", "stage", "stage@9", "stage@1.0.0", "unknown"):
                 tasks.start_soon(ask, session, agent)
         assert [frame["type"] for frame in host.received("job.submit", "session.ping")] == ["job.submit"] * 6
         assert session.lost is None
@@ -310,12 +310,12 @@ async def test_an_error_is_for_the_oldest_request_that_it_can_answer() -> None:
         "stage": "stage",
         "stage@9": "AGENT_VERSION_NOT_AVAILABLE",
         "stage@1.0.0": "stage@1.0.0",
-        "nobody": "AGENT_NOT_AVAILABLE",
+        "unknown": "AGENT_NOT_AVAILABLE",
     }
 
 
 async def test_an_error_is_not_for_a_cancel_that_waits() -> None:
-    """They answer no cancel before its job has stopped; meanwhile a submit may be refused."""
+    """Refuse a submit while a cancel waits: the PyPI runtime answers a cancel when its job has stopped."""
     async with their_runtime() as host, connect(host.url, TOKEN) as session:
         job = await running(session, "linger")
         async with anyio.create_task_group() as tasks:
@@ -359,7 +359,7 @@ async def test_the_same_key_again() -> None:
     ],
 )
 async def test_a_job_fails(code: str, error: type[ArcpError]) -> None:
-    """By whatever code, also one by which they refuse requests: it was accepted, so it ends."""
+    """Raise the code of an accepted job that fails, also a code by which the runtime refuses requests."""
     async with session_with_theirs() as (session, _):
         job = await session.submit("fail", code)
         caught = await ends(job)
@@ -396,7 +396,7 @@ async def test_a_job_that_is_not_stopped_by_its_cancel() -> None:
 
 
 async def test_a_cancel_that_they_never_answer() -> None:
-    """They forget a job that is cancelled before its turn; the wait ends with the session."""
+    """Wait for the end of the session: the PyPI runtime forgets a job cancelled while it is queued."""
     async with session_with_theirs(max_concurrent_jobs=1) as (session, host):
         first, queued = await running(session), await session.submit("sleep")
         async with anyio.create_task_group() as tasks:
@@ -432,7 +432,7 @@ async def test_a_job_runs_too_long() -> None:
 
 
 async def test_a_result_that_does_not_end() -> None:
-    """They call it a success, and have sent a piece of a result whose end never came."""
+    """Fail a job that the PyPI runtime ends as a success, with a result stream that has no end."""
     async with session_with_theirs() as (session, _):
         job = await session.submit("unfinished")
         assert isinstance(await ends(job), InternalError)

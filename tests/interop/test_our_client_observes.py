@@ -1,8 +1,8 @@
-"""Our client lists and observes jobs at the runtime of PyPI's SDK.
+"""The client lists and observes jobs at the runtime of PyPI's SDK.
 
-That runtime lists the oldest first, replays a history before it answers the subscribe, numbers each job that
-is observed by itself, and does not say which request an error is about. A history is what the acks of who
-submitted have left of it: here nobody acknowledges where one is asked for.
+That runtime lists the oldest job first, replays a history before it answers the subscribe, numbers the events
+of each observed job by itself, and does not name the request of an error. A history lacks the events that the
+submitter has acknowledged, so submitters in these tests do not acknowledge before a history is requested.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def understood(host: Host) -> None:
 
 
 async def test_jobs_are_listed_page_by_page() -> None:
-    """As they come; a page at a time is asked for, and only when it is wanted."""
+    """List jobs in the runtime's order, and request a page only when its first entry is read."""
     async with their_runtime() as host, connect(host.url, TOKEN) as session:
         jobs = [await session.submit("echo", number) for number in range(7)]
         for job in jobs:
@@ -115,7 +115,7 @@ async def test_jobs_of_other_principals_are_not_listed() -> None:
 
 
 async def test_a_page_that_there_is_not() -> None:
-    """They refuse it without saying what they refuse; what is running lives."""
+    """Raise the error of a refused list, which does not name its request, and keep running jobs."""
     async with their_runtime() as host, connect(host.url, TOKEN) as session:
         job = await session.submit("sleep")
         with pytest.raises(InvalidRequest):
@@ -163,7 +163,7 @@ async def test_a_job_is_observed_with_its_history(after: int | None, history: in
     ],
 )
 async def test_a_job_that_is_over_is_observed(agent: str, input: Any, result: Any) -> None:
-    """Its history comes, with its end."""
+    """Replay the history of the job, and its end."""
     async with their_runtime(capabilities=without("ack")) as host, connect(host.url, TOKEN) as session:
         job = await session.submit(agent, input)
         outcome = await outcome_of(job)
@@ -202,7 +202,7 @@ async def test_a_job_is_observed_no_longer() -> None:
 
 
 async def test_many_jobs_are_observed_in_a_session() -> None:
-    """Each of them has the same numbers, and so has a job of the session itself; each event comes once."""
+    """Deliver each event once, although the numbers of the jobs and of the session's own job are the same."""
     async with their_runtime() as host, connect(host.url, TOKEN) as session:
         jobs = [await half(session) for _ in range(5)]
         async with connect(host.url, TOKEN) as other:
@@ -218,7 +218,7 @@ async def test_many_jobs_are_observed_in_a_session() -> None:
 
 
 async def test_a_foreign_job_cannot_be_observed() -> None:
-    """They tell an unknown job from that of somebody else; jobs that are running live."""
+    """Raise other errors for a foreign job and for an unknown one, and keep running jobs."""
     async with their_runtime() as host, connect(host.url, TOKEN) as session:
         job = await half(session)
         async with connect(host.url, "bob's") as other:
@@ -232,7 +232,7 @@ async def test_a_foreign_job_cannot_be_observed() -> None:
 
 
 async def test_an_observer_does_not_cancel_what_it_may_not() -> None:
-    """They say nothing at all to a stranger's cancel, and let any session of the principal do it."""
+    """Cancel from another session of the principal: the PyPI runtime allows that."""
     async with their_runtime() as host, connect(host.url, TOKEN) as session:
         job = await half(session)
         async with connect(host.url, TOKEN) as other:
@@ -244,7 +244,7 @@ async def test_an_observer_does_not_cancel_what_it_may_not() -> None:
 
 @pytest.mark.parametrize(("option", "call"), [("list_jobs", "list"), ("subscribe", "observe")])
 async def test_a_feature_that_they_do_not_offer_raises(option: str, call: str) -> None:
-    """It is said here, and nothing is sent."""
+    """Raise in the client, without a request."""
     async with their_runtime(capabilities=without(option)) as host, connect(host.url, TOKEN) as session:
         assert option not in session.features
         with pytest.raises(LocalProtocolError, match=option):

@@ -1,7 +1,7 @@
-"""Our client goes on with sessions of the runtime of PyPI's SDK when its connection is cut.
+"""The client resumes sessions of the runtime of PyPI's SDK after its connection is cut.
 
-That runtime keeps what it had numbered by then. What its agents say later reaches no session any more, except
-that of who observes, and the end by the idempotency key.
+That runtime keeps the events numbered before the cut. Later events of its agents reach observers alone, and
+the end of a job is sent again for its idempotency key.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def understood(host: Host) -> None:
 
 
 async def test_a_session_whose_connection_was_cut() -> None:
-    """It is the same, and counts on; what is asked for afterwards is answered."""
+    """Keep the session and its numbers, and answer later requests."""
     async with their_runtime() as host, session_at(host.url) as session:
         session_id = session.id
         assert await (await session.submit("echo", 1)).result() == 1
@@ -106,7 +106,7 @@ async def test_a_session_is_resumed_again_and_again() -> None:
 
 
 async def test_a_request_waits_while_the_session_is_detached() -> None:
-    """It waits, and is asked for when there is somebody to ask."""
+    """Hold the requests, and send them after the resume."""
     async with their_runtime() as host, session_at(host.url) as session:
         await host.cut()
         async with anyio.create_task_group() as tasks:
@@ -124,7 +124,7 @@ async def test_a_request_waits_while_the_session_is_detached() -> None:
 
 
 async def test_events_numbered_before_they_notice_the_cut_come_again() -> None:
-    """They refuse to resume while the old connection seems to live, and are asked again and again."""
+    """Retry a resume, which the PyPI runtime refuses until it notices the end of the old connection."""
     async with their_runtime() as host, session_at(host.relayed_url) as session:
         job, _ = await half(session)
         changes = session.watch()
@@ -148,7 +148,7 @@ def refusals(host: Host) -> list[str]:
 
 
 async def test_events_that_they_lose_come_by_the_key_of_the_job() -> None:
-    """What it says after the cut goes nowhere; the end comes to whoever asks under the same key."""
+    """Lose the events after the cut, and get the end by a submit under the same key."""
     async with their_runtime() as host, session_at(host.url) as session:
         job, _ = await half(session)
         await back(session, host)
@@ -176,7 +176,7 @@ def acked(frames: list[Any]) -> list[int]:
 
 @pytest.mark.parametrize("stored", ["memory", "file"])
 async def test_the_next_process_goes_on(stored: str, tmp_path: Any) -> None:
-    """With a session that was left; the job that it had is taken up, and ended by its key."""
+    """Resume a session that was left, and get the end of its job by its key."""
     store: SessionStore = MemoryStore() if stored == "memory" else FileStore(tmp_path / "session")
     async with their_runtime() as host:
         async with session_at(host.url, store=store) as session:
@@ -198,15 +198,15 @@ async def test_the_next_process_goes_on(stored: str, tmp_path: Any) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refusals are believed at once; how long they are not is seen at a virtual clock."""
+    """Accept a refusal at once; tests with a virtual clock check the time until then."""
     for name in ("REFUSAL_INTERVALS", "CLOSING_SEC"):
         monkeypatch.setattr(backoff, name, 0)
 
 
 async def test_a_session_that_is_lost(impatient: None) -> None:
-    """They keep none. Of its jobs one goes on and is observed in another session, and two are lost.
+    """Lose the session, continue one of its jobs by observing it, and report two jobs as lost.
 
-    One has ended in between, and nothing is left of what it said; one they do not know any more.
+    One of these two has ended meanwhile without a history, and the other is unknown to the runtime.
     """
     async with (
         their_runtime(resume_window_sec=0) as host,
@@ -247,7 +247,7 @@ async def end(host: Host, job: Job) -> None:
 
 
 async def test_events_numbered_before_they_notice_the_cut_are_observed(impatient: None) -> None:
-    """The session is lost; its log is not, and is replayed to the observer, the end as well."""
+    """Lose the session, and get its log and the end of its job as an observer."""
     async with (
         their_runtime(resume_window_sec=0) as host,
         session_at(host.relayed_url) as session,

@@ -63,7 +63,7 @@ async def test_their_client_with_a_wrong_token_gets_no_session(token: str) -> No
 
 
 async def test_features_that_they_do_not_offer() -> None:
-    """What needs them does not reach them, and the numbers have no gap."""
+    """Leave out messages of features that were not negotiated, without a gap in the numbers."""
 
     async def what(guest: Guest) -> None:
         assert guest.client.negotiated_features == ()
@@ -159,7 +159,7 @@ async def test_our_runtime_shuts_down() -> None:
 
 
 async def test_a_message_that_is_too_large() -> None:
-    """It ends the connection; what they are told by the error they take for everything that is open."""
+    """End the connection with an error, by which the PyPI client fails everything that is open."""
 
     async def what(guest: Guest) -> None:
         job = await guest.client.submit(agent="sleep")
@@ -188,7 +188,7 @@ async def test_an_inline_result(value: Any) -> None:
 
 
 async def test_a_result_that_fits_no_frame() -> None:
-    """It comes as a stream of its JSON text."""
+    """Send the result as a stream of its JSON text."""
     value = {"x": ["é" * 100] * 1_000}
 
     async def what(guest: Guest) -> None:
@@ -300,7 +300,7 @@ async def test_a_trace() -> None:
 async def test_many_jobs_at_a_time() -> None:
     async def what(guest: Guest) -> None:
         async def one(who: int) -> Any:
-            job = await guest.client.submit(agent="meet", input={"all": 30, "who": who})
+            job = await guest.client.submit(agent="meet", input={"all": 30, "number": who})
             return (await job.done).result
 
         assert await asyncio.gather(*map(one, range(30))) == list(range(30))
@@ -334,7 +334,7 @@ async def test_a_flood_arrives_in_order() -> None:
     ],
 )
 async def test_a_submit_is_refused(agent: str, lease: dict[str, Any], error: type[ARCPError]) -> None:
-    """Its own handle fails, as a job that was accepted and ended at once; all others live."""
+    """Fail the handle of the refused submit alone, as of a job that was accepted and ended at once."""
 
     async def what(guest: Guest) -> None:
         client = guest.client
@@ -372,7 +372,7 @@ async def test_a_job_is_cancelled() -> None:
 
 
 async def test_a_refused_cancel_gets_no_answer() -> None:
-    """They would take an error for the end of everything that is open, so there is none."""
+    """Send no error for a refused cancel: the PyPI client would fail everything that is open."""
 
     async def stranger(guest: Guest) -> None:
         (job_id,) = state_of(place.runtime).unfinished

@@ -154,7 +154,7 @@ async def test_a_page_that_there_is_not(page: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("after", "history"), [(None, [1, 2, 3]), (0, [1, 2, 3]), (2, [3]), (9, [])])
 async def test_a_job_that_runs_is_observed(after: int | None, history: list[int]) -> None:
-    """The answer comes first, then history, then what is new, each with a number of this session."""
+    """Send the answer, the history and new events in this order, with numbers of the observing session."""
 
     job_id = ""
     async with our_runtime() as place:
@@ -209,7 +209,7 @@ async def test_a_job_is_observed_from_now_on() -> None:
     ],
 )
 async def test_a_job_that_is_over_is_observed(agent: str, input: Any, status: str) -> None:
-    """Its history comes, with its end; without history there is its status only."""
+    """Send the history and the end, or without history the status alone."""
 
     job_id, told = "", list[Frame]()
     async with our_runtime() as place:
@@ -271,7 +271,7 @@ async def test_a_job_is_observed_no_longer() -> None:
 
 
 async def test_a_job_is_observed_in_its_own_session() -> None:
-    """Nothing comes twice; their client gives the job to the new handle, and forgets the first."""
+    """Send each event once; the PyPI client gives the job to the new handle, and forgets the first."""
 
     async def what(guest: Guest) -> None:
         job = await half(guest)
@@ -287,7 +287,7 @@ async def test_a_job_is_observed_in_its_own_session() -> None:
 
 @pytest.mark.parametrize("history", [False, True])
 async def test_a_foreign_job_is_not_found(history: bool) -> None:
-    """A job of somebody else is a job that does not exist."""
+    """Refuse a job of another principal as a job that does not exist."""
 
     async with our_runtime() as place:
 
@@ -306,7 +306,7 @@ async def test_a_foreign_job_is_not_found(history: bool) -> None:
 
 
 async def test_an_observer_resumes_and_goes_on_observing() -> None:
-    """A subscription is part of the session, and outlives its connection."""
+    """Keep the subscription after a resume: it is part of the session, not of the connection."""
 
     async with our_runtime() as place:
 
@@ -327,7 +327,7 @@ async def test_an_observer_resumes_and_goes_on_observing() -> None:
 
 
 async def test_an_observer_that_acknowledges() -> None:
-    """Its acks free its own log, and neither the history nor the log of who submitted."""
+    """Free the log of the observer by its acks, but not the history or the log of the submitter."""
 
     async with our_runtime() as place:
 

@@ -65,7 +65,7 @@ async def caught(job_id: str, guest: Guest) -> None:
 
 @pytest.mark.parametrize("missed", [0, 1, 3])
 async def test_a_session_whose_connection_was_cut(missed: int) -> None:
-    """Of what it had received the client may have kept less than all: that comes again as it was."""
+    """Replay received events unchanged as well, when the client has kept fewer than it received."""
 
     async def again(guest: Guest) -> list[Frame]:
         welcome = guest.client.welcome
@@ -92,7 +92,7 @@ async def test_a_session_whose_connection_was_cut(missed: int) -> None:
 
 
 async def test_a_session_is_resumed_while_its_job_goes_on() -> None:
-    """The client asks again under the same key, and has a handle for what comes."""
+    """Submit again under the same key, which gives the client a handle for later events."""
 
     async def again(guest: Guest) -> None:
         job = await guest.client.submit(agent="halves", input=3, idempotency_key="halves")
@@ -108,7 +108,7 @@ async def test_a_session_is_resumed_while_its_job_goes_on() -> None:
 
 
 async def test_a_session_is_resumed_twice() -> None:
-    """Each welcome brings a new token; those before the one that was used are over."""
+    """Issue a new token with each welcome; tokens before the used one are invalid."""
 
     async def twice(guest: Guest) -> SessionResume:
         await guest.drop()
@@ -157,7 +157,7 @@ async def test_a_session_after_their_goodbye() -> None:
 
 
 async def test_a_session_is_taken_over() -> None:
-    """The old connection looks alive; it is told why it ends, and its client takes it for everything open."""
+    """End the old connection with an error, by which its client fails everything that is open."""
 
     async with our_runtime() as place:
 
@@ -232,7 +232,7 @@ async def test_acknowledged_events_are_not_replayed() -> None:
 
 
 async def test_a_session_outlives_our_process(tmp_path: Path) -> None:
-    """The job does not; its end is there for who resumes, and for who observes."""
+    """Keep the session after the job is lost, and send its end to a resuming client and to an observer."""
 
     async def again(guest: Guest) -> None:
         await guest.wire.until(lambda: guest.received("job.error") != [])
@@ -258,7 +258,7 @@ async def test_a_session_outlives_our_process(tmp_path: Path) -> None:
 
 
 async def test_falling_behind_is_told_once_and_harms_nothing() -> None:
-    """A client that negotiated `ack` gets a status of its newest job, at each crossing of the limit."""
+    """Send a status of its newest job to a client that negotiated `ack`, each time it exceeds the limit."""
 
     async def what(guest: Guest) -> None:
         job = await guest.client.submit(agent="halves", input=20)
@@ -286,7 +286,7 @@ def phases(guest: Guest, job: JobHandle) -> list[str]:
 
 
 async def test_the_same_key_again() -> None:
-    """While it runs and when it is over; another submit under the key is refused, and all others live."""
+    """Accept a repeated key while the job runs and after its end, and refuse another submit under it."""
 
     async def what(guest: Guest) -> None:
         client = guest.client
@@ -308,7 +308,7 @@ async def test_the_same_key_again() -> None:
 
 
 async def test_the_same_key_in_another_session() -> None:
-    """It gets everything from the first event on, as an observer, and the end."""
+    """Send all events of the job from the first on, and its end, to the session as an observer."""
 
     async def second(guest: Guest) -> str:
         job = await guest.client.submit(agent="halves", input=3, idempotency_key="halves")
@@ -341,7 +341,7 @@ async def test_the_same_key_in_another_session() -> None:
 
 
 async def test_a_retry_of_what_a_cut_connection_left_open() -> None:
-    """The answer to a submit is lost with its connection: asking again under the key runs nothing twice."""
+    """Run a job once whose submit is repeated under its key, because its connection lost the answer."""
 
     async def what(guest: Guest) -> SessionResume:
         resumption = guest.resumption()
