@@ -54,18 +54,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="serve attacks and peers by two nodes, of which the other one owns the shard",
     )
+    parser.addoption(
+        "--haproxy",
+        action="store_true",
+        help="as --foreign-gateway, with HAProxy before two gateways that it uses in turn",
+    )
 
 
 @pytest.fixture(autouse=True)
 def foreign_gateway(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `--foreign-gateway`, put two nodes in the place of a server."""
-    if request.config.getoption("--foreign-gateway"):
-        from tests.cluster import foreign, servers
+    """With `--foreign-gateway` or `--haproxy`, put some nodes in the place of a server."""
+    haproxy = request.config.getoption("--haproxy")
+    if haproxy or request.config.getoption("--foreign-gateway"):
+        from tests.cluster import balancers, foreign, servers
         from tests.cluster.conftest import skip_for
 
         skip_for(servers.missing())
+        serve = foreign.serve_through_a_foreign_gateway
+        if haproxy:
+            skip_for(balancers.missing("haproxy"))
+            serve = foreign.serve_behind_haproxy
         for place in ("tests.attacks.place", "tests.interop.place"):
-            monkeypatch.setattr(f"{place}.serve", foreign.serve_through_a_foreign_gateway)
+            monkeypatch.setattr(f"{place}.serve", serve)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -100,6 +110,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         left_out = [item for item in items if item.path.name == PLANTED]
         items[:] = [item for item in items if item.path.name != PLANTED]
+        config.hook.pytest_deselected(items=left_out)
+    if config.getoption("--haproxy"):
+        from tests.cluster.foreign import NOT_BEHIND_HAPROXY
+
+        left_out = [item for item in items if any(f"-{name}]" in item.name for name in NOT_BEHIND_HAPROXY)]
+        items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
     if config.getoption("loops") == "one":
         items[:], left_out = loops.one_of_each(items)

@@ -7,8 +7,9 @@ import shutil
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -69,6 +70,32 @@ def balancer(program: str, files: Certificates, ports: list[int], directory: Pat
     port = free_port()
     path = directory / PROGRAMS[program]
     path.write_text(_configuration(program, files, ports, port, directory))
+    with _running(program, path, port, directory):
+        yield f"wss://127.0.0.1:{port}/arcp"
+
+
+@contextmanager
+def plain_haproxy(ports: list[int]) -> Iterator[int]:
+    """Run HAProxy before nodes on these ports of this machine, without TLS; yield its port for clients."""
+    port = free_port()
+    text = (SNIPPETS / PROGRAMS["haproxy"]).read_text()
+    changes = {node: f"127.0.0.1:{one}" for node, one in zip(NODES, ports, strict=True)}
+    changes |= {
+        "bind :443 ssl crt /etc/haproxy/agents.pem alpn http/1.1": f"bind 127.0.0.1:{port}",
+        "hdr Host node.agents.example": "hdr Host 127.0.0.1",
+        " ssl verify required ca-file /etc/haproxy/nodes.pem verifyhost node.agents.example": "",
+    }
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        path = directory / PROGRAMS["haproxy"]
+        path.write_text(_changed(text, changes))
+        with _running("haproxy", path, port, directory):
+            yield port
+
+
+@contextmanager
+def _running(program: str, path: Path, port: int, directory: Path) -> Iterator[None]:
+    """Run a program with a configuration until the end of the block; it listens when the block begins."""
     words = {
         "haproxy": ["-f", str(path), "-db"],
         "nginx": ["-c", str(path), "-p", str(directory), "-e", "stderr", "-g", _nginx(directory)],
@@ -78,7 +105,7 @@ def balancer(program: str, files: Certificates, ports: list[int], directory: Pat
         process = subprocess.Popen([str(_found(program)), *words[program]], stdout=out, stderr=out)
     try:
         _await_port(port, process, log)
-        yield f"wss://127.0.0.1:{port}/arcp"
+        yield
     finally:
         process.terminate()
         process.wait()
@@ -117,6 +144,10 @@ def _configuration(program: str, files: Certificates, ports: list[int], port: in
             "/etc/nginx/nodes.pem": str(files.authority),
             "http {\n": f"http {{\n    access_log off;\n{places}",
         }
+    return _changed(text, changes)
+
+
+def _changed(text: str, changes: Mapping[str, str]) -> str:
     for before, after in changes.items():
         assert before in text, before
         text = text.replace(before, after)

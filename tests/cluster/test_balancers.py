@@ -11,8 +11,12 @@ from typing import Any
 import anyio
 import pytest
 
+from arcp_io.app import App
+from tests.attacks.table import TABLE
+from tests.cluster import servers
 from tests.cluster.balancers import balancer, certificates, connections_to, free_port, missing
 from tests.cluster.conftest import skip_for
+from tests.cluster.foreign import NOT_BEHIND_HAPROXY, serve_behind_haproxy
 from tests.cluster.test_cli import await_owners
 from tests.hanging import PATIENCE
 from tests.io.peers import Ended, Message, Peer, websocket
@@ -95,3 +99,21 @@ async def test_sessions_go_on_behind_a_load_balancer(
         await clients.resumed(other, more)
         nodes[1].process.read_to_end()
     assert nodes[0].stop() == 0
+
+
+async def test_sessions_are_opened_through_haproxy_and_foreign_gateways() -> None:
+    skip_for(servers.missing() or missing("haproxy"))
+    app = App("behind", "1", tokens={"s3cret": "alice"})
+    async with (
+        serve_behind_haproxy(app, port=0) as server,
+        websocket(server.url) as one,
+        websocket(server.url) as two,
+    ):
+        for peer in (one, two):
+            assert (await peer.hello("s3cret"))["type"] == "session.welcome"
+        assert server.counts().attached_sessions == 2
+        assert connections_to(server.port) == 2
+
+
+def test_attacks_that_are_left_out_behind_haproxy_are_in_the_table() -> None:
+    assert set(NOT_BEHIND_HAPROXY) <= {row.name for row in TABLE}
