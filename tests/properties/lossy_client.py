@@ -51,9 +51,10 @@ class Fact(NamedTuple):
 
 
 class Told(Cursor):
-    """What a user was handed of one job by a runtime that tells positions, in any number of processes (§5).
+    """The events of one job that a client with positions has handed to its user, in any number of processes
+    (§5).
 
-    A history that the user asks for again sets the cursor back when the answer is handed out, in any session.
+    A history that the user requests again sets the cursor back when its answer is handed out, in any session.
     """
 
     def __init__(self) -> None:
@@ -70,7 +71,7 @@ class Told(Cursor):
         self.cut = 0
         """The position before which the runtime has said that everything is gone (§7.6)."""
         self.floor = 0
-        """The same, of the answers that this process was handed: nothing from before it comes behind them."""
+        """The position of the last cut that this process was told of: no earlier event follows."""
         self.chunks: dict[int, str] = {}
         """The pieces of its result, by position, that this process was handed since it follows the job."""
 
@@ -93,7 +94,7 @@ class Told(Cursor):
         self.hand(position, event)
 
     def begin(self, after: int) -> None:
-        """The job is followed from now on, above a position."""
+        """Follow the job from now on, above a position."""
         self.followed, self.left = True, False
         self.starts.clear()
         self.live = False
@@ -101,38 +102,38 @@ class Told(Cursor):
         self.go(after)
 
     def subscribed(self, after: int | None, answer: Subscribed) -> None:
-        """The user is answered, who has asked for what is above a position, or for what comes from now on."""
+        """Move the cursor for an accepted subscribe, above a position or from now on."""
         over = answer.status in FINAL
         place = self.place_of(after, answer.subscribed_from, over=over, followed=self.followed)
         if place is not None:
             (self.go if self.followed else self.begin)(place)
 
     def told_of_cut(self, first: int) -> None:
-        """The runtime says that nothing is left before a position."""
+        """Record a cut: no event before a position is left."""
         self.cut, self.floor = max(self.cut, first), max(self.floor, first)
 
     def leave(self) -> None:
-        """The user observes it no longer (§7.6); what is handed out is still to be processed."""
+        """Observe the job no longer (§7.6); events that are handed out remain to be processed."""
         self.followed, self.left = False, True
         self.starts.clear()
         self.live = False
 
     def lose(self) -> None:
-        """The client says that it cannot be followed any longer."""
+        """Stop following the job, which the client has reported as lost."""
         self.followed = False
 
     def begin_session(self) -> None:
-        """Another session takes the place of one that is lost: nothing changes."""
+        """Keep all events when another session replaces a lost one."""
 
     # What the user does.
 
     def process(self) -> JobEvent | JobEnded:
-        """The user has done with the next event, and with the cursor being set back behind it."""
+        """Process the next event, and the moves of the cursor that follow it."""
         event: JobEvent | JobEnded = self.processed()
         return event
 
     def restart(self) -> None:
-        """The process dies. The next one goes on behind what was processed, if the end was not."""
+        """Continue in the next process behind the processed events, unless the end is among them."""
         self.followed |= not self.left and any(isinstance(step.what, JobEnded) for step in self.held)
         self.cursor, self.floor = self.done, 0
         self.held.clear()
@@ -147,10 +148,10 @@ class Told(Cursor):
     # Below: steps of the above.
 
     def _begin_late(self, position: int, facts: Sequence[Fact], features: frozenset[str]) -> None:
-        """What a dead process has asked for may come to the next one, from where it was asked for."""
+        """Begin at a request of a dead process, whose events may reach the next one."""
         fits = [start for start in self.starts if start < position]
         fits = [start for start in fits if not self._between(start, position, facts, features)]
-        assert fits or self.live, f"nobody has asked for {position}: only for what is above {self.starts}"
+        assert fits or self.live, f"unrequested position {position}: requests begin at {self.starts}"
         self.begin(fits[0] if fits else position - 1)
 
     def _between(self, after: int, before: int, facts: Sequence[Fact], features: frozenset[str]) -> list[int]:
@@ -176,14 +177,14 @@ class Told(Cursor):
             assert event.code == "", f"{event.code}: {event.message}"
             joined = "".join(facts[number - 1].body["data"] for number in chunks)
             assert not chunks or event.result == joined
-        else:  # Pieces are missing that nobody asked for, or that the runtime has no longer (§8.4).
+        else:  # Pieces are missing that were not requested, or that the runtime no longer has (§8.4).
             assert event.code == (what.body or "INTERNAL_ERROR")
 
 
 class ToldLoosely(Told):
-    """What a user was handed of a job by a runtime that tells no positions.
+    """The events of a job that a client without positions has handed to its user.
 
-    Everything comes at least once, in the order of the numbers of each session (§5).
+    Each event comes at least once, in the order of the numbers of each session (§5).
     """
 
     def __init__(self) -> None:
@@ -191,7 +192,7 @@ class ToldLoosely(Told):
         self.last = 0
         """The number of the last event that was handed out."""
         self.numbers: list[int] = []
-        """The positions that the events have, whatever the runtime tells."""
+        """The positions of the events, which the runtime does not send."""
 
     def hand_out(self, event: JobEvent | JobEnded, facts: Sequence[Fact], features: frozenset[str]) -> None:
         """Take an event, which has to be one that has happened."""
@@ -207,17 +208,17 @@ class ToldLoosely(Told):
         self.hand(None, event)
 
     def begin(self, after: int) -> None:
-        """What comes from here on may have come before."""
+        """Allow events to repeat."""
 
     def subscribed(self, after: int | None, answer: Subscribed) -> None:
-        """The same."""
+        """Allow events to repeat."""
 
     def begin_session(self) -> None:
-        """Another session numbers from 1."""
+        """Start the numbers at 1 in another session."""
         self.last = 0
 
     def restart(self) -> None:
-        """The process dies: what was not processed comes again."""
+        """Forget the events that were not processed: they come again."""
         del self.numbers[len(self.numbers) - len(self.held) :]
         self.held.clear()
         self.last = 0
@@ -284,7 +285,7 @@ class LossyClient:
         self.carry_out(self.client.take())
 
     def drop(self) -> None:
-        """The transport breaks, with all that is under way."""
+        """Break the transport, and lose the messages on the way."""
         ours, self.connection = self.connection, None
         self.up.clear()
         self.down.clear()
@@ -293,7 +294,7 @@ class LossyClient:
         self.world.lost(self)
 
     def cut_bytes(self, up: bool) -> None:
-        """A line arrives in part, and then the transport breaks."""
+        """Deliver a part of a line, and then break the transport."""
         queue = self.up if up else self.down
         if queue and self.framing is Framing.LINES:
             queue[0] = queue[0][: len(queue[0]) // 2]
@@ -301,7 +302,7 @@ class LossyClient:
         self.drop()
 
     def deliver(self, count: int, *, up: bool) -> None:
-        """Some of what is under way arrives."""
+        """Deliver some of the messages on the way."""
         for _ in range(count):
             if up and self.up:
                 self.world.received(self, self.up.popleft())
@@ -365,7 +366,7 @@ class LossyClient:
     # The user.
 
     def ask(self, what: str, job_id: JobId | None = None, after: int | None = 0) -> None:
-        """The user asks for something; what cannot be asked for now is left out."""
+        """Make a request of the user, if the client can make it now."""
         client, now = self.client, self.world.now
         self.world.asked += 1
         try:
@@ -389,7 +390,7 @@ class LossyClient:
         self.take()
 
     def leave(self, job_id: JobId) -> None:
-        """The user unsubscribes from a job: one that it has submitted comes to its end all the same."""
+        """Unsubscribe from a job; the client still gets the end of a job that it has submitted."""
         if state_of(self.client).session is None or job_id not in self.told:
             return
         own = any(event.job_id == job_id for event in self.of(JobAccepted))
@@ -404,7 +405,7 @@ class LossyClient:
         self.take()
 
     def process(self, count: int, number: int = 0) -> None:
-        """The user has done with the next events of one of the jobs, and stores how far."""
+        """Process the next events of one of the jobs, and store the progress."""
         jobs = [job_id for job_id, told in self.told.items() if told.held]
         if jobs:
             job_id = jobs[number % len(jobs)]
@@ -416,7 +417,7 @@ class LossyClient:
             self.take()
 
     def process_all(self) -> None:
-        """The user has done with everything."""
+        """Process all events."""
         while any(told.held for told in self.told.values()):
             self.process(10_000)
 
@@ -427,7 +428,7 @@ class LossyClient:
             self.store = resumption.to_json()
 
     def restart(self) -> None:
-        """The process dies, and another goes on with what was stored."""
+        """Restart the client from its stored state."""
         if self.store is None:
             return
         self.connection = None
@@ -446,7 +447,9 @@ class LossyClient:
         self.connect()
 
     def _forget_request(self, what: str, job_id: JobId | None, after: int | None) -> None:
-        """What nobody was answered is carried out, or not; what it brings may come to the next process."""
+        """Forget a request without an answer: it may be carried out, and its events may reach the next
+        process.
+        """
         if what.startswith("submit"):
             self.unanswered = True
             accepted = {event.job_id for event in self.of(JobAccepted)}
@@ -506,15 +509,15 @@ class Lossy(ABC):
 
     @abstractmethod
     def opened(self, client: LossyClient) -> None:
-        """A transport is open."""
+        """Open a transport."""
 
     @abstractmethod
     def received(self, client: LossyClient, data: bytes) -> None:
-        """A message of a client has come."""
+        """Receive a message of a client."""
 
     @abstractmethod
     def lost(self, client: LossyClient) -> None:
-        """A transport is gone."""
+        """Lose a transport."""
 
     @abstractmethod
     def facts(self, job_id: JobId) -> Sequence[Fact]:
@@ -526,7 +529,7 @@ class Lossy(ABC):
 
     @abstractmethod
     def handle_timer(self) -> None:
-        """The time of the runtime's deadline has come."""
+        """Run the timers of the runtime that are due."""
 
     # What happens.
 
@@ -558,7 +561,7 @@ class Lossy(ABC):
                 client.deliver(1, up=False)
 
     def reach(self) -> None:
-        """The wires hold until all clients have a session again, and what is under way has arrived."""
+        """Deliver all messages until all clients have a session again."""
         for _ in range(20):
             self.settle()
             sessions = [state_of(client.client).session for client in self.clients]
@@ -567,7 +570,7 @@ class Lossy(ABC):
             self.advance(2)
 
     def heal(self) -> None:
-        """The wires hold, time passes, and users process everything."""
+        """Deliver all messages, let time pass, and let users process all events."""
         for _ in range(30):
             self.settle()
             for client in self.clients:

@@ -20,7 +20,7 @@ from arcp_proto.wire import codec
 from .lossy_client import UNIX, Fact, Lossy, LossyClient
 
 FEW: Sequence[str] = ("heartbeat", "ack", "list_jobs", "subscribe", "result_chunk", Feature.POSITIONS)
-"""What a client asks for that takes no progress."""
+"""The features of a client that gets no events of `progress`."""
 
 
 class LossyPair(Lossy):
@@ -74,7 +74,7 @@ class LossyPair(Lossy):
     # Processes that die.
 
     def restart_runtime(self) -> None:
-        """It dies, and another goes on with its records."""
+        """Restart the runtime from its records."""
         for client in self.clients:
             client.drop()
         self.restarts += 1
@@ -89,7 +89,7 @@ class LossyPair(Lossy):
     # Agents.
 
     def emit(self, number: int) -> None:
-        """One of the running agents says a line, or how far it is."""
+        """Publish a log or the progress of a running job."""
         job_id = self._agent(number)
         if job_id is not None:
             self.said += 1
@@ -102,14 +102,14 @@ class LossyPair(Lossy):
             self._carry_out(self.runtime.take())
 
     def write(self, number: int) -> None:
-        """One of them streams a piece of its result."""
+        """Stream a piece of the result of a running job."""
         job_id = self._agent(number)
         if job_id is not None:
             self.runtime.agents.write_result(job_id, "x" * (number + 1), now=self.now)
             self._carry_out(self.runtime.take())
 
     def finish(self, number: int) -> None:
-        """One of them returns."""
+        """Finish a running job."""
         job_id = self._agent(number)
         if job_id is not None:
             self.running.pop(job_id)
@@ -132,7 +132,7 @@ class LossyPair(Lossy):
             if job.end is not None and len(facts) < job.last_position:
                 end = codec.decode_value(job.end.payload + b"}")
                 facts.append(Fact("end", end.get("code", "")))
-            assert len(facts) == job.last_position, "an event was cut before anybody could look"
+            assert len(facts) == job.last_position, "an event was cut before the test saw it"
 
     def _carry_out(self, output: Output) -> None:
         self._look()

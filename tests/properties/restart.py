@@ -35,7 +35,7 @@ SEED = b"z" * 32
 
 
 def applied(config: RuntimeConfig, records: Iterable[Record], *, now: int, unix: int) -> Runtime:
-    """What records say, before a restart decides anything."""
+    """Return a runtime with the records applied, before the restart changes it."""
     runtime = Runtime(config, seed=SEED, now=now, unix=unix)
     for record in records:
         APPLY[type(record)](state_of(runtime), record)
@@ -43,24 +43,24 @@ def applied(config: RuntimeConfig, records: Iterable[Record], *, now: int, unix:
 
 
 def encoded(records: Iterable[Record]) -> list[bytes]:
-    """Records as they are compared."""
+    """Return records in the form in which they are compared."""
     return list(map(encode_record, records))
 
 
 def read(data: bytes) -> Record:
-    """A record that nobody else has, as from a journal."""
+    """Return a new record, decoded as from a journal."""
     return decode_record(data)
 
 
 def envelope(session: Session, seq: int) -> bytes:
-    """One envelope of a log as it goes out."""
+    """Return one envelope of an event log as it is sent."""
     (entry,) = session.log.between(seq - 1, seq)
     return session.envelopes.one(entry, seq)
 
 
 def restart(judge: Judge, a: int, *, snapshot: bool) -> None:
-    """Die and come back from what was durable, and from some of what was not; `a` says from how much."""
-    from .judge import Watched  # A world of a judge, who needs what is above.
+    """Restart from the durable records and a part of the others, which `a` chooses."""
+    from .judge import Watched  # The world of a judge.
 
     world, old, config = judge.world, judge.world.runtime, judge.config
     behind = old.record_count - old.persisted_count
@@ -94,7 +94,9 @@ def restart(judge: Judge, a: int, *, snapshot: bool) -> None:
 
 
 def check_survives(judge: Judge, durable: list[Record] | None = None) -> Runtime:
-    """Records make what lived, and so does a snapshot; None: only what is certainly durable has survived."""
+    """Check that records and a snapshot restore the state; without `durable`, from the certainly durable
+    records.
+    """
     world, old, config = judge.world, judge.world.runtime, judge.config
     behind = old.record_count - old.persisted_count
     records = world.records[: len(world.records) - behind] if durable is None else durable
@@ -134,7 +136,7 @@ def facts(runtime: RuntimeState) -> list[Any]:
 
 
 def check_told(judge: Judge, bare: RuntimeState, durable: list[Record]) -> None:
-    """What anybody was told, or asked to do, has survived."""
+    """Check that all acceptances, sessions and tokens that were sent, and started agents, have survived."""
     accepted: dict[str, None] = {}
     for record in durable:
         if isinstance(record, JobAcceptedRecord | Delegated | JobKept):
@@ -154,13 +156,13 @@ def check_told(judge: Judge, bare: RuntimeState, durable: list[Record]) -> None:
                 ensure(known in (None, envelope(session, seq)), "a frame is not what it was")
             for token in line.tokens:
                 survived = token.text is None or Secret(token.text).digest() in session.tokens
-                ensure(survived, "a token that was told is not valid any more")
+                ensure(survived, "a resume token that was sent is no longer valid")
             _check_ends(bare, line)
-    ensure(all(job_id in accepted for job_id in judge.started), "an agent was started, and nobody knows")
+    ensure(all(job_id in accepted for job_id in judge.started), "the job of a started agent is lost")
 
 
 def _check_ends(bare: RuntimeState, line: Line) -> None:
-    """Ends and cancels that were told still hold."""
+    """Check that ends and cancels that were sent still hold."""
     for seq in range(1, line.received + 1):
         raw = line.frames.get(seq, b"")
         if b'"type":"job.event"' in raw or not raw:
@@ -176,7 +178,7 @@ def _check_ends(bare: RuntimeState, line: Line) -> None:
 
 
 def forget(judge: Judge, bare: RuntimeState, durable: list[Record]) -> None:
-    """What was not durable has never been."""
+    """Forget the state that was not durable."""
     accepted = [
         fact.terms.job_id for fact in durable if isinstance(fact, JobAcceptedRecord | Delegated | JobKept)
     ]
@@ -228,7 +230,7 @@ def _forget_in_line(judge: Judge, line: Line, session: Session) -> None:
 
 
 def _flows(judge: Judge, line: Line, session: Session) -> None:
-    """What flows in a session, as its records say."""
+    """Set the streams of a session to the state of its records."""
     streams = line.streams = Streams(line.placed)
     for job_id in (*session.jobs, *session.observed):
         own = job_id in session.jobs
@@ -241,7 +243,7 @@ def _flows(judge: Judge, line: Line, session: Session) -> None:
 
 
 def _forget_in_work(judge: Judge, work: Work, job: Job) -> None:
-    """A job as its records say, and what the restart has to do about it."""
+    """Set a job to the state of its records, and expect the decisions of the restart about it."""
     for pos, past in enumerate(job.history.between(job.history.first, job.history.end), job.history.first):
         event: Any = work.events[pos]
         same = event is None or (event.payload, event.source) == (
@@ -276,7 +278,7 @@ def _forget_in_work(judge: Judge, work: Work, job: Job) -> None:
     work.expired, work.stop_at = job.expired, now + SECOND if job.expired else None
     work.expire_by(unix, now)
     work.money = job.budget.left("USD")
-    if work.money is not None:  # Nobody settles what was reserved.
+    if work.money is not None:  # The amounts that were reserved are not settled.
         work.money -= sum(hold.amount for hold in job.holds.values())
     work.holds.clear()
     work.written.clear()

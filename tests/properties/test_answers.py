@@ -35,7 +35,7 @@ STEPS = st.lists(
 
 
 def play(script: Interleaving, steps: list[tuple[Any, ...]]) -> None:
-    """Carry the steps out, and then answer whatever is open."""
+    """Carry out the steps, and then answer all open requests."""
     for what, *how in steps:
         match what:
             case "submit":

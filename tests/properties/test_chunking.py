@@ -1,4 +1,4 @@
-"""What must make no difference: where bytes are cut, when outputs are taken, an extra call of the timer."""
+"""Cuts between bytes, the time at which outputs are taken and extra calls of the timer change no output."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ STREAM: Final = st.lists(
 
 
 def heard(pieces: list[bytes]) -> tuple[list[bytes], str]:
-    """What comes of a stream that arrives in pieces."""
+    """Return the messages and the state after a stream that arrives in pieces."""
     world = World(ANONYMOUS)
     peer = world.connect(Framing.LINES)
     peer.slow = True
@@ -72,9 +72,9 @@ def test_bytes_one_by_one(stream: bytes) -> None:
 
 
 def recorded(setup: tuple[int, int, int], drawn: list[Action]) -> list[str]:
-    """The inputs of a run without a journal, which would be told of each, and without observers.
+    """Return the inputs of a run without a journal and without observers.
 
-    Those get the next piece of a history whenever the timer is called.
+    A journal would confirm each record, and observers get the next piece of a history at each timer call.
     """
     unobserved = [(name, a, b & 127 if name == "submit" else b, c) for name, a, b, c in drawn]
     play = run((setup[0] & ~1, *setup[1:]), unobserved)
@@ -137,5 +137,5 @@ def test_inputs_of_agents_coalesced(setup: tuple[int, int, int], count: int, tak
         raws.append(peer.raw)
     if config.limits.max_session_events > count:
         assert raws[0] == raws[1]
-    else:  # Events that nobody took in time may be gone.
+    else:  # Events that were not taken in time may be gone.
         assert len(raws[1]) <= len(raws[0])

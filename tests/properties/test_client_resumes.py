@@ -113,7 +113,7 @@ def play(wire: Wire, steps: list[tuple[str, Any]], *, loses: bool = False) -> No
 
 
 def ask(client: LossyClient, what: str, job_id: JobId, number: int) -> None:
-    """A user asks for something: for all of a job, a part of what it has, or what comes from now on."""
+    """Request all of a job, the rest of it from a position, or its events from now on."""
     match what:
         case "go on" if job_id in client.told:
             client.ask("subscribe", job_id, client.told[job_id].cursor * (number % 4) // 3)
@@ -124,20 +124,20 @@ def ask(client: LossyClient, what: str, job_id: JobId, number: int) -> None:
 
 
 def chunk(runtime: FakeRuntime, job_id: str, more: bool = True) -> dict[str, Any]:
-    """The next piece of a job's result: its number as a letter."""
+    """Return the next piece of the result of a job: its number as a letter."""
     count = len(chunks(runtime, job_id))
     data = chr(ord("a") + count % 26) if more else "."
     return {"result_id": "r", "chunk_seq": count, "data": data, "encoding": "utf8", "more": more}
 
 
 def chunks(runtime: FakeRuntime, job_id: str) -> list[str]:
-    """The pieces so far."""
+    """Return the pieces of the result of a job so far."""
     history = runtime.jobs[job_id].history
     return [payload["body"]["data"] for _, _, payload in history if payload.get("kind") == "result_chunk"]
 
 
 def finish(runtime: FakeRuntime, job_id: str) -> None:
-    """A job ends with what it has streamed, or with a value."""
+    """End a job with its streamed result, or with a value."""
     job = runtime.jobs[job_id]
     if chunks(runtime, job_id):
         runtime.emit(job, "result_chunk", chunk(runtime, job_id, more=False))
@@ -161,7 +161,7 @@ def check(wire: Wire) -> None:
 
 
 def test_a_request_of_a_dead_process_does_not_overtake_missing_events() -> None:
-    """The end of a job comes by a subscription that leaves out an event which is not processed."""
+    """End a job under a subscription that leaves out an event which is not processed."""
     wire = Wire(FakeRuntime(features=OF_OTHERS))
     steps = [("emit", 0), ("settle", 0), ("settle", 0), ("drop", 0), ("reach", 0), ("restart", 0)]
     play(wire, [*steps, ("finish", 0)], loses=True)
@@ -169,7 +169,7 @@ def test_a_request_of_a_dead_process_does_not_overtake_missing_events() -> None:
 
 
 def test_a_job_that_is_followed_again_comes_to_its_end_in_the_next_process() -> None:
-    """Its end is processed once, and the history that was asked for then in part."""
+    """Process the end once, and a history that was requested again in part."""
     wire = Wire(FakeRuntime(features=OF_OTHERS))
     steps = [("emit", 0), ("emit", 1), ("finish", 0), ("settle", 0), ("settle", 0), ("settle", 0)]
     play(wire, [*steps, ("ask", "subscribe"), ("settle", 0), ("process", 3), ("restart", 0)])

@@ -1,4 +1,4 @@
-"""The same inputs and seed are the same bytes, and what one principal does moves no byte of another."""
+"""Equal inputs and seeds give equal bytes, and the actions of one principal change no byte of another."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_same_run_twice(setup: tuple[int, int, int], drawn: list[Action]) ->
 
 
 def step(peer: Peer, name: str, number: int) -> None:
-    """One thing that a client or an agent of its own does."""
+    """Carry out one action of a client or of its agent."""
     world = peer.world
     assert connection_state(peer.connection).session is not None
     jobs = list(connection_state(peer.connection).session.jobs)
@@ -51,7 +51,7 @@ def step(peer: Peer, name: str, number: int) -> None:
 
 
 def played(ours: list[Any], theirs: list[Any], *, seed: bytes = b"s" * 32) -> list[bytes]:
-    """What alice gets while bob does something, too."""
+    """Return the frames that alice gets while bob acts as well."""
     world = World(seed=seed)
     alice, bob = world.client(), world.client("tok-bob")
     for number in range(max(len(ours), len(theirs))):

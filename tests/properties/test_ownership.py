@@ -1,4 +1,4 @@
-"""Nodes that decide by the rows of one store who owns which shard, through faults of all kinds (C1 to C9)."""
+"""Nodes decide by the rows of one store the owner of a shard, through all kinds of faults (C1 to C9)."""
 
 from __future__ import annotations
 

@@ -81,10 +81,10 @@ def play(pair: LossyPair, story: list[Step]) -> None:
 
 
 def ask(pair: LossyPair, number: int, what: str, job: int) -> None:
-    """A user asks for something, of a job of any client.
+    """Make a request of a user, for a job of any client.
 
-    A job that it has not followed is observed from the beginning, or from now on, and another one once more
-    from anywhere.
+    The user observes a job that it has not followed from the beginning or from now on, and another job again
+    from any position.
     """
     client = pair.clients[number]
     job_id = pair.started[job % len(pair.started)] if pair.started else None
@@ -150,7 +150,7 @@ def test_histories_that_are_too_short(story: list[Step], size: int, history: int
 
 
 def test_a_history_that_is_asked_for_again_on_the_next_connection_comes_once() -> None:
-    """The subscribe was carried out, and its answer is lost; the process dies when it has the end."""
+    """Carry out a subscribe, lose its answer, and let the process die when it has the end of the job."""
     pair = LossyPair(framing=Framing.LINES)
     story = [
         ("finish", 2),

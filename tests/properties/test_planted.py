@@ -92,11 +92,11 @@ STORIES: Final = {
         ],
     ),
 }
-"""What chance brings together too seldom."""
+"""Plays that find bugs which random plays rarely reach."""
 
 
 def found(bug: str, stories: Sequence[Story]) -> InvariantViolated | None:
-    """What the judge says of the first play in which it finds something; None for nothing."""
+    """Return the error of the first play that finds a bug, or None."""
     with pytest.MonkeyPatch.context() as patch:
         hits = plant(bug, patch)
         for setup, actions in stories:
@@ -134,18 +134,18 @@ def test_the_judge_of_clients_finds_a_job_that_is_given_up() -> None:
 
 
 def asks_behind_the_next_event(patch: pytest.MonkeyPatch) -> None:
-    """A client whose session is lost asks from the position behind the next one."""
+    """Ask from a position that skips one event, after a session is lost."""
     original = FollowedJob.asks_after.fget
     patch.setattr(FollowedJob, "asks_after", property(lambda job: original(job) + 1))
 
 
 def takes_no_history_again(patch: pytest.MonkeyPatch) -> None:
-    """What the user asks for again is taken for copies."""
+    """Drop an event of a history that the user requests again as a copy."""
     patch.setattr(ClientSession, "go_back", lambda session, job, position: None)
 
 
 def goes_back_without_being_asked(patch: pytest.MonkeyPatch) -> None:
-    """The last event before a session is lost is handed out again."""
+    """Hand out the last event before the loss of a session again."""
     original = FollowedJob.lose
 
     def lose(job: FollowedJob) -> None:
@@ -156,7 +156,7 @@ def goes_back_without_being_asked(patch: pytest.MonkeyPatch) -> None:
 
 
 def stores_the_highest_position(patch: pytest.MonkeyPatch) -> None:
-    """The next process goes on behind everything that was ever processed, whatever was asked for again."""
+    """Store the highest processed position, although a later request has set it back."""
     original = FollowedJob.processed
 
     def processed(job: FollowedJob, place: int, *, placed: bool) -> None:
@@ -166,7 +166,7 @@ def stores_the_highest_position(patch: pytest.MonkeyPatch) -> None:
 
 
 def forgets_that_positions_fell(patch: pytest.MonkeyPatch) -> None:
-    """The next process takes what came before a history for what comes behind it."""
+    """Mistake events before a history for events behind it, in the next process."""
     original = ClientSession._resumed
 
     def resumed(session: ClientSession, job: FollowedJob) -> ResumedJob:

@@ -1,4 +1,4 @@
-"""A recording makes the same machine again, and the order of hashes is nobody's input."""
+"""A recording reproduces the same runtime, and the order of hashes changes no output."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_replay_is_the_original(setup: tuple[int, int, int], drawn: list[Actio
 @given(setup=SETUP, drawn=actions(without=("crash",), most=100))
 @example((12, 97, 71), [("connect", 1, 0, 0), ("garbage", 0, 1, 2), ("hello", 0, 0, 0)])
 def test_a_replay_without_secrets_does_the_same(setup: tuple[int, int, int], drawn: list[Action]) -> None:
-    """Also when a session is resumed: the tokens of the recording are those that its replay gives out."""
+    """Resume with the tokens of the recording, which are those that its replay issues."""
     play = run(setup, drawn, secrets=False)
     lines = "".join(play.recording or [])
     assert not any(token in lines for token in ["secret", *play.old_tokens])

@@ -61,12 +61,12 @@ def restored(config: RuntimeConfig, records: Sequence[Record]) -> Runtime:
 
 
 def applied(config: RuntimeConfig, records: Sequence[Record]) -> Runtime:
-    """What records say, and nothing else."""
+    """Return a runtime with the given records applied, before the restart changes it."""
     return applied_at(config, records, now=START, unix=UNIX)
 
 
 def played(setup: tuple[int, int, int], drawn: Sequence[Action]) -> Play:
-    """A run with a journal."""
+    """Run actions with a journal."""
     return run((setup[0] | 1, *setup[1:]), drawn)
 
 
@@ -125,11 +125,11 @@ def test_records_survive_being_written(setup: tuple[int, int, int], drawn: list[
 @settings(max_examples=examples(50))
 @given(setup=SETUP, drawn=actions(without=("crash",)))
 def test_without_a_journal_the_wire_is_the_same(setup: tuple[int, int, int], drawn: list[Action]) -> None:
-    """Records only say what happened.
+    """Compare the frames of a run with and without a journal.
 
-    All bounds of logs are long, those of a principal and of all included: "when a quarter of the events or
-    bytes that a session's log may hold is not durable, the agents of its jobs wait"
-    (docs/explanation/durability.md), and one input can make a quarter of a short one.
+    All limits of logs are high, those of a principal and of the runtime included: "when a quarter of the
+    events or bytes that a session's log may hold is not durable, the agents of its jobs wait"
+    (docs/explanation/durability.md), and one input can fill a quarter of a short log.
     """
     setup = setup[0] & ~0b10000, setup[1] & ~0b100011, setup[2]
     with_journal = played(setup, [action for action in drawn if action[0] != "lag"])

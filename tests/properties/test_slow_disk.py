@@ -1,4 +1,4 @@
-"""A slow disk costs time, never an event: no client that reads is overrun, whatever the disk does (§6.5)."""
+"""A slow disk delays events, but loses none: a client that reads is not disconnected as slow (§6.5)."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class SlowDisk:
         structure.check(world.state)
 
     def end(self) -> None:
-        """Everybody reads and everything is durable: all has come, and nobody waits."""
+        """Let all clients read and all records become durable: all events have come, and no agent waits."""
         for reader in self.readers:
             self._drain(reader)
         self.world.advance(0.001)  # Histories that wait for their observers are numbered.
@@ -179,7 +179,7 @@ class SlowDisk:
             self.world.carry_out(reader.peer.connection.drained(now=self.world.now))
 
     def _resume(self, reader: Reader) -> None:
-        """A client is cut off, and resumes before anything else happens."""
+        """Cut the connection of a client, and resume at once."""
         token = "tok-bob" if reader is self.clients[1] else "tok-alice"
         resume = {"resume_token": reader.peer.token, "last_event_seq": reader.last, "replies": True}
         reader.peer.drop()
@@ -209,7 +209,7 @@ def test_no_client_that_reads_loses_an_event_by_a_slow_journal(actions: Sequence
 
 
 def test_an_agent_without_pause_and_a_journal_that_never_catches_up() -> None:
-    """The journal answers for a part of what was published since it was asked last."""
+    """Confirm a part of the records between two turns, so that the journal is always behind."""
     play = SlowDisk()
     for turn in range(600):
         play.do("emit", turn % 4, 4)

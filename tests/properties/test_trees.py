@@ -1,8 +1,9 @@
-"""Jobs that delegate at random, agents that end anyhow, crashes: what holds of every tree (§10).
+"""The invariants of trees of jobs that delegate and end at random, through crashes (§10).
 
-No money is made or lost: what the root's counters and those of its descendants hold, and what was spent, is
-what the root began with. Nobody is allowed what its parent is not. Every child is announced before it does
-anything, and ends before its parent. A snapshot makes what all records make, and a replay the same bytes.
+The money of a tree is constant: the counters of the root and its descendants and the costs add up to the
+root's first budget. No job has a right that its parent lacks. Every child is announced before its first
+event, and ends before its parent. A snapshot restores the same state as all records, and a replay sends the
+same bytes.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Forest(World):
         self.peer = self._open()
 
     def do(self, name: str, a: int, b: int, c: int) -> None:
-        """One action, and every check."""
+        """Carry out one action, and check all invariants."""
         getattr(self, f"_{name}")(a, b, c)
         self.check()
 
@@ -204,7 +205,7 @@ class Forest(World):
             self.fail(job.id, "X_MINE")
 
     def _stop(self, a: int, b: int, c: int) -> None:
-        """Those that were told to stop do so before the others."""
+        """Stop a running agent, first among those that were told to stop."""
         told = {request.job_id: None for request in self.all(StopJob)}
         stopping = {key: job for key, job in self.state.running.items() if key in told}
         job = self._one(stopping or self.state.running, a)
@@ -261,7 +262,7 @@ class Forest(World):
         self.peer.send("job.subscribe", {"job_id": job.id, "history": history, **asked})
 
     def _gets(self, session_id: SessionId, job: Job) -> bool:
-        """Whether a session gets the events of a job: then only a history is something that it asks for."""
+        """Return whether a session gets the events of a job, so that its own requests are for a history."""
         session = self.state.sessions[session_id]
         return job.id in session.jobs or job.id in session.observed
 
@@ -323,7 +324,7 @@ class Forest(World):
         ensure(child.terms.trace.trace_id == parent.terms.trace.trace_id, "another trace")
 
     def check_survives(self) -> None:
-        """Records make what lived, and so does a snapshot of it."""
+        """Check that the records and a snapshot restore the state of the runtime."""
         if not self.config.journal:
             return
         moment = {"now": self.now, "unix": self.state.wall}
@@ -333,7 +334,7 @@ class Forest(World):
         ensure(facts(state_of(again)) == facts(self.state), "a snapshot makes another state")
 
     def check_replay(self) -> None:
-        """The recording makes the same again."""
+        """Check that a replay of the recording sends the same bytes and reports the same events."""
         if self.recording is None:
             return
         again = replay(self.recording)
@@ -343,8 +344,9 @@ class Forest(World):
         ensure(happened == [str(event) for event in self.events], "other things happen in a replay")
 
     def check_frames(self) -> None:
-        """What a session saw: each job as one stream, and of its own (§10) a child between the delegate
-        event of its parent and the end of that."""
+        """Check that each job is one stream in a session, and a child lies between its delegate event and its
+        parent's end (§10).
+        """
         self._see()
         for session_id, frames in self.frames.items():
             announced: dict[str, None] = {}
@@ -378,14 +380,16 @@ class Forest(World):
                     announced[payload["body"]["child_job_id"]] = None
 
     def _is_own(self, session_id: str, job_id: JobId) -> bool:
-        """Whether a job comes to a session by itself. Others that are forgotten may come as their end alone.
+        """Return whether a session gets a job without a request. Other forgotten jobs may come as their end
+        alone.
 
-        That is so as well for a history of its own that a session asks for behind the end (§7.2, §7.6).
+        The end alone may come as well for a history of a session's own job, requested after its end (§7.2,
+        §7.6).
         """
         return self.homes.get(job_id) == session_id and not (self.hello and self.parents.get(job_id))
 
     def wind_down(self) -> None:
-        """Every agent stops, and in the end nothing is left."""
+        """Stop all agents, and check that no state is left."""
         self.check_survives()
         for peer in self.peers.values():
             if peer.connection.phase is not Phase.CLOSED:
@@ -441,7 +445,7 @@ class Forest(World):
         self.holds[job_id] = {}
 
     def _count(self, job: Job, unit: str, cost: Decimal) -> None:
-        """What is spent of a counter that began as the root's."""
+        """Count a cost against the budget of the root."""
         self._count_for(job.id, unit, cost)
 
     def _count_for(self, job_id: JobId, unit: str, cost: Decimal) -> None:

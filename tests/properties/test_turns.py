@@ -55,6 +55,9 @@ def test_every_submit_is_answered_in_any_order_of_waiting(actions: list[tuple[st
         noted = len(world.asked)
         structure.check_turns(world.state)
 
-    ensure(not any(session.turns for session in world.state.sessions.values()), "somebody waits for ever")
+    ensure(
+        not any(session.turns for session in world.state.sessions.values()),
+        "a request waits for its turn for ever",
+    )
     answers = [frame for one in peers for kind in ("job.accepted", "session.error") for frame in one.of(kind)]
     ensure(len(answers) == submits, f"{len(answers)} answers to {submits} submits")

@@ -1,4 +1,4 @@
-"""Fields that nobody knows change nothing, and JSON where it does not belong gets an answer."""
+"""Unknown fields change no answer, and JSON of an unexpected shape gets an answer."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ ANYTHING: Final = st.recursive(
     max_leaves=8,
 )
 OPEN_OBJECTS: Final = ("input", "lease_request", "extensions")
-"""What is anybody's: a field there is no unknown field."""
+"""Objects of free content, in which no field is unknown."""
 
 
 def test_every_message_is_here() -> None:
@@ -71,7 +71,7 @@ def test_every_message_is_here() -> None:
 
 
 def places(value: Any, path: Path = ()) -> Iterator[Path]:
-    """The path of every value in a JSON value, itself included."""
+    """Yield the path of every value in a JSON value, its own included."""
     yield path
     if isinstance(value, dict):
         for name, item in value.items():
@@ -88,7 +88,7 @@ def at(value: Any, path: Path) -> Any:
 
 
 def answers(frame: Frame) -> tuple[list[bytes], str]:
-    """What a message gets: a hello first of all, anything else in an open session."""
+    """Return the answers to a message: a hello on a new connection, another message in an open session."""
     world = World()
     peer = world.connect() if frame["type"] in ("session.hello", "session.resume") else world.client()
     before = len(peer.raw)
@@ -97,7 +97,7 @@ def answers(frame: Frame) -> tuple[list[bytes], str]:
 
 
 def times_that_fit(frame: Frame, value: Any) -> int:
-    """How often a value can be put into a message that is still small enough before a welcome; at most 3."""
+    """Return how often a value fits into a message within the limit before a welcome; at most 3."""
     room = Limits().max_early_message_bytes - len(json.dumps(frame)) - 300  # What names and commas take.
     return min(3, room // len(json.dumps(value)))
 
@@ -136,7 +136,7 @@ def test_unknown_fields_change_nothing(frame: Frame, data: st.DataObject, value:
 
 
 def _is_json(value: Any) -> bool:
-    """Whether it can be written as JSON that can be held."""
+    """Return whether a value can be written as JSON and read again."""
     try:
         text = json.dumps(value, allow_nan=False).encode()
         json.loads(text)
@@ -146,7 +146,7 @@ def _is_json(value: Any) -> bool:
 
 
 def alive(peer: Peer) -> None:
-    """It was answered or ignored, and if the connection still lives it goes on."""
+    """Raise unless the connection answers a ping, or is closed or still authenticating."""
     if peer.connection.phase is Phase.OPEN:
         assert peer.send("session.ping", {"nonce": "after"})[-1]["type"] == "session.pong"
     else:
