@@ -21,7 +21,7 @@ TOKEN = "t0ken"
 
 
 class Counters:
-    """What the agents of one App have done."""
+    """Counts of the events that the agents of one App emitted and of the cancellations that they noticed."""
 
     def __init__(self) -> None:
         self.emitted = 0
@@ -29,7 +29,7 @@ class Counters:
 
 
 def make_app(*, counters: Counters | None = None, **limits: Any) -> App:
-    """An App with every agent of the tests; `limits` override the defaults."""
+    """Return an App with every agent of the tests; `limits` override the defaults."""
     counts = counters or Counters()
     app = App("tests", "1", tokens={TOKEN: "alice", "other": "bob"}, limits=Limits(**limits))
 

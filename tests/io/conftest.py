@@ -12,7 +12,7 @@ on_every_loop = pytest.mark.on_every_loop
 
 @pytest.fixture(scope="session")
 def authority() -> trustme.CA:
-    """Who signs the certificates of the tests."""
+    """Return the authority that signs the certificates of the tests."""
     return trustme.CA()
 
 

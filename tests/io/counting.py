@@ -24,7 +24,7 @@ REPORT_KEYS = ("files", "bytes", "lines", "words", "by_extension", "largest", "i
 
 
 def count(root: str | os.PathLike[str]) -> dict[str, Any]:
-    """The report on the tree at `root`."""
+    """Return the report on the tree at `root`."""
     sizes: dict[str, int] = {}
     extensions: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     names: collections.Counter[str] = collections.Counter()
@@ -62,7 +62,7 @@ def count(root: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def compare(root: str, said: dict[str, Any]) -> list[str]:
-    """What is wrong with the object that the demo printed for the tree at `root`, a line each."""
+    """Return the differences of the object that the demo printed for the tree at `root`, one line each."""
     counted = count(root)
     wrong = [
         f"{key}: {said.get(key)!r}, counted {counted[key]!r}"

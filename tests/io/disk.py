@@ -33,7 +33,7 @@ _Sync = ctypes.CFUNCTYPE(ctypes.c_int, _Pointer, ctypes.c_int)
 
 
 class _Vfs(ctypes.Structure):
-    """The beginning of sqlite3_vfs."""
+    """The first fields of sqlite3_vfs."""
 
     _fields_ = (
         ("version", ctypes.c_int),
@@ -48,7 +48,7 @@ class _Vfs(ctypes.Structure):
 
 
 class _Methods(ctypes.Structure):
-    """sqlite3_io_methods."""
+    """The structure sqlite3_io_methods."""
 
     _fields_ = (
         ("version", ctypes.c_int),
@@ -62,7 +62,7 @@ class _Methods(ctypes.Structure):
 
 
 class Did(NamedTuple):
-    """One thing that was done: create, write, truncate, sync, delete, rename, sync directory, or told."""
+    """An operation: create, write, truncate, sync, delete, rename, sync directory, or told (as durable)."""
 
     what: str
     name: str = ""
@@ -73,7 +73,7 @@ class Did(NamedTuple):
 
 @contextmanager
 def noted(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Did]]:
-    """Note what is done to the files of a directory, in its order."""
+    """Note the operations on the files of a directory, in their order."""
     log: list[Did] = []
     library = ctypes.CDLL(_sqlite3.__file__)
     library.sqlite3_vfs_find.restype = ctypes.POINTER(_Vfs)
@@ -89,18 +89,18 @@ def noted(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Did
 
 
 def _fixed(kind: Any, function: Any) -> Any:
-    """Return a function that stays what it is when the field that it was read from changes."""
+    """Return a function that keeps its value when the field that it was read from changes."""
     return kind(ctypes.cast(function, _Pointer).value)
 
 
 def _inside(directory: str, path: int) -> str:
-    """Return the name of a file of the directory; of another one nothing."""
+    """Return the name of a file of the directory, or an empty text for a file outside it."""
     head, name = os.path.split(ctypes.string_at(path).decode())
     return name if head == directory else ""
 
 
 class _Layer:
-    """What SQLite calls in place of its own functions, which are called by it."""
+    """Functions that SQLite calls in place of its own: each notes the call and calls the original."""
 
     def __init__(self, directory: str, log: list[Did], open_file: Any, delete: Any) -> None:
         self._log = log
@@ -127,7 +127,7 @@ class _Layer:
         self.open, self.delete = _Open(opened), _Delete(deleted)
 
     def _wrap(self, file: int, name: str) -> None:
-        """Let a file that was opened have other methods."""
+        """Replace the methods of a file that was opened."""
         address = _Pointer.from_address(file).value
         assert address is not None
         if address not in self._methods:
@@ -169,7 +169,7 @@ class _Layer:
 
 
 def _note_calls(directory: str, log: list[Did], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Note what the journal itself asks of the system."""
+    """Note the system calls that the journal itself makes."""
     create, replace, fsync, remove = os.open, os.replace, os.fsync, os.remove
 
     def opened(path: Any, flags: int, *more: Any, **others: Any) -> int:
@@ -197,20 +197,20 @@ def _note_calls(directory: str, log: list[Did], monkeypatch: pytest.MonkeyPatch)
 
 
 class File:
-    """What of a file is on the disk, and what was done to it since it was synced."""
+    """A file: the bytes that are on the disk, and the operations on it since it was last synced."""
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.pending: list[Did] = []
 
     def sync(self) -> None:
-        """Everything is on the disk."""
+        """Bring every pending operation to the disk."""
         for did in self.pending:
             self._do(did)
         self.pending.clear()
 
     def cut(self, chance: random.Random) -> bytes:
-        """What is there after the power was cut."""
+        """Return the content after a power cut, which keeps a random part of the pending operations."""
         share = chance.choice((0.0, 0.3, 0.7, 1.0))
         pieces = [piece for did in self.pending for piece in sectors(did)]
         there = [piece for piece in pieces if chance.random() < share]
@@ -219,7 +219,7 @@ class File:
         for piece in there:
             self._do(piece)
         ends = [piece.at + len(piece.data) for piece in pieces if piece.what == "write"]
-        if ends and chance.random() < 0.3:  # The length is there, and not what was written.
+        if ends and chance.random() < 0.3:  # The file has grown, but its new bytes were not written.
             self.data.extend(bytes(max(0, max(ends) - len(self.data))))
         return bytes(self.data)
 
@@ -232,7 +232,7 @@ class File:
 
 
 def sectors(did: Did) -> Iterator[Did]:
-    """The parts of a write that a disk writes whole."""
+    """Yield the parts of a write that a disk writes atomically, of at most one sector each."""
     if did.what != "write":
         yield did
         return
@@ -256,12 +256,12 @@ def _rename(old: str, new: str, files: dict[str, File]) -> None:
 
 
 def after_cut(log: list[Did], chance: random.Random) -> dict[str, bytes]:
-    """The files of the directory after the power was cut at the end of a log."""
+    """Return the files of the directory after a power cut at the end of a log."""
     there: dict[str, File] = {}
-    """As the running system sees them."""
+    """The files of the directory as the running system sees them."""
     on_disk: dict[str, File] = {}
     entries: list[Callable[[dict[str, File]], object]] = []
-    """What was done to the directory since it was synced."""
+    """Changes of the directory since it was last synced."""
 
     def enter(did: Callable[[dict[str, File]], object]) -> None:
         did(there)

@@ -31,9 +31,9 @@ from tests.io.peers import Ended, Message, WebSocketPeer, websocket
 from tests.runners import run
 
 AT_A_TIME: Final = 20
-"""Sessions."""
+"""The number of sessions."""
 WINDOW: Final = 1
-"""Seconds that a session waits to be resumed, and that a job is remembered."""
+"""Seconds that a session waits to be resumed, and that a finished job is kept."""
 FEATURES: Final = ["heartbeat", "ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions"]
 RESET: Final = struct.pack("ii", 1, 0)
 TABLES: Final = (dict, OrderedDict, list, deque, set, WeakSet)
@@ -43,17 +43,17 @@ LEFT_OUT: Final = ("_heap", "config", "_config", "_app", "_loop", "loop")
 
 
 class Left(NamedTuple):
-    """What there is at one moment."""
+    """The resources in use at one moment: tasks, file descriptors and entries of tables."""
 
     tasks: int
     descriptors: int
     tables: dict[str, int]
-    """Place -> size, of those that are not empty."""
+    """Name of a table -> number of its entries; tables without an entry are left out."""
 
 
 @asynccontextmanager
 async def server_of_short_memory() -> AsyncIterator[Server]:
-    """One that forgets sessions, jobs and keys after a second."""
+    """Serve with windows of a second, after which the server forgets sessions, jobs and idempotency keys."""
     limits = {
         "max_failed_authentications": 1_000_000,
         "max_principal_sessions": 10_000,
@@ -67,7 +67,7 @@ async def server_of_short_memory() -> AsyncIterator[Server]:
 
 
 async def open_and_drop(server: Server, sessions: int) -> None:
-    """So many, some at a time; returns when the server has forgotten them."""
+    """Open and drop a number of sessions, a few at a time; return when the server has forgotten them."""
     numbers = iter(range(sessions))
 
     async def come_and_go() -> None:
@@ -80,19 +80,19 @@ async def open_and_drop(server: Server, sessions: int) -> None:
     runtime = state_of(server.runtime)
     while runtime.connections or runtime.sessions or runtime.jobs or len(runtime.keys):
         await anyio.sleep(0.01)
-    for _ in range(10):  # Closing a socket takes the loop a turn or two.
+    for _ in range(10):  # The loop needs a turn or two to close a socket.
         await anyio.lowlevel.checkpoint()
 
 
 def left(server: Server) -> Left:
-    """What there is now."""
+    """Return the resources that are in use now."""
     gc.collect()
     tasks = len(anyio.get_running_tasks())
     return Left(tasks, len(os.listdir("/dev/fd")), dict(sorted(_tables(server))))
 
 
 def _tables(root: object) -> Iterator[tuple[str, int]]:
-    """Every table of ours that is reached from an object by attributes alone, unless it is empty."""
+    """Yield each table of these packages that attributes lead to from an object, unless it is empty."""
     seen: set[int] = set()
     found: list[tuple[str, object]] = [(type(root).__name__, root)]
     while found:
@@ -112,11 +112,11 @@ def _attributes(value: object) -> Iterator[tuple[str, object]]:
             yield name, getattr(value, name)
 
 
-# Ways to come and to go.
+# Ways in which a session is opened and dropped.
 
 
 def reset(peer: WebSocketPeer) -> None:
-    """The connection ends with RST."""
+    """End the connection with RST when its socket is closed."""
     sock = peer.stream.extra(SocketAttribute.raw_socket)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
@@ -239,7 +239,7 @@ WAYS: Final[Sequence[Callable[[Server, int], Awaitable[None]]]] = (
     _resumed,
     _half_a_frame,
 )
-"""Taken in turn."""
+"""The ways in which sessions are opened and dropped, which are taken in turn."""
 
 
 async def _main(sessions: int) -> int:

@@ -18,7 +18,7 @@ KINDS = ("async", "plain", "process", "plain-process")
 
 
 def ending(how: str) -> Any:
-    """What the agent returns; raises what it fails with."""
+    """Return the result of an agent, or raise the error with which the agent fails."""
     match how:
         case "message":
             raise AgentError("the disk is on fire")
@@ -70,7 +70,7 @@ def in_thread(job: BlockingJobContext, how: str) -> Any:
 
 
 def make_app(*, debug: bool = False, **limits: Any) -> App:
-    """An App with the agents of KINDS."""
+    """Return an App with the agents of KINDS."""
     app = App("tests", "1", tokens={"t0ken": "alice"}, limits=Limits(**limits), debug=debug)
     app.agent("async")(on_loop)
     app.agent("plain")(in_thread)

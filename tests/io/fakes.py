@@ -1,4 +1,4 @@
-"""A pump with everything around it pretended: the loop, the clock, the host and the stream."""
+"""A pump whose loop, clock, host and stream are fakes."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SUBMIT = {"type": "job.submit", "id": "1", "payload": {"agent": "agent"}}
 
 
 class FakeLoop:
-    """Turns when it is told to."""
+    """A loop that turns only when a test calls `turn`."""
 
     def __init__(self, now: Callable[[], int]) -> None:
         self.now = now
         self.waiting: list[Callable[[], None]] = []
         self.armed: tuple[int, Callable[[], None]] | None = None
-        """When to call back, in nanoseconds, and whom."""
+        """The time of the timer, in nanoseconds, and its callback."""
         self.failure: BaseException | None = None
 
     def arm(self, delay: float | None, callback: Callable[[], None]) -> None:
@@ -52,7 +52,7 @@ class FakeLoop:
         self.failure = self.failure or error
 
     def turn(self) -> None:
-        """Call what was asked for until now."""
+        """Call the callbacks that wait at the beginning of this turn."""
         waiting, self.waiting = self.waiting, []
         for callback in waiting:
             callback()
@@ -105,7 +105,7 @@ class FakeStream:
         self.ending.append("abort")
 
     def messages(self) -> list[list[dict[str, Any]]]:
-        """What was written since the last time, write by write."""
+        """Return the messages written since the last call, one list for each write."""
         written, self.written = self.written, []
         return [[json.loads(line) for line in data.splitlines()] for data in written]
 
@@ -151,7 +151,7 @@ class SlowJournal:
         self.compaction_due = False
 
     def store(self, records: int | None = None) -> None:
-        """The disk has taken so many records more; None: all."""
+        """Report `records` more records as durable, or every record if it is None."""
         self.stored = self.next if records is None else self.stored + records
         self.on_durable(self.stored)
 
@@ -183,14 +183,14 @@ class Stand:
             limits=Limits(**limits),
         )
         self.held: list[bool] = []
-        """Whether agents were told to wait for the journal, in order."""
+        """True for each pause of the agents for the journal, False for each resume, in order."""
         keeper = None if journal is None else Keeper(journal, cast(Loop, self.loop))
         make = partial(Runtime, config) if keeper is None else partial(keeper.restore, config)
         self.runtime = make(seed=bytes(32), now=START, unix=UNIX)
         clock = Clock(lambda: self.at, lambda: self.wall)
         self.door = Door(lambda: self.at)
         self.kept_waiting: list[bool] = []
-        """Whether agents were told to wait for the door, in order."""
+        """True for each pause of the agents for the door, False for each resume, in order."""
         if guarded:
             pump = GuardedPump(self.runtime, self, cast(Loop, self.loop), clock, keeper, door=self.door)
             pump.hold_agents = self.kept_waiting.append
@@ -209,7 +209,7 @@ class Stand:
         self.events += events
 
     def connect(self) -> FakeStream:
-        """One more client."""
+        """Connect one more client."""
         stream = FakeStream()
         stream.wrote = self._move
         connection = self.runtime.connect(Framing.LINES, now=self.at)
@@ -219,12 +219,12 @@ class Stand:
         return stream
 
     def say(self, *messages: dict[str, Any], on: FakeStream | None = None) -> None:
-        """The client, or another one, has sent something."""
+        """Receive messages from the client, or from the client at the other end of `on`."""
         lines = "".join(json.dumps(message) + "\n" for message in messages)
         (on or self.stream).transport.received(lines.encode())
 
     def start(self) -> JobId:
-        """The client has opened a session and submitted a job; returns it, and forgets what was written."""
+        """Open a session, submit a job and return its id; discard the answers."""
         self.say(HELLO, SUBMIT)
         self.loop.turn()
         (start,) = [request for request in self.requests if isinstance(request, StartJob)]
@@ -232,13 +232,13 @@ class Stand:
         return start.job_id
 
     def emit(self, job: JobId, count: int = 1, *, size: int = 1, told: int = 0) -> None:
-        """The agent says something without giving way."""
+        """Publish events of an agent, without a turn of the loop between them."""
         for _ in range(count):
             self.runtime.agents.emit(job, "log", {"level": "info", "message": "x" * size}, now=self.at)
             self.pump.soon(told)
 
     def pass_time(self, milliseconds: float) -> None:
-        """The clock moves, and the loop fires what was armed, if it is due."""
+        """Advance the clock, and fire the timer of the loop if it is due."""
         self._move(milliseconds)
         if self.loop.armed is not None and self.loop.armed[0] <= self.at:
             callback = self.loop.armed[1]
@@ -251,5 +251,5 @@ class Stand:
 
     @property
     def pauses(self) -> list[str]:
-        """Whether agents were paused and resumed, in order."""
+        """The types of the requests that pause and resume jobs, in order."""
         return [type(one).__name__ for one in self.requests if isinstance(one, PauseJob | ResumeJob)]

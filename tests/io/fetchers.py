@@ -16,7 +16,7 @@ app = App("fetchers", "1", tokens={"t0ken": "alice"}, limits=Limits(stop_grace_s
 
 
 async def of_loop(job: JobContext, input: Any) -> list[Any]:
-    """What comes of each URL: status and the URL that was fetched, or the refusal."""
+    """Return for each URL the status and the URL that was fetched, or the refusal."""
     urls, options = input
     async with job.http_client(**options) as client:
         return [await _got(client, url) for url in urls]
@@ -30,7 +30,7 @@ async def _got(client: httpx.AsyncClient, url: str) -> list[Any]:
 
 
 def of_thread(job: BlockingJobContext, input: Any) -> list[Any]:
-    """The same."""
+    """Return for each URL the status and the URL that was fetched, or the refusal."""
     urls, options = input
     came: list[Any] = []
     with job.http_client(**options) as client:
@@ -55,7 +55,7 @@ async def endless_of_loop(job: JobContext, url: str) -> None:
 
 
 def endless_of_thread(job: BlockingJobContext, url: str) -> None:
-    """The same."""
+    """Read until the job is cancelled."""
     with job.http_client() as client, client.stream("GET", url) as response:
         job.status("reads")
         for _ in response.iter_raw():

@@ -27,7 +27,7 @@ _SERVER.set_forkserver_preload(
         *("arcp_io.drivers.trio.loop", "arcp_io.drivers.trio.tls", "arcp_proto.client.client"),
     ]
 )
-"""What commands import sooner or later. A name that is not there is left out without an error."""
+"""Modules that commands import at some time. A name without a module is left out without an error."""
 
 
 def start(

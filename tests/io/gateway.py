@@ -21,7 +21,7 @@ MASTER: Final = "sk-master-7h15-15-53cr37"
 
 @dataclass
 class Key:
-    """One virtual key."""
+    """One virtual key of the gateway."""
 
     value: str
     alias: str
@@ -33,25 +33,25 @@ class Key:
 
 @dataclass
 class Gateway:
-    """Its state. A fault is taken from the front of its list, once each; None is none."""
+    """The state of the gateway. Each fault is used once, from the front of its list; None means no fault."""
 
     url: str = ""
     keys: dict[str, Key] = field(default_factory=dict)
-    """By value."""
+    """The keys that exist, by value."""
     values: list[str] = field(default_factory=list)
-    """Of every key that was ever made."""
+    """The values of all keys, deleted ones included."""
     generate: list[str | None] = field(default_factory=list)
-    """500 (nothing made), lost (made, then 502), late (made, answered after `pause`), broke, text.
+    """Faults of key creation: 500 (nothing made), lost (made, then 502), late (after `pause`), broke, text.
 
     Answers that are not JSON: text, bytes (not UTF-8), deep (nested too deeply to be read).
     """
     delete: list[str | None] = field(default_factory=list)
-    """500, lie (answers as if it were deleted), late, lost (deleted, answered with 502)."""
+    """Faults of key deletion: 500, lie (answers as if deleted), late, lost (deleted, answered with 502)."""
     pause: float = 1.0
     requests: list[tuple[str, Any]] = field(default_factory=list)
 
     def aliases(self) -> list[str]:
-        """The aliases that are valid."""
+        """Return the aliases of the keys that exist."""
         return [key.alias for key in self.keys.values()]
 
 
@@ -133,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(502 if fault == "lost" else 200, {"deleted_keys": gone})
 
     def _complete(self, fields: dict[str, Any]) -> None:
-        """A model is used: a cent a call."""
+        """Answer a use of a model, which costs a cent."""
         key = self.gateway.keys.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
         if key is None:
             self._answer(401, {"error": {"type": "auth_error"}})
@@ -163,15 +163,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(data)
         except OSError:
-            pass  # Nobody waits for it any more.
+            pass  # The client has closed its connection.
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def gateway() -> Iterator[Gateway]:
-    """A gateway on a free port of this machine."""
+    """Run a gateway on a free port of this machine."""
     state = Gateway()
     handler = type("Handler", (_Handler,), {"gateway": state})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -30,7 +30,7 @@ PIECE = 512 * 1024
 
 @app.agent("streams", isolation="process")
 async def streams(job: JobContext, input: Any) -> None:
-    """Stream a result of so many pieces, say so, and wait."""
+    """Stream a result of a given number of pieces, publish a status, and wait."""
     encoding, pieces = input
     text: Any = "é" * (PIECE // 2) if encoding == "utf8" else b"\xff" * PIECE
     async with job.stream_result(encoding=encoding) as out:
@@ -42,7 +42,7 @@ async def streams(job: JobContext, input: Any) -> None:
 
 @app.agent("writes", isolation="process")
 async def writes(job: JobContext, input: Any) -> None:
-    """Write the head of a message of so many bytes and all but the last of them, and then make a file."""
+    """Write a message of a given size but for its last byte, and then make a file."""
     size, path = input
     inside: Any = job._running
     await job.status("writes")

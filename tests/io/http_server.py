@@ -18,13 +18,13 @@ NUMBER: Final = "X-Number"
 
 @dataclass
 class Arrived:
-    """What a server was asked for: the port it listens on, then each request as it came."""
+    """The port of a server, and the requests that it received."""
 
     port: int
     targets: list[str] = field(default_factory=list)
     """The request target of each request, byte for byte."""
     hosts: list[str] = field(default_factory=list)
-    """The Host header of each."""
+    """The Host header of each request."""
     numbered: dict[str, str] = field(default_factory=dict)
     """The URL of each request that has a number, as the server knows it."""
     connections: int = 0
@@ -90,7 +90,7 @@ def served() -> Iterator[Arrived]:
                 self.close_connection = True  # The client has read enough.
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Nothing is told."""
+            """Log nothing."""
 
     class Threads(socketserver.ThreadingMixIn, socketserver.TCPServer):
         daemon_threads = True

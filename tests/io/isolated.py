@@ -25,7 +25,7 @@ app = App("tests", "1", tokens={"t0ken": "alice"}, limits=Limits(stop_grace_sec=
 
 @app.agent("about", version="1.0.0", isolation="process")
 async def about(job: JobContext, input: Any) -> dict[str, Any]:
-    """Where it runs."""
+    """Return facts about the process of the agent."""
     async with job.tool("grep", {"x": 1}) as call:
         call.result = ["line"]
     await job.progress(1, total=2, units="steps")
@@ -47,7 +47,7 @@ async def about(job: JobContext, input: Any) -> dict[str, Any]:
 
 @app.agent("plain", isolation="process")
 def plain(job: BlockingJobContext, input: Any) -> Any:
-    """A plain function; what it prints is no frame."""
+    """Print a line, which must not be read as a frame, and return the input."""
     print("{not a frame}", flush=True)
     job.log("info", f"in {threading.current_thread() is not threading.main_thread()}")
     return {"id": job.id, "input": input}
@@ -55,7 +55,7 @@ def plain(job: BlockingJobContext, input: Any) -> Any:
 
 @app.agent("stream", isolation="process")
 async def stream(job: JobContext, input: Any) -> None:
-    """A streamed result."""
+    """Stream a result."""
     async with job.stream_result(encoding=input["encoding"]) as out:
         for _ in range(3):
             await out.write(input["text"] if input["encoding"] == "utf8" else input["text"].encode())
@@ -63,13 +63,13 @@ async def stream(job: JobContext, input: Any) -> None:
 
 @app.agent("large", isolation="process")
 async def large(job: JobContext, input: Any) -> Any:
-    """A value that fits no frame."""
+    """Return a value that is too large for a frame."""
     return ['é\n"' * 100] * input
 
 
 @app.agent("fails", isolation="process")
 async def fails(job: JobContext, input: Any) -> Any:
-    """Ends in the way that is asked for."""
+    """End in the way that the input names."""
     match input:
         case "error":
             raise ValueError("/etc/shadow could not be read")
@@ -88,7 +88,7 @@ async def fails(job: JobContext, input: Any) -> Any:
 
 @app.agent("spins", isolation="process")
 async def spins(job: JobContext, input: Any) -> None:
-    """Never lets its event loop run again once the directory that the input names is there."""
+    """Make a directory that the input names, and then block the event loop for ever."""
     os.mkdir(input)
     while True:
         pass
@@ -96,7 +96,7 @@ async def spins(job: JobContext, input: Any) -> None:
 
 @app.agent("sleep", isolation="process")
 async def sleep(job: JobContext, input: Any) -> None:
-    """Sleeps until it is cancelled."""
+    """Wait until the job is cancelled."""
     try:
         await job.status(str(os.getpid()))
         await anyio.sleep_forever()
@@ -106,7 +106,7 @@ async def sleep(job: JobContext, input: Any) -> None:
 
 @app.agent("asks", isolation="process")
 async def asks(job: JobContext, input: Any) -> list[Any]:
-    """Does what it is asked to, one by one; returns what came of it."""
+    """Carry out the operations that the input names, in order; return their results."""
     results: list[Any] = []
     for name, *arguments in input:
         try:
@@ -118,7 +118,7 @@ async def asks(job: JobContext, input: Any) -> list[Any]:
 
 @app.agent("plain-asks", isolation="process")
 def plain_asks(job: BlockingJobContext, input: Any) -> str:
-    """Lets a refusal go."""
+    """Ask for a permission, and let the refusal end the job."""
     job.log("info", "before")
     job.authorize(*input)
     return "not here"
@@ -161,7 +161,7 @@ DEEDS: dict[str, Callable[..., Awaitable[Any]]] = {
 
 @app.agent("stuck", isolation="process")
 async def stuck(job: JobContext, input: Any) -> None:
-    """Blocks its loop for ever, and so does a process that it has started."""
+    """Start a process that never ends, and block the event loop for ever."""
     await job.status(f"{os.getpid()} {start_helper()}")
     await anyio.sleep(0.1)
     block()
@@ -178,14 +178,14 @@ def block() -> None:
 
 @app.agent("flood", isolation="process")
 async def flood(job: JobContext, input: Any) -> None:
-    """Says a lot."""
+    """Publish many events."""
     for number in range(input):
         await job.log("info", str(number))
 
 
 @app.agent("again", isolation="process", restartable=True)
 async def again(job: JobContext, input: Any) -> list[Any]:
-    """Ends when it was started again."""
+    """Return when the job has been started for a second time."""
     await job.status(f"attempt {job.attempt}")
     if job.attempt == 1:
         await anyio.sleep_forever()

@@ -29,11 +29,11 @@ class Watched:
     def __init__(self, journal: Journal, version: int = VERSION) -> None:
         self.journal = journal
         self.inside: Any = journal
-        """The same, for what it does not show."""
+        """The journal again, typed so that a test may read its private attributes."""
         self.durable: list[int] = []
         self.failures: list[Exception] = []
         self.gate = threading.Event()
-        """While it is not set, the journal's thread is held when it has something to report."""
+        """An event that holds the journal's thread before a report, while it is not set."""
         self.gate.set()
         self._changed = threading.Condition()
         journal.open(version, self._on_durable, self._on_failed)
@@ -43,7 +43,7 @@ class Watched:
         self.journal.append(self.journal.next, records)
 
     def settle(self) -> None:
-        """Wait until everything is durable, or it has failed."""
+        """Wait until every record is durable, or the journal has failed."""
         with self._changed:
             while not self.failures and self.durable[-1:] != [self.journal.next]:
                 self._changed.wait()
@@ -75,12 +75,12 @@ class Watched:
 
 
 def numbered(*numbers: int) -> list[bytes]:
-    """Records that say which they are."""
+    """Return records that contain their numbers."""
     return [b"record %d " % number + b"x" * (number % 50) for number in numbers]
 
 
 def filled(path: Path, records: Sequence[bytes], *, row: int = 10, snapshot: Sequence[bytes] = ()) -> None:
-    """A closed journal of these records, so many a row, behind a snapshot."""
+    """Make a closed journal that holds a snapshot and, behind it, these records, `row` of them in a row."""
     watched = Watched(SqliteJournal(path))
     if snapshot:
         watched.append(b"before")
@@ -94,14 +94,14 @@ def filled(path: Path, records: Sequence[bytes], *, row: int = 10, snapshot: Seq
 
 
 def held_by(path: Path) -> list[bytes]:
-    """What is read of a journal."""
+    """Return the records that a journal yields when it is opened."""
     watched = Watched(SqliteJournal(path))
     watched.close()
     return watched.held
 
 
 def repaired(path: Path, version: int = VERSION) -> Repair:
-    """Repair a journal that is refused before, as often as it is opened, and changed by nobody."""
+    """Repair a journal; check first that each attempt to open it fails and leaves its files unchanged."""
     before = {file: file.read_bytes() for file in (path, Path(f"{path}-wal")) if file.exists()}
     for _ in range(2):
         with pytest.raises(JournalDamaged, match=f"run 'arcp-io journal repair {path}'") as refused:
@@ -116,7 +116,7 @@ def repaired(path: Path, version: int = VERSION) -> Repair:
 
 
 def query(path: Path, statement: str) -> list[Any]:
-    """Ask the file of a closed journal."""
+    """Run a statement on the file of a closed journal, and return its rows."""
     db = sqlite3.connect(path)
     try:
         return db.execute(statement).fetchall()

@@ -137,7 +137,7 @@ async def copies(job: JobContext, input: Any) -> str:
 
 @app.agent("copies-and-waits", isolation="process")
 def copies_and_waits(job: BlockingJobContext, input: Any) -> None:
-    """The same, but that both go on."""
+    """Fork, and let both processes continue."""
     if copied(input, go_on=True):
         job.status("copied")
     signal.pause()

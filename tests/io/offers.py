@@ -31,7 +31,7 @@ Probe = Callable[[Any, Any], Awaitable[Any]]
 
 
 async def told(work: Awaitable[Any]) -> Any:
-    """What comes of it; of an error its class, and what it says."""
+    """Return the result of an awaitable, or the class and the fields of its error."""
     try:
         return await work
     except (Denied, ArcpError) as error:
@@ -104,7 +104,7 @@ async def authorize(job: Any, input: Any) -> Any:
 
 
 async def http_client(job: Any, input: Any) -> Any:
-    """A client whose transport answers with the URL that it is asked for."""
+    """Return the answers of a client whose transport answers each request with its URL."""
     answer = httpx.MockTransport(lambda request: httpx.Response(200, text=str(request.url)))
     client = job.http_client(transport=answer)
 
@@ -127,7 +127,7 @@ async def remaining(job: Any, input: Any) -> Any:
 
 
 async def reserve(job: Any, input: Any) -> Any:
-    """What is reserved is so for whatever is delegated, too."""
+    """Reserve amounts; a reserved amount is not available to delegated jobs either."""
 
     async def reserved(amount: Any, *steps: Any) -> Any:
         async with job.reserve("USD", amount) as hold:
@@ -213,7 +213,7 @@ DELEGATIONS: list[tuple[str, Any, dict[str, Any]]] = [
     ("fail", 1, {}),
     ("echo@9.9.9", 1, {}),
     ("forbidden", 1, {}),
-    ("nobody", 1, {}),
+    ("absent", 1, {}),
     ("echo", 1, {"lease_request": {"fs.read": ["/**"]}}),
     ("echo", 1, {"lease_request": {"cost.budget": ["USD:1000"]}}),
     ("echo", 1, {"lease_request": {"no namespace": ["x"]}}),
@@ -266,11 +266,11 @@ OFFERS: dict[str, Probe] = {
     "upstream_exhausted": upstream_exhausted,
     "stream_result": stream_result,
 }
-"""What a job offers, by name, in the order in which it is tried."""
+"""The probes, by the name in `job` that each tries, in the order in which they run."""
 
 
 async def everything(job: Any, input: Any) -> Any:
-    """Every probe; what came of them is the last event, for the result is streamed."""
+    """Run every probe, and publish each outcome as an event, because the result is streamed."""
     for name, probe in OFFERS.items():
         came = await told(probe(job, input))
         await job.emit("x-vendor.tests.came", {"name": name, "came": came})
@@ -285,7 +285,7 @@ def of_thread(job: BlockingJobContext, input: Any) -> None:
 
 
 def finished(work: Coroutine[Any, Any, Any]) -> Any:
-    """The value of a coroutine that never waits."""
+    """Return the result of a coroutine that never waits."""
     try:
         work.send(None)
     except StopIteration as end:

@@ -29,7 +29,7 @@ Message = dict[str, Any]
 
 
 class Ended(Exception):
-    """The server has ended the stream; `code` is the WebSocket's, if there was one."""
+    """The end of the stream by the server; `code` is the code of the WebSocket close, or None."""
 
     def __init__(self, code: int | None) -> None:
         super().__init__(code)
@@ -42,15 +42,15 @@ class Peer(ABC):
     def __init__(self) -> None:
         self.count = 0
         self.events: list[Message] = []
-        """Everything numbered that has come so far."""
+        """All messages with a number (`event_seq`) received so far."""
 
     @abstractmethod
     async def send_text(self, text: str) -> None:
-        """Send one message, as it is."""
+        """Send one text message unchanged."""
 
     @abstractmethod
     async def receive(self) -> Message:
-        """The next envelope; raises Ended."""
+        """Return the next envelope; raise Ended at the end of the stream."""
 
     async def send(self, kind: str, payload: Message | None = None, **fields: Any) -> str:
         """Send an envelope; returns its id."""
@@ -99,7 +99,7 @@ class Peer(ABC):
         return await self.receive()
 
     async def until_event(self, number: int) -> list[Message]:
-        """Read until so much that is numbered has come; returns all of it."""
+        """Read until a number of messages with a number has come; return all of them."""
         while len(self.events) < number:
             await self.receive()
         return self.events
@@ -113,7 +113,7 @@ class Peer(ABC):
                 return message
 
     async def until(self, *kinds: str) -> list[Message]:
-        """Everything that comes, up to the first of these types."""
+        """Return all messages up to the first of these types."""
         messages = []
         while True:
             messages.append(await self.receive())
@@ -145,7 +145,7 @@ class WebSocketPeer(Peer):
         self._events: deque[Any] = deque()
 
     async def shake_hands(self) -> Response:
-        """The opening handshake; returns the server's answer."""
+        """Perform the opening handshake; return the server's answer."""
         self.protocol.send_request(self.protocol.connect())
         await self._flush()
         response = await self._next()
@@ -165,7 +165,7 @@ class WebSocketPeer(Peer):
         return message
 
     async def drop(self) -> None:
-        """Let go of the connection without a word, as a broken network does."""
+        """Drop the connection without a close, as a broken network does."""
         await self.stream.aclose()
 
     async def say_goodbye(self, code: int) -> None:
@@ -247,7 +247,7 @@ class LinePeer(Peer):
 
 @asynccontextmanager
 async def child(backend: str) -> AsyncIterator[LinePeer]:
-    """A process that serves the agents of the tests; at the end it has to exit by itself."""
+    """Serve the agents of the tests in a child process, and check that it exits by itself at the end."""
     command = [sys.executable, "-W", "error", "-m", "tests.io.apps", backend]
     async with await anyio.open_process(command, stderr=subprocess.PIPE) as process:
         peer = LinePeer(process)

@@ -82,10 +82,10 @@ async def binary(job, input):
 
 
 class Child:
-    """A process of `arcp-io`. One that hangs is aborted, and its stacks are on its stderr."""
+    """A process of `arcp-io`. A process that hangs is aborted, and writes its stacks to stderr."""
 
     def __init__(self, *words: str, stdout: int, env: dict[str, str], cwd: Path | None = None) -> None:
-        """`stdout` is PIPE or DEVNULL, as for subprocess; stderr is a pipe."""
+        """Start `arcp-io`; `stdout` is PIPE or DEVNULL, as for subprocess, and stderr is a pipe."""
         self.args = ["arcp-io", *words]
         self.returncode: int | None = None
         out, err = Pipe(duplex=False), Pipe(duplex=False)
@@ -107,7 +107,7 @@ class Child:
         self.wait()
 
     def wait(self) -> int | None:
-        """Wait for its end; return its exit code, or the negative number of the signal that ended it."""
+        """Wait for the end; return the exit code, or the negative number of the signal that ended it."""
         self._process.join()
         self.returncode = self._process.exitcode
         return self.returncode
@@ -135,7 +135,7 @@ class Child:
         return out, said[0]
 
     def read_to_end(self) -> str:
-        """The rest of its stderr; then wait for it. Raises as `communicate`."""
+        """Return the rest of stderr, and wait for the end of the process; raise as `communicate`."""
         with self._bounded(), self.stderr:
             said = self.stderr.read()
             self.wait()
@@ -144,7 +144,7 @@ class Child:
         return said
 
     def read_until(self, words: str) -> str:
-        """The lines of its stderr up to one with these words; raises AssertionError when it ends before."""
+        """Return the lines of stderr up to one with these words; raise AssertionError if there is none."""
         said = ""
         with self._bounded():
             for line in self.stderr:
@@ -176,14 +176,14 @@ def _text_of(reading: Connection, writing: Connection) -> TextIO:
 def arcp_io(
     *words: str, cwd: Path | None = None, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A command, run to its end."""
+    """Run a command to its end."""
     with Child(*words, stdout=subprocess.PIPE, env=env or environment(), cwd=cwd) as child:
         out, err = child.communicate()
     return subprocess.CompletedProcess(child.args, child.returncode, out, err)
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours; what is aborted says where it was."""
+    """Return the environment of this process with the given changes; an abort writes the stacks to stderr."""
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONFAULTHANDLER": "1", **more}
 
@@ -192,7 +192,7 @@ class Served:
     """`arcp-io serve` in a process of its own."""
 
     def __init__(self, directory: Path, *words: str, agents: str = AGENTS, log: bool = False) -> None:
-        """`log`: its log has to be read, or it fills the pipe."""
+        """Start a server. If `log` is true the caller has to read stderr, or the log fills the pipe."""
         self.directory = directory
         (directory / "example.py").write_text(agents)
         options = ("--port", "0", "--drain", "0", *(() if log else ("--quiet",)), *words)
@@ -206,21 +206,21 @@ class Served:
 
     @property
     def state(self) -> Path:
-        """Where the clients keep their sessions."""
+        """The directory in which the clients store their sessions."""
         return self.directory / "state" / "arcp-io"
 
     def submit(self, *words: str, token: str = "s3cret", **more: str) -> subprocess.CompletedProcess[str]:
         return self.run("submit", self.url, *words, token=token, **more)
 
     def run(self, *words: str, token: str = "s3cret", **more: str) -> subprocess.CompletedProcess[str]:
-        """A command of a client."""
+        """Run a command of a client to its end."""
         return arcp_io(*words, env=self._variables(token, **more))
 
     def submitting(self, *words: str) -> Child:
         return self.running("submit", self.url, *words)
 
     def running(self, *words: str) -> Child:
-        """A command of a client that is not waited for."""
+        """Start a command of a client, and return without waiting for its end."""
         return Child(*words, stdout=subprocess.PIPE, env=self._variables("s3cret"))
 
     def _variables(self, token: str, **more: str) -> dict[str, str]:
@@ -228,7 +228,7 @@ class Served:
         return environment(**{"ARCP_TOKEN": token, "XDG_STATE_HOME": state, **more})
 
     def stop(self) -> int:
-        """Let its agents go, signal it and wait; returns its exit code."""
+        """Let the agents continue, signal the server and wait; return its exit code."""
         (self.directory / "let_go").touch()
         self.process.send_signal(signal.SIGTERM)
         self.process.read_to_end()
@@ -236,7 +236,7 @@ class Served:
 
 
 def await_file(path: Path) -> None:
-    """Until somebody has made it."""
+    """Wait until a file exists."""
     until = time.monotonic() + PATIENCE
     while not path.exists():
         assert time.monotonic() < until, f"there is no {path}"

@@ -1,4 +1,4 @@
-"""A proxy that treats connections badly: it cuts them anywhere, and refuses them for a while."""
+"""A proxy that cuts connections at any byte, and refuses them for a while."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Proxy:
         self.cuts_left = cuts
         self.connections = 0
         self.refusing = False
-        """New connections are reset at once."""
+        """True while new connections are reset at once."""
         self._span = span
         self._random = random.Random(seed)
         self._carried: dict[anyio.CancelScope, tuple[SocketStream, SocketStream]] = {}
 
     def cut(self) -> None:
-        """Reset everything that is connected."""
+        """Reset every open connection."""
         carried, self._carried = self._carried, {}
         for scope, streams in carried.items():
             for stream in streams:
@@ -55,7 +55,7 @@ class Proxy:
                 self._carried.pop(scope, None)
 
     async def _copy(self, source: SocketStream, sink: SocketStream, room: int | None) -> None:
-        """Until one side has ended, or so many bytes have gone through."""
+        """Copy until one side has ended, or until `room` bytes have gone through."""
         with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             while room is None or room > 0:
                 data = await source.receive()
@@ -81,7 +81,7 @@ def reset_on_close(stream: SocketStream) -> None:
 async def proxy(
     server_url: str, *, cuts: int = 0, span: tuple[int, int] = (1, 20_000), seed: int = 0
 ) -> AsyncIterator[Proxy]:
-    """A proxy before a ws:// address, on both loops."""
+    """Run a proxy for a ws:// address, on either event loop."""
     between = Proxy(server_url, cuts=cuts, span=span, seed=seed)
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
         port = listener.extra(SocketAttribute.local_port)

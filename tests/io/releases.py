@@ -24,7 +24,7 @@ JOURNALS: Final = Path(__file__).parent / "journals"
 KEPT: Final = msgspec.structs.replace(
     CONFIG, journal=True, agents=(*CONFIG.agents, AgentInfo("again", restartable=True))
 )
-"""The runtime whose journal it is."""
+"""The configuration of the runtime that writes the journal."""
 
 
 def write(path: Path) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def write(path: Path) -> dict[str, Any]:
 
 
 def _lease(world: World, client: Peer) -> tuple[str, str]:
-    """A job that has spent, holds something back, and has a child with a budget of its own."""
+    """Submit a job that has spent, reserves an amount, and has a child with a budget of its own."""
     lease = {"cost.budget": ["USD:2.00"], "agent.delegate": ["*"], "tool.call": ["search"]}
     leased = client.submit(
         "echo", lease_request=lease, lease_constraints={"expires_at": "2030-01-01T00:00:00Z"}

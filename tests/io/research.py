@@ -24,15 +24,15 @@ from arcp_io import App, BlockingJobContext, JobContext
 from arcp_io.errors import Denied
 
 PRICES: Final = {"search": Decimal("0.07"), "complete": Decimal("0.115")}
-"""In USD, for each request."""
+"""Prices in USD, for each request."""
 MOST: Final = {"search": "0.10", "complete": "0.12"}
-"""What is reserved for one before its price is known."""
+"""Amounts in USD that are reserved for a request before its price is known."""
 MODEL: Final = "small-1"
 TOKEN: Final = "t0ken"
 
 
 class Vendor(ThreadingHTTPServer):
-    """Sells searches and completions; `charged` is its book, by job."""
+    """An HTTP server that sells searches and completions; `charged` holds the charges, by job."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Counter)
@@ -46,7 +46,7 @@ class Vendor(ThreadingHTTPServer):
 
 
 class Counter(BaseHTTPRequestHandler):
-    """Answers with JSON, and with the price in a header."""
+    """A handler that answers with JSON, and with the price in a header."""
 
     server: Vendor
 
@@ -70,7 +70,7 @@ class Counter(BaseHTTPRequestHandler):
 
 @contextmanager
 def selling() -> Iterator[Vendor]:
-    """A vendor that sells until the block is left."""
+    """Run a vendor until the block is left."""
     with Vendor() as vendor:
         thread = threading.Thread(target=vendor.serve_forever, args=(0.01,))
         thread.start()
@@ -82,7 +82,7 @@ def selling() -> Iterator[Vendor]:
 
 
 def fetch(url: str, headers: Mapping[str, str]) -> tuple[str, str]:
-    """The answer that a vendor sells, and its price."""
+    """Return the answer that a vendor sells, and its price."""
     with urlopen(Request(url, headers=dict(headers)), timeout=10) as response:
         return json.load(response)["answer"], response.headers["X-Cost"]
 
@@ -96,7 +96,7 @@ def headers(job: JobContext | BlockingJobContext) -> dict[str, str]:
 
 
 def lease(vendor: str) -> dict[str, list[str]]:
-    """What the research needs, but for its budget."""
+    """Return the lease that the research needs, without its budget."""
     return {
         "tool.call": ["search", "complete"],
         "net.fetch": [f"{vendor}/*"],
@@ -112,7 +112,7 @@ app = App(
 
 @app.agent("research", version="1.0.0")
 async def research(job: JobContext, input: Any) -> dict[str, Any]:
-    """Search until nothing may be spent any more; the report says that it is a part, and why."""
+    """Search until the budget is used up; the report says that it is incomplete, and why."""
     vendor, grants = input["vendor"], lease(input["vendor"])
     writer = await job.delegate(
         "writer",
@@ -168,7 +168,7 @@ async def _search(job: JobContext, vendor: str, query: str) -> str:
 
 @app.agent("writer")
 def writer(job: BlockingJobContext, input: Any) -> list[str]:
-    """A plain function: a model writes until the budget is used up, and reports each cost by a metric."""
+    """Call a model until the budget is used up, and report each cost by a metric."""
     texts: list[str] = []
     while (left := job.remaining("USD")) is not None and left >= Decimal(MOST["complete"]):
         with job.tool("complete", {"model": MODEL}) as call:
@@ -183,7 +183,7 @@ def writer(job: BlockingJobContext, input: Any) -> list[str]:
 
 @app.agent("critic")
 async def critic(job: JobContext, input: Any) -> dict[str, Any]:
-    """Would like a model, and has none; what it is not allowed it does not get, and says so."""
+    """Ask for targets that the lease does not cover, and report the refusals; then search."""
     refused: dict[str, str] = {}
     for capability, target in (
         ("model.use", MODEL),

@@ -100,7 +100,7 @@ class Stream:
         self.ready(0)
 
     def close(self, closing: Closing, durable: int) -> None:
-        """Close after the last envelope, which waits until so many records are durable."""
+        """Close after the last envelope, which waits until `durable` records are durable."""
         self._closing = (closing, durable)
         if closing.abort:
             self.lose("aborted")

@@ -21,7 +21,7 @@ if "PATH" not in os.environ:  # Only in a child.
 
 @app.agent("late", isolation="process")
 async def late(job: JobContext, input: int) -> int:
-    """Says a lot, in a process whose import took long."""
+    """Publish many events, in a process whose import takes long."""
     for number in range(input):
         await job.log("info", str(number))
     return input

@@ -1,9 +1,9 @@
-"""Observers that never read, beside one that does: what they cost it, and what they make the runtime hold.
+"""The cost of observers that never read, for an observer that reads and for the memory of the runtime.
 
 python -m tests.io.stalled [--observers N] [--events N] [--loop asyncio|trio]
 
 The runtime runs in a process of its own. One job floods; its submitter and one observer read it all, first
-alone, then beside so many that have subscribed and do not read, once their buffers are full.
+alone, then beside observers that do not read, once the buffers of these are full.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ FEATURES: Final = [
     "agent_versions",
     Feature.POSITIONS,
 ]
-"""No heartbeat: who does not read is not found out by it."""
+"""Features without heartbeats, by which the runtime would notice an observer that does not read."""
 READING: Final = "carol"
 STALLED: Final = "bob"
-"""Tokens of those who may observe."""
+"""Tokens of the principals that may observe."""
 FILLER: Final = "y" * 8_000
 FILLING: Final = 800
 """Events of that size: together more than the buffers of a connection hold."""
@@ -63,27 +63,27 @@ END: Final = b'"final_status":"success"'
 UNSUBSCRIBED: Final = b'"phase":"unsubscribed"'
 NUMBER: Final = re.compile(rb'"event_seq":(\d+)')
 SAMPLE: Final = 0.02
-"""Seconds between two looks at what the runtime holds."""
+"""Seconds between two samples of the runtime's memory."""
 
 
 class Peak(NamedTuple):
-    """The most that a runtime held at any time that was looked at."""
+    """The largest values that the samples of a runtime have shown."""
 
     events: int = 0
     bytes: int = 0
     of_a_principal: int = 0
-    """Bytes."""
+    """Bytes of the events of one principal."""
     of_a_log: int = 0
-    """Bytes."""
+    """Bytes of the log of one session."""
     blocked: int = 0
-    """Connections that take nothing."""
+    """Connections that are blocked: their transports take no more bytes."""
     rss: int = 0
-    """Bytes of the process."""
+    """Resident bytes of the process."""
 
 
 def make_app(**limits: Any) -> App:
-    """`flood` fills all buffers once `open` was asked, and says its events once it was asked again; bob and
-    carol may observe what alice does."""
+    """Return an App whose agent `flood` fills all buffers after one job of `open`, and publishes after the
+    next; bob and carol may observe the jobs of alice."""
     gates = [anyio.Event(), anyio.Event()]
     app = App(
         "stalled",
@@ -98,7 +98,7 @@ def make_app(**limits: Any) -> App:
         await gates[0].wait()
         for number in range(FILLING):
             await job.thought(FILLER)
-            if number % 8 == 7:  # An observer that reads keeps up with 64 KiB at a time, whatever the loop.
+            if number % 8 == 7:  # An observer that reads keeps up with 64 KiB at a time.
                 await anyio.sleep(0.001)
         await gates[1].wait()
         for number in range(input):
@@ -113,7 +113,7 @@ def make_app(**limits: Any) -> App:
 
 
 def measure(server: Server, peak: Peak) -> Peak:
-    """What the runtime holds now, where it is more than before."""
+    """Return the current values of the runtime, or the previous maxima where these are larger."""
     runtime = state_of(server.runtime)
     holdings = runtime.holdings
     now = Peak(
@@ -136,7 +136,7 @@ def _rss() -> int:
 
 @asynccontextmanager
 async def stalled(url: str, job_id: str, observers: int) -> AsyncIterator[list[WebSocketPeer]]:
-    """So many sessions that observe a job and do not read."""
+    """Open a number of sessions that observe a job and do not read."""
     async with AsyncExitStack() as stack:
         peers = []
         for _ in range(observers):
@@ -157,7 +157,7 @@ class Reader:
         self.peer = peer
         self.events = 0
         self.last = 0
-        """The last number seen."""
+        """The last number received."""
         self.fillers = 0
         self.notices = 0
         """Of the runtime, for this session alone."""
@@ -165,12 +165,12 @@ class Reader:
         self._rest = b""
 
     async def read_fillers(self) -> None:
-        """All of them but one, which may be cut."""
+        """Read all fillers but the last, which may be received in part."""
         while self.fillers < FILLING - 1:
             await self._read_some()
 
     async def read(self) -> None:
-        """To the end of the job."""
+        """Read to the end of the job."""
         acked = 0
         while not self.over:
             whole = await self._read_some()
@@ -181,7 +181,7 @@ class Reader:
                 await self.peer.send("session.ack", {"last_processed_seq": acked})
 
     async def _read_some(self) -> list[bytes]:
-        """What has come, in pieces of about one envelope each."""
+        """Read what is available; return it in pieces of about one envelope each."""
         try:
             data = self._rest + await self.peer.stream.receive(READ_SIZE)
         except anyio.EndOfStream:
@@ -189,7 +189,7 @@ class Reader:
         if UNSUBSCRIBED in data:
             raise AssertionError(f"a reader was unsubscribed at {self.last}, after {self.events} events")
         self.over = END in data
-        *whole, self._rest = data.split(SEPARATOR)  # The last may be cut anywhere.
+        *whole, self._rest = data.split(SEPARATOR)  # The last piece may be incomplete.
         for part in whole:
             self.events += part.count(EVENT)
             self.fillers += part.count(FILLS)
@@ -198,7 +198,7 @@ class Reader:
 
 
 class Rate(NamedTuple):
-    """How the observer that reads fared."""
+    """The number of events that the reading observer received, and the time that it took."""
 
     events: int
     seconds: float
@@ -209,7 +209,7 @@ class Rate(NamedTuple):
 
 
 async def flood(url: str, events: int, observers: int) -> Rate:
-    """One job, read by its submitter and by one observer beside so many that do not."""
+    """Run one job, which its submitter and one observer read, beside `observers` that do not read."""
     async with websocket(url) as submitting, websocket(url) as observing, websocket(url) as opening:
         await submitting.hello(TOKEN, FEATURES)
         await observing.hello(READING, FEATURES)
@@ -259,7 +259,7 @@ async def _serve() -> None:
 
 
 def _measured(options: argparse.Namespace, observers: int) -> tuple[Rate, Peak]:
-    """One runtime, one flood."""
+    """Run one flood in a runtime of its own; return the rate and the peak."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.io.stalled", "--serve", "--loop", options.loop],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""What agents do that delegate, share and stop, in the runtime's process or in one of their own."""
+"""Agents that delegate, share a budget and stop, in the runtime's process or in processes of their own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ app = App(
 
 
 async def code_of(work: Awaitable[Any]) -> Any:
-    """What comes of it; of an error its class and code."""
+    """Return the result of an awaitable, or the class and the code of its error."""
     try:
         return await work
     except (Denied, ArcpError) as error:
@@ -38,7 +38,7 @@ async def code_of(work: Awaitable[Any]) -> Any:
 
 
 async def nested(job: JobContext, input: Any) -> Any:
-    """Delegates to itself, as deep as it may."""
+    """Delegate to the same agent until the limit of depth refuses it."""
     child = await job.delegate(job.agent, input + 1, lease_request=input_lease(job, input))
     return [input, await code_of(child.result())]
 
@@ -50,7 +50,7 @@ def input_lease(job: JobContext, depth: int) -> dict[str, list[str]]:
 
 
 async def crowd(job: JobContext, input: Any) -> Any:
-    """More children than there may be."""
+    """Delegate to more children than the limit allows."""
     codes: list[Any] = []
     for _ in range(5):
         try:
@@ -61,14 +61,14 @@ async def crowd(job: JobContext, input: Any) -> Any:
 
 
 async def waits(job: JobContext, input: Any) -> Any:
-    """Waits for a child that does not end."""
+    """Wait for a child that does not end."""
     child = await job.delegate("wait", lease_request={})
     try:
         await job.log("info", "waits")
         while True:
             with suppress(
                 JobCancelled
-            ):  # So it is when both are cancelled, and we are told of the other first.
+            ):  # The child may report its cancellation before this job is cancelled.
                 await child.result()
             await anyio.sleep(0.01)
     finally:
@@ -89,7 +89,7 @@ def waits_in_a_thread(job: BlockingJobContext, input: Any) -> Any:
 
 
 async def shared(job: JobContext, input: Any) -> Any:
-    """What a child has spent of the common budget is missing here."""
+    """Delegate without a budget of the child's own: its costs reduce the budget of this job."""
     child = await job.delegate("spend", "0.6")
     async with job.tool("a"):
         pass
@@ -103,7 +103,7 @@ async def shared(job: JobContext, input: Any) -> Any:
 
 
 async def rush(job: JobContext, input: Any) -> Any:
-    """A hundred operations at a time, of which the budget allows two."""
+    """Start a hundred operations at the same time, of which the budget allows two."""
     paid: list[int] = []
 
     async def pay(number: int) -> None:
@@ -123,7 +123,7 @@ async def rush(job: JobContext, input: Any) -> Any:
 
 
 async def hasty(job: JobContext, input: Any) -> Any:
-    """Gives up before it has begun; nothing is left behind."""
+    """Cancel reservations at once; then reserve the whole budget, which shows that none is left."""
     for _ in range(20):
         with anyio.move_on_after(0):
             async with job.reserve("USD", "0.2"):
@@ -151,13 +151,13 @@ async def deep(job: JobContext, input: Any) -> Any:
 
 
 async def late(job: JobContext, input: Any) -> Any:
-    """Delegates when its lease has ended."""
+    """Delegate after the lease has expired."""
     await anyio.sleep(input)
     return await code_of(job.delegate("echo"))
 
 
 async def forges(job: JobContext, input: Any) -> Any:
-    """Asks for what our side of the process never asks for."""
+    """Send a request to the runtime that the library in the child process never sends."""
     inside: Any = job._running
     what, *arguments = FORGED[input]
     if isinstance(what, bytes):
@@ -168,7 +168,7 @@ async def forges(job: JobContext, input: Any) -> Any:
 
 
 def whole(data: bytes) -> bytes:
-    """A message of these bytes."""
+    """Return a message with these bytes as its body."""
     return len(data).to_bytes(HEAD, "big") + data
 
 
@@ -185,7 +185,7 @@ FORGED: list[tuple[Any, ...]] = [
     ("returned",),
     ("returned", 1),
     ("returned", 1, "x" * 1001),
-    ("failed", {"kind": "denied", "message": "x", "code": "NOBODY"}),
+    ("failed", {"kind": "denied", "message": "x", "code": "NOT_A_CODE"}),
     ("failed", "x"),
     ("release", 7),
     ("release", True),

@@ -36,7 +36,7 @@ async def serving(app: App = tasks.app) -> AsyncIterator[tuple[MemoryServer, Ses
 
 
 LEASE = {
-    "agent.delegate": ["echo", "stream", "fail", "spend", "nobody"],
+    "agent.delegate": ["echo", "stream", "fail", "spend", "absent"],
     "tool.call": ["ls", "grep"],
     "net.fetch": ["https://a.example/**"],
     "model.use": ["fast/*"],

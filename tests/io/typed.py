@@ -41,7 +41,7 @@ class Row(TypedDict):
 
 
 class Names(dict[str, Any]):
-    """A dict of its own class."""
+    """A subclass of dict."""
 
 
 @dataclass
@@ -103,7 +103,7 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
     "time": ([timedelta(hours=1), date(2026, 1, 1)], ["PT3600S", "2026-01-01"]),
     "large": ([ORDER] * 3_000, [ORDER_JSON] * 3_000),
 }
-"""By name: a value, and the JSON that it is on the wire."""
+"""Name -> a value, and the JSON that represents it on the wire."""
 
 
 async def on_loop(job: JobContext, name: str) -> Any:
@@ -135,7 +135,7 @@ def takes_model(job: BlockingJobContext, model: Model) -> Any:
 
 
 def make_app() -> App:
-    """An App with the agents of KINDS, and those that take an order or a model in each of them."""
+    """Return an App with the agents of KINDS, and agents that take an order or a model."""
     app = App("tests", "1", tokens={"t0ken": "alice"})
     app.agent("async")(on_loop)
     app.agent("plain")(in_thread)
