@@ -51,9 +51,9 @@ LONG_HEARTBEAT: Final = 10
 ENDING: Final = 45.0
 """Seconds before the end of the time in which a round begins no further fault."""
 ROUND: Final = 12
-"""Faults of a round, at most."""
+"""The most faults of a round."""
 SHOWN: Final = 20
-"""Of all that is wrong."""
+"""Violations that are printed at most."""
 
 
 class State:
@@ -69,9 +69,9 @@ class State:
         self.jobs: int = kept.get("jobs", 0)
         self.frames: int = kept.get("frames", 0)
         self.figures: dict[str, dict[str, list[float]]] = kept.get("figures", {})
-        """Figures by the loops of the nodes, and by their name."""
+        """Figures by the loops of the nodes, and by name."""
         self.loads: dict[str, dict[str, list[list[float]]]] = kept.get("loads", {})
-        """Those of clients, each with the load of the machine meanwhile: its seconds, and a `Load`."""
+        """Figures of clients by loops and name: each has its seconds and the `Load` of the machine."""
         self.wrong: list[str] = kept.get("wrong", [])
 
     def add(self, loops: str, fleet: Fleet, faults: Faults, done: Counter[str], seconds: float) -> None:

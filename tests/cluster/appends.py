@@ -1,7 +1,7 @@
-"""A second look at every append: a trigger of the database notes which process stored what, and as whom.
+"""A check of appends by the database: a trigger notes the records, the process and the owner of each append.
 
-Each node dials the store with an `application_name` of its own process. So the database itself knows which
-process has stored a row, whatever the statement says; that has to be the process that owned the shard.
+Each node connects with an `application_name` of its own process. So the database knows which process has
+stored a row without regard to the statement; that has to be the process that owns the shard.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def watch_appends(url: str) -> None:
 
 
 def check_appends(url: str, processes: Mapping[str, str]) -> tuple[int, list[str]]:
-    """Return how many records were stored, and what is wrong: see I1 to I3.
+    """Return the number of stored records, and all violations of I1 to I3.
 
-    `processes` are the ids of nodes by the name of their process.
+    `processes` has the id of each node by the name of its process.
     """
     wrong: list[str] = []
     ends: dict[int, int] = defaultdict(int)

@@ -19,7 +19,7 @@ QUESTION: Final = b"GET /arcp/health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: 
 
 
 class Balancer:
-    """Chooses a node for each connection."""
+    """The load balancer, which chooses a node for each connection."""
 
     def __init__(self, places: Sequence[Place], source: random.Random) -> None:
         """Take the list of places, which may change."""
@@ -29,7 +29,7 @@ class Balancer:
         self._tasks: dict[Place, asyncio.Task[None]] = {}
 
     async def dial(self, chosen: Callable[[Place], object]) -> Stream:
-        """Connect to a node that is healthy; without one, to any; `chosen` is told which."""
+        """Connect to a healthy node, or to any if none is healthy; `chosen` is called with its place."""
         self.look()
         places = [place for place in self._places if place in self.healthy] or list(self._places)
         place = self._source.choice(places)
@@ -37,7 +37,7 @@ class Balancer:
         return await asyncio.open_connection("127.0.0.1", place.clients.port)
 
     def look(self) -> None:
-        """Ask all places from now on, and forget those that are gone."""
+        """Ask all present places for their health from now on, and forget the others."""
         for place in self._places:
             if place not in self._tasks:
                 self._tasks[place] = asyncio.create_task(self._ask_on(place))
@@ -46,7 +46,7 @@ class Balancer:
             self.healthy.discard(place)
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Stop the health checks."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)

@@ -57,7 +57,7 @@ class Beaten:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     with anyio.fail_after(LIMIT):
         while not condition():
             await anyio.sleep(0.01)

@@ -25,7 +25,7 @@ def skip_for(reason: str) -> None:
 
 @pytest.fixture
 def database() -> Iterator[str]:
-    """The URL of an empty database."""
+    """Yield the URL of an empty database."""
     skip_for(servers.missing())
     with servers.private_database() as url:
         yield url
@@ -33,15 +33,15 @@ def database() -> Iterator[str]:
 
 @pytest.fixture
 def private_postgres() -> None:
-    """The programs of a PostgreSQL server, of which a test starts one of its own."""
+    """Skip the test if no programs of a PostgreSQL server are found, with which it starts a server."""
     skip_for(private.missing())
 
 
 @pytest.fixture
 def make_store(database: str) -> Iterator[MakeStore]:
-    """Makes stores in one database, by its own URL or another one, and closes them at the end.
+    """Yield a function that makes stores in one database, and close them at the end.
 
-    Each has its first beat behind it, unless `beats` is false.
+    A store uses the URL of the database or the one given, and is given a first beat unless `beats` is false.
     """
     made: list[PostgresStore] = []
 
@@ -62,13 +62,13 @@ def make_store(database: str) -> Iterator[MakeStore]:
 
 @pytest.fixture
 def store(make_store: MakeStore) -> PostgresStore:
-    """One store."""
+    """Return a store."""
     return make_store()
 
 
 @pytest.fixture
 def fresh(store: PostgresStore) -> Callable[[], PostgresJournal]:
-    """Makes the journal of a shard that nobody had before."""
+    """Return a function that makes the journal of a shard that had no owner before."""
     shards = iter(range(SHARDS))
 
     def make() -> PostgresJournal:

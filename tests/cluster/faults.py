@@ -28,13 +28,13 @@ SOON: Final = 0.5
 
 
 class Faults:
-    """Brings faults about, and keeps their figures."""
+    """The faults of a run, and their figures."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self.figures: dict[str, list[float]] = defaultdict(list)
         self.loads: dict[str, list[list[float]]] = defaultdict(list)
-        """Of each figure of a client: its seconds, and the load of the machine meanwhile."""
+        """Figures of clients: each has its seconds and the load of the machine meanwhile."""
         self.slow: list[str] = []
         """Clients that were served again later than `--slow` seconds after the goal."""
         self._source = fleet.source
@@ -130,7 +130,7 @@ class Faults:
         until = time.monotonic() + RESUMED
         while left := owned & await self.fleet.owned_by(place):
             if time.monotonic() > until:
-                self.fleet.wrong.append(f"nobody took the shards {left} of a node that was {how}")
+                self.fleet.wrong.append(f"no node took the shards {left} of a node that was {how}")
                 return
             await asyncio.sleep(0.02)
 
@@ -154,7 +154,7 @@ class Faults:
         await self._away("failover", self.fleet.fail_over)
 
     async def _away(self, name: str, happen: Callable[[], Awaitable[None]]) -> None:
-        """Take the store away for a while, and note when clients hear of the runtime again."""
+        """Take the store away for a while, and note when clients get frames of the runtime again."""
         fleet = self.fleet
         logged = {process: len(process.log) for process in fleet.processes}
         before = [(row.epoch, row.node) for row in (await fleet.rows()).shards]
@@ -180,7 +180,7 @@ class Faults:
             fleet.wrong.append(f"the jobs {ended} ended while the store was away")
 
     async def _goes_on(self, name: str, member: Member, begun: float) -> None:
-        """Note when a client heard of the runtime again."""
+        """Note when a client got a frame of the runtime again."""
         witness = member.witness
         fault = f"{member.process.name} heard nothing after the store was back"
         if await self.fleet.until(lambda: bool(witness.first_frame), RESUMED, fault):
@@ -274,7 +274,7 @@ def heartbeat() -> int:
 
 
 def _since(logged: Mapping[NodeProcess, int]) -> str:
-    """Return all that nodes have logged since there were so many lines."""
+    """Return all that nodes have logged after the given numbers of lines."""
     return "".join(line for process, lines in logged.items() for line in process.log[lines:])
 
 

@@ -284,7 +284,7 @@ def parts(options: argparse.Namespace) -> Iterator[Callable[[PostgresStore], Non
 
 
 def main() -> int:
-    """As the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.figures", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--appends", type=int, default=100, help="appends of each kind a round")

@@ -1,4 +1,4 @@
-"""Some nodes over one store, a load balancer before them, and clients that live through all that happens."""
+"""Some nodes over one store, a load balancer before them, and clients that live through all faults."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CLIENT_LOOPS: Final = ("asyncio", "trio")
 READY: Final = 90.0
 """Seconds in which all nodes listen, and all clients have a session."""
 LOOKS: Final = 10
-"""How often everything is looked at, at most, when its shard moves meanwhile for balance."""
+"""The most attempts to read all jobs of a principal, since its shard may move meanwhile."""
 TERMINAL_ERROR: Final = "job.error"
 
 
@@ -214,7 +214,7 @@ class Fleet:
         }
 
     async def until(self, condition: Callable[[], bool], seconds: float, fault: str) -> bool:
-        """Wait until something is so; note a fault if that takes too long."""
+        """Wait until a condition holds; note a fault if that takes too long."""
         until = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > until:
@@ -317,7 +317,7 @@ class Fleet:
 
 
 async def _look(url: str, token: str) -> Everything:
-    """Look at everything of a principal; again from the begin if its shard is given away meanwhile."""
+    """Read all jobs of a principal; begin again if its shard is given away meanwhile."""
     for _ in range(LOOKS - 1):
         with suppress(Ended, InvalidState, anyio.BrokenResourceError):
             return await look_at_everything(url, token)

@@ -10,7 +10,7 @@ BYTES: Final = 65_536
 
 
 class Link:
-    """Leads from a port of its own to a port of this machine that may change, and that may not be served."""
+    """A proxy from its own port to a port of this machine that may change, or may not be served."""
 
     def __init__(self, target: int = 0) -> None:
         """Lead to a port; 0 refuses every connection."""

@@ -36,10 +36,10 @@ class Sample(NamedTuple):
 
 
 class Load(NamedTuple):
-    """The load of a time."""
+    """The load of the machine in a period."""
 
     runnable: float
-    """Tasks a processor that ran or waited for it, in the mean: above 1 somebody waits."""
+    """The mean number of tasks a processor that ran or waited for it: above 1 some task waits."""
     blocked: float
     """Tasks that waited for a disk, in the mean."""
     stolen: float
@@ -55,7 +55,7 @@ class Load(NamedTuple):
 
 
 class Machine:
-    """Samples the load until it is cancelled."""
+    """Samples of the load, which are taken until the task is cancelled."""
 
     def __init__(self) -> None:
         self._samples: list[Sample] = []

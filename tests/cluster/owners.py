@@ -37,7 +37,7 @@ class Owner:
         self._changed = threading.Condition()
         self.journal.open(VERSION, self._on_durable, self._on_failed)
         self.records: list[bytes] = [*self.journal.read()]
-        """Everything that the shard should hold."""
+        """All records that the shard should hold."""
         assert self.journal.next == len(self.records) == claimed[1]
 
     def append(self, *records: bytes) -> None:

@@ -38,12 +38,12 @@ def missing() -> str:
     if programs() is None:
         return "no programs of a PostgreSQL server (initdb) in PATH or /usr/lib/postgresql"
     if os.geteuid() == 0 and _user() is None:
-        return "PostgreSQL does not run as root, and there is no user postgres or nobody"
+        return "PostgreSQL does not run as root, and there is no user `postgres` or `nobody`"
     return ""
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at."""
+    """Return a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

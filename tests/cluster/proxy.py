@@ -20,7 +20,7 @@ EXECUTE: Final = (b"E", b"Q")
 
 
 class Proxy:
-    """Passes whole messages of the protocol of PostgreSQL on, until it is told to cut."""
+    """A proxy that passes whole messages of PostgreSQL on, until it is told to cut."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -38,7 +38,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self, how: How, *, statement: int = 0) -> None:
-        """Cut at the next statement, or so many statements later."""
+        """Cut the connection at the next statement, or at a later one by this number of statements."""
         with self._lock:
             self._armed = (statement, how)
 

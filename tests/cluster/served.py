@@ -19,7 +19,7 @@ from tests.cluster.beaten import LEASE, LIMIT
 
 
 class Killed(Exception):
-    """Ends a node as a crash does."""
+    """The end of a node as by a crash."""
 
 
 @asynccontextmanager

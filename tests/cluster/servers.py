@@ -37,7 +37,7 @@ def missing() -> str:
 
 @contextmanager
 def private_database() -> Iterator[str]:
-    """Make a database, and drop it at the end, whoever is connected to it; yield its URL."""
+    """Make a database, and drop it at the end, even if it has connections; yield its URL."""
     name = f"arcp_test_{uuid.uuid4().hex}"
     with psycopg.connect(server_url(), autocommit=True) as server:
         server.execute(f"CREATE DATABASE {name}")

@@ -54,7 +54,7 @@ class Found(NamedTuple):
 
 
 class Zombie:
-    """An owner that appends until its journal fails, whatever happens to its shard."""
+    """An owner that appends until its journal fails, even after others have taken its shard."""
 
     def __init__(self, store: PostgresStore, shard: int, epoch: int, first: int) -> None:
         self.store, self.shard, self.epoch, self.first = store, shard, epoch, first
@@ -126,7 +126,7 @@ class Takeovers:
             enter(store)
 
     def run(self, takeovers: int) -> Found:
-        """Carry so many takeovers out, and judge."""
+        """Carry out a number of takeovers, and check all appends."""
         done = attempts = 0
         while done < takeovers:
             attempts += 1
@@ -232,7 +232,7 @@ def _run(takeovers: int, seed: int) -> Found:
 
 
 def main() -> int:
-    """As the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.takeovers", description=__doc__)
     parser.add_argument("--takeovers", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -27,7 +27,7 @@ def listed(what: str, url: str, *words: str) -> list[dict[str, Any]]:
 
 
 def await_owners(url: str, count: int) -> list[dict[str, Any]]:
-    """Wait until each shard has an owner, and all of them together are so many nodes."""
+    """Wait until each shard has an owner, and the owners are this number of nodes."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         shards = listed("shards", url)

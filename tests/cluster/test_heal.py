@@ -22,7 +22,7 @@ from tests.cluster.states import State
 
 @pytest.fixture
 def through(database: str) -> Iterator[tuple[Proxy, str]]:
-    """A proxy, and the URL that leads through it."""
+    """Yield a proxy, and the URL that leads through it."""
     with proxy_to(database) as found:
         yield found
 
@@ -126,7 +126,7 @@ def test_a_store_that_lost_the_claim_is_healed(
 def test_a_node_whose_row_is_lost_heals_its_shards_once_it_has_one_again(
     database: str, store: PostgresStore, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before that others would claim them at once, while it acts for them."""
+    """Heal shards once the node has a row; earlier, other nodes would claim them."""
     monkeypatch.setattr(compactor, "HEAL_PAUSE", 0.01)
     tried = []
 

@@ -1,4 +1,4 @@
-"""What a load balancer is told about a node, and when a node gives its store up."""
+"""The health of a node that a load balancer reads, and the time after which a node gives its store up."""
 
 from __future__ import annotations
 

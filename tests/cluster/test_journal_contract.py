@@ -1,4 +1,4 @@
-"""What is stated of every journal holds for a shard of a store as well."""
+"""The tests of every journal, with the journal of a shard of a store."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_a_claim_names_the_beat_of_a_silent_owner(store: PostgresStore, make_sto
 
 
 def test_a_node_without_a_row_claims_nothing(database: str, make_store: MakeStore) -> None:
-    """Nobody could watch it: its shards would be free for others at once, while it acts for them."""
+    """Refuse a claim of a node without a row, whose shards other nodes would see as free."""
     store = make_store(beats=False)
     assert store.claim(5, 0, 1) is None
     enter(store)
@@ -260,7 +260,7 @@ def test_a_node_that_owns_nothing_is_forgotten(store: PostgresStore, make_store:
 
 
 def test_conflicts_of_transactions_are_tried_again(database: str, make_store: MakeStore) -> None:
-    """As CockroachDB does by default, this server refuses what is not serializable (40001)."""
+    """Use the isolation of CockroachDB, with which the server refuses transactions that conflict (40001)."""
     option = "options=-c%20default_transaction_isolation%3Dserializable"
     strict = f"{database}{'&' if '?' in database else '?'}{option}"
     stores = [make_store(strict) for _ in range(2)]

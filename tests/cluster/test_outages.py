@@ -21,7 +21,7 @@ from tests.cluster.servers import query
 
 @pytest.fixture
 def through(database: str) -> Iterator[tuple[Proxy, str]]:
-    """A proxy, and the URL that leads through it."""
+    """Yield a proxy, and the URL that leads through it."""
     with proxy_to(database) as found:
         yield found
 
@@ -50,7 +50,7 @@ def test_a_cut_around_the_commit_neither_loses_nor_repeats_records(
 def test_an_append_that_goes_on_after_its_connection_was_lost_is_stored_once(
     database: str, through: tuple[Proxy, str], make_store: MakeStore
 ) -> None:
-    """The lost statement waits for a lock, so that it commits after the next one was sent."""
+    """Let the lost statement wait for a lock, so that it commits after the next one was sent."""
     proxy, url = through
     owner = Owner(make_store(url), 0)
     owner.add(2)

@@ -1,4 +1,4 @@
-"""The tables of a store: who makes them, which stores are refused, and what the refusal says."""
+"""The tables of a store: which commands make them, which stores are refused, and what the refusal says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.io.processes import arcp_io
 
 
 def opened(url: str, **options: int | None) -> PostgresStore:
-    """A store that is checked and, unless it is told not to, made."""
+    """Return a store that is checked and, unless the options forbid it, made."""
     store = PostgresStore(url)
     store.open(**options)
     return store
@@ -152,7 +152,7 @@ def test_an_older_store_is_upgraded_by_a_command(database: str, monkeypatch: pyt
 
 
 def columns(url: str) -> list[tuple[object, ...]]:
-    """All columns of a store, with their types and defaults."""
+    """Return all columns of a store, with their types and defaults."""
     return query(
         url,
         "SELECT table_name, ordinal_position, column_name, udt_name, is_nullable, column_default"

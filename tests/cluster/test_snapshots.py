@@ -18,12 +18,12 @@ from tests.cluster.servers import query
 
 @pytest.fixture
 def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Snapshots of many rows."""
+    """Let snapshots have many rows."""
     monkeypatch.setattr(compactor, "rows", lambda records, least: rows_module.rows(records, 20))
 
 
 def compacted(owner: Owner) -> None:
-    """Replace the records of a shard by a snapshot, and wait until it stands, or does not."""
+    """Replace the records of a shard by a snapshot, and wait until it is valid or has failed."""
     owner.journal.compact(list(owner.records))
     owner.wait(lambda: not owner.journal._compacting)
 
@@ -49,7 +49,7 @@ def test_a_snapshot_replaces_rows_and_the_snapshot_before(database: str, store: 
 def test_a_compaction_that_is_cut_changes_nothing_else(
     statement: int, how: How, database: str, make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The fourth statement is the end of the snapshot, the fifth lets it stand."""
+    """Cut at each statement: the fourth one is the end of the snapshot, and the fifth makes it valid."""
     with proxy_to(database) as (proxy, url):
         owner = Owner(make_store(url), 0)
         owner.add(5)
@@ -138,7 +138,7 @@ def test_a_long_shard_is_read_in_pages(store: PostgresStore, monkeypatch: pytest
 
 
 def damaged(database: str, store: PostgresStore, statement: str, *, snapshot: bool = False) -> str:
-    """Damage a shard of twelve records in three rows; return what its next owner is told, however often."""
+    """Damage a shard of twelve records in three rows; return the errors of two later owners."""
     owner, other = Owner(store, 0), Owner(store, 1)
     for _ in range(3):
         owner.add(4)

@@ -16,7 +16,7 @@ from tests.cluster.owners import Owner, held_by
 
 
 def opened(store: PostgresStore, shard: int, epoch: int) -> PostgresJournal:
-    """The journal of a shard under an epoch."""
+    """Return the journal of a shard under an epoch."""
     journal = PostgresJournal(store, shard, epoch)
     journal.open(1, lambda count: None, lambda error: None)
     return journal
@@ -31,7 +31,7 @@ def test_nothing_slips_through_a_hundred_takeovers() -> None:
 
 @pytest.mark.usefixtures("database")
 def test_an_append_without_its_fence_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The judge of the takeovers finds what the fence prevents."""
+    """Check that the test of takeovers finds an append that the fence would refuse."""
     part = " AND s.epoch = g.epoch AND s.node = %s::uuid"
     assert part in statements._APPEND
     unfenced = statements._APPEND.replace(part, " AND %s::uuid IS NOT NULL")
@@ -106,7 +106,7 @@ def test_an_append_of_several_shards_takes_those_that_are_ours(
 
 
 def test_a_row_belongs_to_its_claim(database: str, store: PostgresStore) -> None:
-    """The statement itself: a shard takes a row for the right epoch, node and number alone."""
+    """Send the statement by itself: a shard takes a row for the right epoch, node and number alone."""
     epoch, _ = store.claim(0, 0, 1) or (0, 0)
     row = Row(0, 1, 5, b"data")
     other = "00000000-0000-0000-0000-000000000000"

@@ -51,7 +51,7 @@ def parent_of(pid: int) -> int:
 
 
 def placed(placement: Placement, links: Links | None = None, *, debug: bool = False) -> App:
-    """An App whose agents have a placement."""
+    """Return an App whose agents have a placement."""
     app = App(
         "placed",
         "1",
@@ -66,7 +66,7 @@ def placed(placement: Placement, links: Links | None = None, *, debug: bool = Fa
 
 
 def offering(placement: Placement) -> App:
-    """The App of tests/io/offers.py, with its agents in this process and where a placement runs them."""
+    """Return the App of tests/io/offers.py, with agents in this process and agents with a placement."""
     app = App(
         "offers",
         "1",

@@ -19,5 +19,5 @@ def local() -> Iterator[Local]:
 
 @pytest.fixture(scope="session")
 def authority() -> trustme.CA:
-    """The authority that signs the certificates of the tests."""
+    """Return the authority that signs the certificates of the tests."""
     return trustme.CA()

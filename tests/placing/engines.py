@@ -31,7 +31,7 @@ def started(engine: str) -> AbstractContextManager[Placement]:
 
 @contextmanager
 def dask() -> Iterator[Placement]:
-    """A scheduler and two workers, each a process with two threads."""
+    """Run a scheduler and two workers, each a process with two threads."""
     from distributed import LocalCluster
 
     resources = {"slot": 2}
@@ -45,7 +45,7 @@ def dask() -> Iterator[Placement]:
 
 @contextmanager
 def ray() -> Iterator[Placement]:
-    """A cluster of one node with four processors."""
+    """Run a cluster of one node with four processors."""
     import ray as engine
 
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Releases before 2.56 warn without it.
@@ -57,7 +57,7 @@ def ray() -> Iterator[Placement]:
 
 
 def too_much(engine: Placement, **settings: Any) -> Placement:
-    """A placement at the same cluster that asks for more than there is."""
+    """Return a placement at the same cluster that asks for more resources than the cluster has."""
     if isinstance(engine, Ray):
         return Ray(num_cpus=1000, **settings)
     assert isinstance(engine, Dask)

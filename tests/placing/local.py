@@ -24,7 +24,7 @@ except RuntimeError as error:
 
 
 class Local(Placement):
-    """Starts a worker for each job, and keeps the invitations and the workers for the tests."""
+    """A placement that starts a worker for each job, and keeps the invitations and workers for the tests."""
 
     engine: ClassVar[str] = "Local"
 

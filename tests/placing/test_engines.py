@@ -30,7 +30,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module", params=list(engines.CLUSTERS))
 def engine(request: pytest.FixtureRequest) -> Iterator[Placement]:
-    """A placement with a cluster of its own; the cluster lives as long as this module's tests of it."""
+    """Run a cluster for the tests of this module, and yield a placement at it."""
     with engines.started(request.param) as placement:
         yield placement
 
@@ -72,7 +72,7 @@ async def test_an_agent_that_is_killed_at_an_engine(engine: Placement) -> None:
 
 
 async def test_a_worker_of_an_engine_that_is_killed(engine: Placement) -> None:
-    """A Dask runs the task of a killed worker again; the agent is not."""
+    """Kill a worker; Dask runs its task again, but the agent does not run again."""
     async with serving(placed(engine)) as (_, session):
         job, pids = await begun(session, "waits")
         os.kill(parent_of(pids[2]), signal.SIGKILL)

@@ -40,7 +40,7 @@ async def serving(app: App) -> AsyncIterator[tuple[MemoryServer, Session]]:
 
 
 async def begun(session: Session, agent: str, input: Any = None) -> tuple[Job, list[int]]:
-    """A job whose agent has begun, and the processes that it names."""
+    """Return a job whose agent has begun, and the processes that the agent names."""
     job = await session.submit(agent, input)
     async for event in job:
         return job, [int(pid) for pid in event.body["phase"].split()]
@@ -48,7 +48,7 @@ async def begun(session: Session, agent: str, input: Any = None) -> tuple[Job, l
 
 
 async def outcome(job: Job) -> ArcpError:
-    """The error with which a job ends."""
+    """Return the error with which a job ends."""
     with pytest.raises(ArcpError) as caught:
         await job.result()
     return caught.value
@@ -136,7 +136,7 @@ async def test_a_worker_that_is_killed_takes_its_agent_with_it(local: Local, vic
 
 
 async def test_a_link_that_is_frozen_is_given_up(local: Local) -> None:
-    """The worker notices it too, and has the agent killed."""
+    """Freeze the link: the worker notices that too, and has the agent killed."""
     async with serving(placed(local)) as (_, session):
         job, pids = await begun(session, "waits")
         os.kill(pids[2], signal.SIGSTOP)
@@ -163,7 +163,7 @@ async def test_a_used_ticket_opens_nothing(local: Local, caplog: pytest.LogCaptu
 
 
 async def answered(port: int, *sent: bytes) -> list[tuple[Kind, bytes]]:
-    """What a listener answers to bytes until it closes the connection, but for signs of life."""
+    """Return what a listener answers to bytes until it closes the connection, without signs of life."""
     async with await anyio.connect_tcp("127.0.0.1", port) as stream:
         for data in sent:
             await stream.send(data)
@@ -181,7 +181,7 @@ def hello(ticket: str, release: str = VERSION) -> bytes:
 
 
 async def waiting(local: Local, session: Session) -> tuple[Job, int, str]:
-    """A job whose worker does not dial in; the port and the ticket for it."""
+    """Return a job whose worker does not dial in, and the port and the ticket for it."""
     job = await session.submit("echo", "input-of-tests")
     with anyio.fail_after(30):
         while not local.invitations:
@@ -305,7 +305,7 @@ async def test_no_log_command_line_or_repr_has_the_ticket_or_an_input(
 
 
 async def tls(tmp_path: Path, authority: trustme.CA, local: Local, *names: str) -> ArcpError | Any:
-    """What comes of a job over TLS, with a certificate for these names."""
+    """Return the result or the error of a job over TLS, with a certificate for these names."""
     issued = authority.issue_cert(*names)
     paths = [str(tmp_path / name) for name in ("cert.pem", "key.pem", "ca.pem")]
     issued.cert_chain_pems[0].write_to_path(paths[0])
@@ -342,7 +342,7 @@ def test_settings_that_are_refused(settings: dict[str, Any], problem: str) -> No
 
 
 def outcome_of(job: Any, input: Any) -> None:
-    """An agent that is never called."""
+    """Stand for an agent that is never called."""
 
 
 def test_isolation_and_a_placement_are_not_given_together() -> None:
