@@ -1,6 +1,6 @@
 """Simulate clusters: `python -m tests.simulation.cluster --seeds 1000`. Exits with 1 when a seed failed.
 
-Each seed is run twice: as `ownership` with scribes for runtimes, which bears more faults, and as `runtimes`.
+Each seed runs twice: as `ownership`, with scribes instead of runtimes and more faults, and as `runtimes`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from .batch import run_chunk
 from .play import MOVES, draw, play, trace_of
 
 CHUNK: Final = 10
-"""Seeds of one task."""
+"""The number of seeds of one task."""
 LEAST_A_MINUTE: Final = 10
-"""Seeds that a process runs in a minute also where others want its processor: alone it runs 70 of them."""
+"""The least number of seeds that one process runs in a minute on a shared processor; alone it runs 70."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """As the command line says; 1 when a seed has failed, or fewer have run than had to."""
+    """Run the command line; return 1 when a seed has failed, or too few seeds were run."""
     options = _options(arguments)
     if options.digest:
         for seed in options.digest:
@@ -41,24 +41,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.cluster", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds")
-    parser.add_argument("--from", type=int, default=0, dest="start", help="leave out so many")
-    parser.add_argument("--minutes", type=float, help="begin nothing more after this time")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--moves", type=int, default=MOVES, help="moves of one run")
     parser.add_argument(
-        "--only", choices=("ownership", "runtimes"), help="run each seed in one of the two ways"
+        "--seeds", type=int, default=1_000, help="number of seeds, with those that --from leaves out"
+    )
+    parser.add_argument("--from", type=int, default=0, dest="start", help="number of seeds that are left out")
+    parser.add_argument("--minutes", type=float, help="begin no further seeds after this time")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--moves", type=int, default=MOVES, help="number of moves of one run")
+    parser.add_argument(
+        "--only", choices=("ownership", "runtimes"), help="run each seed in one of these ways only"
     )
     parser.add_argument("--least", type=int, help="fail when fewer seeds were run")
-    parser.add_argument(
-        "--trace", type=int, metavar="SEED", help="print all that happens in the run of a seed"
-    )
+    parser.add_argument("--trace", type=int, metavar="SEED", help="print every event of the run of a seed")
     parser.add_argument("--digest", type=int, nargs="+", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
 def least_of(options: argparse.Namespace) -> int:
-    """Return how many seeds a run has to do at least."""
+    """Return the number of seeds that a run has to complete at least."""
     wanted = max(options.seeds - options.start, 1)
     if options.least is not None:
         return int(options.least)
@@ -68,7 +68,7 @@ def least_of(options: argparse.Namespace) -> int:
 
 
 def _chunks(options: argparse.Namespace, until: float) -> Iterator[tuple[int, list[str]]]:
-    """Yield how many seeds a task has run, and what has failed in it."""
+    """Yield the number of seeds of each task, and its failures."""
     chunks = [
         range(start, min(start + CHUNK, options.seeds))
         for start in range(options.start, options.seeds, CHUNK)
@@ -98,7 +98,7 @@ def _simulate(options: argparse.Namespace) -> int:
         for line in failures:
             print(line, flush=True)
     spent = time.monotonic() - began
-    print(f"{done} seeds, {failed} failures in {spent:.0f} s; go on with --from {options.start + done}")
+    print(f"{done} seeds, {failed} failures in {spent:.0f} s; continue with --from {options.start + done}")
     least = least_of(options)
     if done < least:
         print(f"only {done} of at least {least} seeds were run")

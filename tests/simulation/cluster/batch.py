@@ -1,4 +1,4 @@
-"""Some seeds at a time, in a module of its own so that other processes can run it."""
+"""Runs of several seeds, in a module of their own so that other processes can import it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .play import draw, play
 
 
 def run_chunk(seeds: Sequence[int], moves: int, only: str | None = None) -> list[str]:
-    """Run some seeds; return what has failed."""
+    """Run seeds in one way or in both; return the failures."""
     failed = []
     for seed in seeds:
         if only != "runtimes" and (result := play(draw(seed, moves))).name:

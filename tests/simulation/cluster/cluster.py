@@ -1,10 +1,15 @@
-"""The world of some nodes and one store: its time, its dice, its faults, and what must hold (C1 to C9).
+"""The world of several nodes and one store: its time, its random choices, its faults, and the checks C1 to
+C9.
 
-* C1, C2, C3: `Table.append` looks at every append.
-* C4 and C8: `tell` and `check_read`: what a reader was told is what every later owner reads.
-* C5: `taken_over`: an outage of the store moves nothing.
+* C1, C2, C3: `Table.append` checks every append.
+
+* C4 and C8: `tell` and `check_read`: every later owner reads the records that readers were told.
+
+* C5: `taken_over`: an outage of the store moves no shard.
+
 * C6: `check`: at no time do two nodes act for a shard.
-* C9: `settle`: in the end every shard is served, the shares are fair, and nothing moves any longer.
+
+* C9: `settle`: at the end every shard is served, the shares are fair, and no shard moves.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ NEVER: Final = 2**62
 
 
 class Cluster:
-    """All of it."""
+    """The nodes, the store, the readers of each shard, and the faults of one run."""
 
     def __init__(
         self,
@@ -46,12 +51,12 @@ class Cluster:
         self.shards = shards
         self.lease = lease
         self.tells_at_once = False
-        """A bug that is planted: readers are told before a record is durable."""
+        """Readers are told of a record before it is durable: a planted bug."""
         self.counts: dict[str, int] = {}
         self.busy = [False] * shards
         """Whether a shard has an unfinished job."""
         self.told: list[list[bytes]] = [[] for _ in range(shards)]
-        """What readers of a shard were told."""
+        """The records that readers of each shard were told."""
         self.unsettled: dict[int, int] = {}
         """Shards whose claims a failover may have lost, and until when two nodes may act for them."""
         self._failed_over = False
@@ -66,55 +71,55 @@ class Cluster:
         self.store = Store(self, shards)
         self.nodes = [Node(self, f"n{number}") for number in range(nodes)]
         self.loot: list[tuple[str, str]] = []
-        """Resume tokens that dishonest clients have got hold of, in any shard (C7)."""
+        """Resume tokens that raw clients know, in all shards (C7)."""
         self.known: list[str] = []
-        """Jobs that somebody has heard of, in any shard."""
+        """Jobs that some client knows, in all shards."""
         self.worlds: list[ShardWorld] = []
         """The world of each shard with real runtimes; none if scribes stand for them."""
 
-    # Time and dice.
+    # Time and random choices.
 
     def at(self, when: int, what: Callable[..., None], *arguments: Any) -> None:
-        """Let something happen."""
+        """Call a function at a time."""
         self._order += 1
         heapq.heappush(self._heap, (when, self._order, what, arguments))
 
     def later(self, wait: int, what: Callable[..., None], *arguments: Any) -> None:
-        """Let something happen after a while."""
+        """Call a function after a while."""
         self.at(self.now + wait, what, *arguments)
 
     def pick(self, below: int) -> int:
-        """A number from 0 on."""
+        """Return a random number from 0 to below the given one."""
         return int(self._dice.random() * below)
 
     def chance(self, percent: int) -> bool:
-        """Whether it happens this time."""
+        """Return true in the given percentage of calls."""
         return percent > 0 and self._dice.random() * 100 < percent
 
     def count(self, what: str) -> None:
-        """For the statistics of a run."""
+        """Count an event for the statistics of a run."""
         self.counts[what] = self.counts.get(what, 0) + 1
 
     def content(self) -> bytes:
-        """What a record holds; none is like another."""
+        """Return the content of a record, which no other record has."""
         self._contents += 1
         return b"fact %d" % self._contents
 
     def run(self, wait: int) -> None:
-        """Let time pass."""
+        """Run all events of a time."""
         end = self.now + wait
         while self._heap and self._heap[0][0] <= end:
             self.now, _, what, arguments = heapq.heappop(self._heap)
             self._events += 1
             if self._events > MOST_EVENTS:
-                raise Broken("rest", f"it does not come to rest: {what} {arguments}")
+                raise Broken("rest", f"the cluster does not come to rest: {what} {arguments}")
             what(*arguments)
             self.check()
         self.now = end
         self.check()
 
     def note(self, who: str, what: Any) -> None:
-        """Something happened: for the trace and the digest."""
+        """Write an event to the trace and to the digest."""
         line = f"{(self.now - START) / SECOND:12.6f}  {who}: {what}"
         self._digest.update(line.encode())
         if self._note is not None:
@@ -122,13 +127,13 @@ class Cluster:
 
     @property
     def digest(self) -> str:
-        """Of everything that was decided so far."""
+        """The digest of all events so far."""
         return self._digest.hexdigest()
 
-    # What nodes tell.
+    # Reports of nodes.
 
     def serve(self, node: Node, shard: int, epoch: int) -> Service:
-        """A node serves a shard from now on."""
+        """Return the service of a shard that a node serves from now on."""
         self.note(node.id, f"serves {shard} under epoch {epoch}")
         self.count("served")
         if self.worlds:
@@ -136,13 +141,13 @@ class Cluster:
         return Scribe(self, node, shard, epoch)
 
     def decided(self, node: Node, decision: Decision) -> None:
-        """A node carries a decision out."""
+        """Note a decision that a node carries out."""
         self.note(node.id, decision)
         self.count(type(decision).__name__)
         self._decided += 1
 
     def taken_over(self, node: Node, owner: str, order: Claim) -> None:
-        """A claim has taken a shard from another node: that one was silent, or is gone (C5)."""
+        """Check that the node from which a claim has taken a shard was silent, or is gone (C5)."""
         self.count("taken over")
         before = next((one for one in self.nodes if one.id == owner), None)
         if before is None or before is node or not before.up:
@@ -151,11 +156,11 @@ class Cluster:
         ensure(
             well is None or self.now - well < self.lease,
             "C5",
-            f"{node.id} takes shard {order.shard} from {owner}, which is well: {order}",
+            f"{node.id} takes shard {order.shard} from {owner}, whose beats arrive: {order}",
         )
 
     def check(self) -> None:
-        """No two nodes act for one shard (C6), but where the store has lost a claim."""
+        """Check that two nodes never act for one shard (C6), unless the store has lost a claim of it."""
         for shard in range(self.shards):
             serving = [node for node in self.nodes if shard in node.services]
             if len(serving) < 2 or self.unsettled.get(shard, 0) > self.now:
@@ -164,19 +169,27 @@ class Cluster:
             ensure(len(acting) <= 1, "C6", f"{acting} act for shard {shard}")
 
     def tell(self, shard: int, number: int, data: bytes) -> None:
-        """The readers of a shard are told of a record, and have been told of it before or not (C4)."""
+        """Tell the readers of a shard of a record; a known record has to be the same (C4, C8)."""
         told = self.told[shard]
-        ensure(number <= len(told), "C8", f"record {number} of shard {shard} is told behind {len(told)}")
+        ensure(
+            number <= len(told),
+            "C8",
+            f"record {number} of shard {shard} is told although {len(told)} records were told before",
+        )
         if number < len(told) and told[number] != data and shard in self.unsettled:
             del told[number:]
             self.count("lost claim of the later owner")
         if number < len(told):
-            ensure(told[number] == data, "C8", f"record {number} of shard {shard} was {told[number]!r}")
+            ensure(
+                told[number] == data,
+                "C8",
+                f"record {number} of shard {shard} was told as {told[number]!r}, and now as {data!r}",
+            )
         else:
             told.append(data)
 
     def check_read(self, shard: int, entries: tuple[Entry, ...]) -> None:
-        """What a new owner reads holds all that readers were told, the same (C4, C8)."""
+        """Check that the records that a new owner reads begin with those that readers were told (C4, C8)."""
         self.note("shard", f"{shard} is read: {len(entries)} records; {len(self.told[shard])} were told")
         told, datas = self.told[shard], [entry.data for entry in entries]
         if shard in self.store.table.went_back and datas[: len(told)] != told:
@@ -185,13 +198,17 @@ class Cluster:
             self.told[shard] = datas
             self.store.table.went_back.discard(shard)
             return
-        ensure(datas[: len(told)] == told, "C4", f"a reader of shard {shard} knows more than its new owner")
-        self.told[shard] = datas  # Readers resume, and are told the rest.
+        ensure(
+            datas[: len(told)] == told,
+            "C4",
+            f"the new owner of shard {shard} lacks records that readers were told",
+        )
+        self.told[shard] = datas  # Readers resume, and are told the other records.
 
     # Faults.
 
     def fail_over(self, behind: int) -> None:
-        """A standby that lacks some commits takes the place of the store, once before all is well again."""
+        """Replace the store by a standby that lacks some commits, at most once between two times of rest."""
         before = dict(self.store.table.shards)
         if not self._failed_over and self.store.table.fail_over(behind):
             self.note("store", f"fails over to a standby that is {behind} behind")
@@ -203,21 +220,25 @@ class Cluster:
             self.unsettled.update(dict.fromkeys(lost, NEVER))
 
     def owned(self, shard: int) -> None:
-        """A shard was claimed or healed: nodes that owned it before know within a lease."""
+        """Note a claim or a heal of a shard: earlier owners learn of it within a lease."""
         if shard in self.unsettled:
             self.unsettled[shard] = min(self.unsettled[shard], self.now + self.lease)
 
     def healed(self, shard: int, entries: tuple[Entry, ...]) -> None:
-        """An owner has written what it knows again; a later one may have told more, and lost its claim."""
+        """Take the records that an owner has written again; a later owner may have told more."""
         datas = [entry.data for entry in entries]
         self.owned(shard)
         if datas[: len(self.told[shard])] != self.told[shard]:
-            ensure(shard in self.unsettled, "C8", f"shard {shard} is healed without what was told")
+            ensure(
+                shard in self.unsettled,
+                "C8",
+                f"shard {shard} is healed without records that readers were told",
+            )
             self.count("lost claim of the later owner")
         self.told[shard] = datas
 
     def heal(self) -> None:
-        """Faults are over, and who is dead comes back."""
+        """End all faults, and start the nodes that are down."""
         self.store.down, self.store.late, self.store.loses = False, 0, 0
         self.busy = [False] * self.shards
         for node in self.nodes:
@@ -228,9 +249,9 @@ class Cluster:
             node.start()
 
     def settle(self, alone: int | None = None) -> None:
-        """After the faults: every shard is served (C9), the shares are fair, and all are at rest.
+        """End the faults, and check that every shard is served (C9), the shares are fair, and no shard moves.
 
-        If `alone` is given, all other nodes are dead from now on.
+        If `alone` is given, all other nodes are down from now on.
         """
         self.heal()
         for node in self.nodes:
@@ -243,7 +264,7 @@ class Cluster:
         self._check_served()
         before = self._decided
         self.run(4 * self.lease)
-        ensure(self._decided == before, "rest", "something moves though nothing changes")
+        ensure(self._decided == before, "rest", "nodes still decide although no state changes")
         self._check_served()
 
     def _check_served(self) -> None:

@@ -1,4 +1,4 @@
-"""A node: its process, its clock, its beats, and what it does with the decisions of its ownership."""
+"""A node: its process, its clock, its beats, and the decisions of its ownership."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ T = TypeVar("T")
 
 
 class Service(Protocol):
-    """What serves one shard on its owner, from a claim to its end."""
+    """The service of one shard on its owner, from a claim to its end."""
 
     idle: bool
     """Whether the shard has no unfinished job."""
     used: bool
-    """Whether it has sessions."""
+    """Whether the shard has sessions."""
 
     def stop(self, done: Callable[[], None]) -> None:
-        """Stop by will: what is made is stored first, then `done` is called."""
+        """Stop: store all records first, then call `done`."""
 
     def kill(self) -> None:
-        """End at once: another node owns the shard, or the process dies."""
+        """End at once, since another node owns the shard or the process dies."""
 
     def heal(self, order: Heal) -> None:
-        """Write again what the store has lost."""
+        """Write again the records that the store has lost."""
 
     def thaw(self) -> None:
-        """The node may act again after it was not able to."""
+        """Continue, since the node may act again."""
 
 
 class Node:
-    """One process after another at one address; each has an id and a clock of its own."""
+    """The processes at one address, one after another; each has its own id and clock."""
 
     def __init__(self, cluster: Cluster, name: str, record_version: int = 1) -> None:
         self.cluster = cluster
@@ -53,9 +53,9 @@ class Node:
         self.paused = False
         self.draining = False
         self.cut = False
-        """Whether the store cannot be reached from here."""
+        """Whether the connection to the store is cut."""
         self.well_since: int | None = None
-        """World time since when nothing but the store keeps it from beating."""
+        """World time since when only the store may keep the node from its beats."""
         self.services: dict[int, Service] = {}
         self.id = ""
         self.ownership = self._owns()
@@ -74,21 +74,21 @@ class Node:
             record_version=self.record_version,
         )
 
-    # Its clock, which runs up to a hundredth too fast or too slow.
+    # The clock of the node, up to a hundredth too fast or too slow.
 
     @property
     def clock(self) -> int:
-        """Nanoseconds of its own."""
+        """The nanoseconds of the clock."""
         return self._offset + (self.cluster.now - self._zero) * self._rate // 10_000
 
     def _when(self, clock: int) -> int:
-        """World time at which its clock shows this, or a little more."""
+        """Return the world time at which the clock shows a time, or slightly later."""
         return self._zero + (clock - self._offset) * 10_000 // self._rate + 1
 
-    # Its life.
+    # The process of the node.
 
     def start(self) -> None:
-        """The process starts."""
+        """Start the process."""
         if self.up:
             return
         cluster = self.cluster
@@ -97,7 +97,7 @@ class Node:
         self.well_since = None if self.cut else cluster.now
 
     def _begin(self) -> None:
-        """Begin anew under another id."""
+        """Begin with another id and another clock."""
         cluster = self.cluster
         self.life += 1
         self._ids += 1
@@ -112,19 +112,19 @@ class Node:
         self.ask(lambda table: table.enter(row), lambda _: self._poll(), self._enter)
 
     def die(self) -> None:
-        """The process is gone at once."""
+        """Kill the process."""
         self.up, self.well_since = False, None
         self.life += 1
         self._queue.clear()
         self._kill_all()
 
     def pause(self) -> None:
-        """The process is stopped: what comes in waits."""
+        """Pause the process: messages wait."""
         if self.up and not self.paused:
             self.paused, self.well_since = True, None
 
     def resume(self) -> None:
-        """The process goes on, with what has come meanwhile."""
+        """Resume the process, which takes the messages that wait."""
         if self.up and self.paused:
             self.paused = False
             self.well_since = None if self.cut else self.cluster.now
@@ -135,23 +135,23 @@ class Node:
             self._thaw()
 
     def cut_off(self, cut: bool) -> None:
-        """The way to the store is cut, or is there again."""
+        """Cut the connection to the store, or restore it."""
         self.cut = cut
         self.well_since = None if cut or self.paused or not self.up else self.cluster.now
 
     def unlucky(self, wait: int) -> None:
-        """A statement of its own is delayed, or its answer is lost."""
+        """Note that a statement of the node is delayed, or that its answer is lost."""
         if self.well_since is not None:
             self.well_since = max(self.well_since, self.cluster.now + wait)
 
     def drain(self) -> None:
-        """It gives its shards away, and then has none."""
+        """Drain the node: it gives all its shards away."""
         if self.up:
             self.draining = True
             self.ownership.drain()
 
     def deliver(self, life: int, what: Callable[..., None], *arguments: Any) -> None:
-        """Something comes in: now, or when the process goes on."""
+        """Deliver a message now, or when the process is resumed."""
         if life != self.life:
             return
         if self.paused:
@@ -170,7 +170,7 @@ class Node:
         self.cluster.store.ask(self, statement, answered, failed)
 
     def acts_for(self, shard: int) -> bool:
-        """Whether it does something for a shard in this moment (C6)."""
+        """Return whether the node acts for a shard at this moment (C6)."""
         if not self.up or self.paused or shard not in self.services:
             return False
         return self.ownership.may_act(self.clock, shard)
@@ -256,15 +256,15 @@ class Node:
             self._serve(row.shard, row.epoch)
 
     def healed(self, shard: int, epoch: int) -> None:
-        """A shard is whole again, under a new epoch."""
+        """Take a heal of a shard, which has a new epoch."""
         self.ownership.healed(shard, epoch, now=self.clock)
 
     def holds(self, shard: int, epoch: int) -> bool:
-        """Whether its ownership still has a shard under this epoch."""
+        """Return whether the ownership still has a shard under this epoch."""
         return self.ownership.holds(shard, epoch)
 
     def fenced(self, shard: int, epoch: int) -> None:
-        """An append was refused."""
+        """Give a shard up, since an append was refused."""
         self.ownership.fenced(shard, epoch)
         self.kill(shard)
 
@@ -293,7 +293,7 @@ class Node:
         self.ask(lambda table: table.release(me, shard, epoch), lambda _: None, lambda: None)
 
     def kill(self, shard: int) -> None:
-        """A shard's server ends at once."""
+        """End the service of a shard at once."""
         for services in (self._stopping, self.services):
             service = services.pop(shard, None)
             if service is not None:

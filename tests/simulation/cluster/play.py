@@ -1,4 +1,4 @@
-"""What a seed decides, and the run of it: one move after another, then all has to come to rest."""
+"""The plan of a seed, and its run: moves one after another, and a time of rest at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..broken import Broken
 from .cluster import Cluster
 
 MOVES: Final = 30
-"""Moves of one run."""
+"""The number of moves of one run."""
 WEIGHTS: Final = {
     "wait": 12,
     "start": 4,
@@ -32,11 +32,11 @@ WEIGHTS: Final = {
     "settle": 1,
     "alone": 1,
 }
-"""How often each kind of move comes up."""
+"""The weight of each kind of move."""
 
 
 class Move(NamedTuple):
-    """One step of a run: what `kind` says, chosen by three numbers."""
+    """One step of a run: an action of this kind; three numbers make its choices."""
 
     kind: str
     a: int
@@ -45,7 +45,7 @@ class Move(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A whole run."""
+    """A run: its nodes, its shards and its moves."""
 
     seed: int
     nodes: int
@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 
 
 class Result(NamedTuple):
-    """How a run went: `name` and `message` are empty when all held."""
+    """The result of a run: `name` and `message` are empty if all checks hold."""
 
     name: str
     message: str
@@ -96,7 +96,7 @@ def play(plan: Plan, note: Callable[[str], None] | None = None) -> Result:
 
 
 def trace_of(plan: Plan) -> str:
-    """Everything that happens in a run, a line each."""
+    """Return the events of a run as text, one a line."""
     text = io.StringIO()
     result = play(plan, lambda line: print(line, file=text))
     print(result.name, result.message, file=text)

@@ -1,4 +1,4 @@
-"""A run with real runtimes: clients and agents of each shard on nodes that pause, die, and come back."""
+"""A run with real runtimes: clients and agents of each shard on nodes that pause, die, and start again."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .shard_world import ShardWorld
 
 SHARDS: Final = 4
 INPUTS: Final = 60
-"""Moves of the clients and agents of one shard."""
+"""The number of moves of the clients and agents of one shard."""
 FAULTS: Final = 12
-"""Faults of nodes and the store in one run."""
+"""The number of faults of nodes and of the store in one run."""
 KINDS: Final = (
     *("die", "die", "restart", "pause", "pause", "resume", "resume", "cut", "join", "drain"),
     *("outage", "late", "slow", "start", "start"),
@@ -27,7 +27,7 @@ KINDS: Final = (
 
 
 def play(seed: int, note: Callable[[str], None] | None = None) -> Result:
-    """Run the seed. Anything that a machine raises is a failure too."""
+    """Run the seed. An error that a state machine raises is a failure too."""
     dice = random.Random(seed)
     cluster = Cluster(seed, nodes=dice.choice((2, 3)), shards=SHARDS, note=note)
     name = message = ""

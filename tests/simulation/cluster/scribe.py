@@ -1,4 +1,4 @@
-"""A service that makes records for one shard and tells its readers of them once they are durable."""
+"""A service that makes records of one shard and tells its readers of them once they are durable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEAL_PAUSE: Final = 500 * MILLISECOND
 
 
 class Scribe:
-    """The server of one shard, from a claim to its end, in place of a whole runtime."""
+    """The service of one shard, from a claim to its end, in place of a runtime."""
 
     def __init__(self, cluster: Cluster, node: Node, shard: int, epoch: int) -> None:
         self.idle = not cluster.busy[shard]
@@ -35,14 +35,14 @@ class Scribe:
         self._epoch = epoch
         self._me = node.id
         self._entries: list[Entry] = []
-        """What is durable, and known to be."""
+        """The records that the scribe knows to be durable."""
         self._open: list[bytes] = []
         self._writing = 0
-        """How many of these an append holds that is under way."""
+        """The number of the open records in the append that is under way."""
         self._appends = 0
-        """The count of appends so far: answers of an earlier one than the last say nothing any longer."""
+        """The number of appends so far: answers of appends before the last one are ignored."""
         self._untold: list[tuple[int, bytes]] = []
-        """What is durable, and was not told, since the node might not act."""
+        """The durable records that were not told, since the node might not act."""
         self._over = False
         self._healing = False
         self._restored = False
@@ -50,7 +50,7 @@ class Scribe:
         self._restore()
 
     def stop(self, done: Callable[[], None]) -> None:
-        """Store what is made, then call `done`."""
+        """Store all records, then call `done`."""
         self._done = done
         self._write()
 
@@ -59,7 +59,7 @@ class Scribe:
         self._over = True
 
     def thaw(self) -> None:
-        """Go on by the next turn."""
+        """Ignore that the node may act again: the next turn notices that."""
 
     # Its beginning.
 
@@ -80,7 +80,7 @@ class Scribe:
         self._node.later(self._cluster.pick(BETWEEN), self._turn)
         self._write()
 
-    # Its turns.
+    # Turns.
 
     def _turn(self) -> None:
         """Make some records, if the node may act."""
@@ -103,7 +103,7 @@ class Scribe:
         return len(self._entries)
 
     def _write(self) -> None:
-        """Append all that waits, unless an append is under way."""
+        """Append all records that wait, unless an append is under way."""
         if self._over or self._writing or self._healing or not self._restored:
             return
         if not self._open:
@@ -138,12 +138,14 @@ class Scribe:
             elif row.next < self._number:
                 self.heal(Heal(self._shard, row.epoch, None, 0))
             else:
-                ensure(row.next == self._number, "C2", f"the row is {row}, and its owner is at {end}")
+                ensure(
+                    row.next == self._number, "C2", f"the row is {row}, but its owner has records to {end}"
+                )
                 self._send(append)
         elif row.epoch <= self._epoch and row.node in (None, self._me):
             self.heal(Heal(self._shard, row.epoch, None, 0))
         elif row.epoch <= self._epoch and self._done is None and self._node.holds(self._shard, self._epoch):
-            # The store went back: a reading tells whether its node lives.
+            # The store went back: a reading shows whether the node of the row lives.
             self._node.later(SECOND, self._send, append)
         else:
             self._fenced()
@@ -160,7 +162,7 @@ class Scribe:
         self._write()
 
     def _tell(self) -> None:
-        """Tell the readers what is durable: the node may act."""
+        """Tell the readers of the durable records, since the node may act."""
         untold, self._untold = self._untold, []
         for number, data in untold:
             self._cluster.tell(self._shard, number, data)
@@ -172,7 +174,7 @@ class Scribe:
     # Healing.
 
     def heal(self, order: Heal) -> None:
-        """Write all that is known again, under a new epoch."""
+        """Write all known records again, under a new epoch."""
         if self._over or self._healing or not self._restored:
             return
         self._healing = True
@@ -187,7 +189,7 @@ class Scribe:
         self._node.ask(statement, self._healed, self._try_again)
 
     def _try_again(self) -> None:
-        """Send what waits, if anything does: its outcome, or a reading, says what is to be done."""
+        """Append the records that wait, if there are any: the answer, or a reading, decides what follows."""
         if self._over:
             return
         self._healing = False

@@ -1,8 +1,8 @@
 """One shard with real clients and a real runtime, which moves from node to node.
 
-A `World` of the simulation, with its clients, agents, promises and ledger, stands for one shard. Its host is
-the runtime on the owner of the present; its journal appends to the table of the store. While the owner is
-paused, or may not act, nothing reaches the runtime: all of it waits, and clients see silence.
+A `World` of the simulation, with its clients, agents and checks, is the world of one shard. Its host is the
+runtime on the present owner; its journal appends to the table of the store. While the owner is paused, or may
+not act, messages for the runtime wait, and clients get no answers.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from .node import Node
 
 LEFT_OUT: Final = ("crash", "compact", "slow_disk", "step_clock")
-"""Moves of a world in place of which its nodes have faults of their own."""
+"""Moves of a world that are left out, since its nodes have faults of their own."""
 OF_CLIENTS: Final = (
     *("submit", "cancel", "subscribe", "unsubscribe", "list_jobs", "take_in", "wait", "drop", "half_close"),
     *("stall", "unstall", "kill_client", "close_session", "leave", "refuse_dials", "page", "watch_other"),
 )
-"""Moves that do not reach into the runtime, and so happen while it waits."""
+"""Moves that do not use the runtime, and so happen while it waits."""
 
 
 class ShardEnd(ServerEnd):
-    """The runtime's end of one link, which is still while the node may not act."""
+    """The runtime's end of one link, which neither reads nor writes while the node may not act."""
 
     __slots__ = ()
 
@@ -72,7 +72,7 @@ class ShardEnd(ServerEnd):
 
 
 class ShardHost(Host):
-    """The runtime of a shard on one owner after another."""
+    """The runtimes of a shard, on one owner after another."""
 
     def __init__(self, world: ShardWorld, shard: int) -> None:
         super().__init__(world)
@@ -95,7 +95,7 @@ class ShardHost(Host):
         super().carry_out(output)
 
     def go_down(self) -> None:
-        """The runtime is gone from this owner; what it has not stored may or may not be stored yet."""
+        """End the runtime on this owner; records that are under way may still be stored."""
         if not self.up:
             return
         self.up = False
@@ -111,7 +111,7 @@ class ShardHost(Host):
         self.agents = Agents(self)
 
     def come_up(self, durable: int) -> None:
-        """Restore the runtime on another owner; so many records of the one before are durable."""
+        """Restore the runtime on another owner; `durable` counts the durable records of the last runtime."""
         world = self.world
         if not self._first:
             world.count("moved")
@@ -125,7 +125,7 @@ class ShardHost(Host):
 
 
 class ShardJournal(Journal):
-    """The records of a shard, of which those of the present runtime begin at `base`."""
+    """The records of a shard; those of the present runtime begin at `base`."""
 
     def __init__(self, world: ShardWorld) -> None:
         super().__init__(world)
@@ -139,11 +139,11 @@ class ShardJournal(Journal):
 
     @property
     def waits(self) -> bool:
-        """Whether something is not stored yet."""
+        """Whether some record is not stored yet."""
         return bool(self._open)
 
     def store_rest(self) -> None:
-        """Store what is made, once more if the answer of an append has not been taken yet."""
+        """Store all records; an append whose answer has not come is sent again."""
         if self._syncing:
             self._append()
         self.sync()
@@ -156,7 +156,7 @@ class ShardJournal(Journal):
             service.append(first, datas, self._life)
 
     def appended_at(self, end: int, life: int, answer: Appended) -> None:
-        """An append was answered, perhaps one whose answer was lost before."""
+        """Take the answer of an append, which may be one that was sent again."""
         service = self._shard_world.service
         if life != self._life or service is None or end != self.base + self.count + self._syncing:
             return
@@ -170,18 +170,26 @@ class ShardJournal(Journal):
             self.sync()
             service.stored()
         else:
-            ensure(row.next == self.base + self.count, "C2", f"the row is {row}, and its owner is at {end}")
+            ensure(
+                row.next == self.base + self.count,
+                "C2",
+                f"the row is {row}, but its owner has records to {end}",
+            )
             self._append()
 
     def settle(self, entries: Sequence[Entry]) -> int:
         """Take what the next owner has read; return how many records of the last runtime are in it."""
         reached = len(entries) - self.base - self.count
-        ensure(reached >= 0, "C4", f"{-reached} records that were durable are not there")
-        ensure(reached <= len(self._open), "C3", f"{reached} records are there that nobody has made")
+        ensure(reached >= 0, "C4", f"{-reached} durable records are lost")
+        ensure(
+            reached <= len(self._open),
+            "C3",
+            f"{reached} records are stored, but only {len(self._open)} were made",
+        )
         ensure(
             [entry.data for entry in entries] == [*self.kept, *(data for data, _ in self._open[:reached])],
             "C3",
-            "records are not those that were made",
+            "the stored records differ from those that the runtime made",
         )
         self._keep(reached)
         count, self.count, self.base = self.count, 0, len(entries)
@@ -196,7 +204,7 @@ class ShardJournal(Journal):
 
 
 class ShardWorld(World):
-    """The world of one shard; its time is that of its cluster."""
+    """The world of one shard, with the time of its cluster."""
 
     def __init__(self, cluster: Cluster, shard: int, plan: Plan) -> None:
         self.cluster = cluster
@@ -216,7 +224,7 @@ class ShardWorld(World):
 
     @now.setter
     def now(self, value: int) -> None:
-        """The cluster's clock goes by itself."""
+        """Ignore the time of a world, since the cluster has the clock."""
 
     def at(self, when: int, what: Callable[..., None], *arguments: Any) -> None:
         self.cluster.at(when, self._happens, what, arguments)
@@ -230,7 +238,7 @@ class ShardWorld(World):
     def _until(self, at: int) -> None:
         self.cluster.run(at - self.cluster.now)
 
-    # Hold.
+    # Times at which the owner may not act.
 
     @property
     def frozen(self) -> bool:
@@ -239,18 +247,18 @@ class ShardWorld(World):
         return service is not None and self.host.up and not service.node.acts_for(self.shard)
 
     def ensure_acts(self, what: str) -> None:
-        """The runtime does something."""
+        """Check that the runtime acts only while its owner may act (C6)."""
         ensure(not self.frozen, "C6", f"the runtime of shard {self.shard} {what} while it may not act")
 
     def when_thawed(self, what: Callable[..., None], *arguments: Any) -> None:
-        """Something reaches the runtime: now, or when its owner may act again."""
+        """Deliver a message to the runtime now, or when its owner may act again."""
         if self.frozen or (self._waiting and not self._thawing):
             self._waiting.append((what, arguments))
         else:
             what(*arguments)
 
     def thaw(self) -> None:
-        """The owner may act again: it takes what has come meanwhile."""
+        """Deliver the messages that wait, since the owner may act again."""
         self._thawing = True
         # "Hold: ... nothing is read from its connections and nothing written to them": terms begin anew.
         self.host.changed_at = self.now
@@ -270,7 +278,7 @@ class ShardWorld(World):
     # Owners.
 
     def take_over(self, service: ShardService, entries: Sequence[Entry]) -> None:
-        """Another owner has read all records, and serves from now on."""
+        """Serve the shard on another owner, which has read all records."""
         if self.service is not None:
             self.service.over = True
         self.leave_host()
@@ -279,7 +287,7 @@ class ShardWorld(World):
         self.host.come_up(durable)
 
     def leave_host(self) -> None:
-        """The runtime on this owner is gone."""
+        """End the runtime on this owner."""
         self.host.go_down()
         self._waiting.clear()
 
@@ -289,7 +297,7 @@ class ShardWorld(World):
     # The run.
 
     def begin(self) -> None:
-        """Clients begin, and moves are planned."""
+        """Start the clients, and plan the moves."""
         for client in self.clients:
             begin = getattr(client, "begin", None)
             if begin is not None:
@@ -312,11 +320,11 @@ class ShardWorld(World):
             self.deadlines.check()
 
     def heal_all(self) -> None:
-        """Everything has to converge."""
+        """End all faults, and check that every client gets all that it has to."""
         self._heal()
 
     def _all_goes(self) -> None:
-        """The windows of sessions and jobs are longer than a run of many nodes is."""
+        """Skip the check of the end: windows of sessions and jobs are longer than a run of many nodes."""
 
 
 class ShardService:
@@ -352,7 +360,7 @@ class ShardService:
         if (row.epoch, row.node) != (self.epoch, self.me):
             self.fenced()
         elif not self.node.acts_for(self.world.shard):
-            self.node.later(500 * MILLISECOND, self._restore)  # It serves once it may act.
+            self.node.later(500 * MILLISECOND, self._restore)  # The service begins once the node may act.
         else:
             self.world.take_over(self, entries)
             if self._done is not None:
@@ -379,7 +387,7 @@ class ShardService:
             self._done()
 
     def stop(self, done: Callable[[], None]) -> None:
-        """The connections close, and what is made is stored."""
+        """Close the connections, and store all records."""
         self._done = done
         if self.world.service is self:
             self._leave()
@@ -398,12 +406,12 @@ class ShardService:
             self.world.leave_host()
 
     def fenced(self) -> None:
-        """An append was refused."""
+        """Give the shard up, since an append was refused."""
         self.node.fenced(self.world.shard, self.epoch)
         self.kill()
 
     def thaw(self) -> None:
-        """The node may act again."""
+        """Continue, since the node may act again."""
         if self.world.service is self:
             self.world.thaw()
 

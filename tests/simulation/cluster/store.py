@@ -1,4 +1,4 @@
-"""The way to the store: statements take time, fail, are lost, or are carried out too late."""
+"""The connections to the store: statements take time, fail, are lost, or are carried out too late."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .node import Node
 
 TIMEOUT: Final = 2 * SECOND
-"""How long a node waits for an answer."""
+"""The time after which a node waits no longer for an answer."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Call:
     answered: Callable[[Any], None]
     failed: Callable[[], None]
     over: bool = False
-    """Whether its client has got an answer, or gave up."""
+    """Whether the node has the answer, or waits no longer."""
 
 
 class Store:
@@ -39,9 +39,9 @@ class Store:
         self.down = False
         self.latency = 20 * MILLISECOND
         self.late = 0
-        """How many of 100 statements are delayed by seconds."""
+        """The percentage of statements that are delayed by seconds."""
         self.loses = 0
-        """How many of 100 answers are lost."""
+        """The percentage of answers that are lost."""
         self._cluster = cluster
 
     def ask(
@@ -51,7 +51,7 @@ class Store:
         answered: Callable[[Any], None],
         failed: Callable[[], None],
     ) -> None:
-        """Carry out a statement after a while, and bring the answer back after another."""
+        """Carry out a statement after a delay, and return the answer after another delay."""
         cluster = self._cluster
         call = Call(node, node.life, statement, answered, failed)
         takes = cluster.pick(self.latency + 1)

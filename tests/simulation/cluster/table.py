@@ -12,11 +12,11 @@ from arcp_io.cluster.rows import NodeRow, Reading, ShardRow
 from ..broken import ensure
 
 KEPT_STATES: Final = 40
-"""How many statements a standby may be behind, at most."""
+"""The most statements by which a standby may be behind."""
 
 
 class Entry(NamedTuple):
-    """One record of a shard, and under which epoch and node it was written."""
+    """One record of a shard, with the epoch and the node that have written it."""
 
     number: int
     epoch: int
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 
 class Fence(NamedTuple):
-    """The conditions of an append; all of them are there but for bugs that are planted."""
+    """The conditions of an append; a planted bug leaves out some of them."""
 
     epoch: bool = True
     node: bool = True
@@ -40,12 +40,13 @@ class Appended(NamedTuple):
 
 
 class State(NamedTuple):
-    """All tables as of one statement."""
+    """All tables after one statement."""
 
     nodes: dict[str, NodeRow]
     shards: dict[int, ShardRow]
     records: dict[int, tuple[list[Entry], int]]
-    """The records of a shard, which only grow until they are replaced, and how many of them there were."""
+    """The records of each shard, a list that only grows until it is replaced, and their number at that
+    time."""
 
 
 class Table:
@@ -57,16 +58,16 @@ class Table:
         self.records: dict[int, list[Entry]] = {shard: [] for shard in range(shards)}
         self.fence = Fence()
         self.went_back: set[int] = set()
-        """Shards whose last records were lost in a failover, and are not healed."""
+        """Shards that have lost records in a failover, and are not healed."""
         self._states: deque[State] = deque(maxlen=KEPT_STATES)
 
     def remember(self) -> None:
-        """Keep what a standby may still be at."""
+        """Keep the state of the tables, at which a standby may still be."""
         records = {shard: (entries, len(entries)) for shard, entries in self.records.items()}
         self._states.append(State(dict(self.nodes), dict(self.shards), records))
 
     def fail_over(self, behind: int) -> bool:
-        """Go on with a standby that lacks so many statements; return whether it was behind."""
+        """Go on with a standby that lacks a number of statements; return whether it was behind."""
         if not self._states or not behind:
             return False
         state = self._states[max(0, len(self._states) - behind)]
@@ -81,18 +82,18 @@ class Table:
     # Nodes.
 
     def enter(self, row: NodeRow) -> None:
-        """A node makes its row, with its start."""
+        """Make the row of a node that starts."""
         self.nodes.setdefault(row.node, row)
 
     def beat(self, node: str, draining: bool) -> Reading:
-        """A node gives a sign of life, if it has a row, and reads all rows after that."""
+        """Count a beat of a node that has a row, and return all rows."""
         row = self.nodes.get(node)
         if row is not None:
             self.nodes[node] = row._replace(beat=row.beat + 1, draining=draining)
         return Reading(tuple(self.nodes.values()), tuple(self.shards.values()))
 
     def forget(self, order: Forget) -> None:
-        """A row goes if its node owns nothing, and gave no sign of life since it was read."""
+        """Delete the row of a node that owns no shard, if it has not beaten since the row was read."""
         row = self.nodes.get(order.node)
         owns = any(shard.node == order.node for shard in self.shards.values())
         if row is not None and row.beat == order.beat and not owns:
@@ -101,19 +102,23 @@ class Table:
     # Owners.
 
     def claim(self, me: str, order: Claim, record_version: int) -> ShardRow | None:
-        """A node takes a shard whose epoch is as it has read; None if it may not."""
+        """Give a shard to a node if its epoch is as the node has read it; None if it may not be."""
         row = self.shards[order.shard]
         if row.epoch != order.epoch or row.node == me or not self._may_claim(me, order.owner, order.beat):
             return None
         if (row.node or "") != order.named:
             return None
-        ensure(row.record_version <= record_version, "C3", f"{me} cannot read the records of {row}")
+        ensure(
+            row.record_version <= record_version,
+            "C3",
+            f"{me} claims a shard whose records it cannot read: {row}",
+        )
         row = row._replace(epoch=row.epoch + 1, node=me, record_version=record_version)
         self.shards[order.shard] = row
         return row
 
     def release(self, me: str, shard: int, epoch: int) -> None:
-        """A node gives a shard away that is its own."""
+        """Take a shard from a node that owns it, as the node asks."""
         row = self.shards[shard]
         if (row.epoch, row.node) == (epoch, me):
             self.shards[shard] = row._replace(node=None)
@@ -121,7 +126,7 @@ class Table:
     def heal(
         self, me: str, order: Heal, above: int, entries: Sequence[Entry], record_version: int
     ) -> ShardRow | None:
-        """An owner writes again what the store has lost, under a new epoch; None if it may not."""
+        """Replace the records of a shard by those of an owner, under a new epoch; None if it may not."""
         row = self.shards[order.shard]
         if row.epoch != order.epoch or row.epoch > above or not self._may_claim(me, order.owner, order.beat):
             return None
@@ -134,7 +139,7 @@ class Table:
         return row
 
     def _may_claim(self, me: str, owner: str | None, beat: int) -> bool:
-        """Whether a node has a row of its own, and the owner before it gave no sign of life."""
+        """Return whether a node has a row of its own, and the owner before has not beaten since."""
         return me in self.nodes and self._stands_still(owner, beat)
 
     def _stands_still(self, owner: str | None, beat: int) -> bool:
@@ -144,14 +149,16 @@ class Table:
         return row is None or row.beat == beat
 
     def check(self) -> None:
-        """A shard names a node that has a row: nobody could watch another (C5)."""
+        """Check that the owner of each shard has a row, by which other nodes can watch it (C5)."""
         for row in self.shards.values():
-            ensure(row.node is None or row.node in self.nodes, "C5", f"the owner has no row: {row}")
+            ensure(
+                row.node is None or row.node in self.nodes, "C5", f"the owner of a shard has no row: {row}"
+            )
 
     # Records.
 
     def append(self, me: str, shard: int, epoch: int, first: int, datas: Sequence[bytes]) -> Appended:
-        """Append records if the shard is still owned by this node under this epoch (C1, C2, C3)."""
+        """Append records if this node still owns the shard under this epoch (C1, C2, C3)."""
         row, fence, entries = self.shards[shard], self.fence, self.records[shard]
         if (
             (fence.epoch and row.epoch != epoch)
@@ -160,8 +167,8 @@ class Table:
         ):
             return Appended(False, row)
         said = f"records {first} to {first + len(datas)} of shard {shard} under epoch {epoch} of {me}"
-        ensure((row.epoch, row.node) == (epoch, me), "C1", f"{said} are appended, and the row is {row}")
-        ensure(len(entries) == first, "C2", f"{said} are appended behind {len(entries)}")
+        ensure((row.epoch, row.node) == (epoch, me), "C1", f"{said} are appended, but the row is {row}")
+        ensure(len(entries) == first, "C2", f"{said} are appended behind record {len(entries)}")
         last = entries[-1].epoch if entries else 0
         ensure(last <= epoch, "C2", f"{said} are appended behind epoch {last}")
         entries += (Entry(first + place, epoch, me, data) for place, data in enumerate(datas))
@@ -169,7 +176,7 @@ class Table:
         return Appended(True, row)
 
     def read(self, shard: int) -> tuple[ShardRow, tuple[Entry, ...]]:
-        """All records of a shard, as its new owner reads them."""
+        """Return all records of a shard, as its new owner reads them."""
         row, entries = self.shards[shard], self.records[shard]
-        ensure(row.next == len(entries), "C2", f"{row} has {len(entries)} records")
+        ensure(row.next == len(entries), "C2", f"{len(entries)} records are stored for {row}")
         return row, tuple(entries)

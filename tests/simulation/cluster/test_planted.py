@@ -1,4 +1,4 @@
-"""The judge of the simulated clusters finds every bug that is planted, in a few seeds."""
+"""The checks of the simulated clusters find every planted bug in a few seeds."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .table import Fence, Table
 
 Patch = pytest.MonkeyPatch
 MOST_SEEDS: Final = 60
-"""Seeds of one bug, at most; each row begins with one that finds it at present."""
+"""The most seeds of one bug; each row begins with a seed that finds it at present."""
 
 
 def fence(patch: Patch, **conditions: bool) -> None:
-    """Let every append lack some of its conditions."""
+    """Leave out some conditions of every append."""
     original = Table.__init__
 
     def begin(table: Table, shards: int) -> None:
@@ -38,33 +38,33 @@ def fence(patch: Patch, **conditions: bool) -> None:
 
 
 def no_fence(patch: Patch) -> None:
-    """Anybody appends at any place."""
+    """Let every node append at every place."""
     fence(patch, epoch=False, node=False, next=False)
 
 
 def fence_without_epoch(patch: Patch) -> None:
-    """A node that has owned the shard under an earlier epoch appends."""
+    """Let a node append that has owned the shard under an earlier epoch."""
     fence(patch, epoch=False)
 
 
 def fence_without_node(patch: Patch) -> None:
-    """A node appends whose claim of this epoch the store has lost."""
+    """Let a node append whose claim of this epoch the store has lost."""
     fence(patch, node=False)
 
 
 def fence_without_next(patch: Patch) -> None:
-    """An append that was sent again is carried out twice."""
+    """Carry out an append twice that was sent again."""
     fence(patch, next=False)
 
 
 def watch_through_an_outage(patch: Patch) -> None:
-    """A node counts polls that failed or were late as silence of others."""
+    """Count failed and late polls of a node as silence of others."""
     patch.setattr(Ownership, "missed", lambda _: None)
     patch.setattr(ownership, "LATE", 10**6)
 
 
 def sent_before_persisted(patch: Patch) -> None:
-    """Readers are told of a record before it is durable."""
+    """Tell readers of a record before it is durable."""
     original = Cluster.__init__
 
     def begin(cluster: Cluster, *arguments: Any, **options: Any) -> None:
@@ -75,7 +75,7 @@ def sent_before_persisted(patch: Patch) -> None:
 
 
 def hold_left_out(patch: Patch) -> None:
-    """A node acts whether its beats are answered or not."""
+    """Let a node act without regard to the answers to its beats."""
 
     def may_act(owns: Ownership, now: int, shard: int | None = None) -> bool:
         return shard is None or shard in owns._held
@@ -84,12 +84,12 @@ def hold_left_out(patch: Patch) -> None:
 
 
 def claims_without_a_row(patch: Patch) -> None:
-    """A node claims and heals shards although the store has lost its row, so that nobody can watch it."""
+    """Let a node claim and heal shards without a row, so that no other node can watch it."""
     patch.setattr(Table, "_may_claim", lambda table, _, *watched: table._stands_still(*watched))
 
 
 class Row(NamedTuple):
-    """A bug, the first seed that is tried, and by which invariant it may be found."""
+    """A bug, the first seed that is tried, and the invariants that may find it."""
 
     bug: Callable[[Patch], None]
     seed: int
@@ -116,7 +116,7 @@ def test_the_judge_finds(row: Row, monkeypatch: Patch) -> None:
 
 
 SILENCES: Final = range(4_500, 8_001, 250)
-"""Milliseconds for which an owner is silent: about a lease, and longer as polls are late."""
+"""Milliseconds of silence of an owner: about a lease, or longer since polls are late."""
 
 
 def wake_while_claimed(seed: int, silence: int) -> None:
@@ -173,7 +173,7 @@ def test_an_epoch_that_two_nodes_have_claimed_is_that_of_one(seed: int) -> None:
 
 
 def runtime_sends_before_persisted(patch: Patch) -> None:
-    """A runtime is told that its records are durable when they are made."""
+    """Tell a runtime that its records are durable when they are made."""
     original = ShardJournal.append
 
     def append(journal: ShardJournal, records: Sequence[Record]) -> None:
@@ -184,7 +184,7 @@ def runtime_sends_before_persisted(patch: Patch) -> None:
 
 
 def runtime_begins_with_half_of_its_records(patch: Patch) -> None:
-    """An owner restores a shard from the first half of what it has read."""
+    """Restore a shard from the first half of the records that its owner has read."""
     original = ShardJournal.records
 
     def records(journal: ShardJournal) -> list[Record]:
@@ -195,13 +195,13 @@ def runtime_begins_with_half_of_its_records(patch: Patch) -> None:
 
 
 def runtime_acts_while_it_may_not(patch: Patch) -> None:
-    """The doors of a runtime do not look whether its node may act."""
+    """Deliver messages to a runtime whose node may not act."""
     patch.setattr(ShardWorld, "when_thawed", lambda _, what, *arguments: what(*arguments))
     patch.setattr(ShardEnd, "takes", ServerEnd.takes)
 
 
 def agents_wait_for_ever(patch: Patch) -> None:
-    """An agent that waits for a transport or the journal is never told to go on."""
+    """Never tell an agent that waits for a transport or the journal to go on."""
     original = Agents.pause
 
     def pause(agents: Agents, job_id: str, paused: bool) -> None:

@@ -1,4 +1,4 @@
-"""Fresh clusters, and that the same seed does the same everywhere."""
+"""Fresh seeds of clusters, and the determinism of a seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .play import draw, play
 
 ROOT: Final = Path(__file__).parents[3]
 FRESH: Final = range(10_000_000, 10_000_010)
-"""Beside these `.ci/run` plays thousands."""
+"""Fresh seeds of every run of the tests; `.ci/run` plays thousands of others."""
 
 
 @pytest.mark.parametrize("seed", FRESH)
