@@ -1,4 +1,4 @@
-"""What a stranger costs before its hello: connections that wait for TLS, long heads, control frames."""
+"""The cost of a connection before its hello: waits for TLS, long heads, control frames."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPENING = (
 
 @asynccontextmanager
 async def served(context: ssl.SSLContext | None = None, **limits: Any) -> AsyncIterator[Server]:
-    """A server with these limits."""
+    """Serve with these limits."""
     async with serve(make_app(**limits), port=0, ssl_context=context) as server:
         with anyio.fail_after(30):
             yield server

@@ -52,7 +52,7 @@ SECRET = "/etc/shadow could not be read"
 
 
 def make_app(function: Any = None, **options: Any) -> App:
-    """An App whose agent `it` is the function."""
+    """Return an App whose agent `it` is the function."""
     app = App("tests", "1", tokens={"t0ken": "alice"}, **options)
     if function is not None:
         app.agent("it", version="1.0.0")(function)
@@ -66,7 +66,7 @@ async def serving(app: App) -> AsyncIterator[tuple[MemoryServer, Session]]:
 
 
 async def outcome(function: Any, input: Any = None, **options: Any) -> Any:
-    """What a job of this agent returns; raises the error of its end."""
+    """Return the result of a job of this agent, or raise the error of its end."""
     async with serving(make_app(function, **options)) as (_, session):
         job = await session.submit("it", input)
         return await job.result()
@@ -651,7 +651,7 @@ async def test_an_emit_loop_without_another_await_does_not_starve_other_jobs() -
             assert job.final_status == "cancelled"
 
 
-# Who may come in.
+# Authentication.
 
 
 @asynccontextmanager

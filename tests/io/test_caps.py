@@ -1,4 +1,4 @@
-"""Clients that want too much, over the wire: each is told so, and costs nobody else anything."""
+"""Clients beyond a limit, over the wire: each receives an error, and other clients notice nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def served(**limits: Any) -> AsyncIterator[tuple[Server, list[Audit]]]:
-    """A server with these limits, and what it tells for an audit."""
+    """Serve with these limits, and collect the audit facts."""
     app, facts = make_app(**limits), list[Audit]()
     app.audit = facts.append
     async with serve(app, port=0) as server:
@@ -38,7 +38,7 @@ async def served(**limits: Any) -> AsyncIterator[tuple[Server, list[Audit]]]:
 
 @asynccontextmanager
 async def welcomed(server: Server, token: str = TOKEN) -> AsyncIterator[WebSocketPeer]:
-    """A client that was let in."""
+    """Connect a client, and wait for its welcome."""
     async with websocket(server.url) as peer:
         welcome = await peer.hello(token)
         assert welcome["type"] == "session.welcome", welcome
@@ -46,13 +46,13 @@ async def welcomed(server: Server, token: str = TOKEN) -> AsyncIterator[WebSocke
 
 
 async def still_works(peer: Peer) -> None:
-    """Somebody else notices nothing."""
+    """Check that a peer still gets the answers to its requests."""
     with anyio.fail_after(2):
         assert (await peer.run("echo", "hi"))[-1]["payload"]["result"] == "hi"
 
 
 def limit_of(message: Message) -> str:
-    """The limit that an error names; it is retryable and says when."""
+    """Return the limit that an error names; check that the error is retryable and says when to retry."""
     payload = message["payload"]
     assert message["type"] == "session.error", message
     assert (payload["code"], payload["retryable"]) == ("INTERNAL_ERROR", True)
@@ -63,12 +63,12 @@ def limit_of(message: Message) -> str:
 
 
 def reached(facts: list[Audit]) -> list[str]:
-    """The limits that were told of."""
+    """Return the limits that the audit facts name as reached."""
     return [fact.facts["limit"] for fact in facts if fact.what == "limit_reached"]
 
 
 async def test_a_flood_of_submit_and_cancel_is_slowed_told_and_in_the_end_closed() -> None:
-    """Rapid reset (CVE-2023-44487)."""
+    """Check the answers to a rapid reset (CVE-2023-44487)."""
     async with (
         served(max_requests_per_sec=40, over_rate_sec=2) as (server, facts),
         welcomed(server, "other") as bob,
@@ -151,7 +151,7 @@ async def test_far_too_many_connections_are_closed_at_once_and_cost_nothing() ->
 async def test_no_more_connections_than_there_are_descriptors_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also of those who are let in, for agents need some as well."""
+    """Count welcomed connections too, because agents need descriptors as well."""
     monkeypatch.setattr(serving, "room_of", lambda limit: 4)
     monkeypatch.setattr(serving, "early_of", lambda room: room // 2)
     async with served() as (server, _), AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What a host says of leases: a ceiling binds over the wire, and a server without one says so at start."""
+"""The lease ceiling of a host: it binds over the wire, and a server without one says so at its start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A damaged journal from the command line: who refuses it, and how it is repaired."""
+"""A damaged journal on the command line: the commands that refuse it, and its repair."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ APP = "from arcp_io import App\napp = App('lab', '1', anonymous=True)\n"
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
-    """A journal of a runtime, in whose last row a bit is flipped."""
+    """Return the path of a runtime's journal, in whose last row one bit is flipped."""
     path = tmp_path / "agents.journal"
     write(path)
     (tmp_path / "lab.py").write_text(APP)

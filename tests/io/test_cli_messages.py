@@ -1,4 +1,4 @@
-"""What `arcp-io` says when something is wrong: it names the thing, and the way out."""
+"""The error messages of `arcp-io`: each names the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA) -> I
 
 
 def said(served: Served, url: str, *words: str, token: str = "s3cret", code: int = 5) -> str:
-    """What a submit that fails says on stderr."""
+    """Return the stderr of a submit that fails."""
     done = served.run("submit", url, "echo", *words, token=token)
     assert (done.returncode, done.stdout) == (code, "")
     assert "Traceback" not in done.stderr
@@ -84,7 +84,7 @@ def test_a_certificate_of_ones_own(secure: Served) -> None:
 
 
 def test_an_agent_that_is_not_there(served: Served) -> None:
-    done = served.submit("nobody")
+    done = served.submit("absent")
     assert done.returncode == 1
     assert "AGENT_NOT_AVAILABLE" in done.stderr
     assert "there are binary, broken, count, deaf, echo@1.0.0, stubborn, wait" in done.stderr

@@ -1,4 +1,4 @@
-"""What `arcp-io` writes, as users run it: into a pipe, a file, a terminal and a disk that is full."""
+"""The output of `arcp-io` into a pipe, a file, a terminal and a disk that is full."""
 
 from __future__ import annotations
 
@@ -267,5 +267,5 @@ def test_a_signal_that_is_ignored_stays_ignored(served: Served) -> None:
 
 
 def test_without_jobs_no_table_is_written(served: Served) -> None:
-    code, out, err = run(served, "jobs", served.url, "--agent", "nobody")
+    code, out, err = run(served, "jobs", served.url, "--agent", "absent")
     assert (code, out, err) == (0, b"", "There are no such jobs.\n")

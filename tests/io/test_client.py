@@ -43,7 +43,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Place:
-    """A server that is there for a test, whatever its transport."""
+    """A server that runs for a test, over any transport."""
 
     def __init__(self, target: str | Target, server: Server, counters: Counters) -> None:
         self.target = target
@@ -73,7 +73,7 @@ async def place(kind: str = "memory", **limits: Any) -> AsyncIterator[Place]:
 
 @asynccontextmanager
 async def doomed_place(kind: str) -> AsyncIterator[tuple[Place, anyio.CancelScope]]:
-    """A server, and the scope whose cancellation is its sudden end."""
+    """Run a server, and yield the scope whose cancellation ends it without a shutdown."""
 
     async def run(*, task_status: TaskStatus[tuple[Place, anyio.CancelScope]]) -> None:
         with anyio.CancelScope() as life:
@@ -102,7 +102,7 @@ def spend(seconds: float) -> None:
 
 
 def told_of_back_pressure(event: Event) -> bool:
-    """Whether the runtime itself has said this: that what it sends is acknowledged too late (§6.5)."""
+    """Return whether the runtime reports that its events are acknowledged too late (§6.5)."""
     return event.body.get("phase") == "back_pressure"
 
 
@@ -490,7 +490,7 @@ async def test_a_job_that_is_not_iterated_keeps_the_newest_events() -> None:
 
 
 async def test_an_iterator_may_be_collected_on_any_thread() -> None:
-    """What it held back goes on at once, though nothing else wakes the loop."""
+    """Check that the events that the iterator held back continue, though nothing else wakes the loop."""
     async with place("websocket") as there, connect(there.target, TOKEN, buffer_size=1000) as session:
         job = await session.submit("flood", {"events": 10_000, "size": 1000})
         events = aiter(job)
@@ -685,7 +685,7 @@ async def test_a_child_process_that_is_not_a_runtime_raises() -> None:
 
 
 async def test_a_subscribe_that_was_given_up_is_taken_back(kind: str) -> None:
-    """Its answer comes when nobody waits for it any more."""
+    """Check that the answer of a subscribe whose caller was cancelled undoes the subscription."""
     async with (
         place(kind) as there,
         connect(there.target, TOKEN) as owner,

@@ -69,7 +69,7 @@ async def place(
 
     @app.agent("halves")
     async def halves(job: JobContext, input: Any) -> str:
-        """Says the first numbers (half of them, or as many as asked), and when told to go on the others."""
+        """Publish the first numbers (half of them, or as many as asked), and the rest after `step` is set."""
         first, total = input if isinstance(input, list) else (input // 2, input)
         for number in range(total):
             if number == first:
@@ -81,7 +81,7 @@ async def place(
 
     @app.agent("streams")
     async def streams(job: JobContext, input: Any) -> None:
-        """Streams its result: the first ten pieces, and the others when it is told to go on."""
+        """Stream the result: ten pieces, and the others after `step` is set."""
         async with job.stream_result() as out:
             for number in range(input):
                 if number == 10:
@@ -96,7 +96,7 @@ async def place(
 
 
 def numbers(events: list[Event]) -> list[int]:
-    """What the events of `flood` and `halves` count."""
+    """Return the numbers in the events of `flood` and `halves`."""
     return [
         int(str(event.body.get("message", event.body.get("phase"))).split()[0])
         for event in events
@@ -472,7 +472,7 @@ async def test_the_next_process_goes_on_where_the_last_one_stopped() -> None:
             assert session.stored_jobs == []
             rest = await follow(job)
             assert await job.result() == "done"
-        assert rest[0].seq == seen.pop().seq  # Nobody has asked for the one behind it.
+        assert rest[0].seq == seen.pop().seq  # The iterator was not asked for the event behind it.
         assert numbers(seen + rest) == list(range(1000))
         assert store.load() is None
 
@@ -496,7 +496,7 @@ async def test_an_event_whose_handling_fails_comes_again(how: str) -> None:
 
 
 async def read_up_to_the_fifth(job: Job, seen: list[Event], how: str) -> str:
-    """Processes five events, and fails at the sixth."""
+    """Process five events, and fail at the sixth."""
     with anyio.CancelScope() as scope:
         async for event in job:
             if len(seen) < 5:
@@ -575,7 +575,7 @@ async def test_the_end_of_a_stored_job_waits_for_who_attaches() -> None:
 
 async def test_events_that_were_not_processed_come_again_after_a_crash() -> None:
     class Copied(MemoryStore):
-        """What it held when the process was killed."""
+        """A store whose content at the time of the crash is kept."""
 
         copy: Resumption | None = None
 
@@ -601,7 +601,7 @@ async def test_events_that_were_not_processed_come_again_after_a_crash() -> None
 @pytest.mark.parametrize("events", range(29, 34))
 async def test_an_end_is_not_stored_before_the_loop_can_note_it(events: int) -> None:
     class Watched(MemoryStore):
-        """Whether the loop had noted its end when the store was told that no more is to come."""
+        """A store that notes, when the last job leaves it, whether the loop had noted the end of the job."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -35,7 +35,7 @@ async def test_a_child_that_ends_is_named_with_its_exit_code(argv: list[str], ho
 
 @on_every_loop
 async def test_a_child_that_ends_while_its_pipes_are_opened() -> None:
-    """uvloop raises for a write to a pipe that has closed meanwhile; it did so in half of the attempts."""
+    """Check an error of uvloop: a write to a pipe that the child has just closed raises."""
     for _ in range(20):
         with anyio.fail_after(30), pytest.raises(ConnectionLost, match="true exited with code 0"):
             async with connect_stdio(["true"], TOKEN):

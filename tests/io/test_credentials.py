@@ -1,4 +1,4 @@
-"""Provisioned credentials over real sockets: issued, used, rotated, revoked, seen by nobody else (§9.8)."""
+"""Provisioned credentials over real sockets: issued, used, rotated, revoked, hidden from others (§9.8)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def upstream() -> Iterator[Gateway]:
 
 
 def use(key: str, endpoint: str, model: str = "fast/small") -> int:
-    """What a gateway answers to somebody who uses a model."""
+    """Return the status with which a gateway answers the use of a model by the holder of a key."""
     parts = urlsplit(endpoint)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
     body = json.dumps({"model": model})
@@ -75,7 +75,7 @@ def app_of(provisioner: Any, **options: Any) -> App:
         [rotated] = job.credentials
         assert rotated.id == mine.id
         second = await anyio.to_thread.run_sync(use, rotated.value.reveal(), mine.endpoint)
-        await anyio.sleep(0.1)  # Once the job is over the event tells no value any more.
+        await anyio.sleep(0.1)  # After the end of the job the event contains no value.
         return [first, second]
 
     @app.agent("wait")
@@ -119,7 +119,7 @@ def files_in(directory: Path) -> list[Path]:
 
 
 def keys_of(path: Path) -> list[str]:
-    """The states of what a journal knows."""
+    """Return the states of the credentials that a journal holds."""
     return [one.state for one in outstanding_in(path)]
 
 
@@ -406,11 +406,11 @@ async def test_an_exception_of_a_provisioner_is_logged_without_its_words(everyth
     assert threading.active_count() < 50
 
 
-# Who gets none, and is told so.
+# Submitters that get no credentials.
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the log says about credentials that are not issued."""
+    """Return the log lines about credentials that are not issued."""
     return [
         record.getMessage() for record in caplog.records if "issues no credentials" in record.getMessage()
     ]

@@ -34,7 +34,7 @@ FRAME: Final = 24 + PAGE_BYTES
 
 
 class Damage(NamedTuple):
-    """What happened to one of the two files, at which byte."""
+    """A damage to one of the two files of a journal, at one byte."""
 
     file: str
     kind: str
@@ -84,7 +84,7 @@ class Killed:
         return os.path.getsize(f"{self.path}{file}")
 
     def damages(self, every: int) -> Iterator[Damage]:
-        """All kinds, at every so manieth byte, and a hundred times as often in the headers."""
+        """Yield flips at every `every`-th byte, and at more in the headers; zeroed sectors; and cuts."""
         for file in ("", "-wal"):
             size = self.size(file)
             heads = set(range(LOG_HEAD if file else 100))
@@ -120,7 +120,7 @@ class Killed:
         assert held == RECORDS[: len(held)]
         if damage.kind == "cut" and damage.file and damage.at in self.ends:
             return "an earlier state"
-        assert dropped, f"{damage}: {len(RECORDS) - len(held)} records are lost, and nobody was told"
+        assert dropped, f"{damage}: {len(RECORDS) - len(held)} records are lost, and no message says so"
         most = {"cut": len(RECORDS), "zeroed": 2 * ROW, "flipped": ROW}[damage.kind]
         assert len(held) >= len(RECORDS) - most, "more than what may have been unfinished"
         return "without an unfinished write"
@@ -137,19 +137,19 @@ class Killed:
 
 
 def files_of(path: Path) -> list[bytes]:
-    """What a journal's file and its write-ahead log are, byte for byte."""
+    """Return the bytes of a journal's file and of its write-ahead log."""
     return [file.read_bytes() for file in (path, Path(f"{path}-wal")) if file.exists()]
 
 
 def opened(path: Path) -> tuple[list[bytes], str]:
-    """What a journal holds, and what it says that it was opened without."""
+    """Return the records of a journal, and the message about what was dropped when it was opened."""
     watched = Watched(SqliteJournal(path, sync="normal"))
     watched.close()
     return watched.held, watched.journal.dropped
 
 
 def outcomes(directory: Path, every: int) -> Counter[tuple[str, str, str]]:
-    """What came of how many damages, by file and kind."""
+    """Count the outcomes of all damages, by file and kind."""
     killed = Killed(directory)
     counted: Counter[tuple[str, str, str]] = Counter()
     for damage in killed.damages(every):
@@ -186,7 +186,7 @@ def test_a_bit_of_a_salt_is_told(tmp_path: Path, frame: str, bit: int) -> None:
 def test_the_rest_of_an_overwritten_log_does_not_count_as_a_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A log that is begun anew overwrites the last one from its beginning."""
+    """Check a write-ahead log that starts again: it overwrites the old one from its beginning."""
     monkeypatch.setattr(sqlite_file, "CHECKPOINT_BYTES", 10 * PAGE_BYTES)
     path, copy = tmp_path / "journal", tmp_path / "copy"
     watched = Watched(SqliteJournal(path))
@@ -243,7 +243,7 @@ def test_a_file_that_is_larger_by_its_header_is_not_made_larger(tmp_path: Path, 
 
 
 def damaged(directory: Path) -> tuple[Path, list[bytes]]:
-    """A journal, and its files: a salt of the write-ahead log has another bit."""
+    """Return a journal and its files; one bit of a salt in the write-ahead log is flipped."""
     killed = Killed(directory)
     Damage("-wal", "flipped", LOG_HEAD + 3 * FRAME + 9).do(killed.path)
     return killed.path, files_of(killed.path)
@@ -266,7 +266,7 @@ def test_a_copy_is_kept_where_files_cannot_have_two_names(
 def test_a_repair_that_is_interrupted_is_told_and_has_kept_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without its log the file alone would be an older journal."""
+    """Keep the file from being opened without its log, because alone it would be an older journal."""
     path, before = damaged(tmp_path)
     monkeypatch.setattr(Draft, "finish", refuse)
     with pytest.raises(JournalError, match=f"the journal {path} cannot be repaired: Operation not permitted"):

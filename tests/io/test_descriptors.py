@@ -35,7 +35,7 @@ app.agent("outside", isolation="process")(read)
 
 @pytest.fixture(params=["asyncio", "trio"])
 def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
-    """The URL of a server that may open 256 files, and what it logs."""
+    """Yield the URL of a server that may open 256 files, and the path of its log."""
     (tmp_path / "lab.py").write_text(AGENTS)
     words = shlex.join([*COMMAND, "serve", "lab:app", "--port", "0", "--drain", "0", "--loop", request.param])
     command = ["sh", "-c", f"ulimit -S -n 100; ulimit -H -n 256; exec {words}"]
@@ -76,7 +76,7 @@ def text_of(path: str) -> str:
 
 
 def is_open(stranger: socket.socket) -> bool:
-    """Whether the server has not closed a connection."""
+    """Return whether the server has left a connection open."""
     stranger.setblocking(False)
     try:
         return bool(stranger.recv(1))

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 async def target(
     kind: str, runner: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> AsyncIterator[Target]:
-    """Somebody to dial."""
+    """Run a server of the given kind, and yield the target to dial."""
     match kind:
         case "ws":
             async with serve(make_app(), port=0) as server:
@@ -121,7 +121,7 @@ async def test_no_arcp_is_spoken_there() -> None:
 
 @on_every_loop
 async def test_a_transport_that_becomes_no_websocket_is_gone_before_the_next_attempt() -> None:
-    """A proxy answers 503, and neither ends the connection nor stops to send."""
+    """Check a proxy that answers 503, and neither ends the connection nor stops sending."""
     gone: list[bool] = []
 
     async def answer(stream: SocketStream) -> None:

@@ -28,7 +28,7 @@ class Guarded(Stand):
         self.door.open_until(self.at + int(seconds * SECOND))
 
     def close(self) -> None:
-        """The time of the door is over, and nothing tells the pump."""
+        """Move the end of the door's time to now, without a call to the pump."""
         self.door.open_until(self.at)
 
     def turns(self) -> None:
@@ -41,7 +41,7 @@ class Guarded(Stand):
 
 
 def types(stream: FakeStream) -> list[str]:
-    """What a client got since the last time."""
+    """Return the types of the messages that a client received since the last call."""
     return [message["type"] for write in stream.messages() for message in write]
 
 

@@ -68,7 +68,7 @@ def opened() -> Door:
 
 
 def close(door: Door) -> None:
-    """Let the time of a door be over; nobody is told."""
+    """End the time of a door, without a notice to the server."""
     door.open_until(since_boot())
 
 
@@ -77,7 +77,7 @@ def open_again(door: Door) -> None:
 
 
 async def turns(count: int = 200) -> None:
-    """Let the loop turn often: what is going to happen by itself happens."""
+    """Let the loop turn often, so that all that is due has run."""
     for _ in range(count):
         await anyio.lowlevel.checkpoint()
     await anyio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The same conversations over real sockets, TLS, a child's pipes and a grudging network, on every loop."""
+"""Conversations over real sockets, TLS, the pipes of a child and a slow network, on every loop."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def talk_through_a_job(peer: Peer) -> None:
 
 
 async def talk_nonsense(peer: Peer) -> None:
-    """What cannot be read is answered, and harms nothing."""
+    """Send texts that are not envelopes; each is answered, and the session continues."""
     await peer.hello()
     for nonsense in ("", "{", "[]", "null", '{"type": 1}', '{"type":"job.teleport"}', "\x00", '"\\ud800"'):
         if nonsense:
@@ -54,8 +54,8 @@ async def talk_nonsense(peer: Peer) -> None:
     assert (await peer.run("echo", 1))[-1]["payload"]["result"] == 1
 
 
-async def talk_as_nobody(peer: Peer) -> None:
-    """A wrong token ends the connection."""
+async def talk_with_a_wrong_token(peer: Peer) -> None:
+    """Send a wrong token, which ends the connection."""
     error = await peer.hello(token="wrong")
     assert error["type"] == "session.error"
     assert error["payload"]["code"] == "UNAUTHENTICATED"
@@ -63,14 +63,14 @@ async def talk_as_nobody(peer: Peer) -> None:
 
 
 async def talk_before_hello(peer: Peer) -> None:
-    """A connection begins with a hello."""
+    """Begin without a hello, which ends the connection."""
     await peer.send("job.submit", {"agent": "echo"})
     assert (await peer.receive())["payload"]["code"] == "INVALID_REQUEST"
     assert await peer.end() in (1008, None)
 
 
 async def talk_and_cancel(peer: Peer) -> None:
-    """A job is cancelled, and says something while it unwinds."""
+    """Cancel a job, which publishes an event while it unwinds."""
     await peer.hello()
     accepted = await peer.submit("sleep")
     assert (await peer.receive())["payload"]["body"]["phase"] == "asleep"
@@ -97,7 +97,7 @@ async def talk_at_once(peer: Peer) -> None:
 
 
 async def talk_at_length(peer: Peer) -> None:
-    """A result that fits no frame comes in chunks: over stdio beyond 60 KiB, else beyond 1 MiB - 1 KiB."""
+    """Receive a result that is too large for a frame in chunks: over stdio from 60 KiB, else from 1 MiB."""
     await peer.hello()
     for size, fits in ((300_000, isinstance(peer, WebSocketPeer)), (1_100_000, False)):
         *chunks, result = await peer.run("large", size)
@@ -109,7 +109,7 @@ async def talk_at_length(peer: Peer) -> None:
 
 
 async def talk_and_say_bye(peer: Peer) -> None:
-    """The close alone answers `session.bye`."""
+    """Close a session; the end of the connection alone answers `session.bye`."""
     await peer.hello()
     await peer.send("session.bye", {"reason": "done"})
     with pytest.raises(Ended) as ended:
@@ -120,7 +120,7 @@ async def talk_and_say_bye(peer: Peer) -> None:
 TALKS = [
     talk_through_a_job,
     talk_nonsense,
-    talk_as_nobody,
+    talk_with_a_wrong_token,
     talk_before_hello,
     talk_and_cancel,
     talk_at_once,
@@ -165,7 +165,7 @@ async def test_byte_by_byte(talk: Talk) -> None:
 
 @asynccontextmanager
 async def byte_by_byte(port: int) -> AsyncIterator[int]:
-    """A proxy that carries one byte at a time, both ways; yields its port."""
+    """Run a proxy that carries one byte at a time, both ways; yield its port."""
 
     async def carry(source: ByteStream, sink: ByteStream) -> None:
         try:
@@ -191,7 +191,7 @@ async def byte_by_byte(port: int) -> AsyncIterator[int]:
 
 @on_every_loop
 async def test_a_client_that_offers_subprotocols_is_answered_ours() -> None:
-    """A browser fails a connection whose offers are not answered."""
+    """Check the answer that a browser needs: it fails a connection whose offers are not answered."""
     async with serve(make_app(), port=0) as server:
         host, port = server.url.removeprefix("ws://").partition("/")[0].split(":")
         async with await anyio.connect_tcp(host, int(port)) as stream:

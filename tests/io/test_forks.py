@@ -1,4 +1,4 @@
-"""What a forked copy of a process does not share with it: locks, ports, and pipes that speak for a job."""
+"""Resources that a forked copy of a process does not share with it: locks, ports, and the pipes of a job."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ time.sleep(1000)
 
 @contextmanager
 def copied(opening: str, path: Path | str, *how: str) -> Iterator[Callable[[], None]]:
-    """A process that has opened `path` and a copy of itself; yields what kills the first."""
+    """Start a process that opens `path` and forks a copy; yield a function that kills the first process."""
     code = f"import multiprocessing, os, sys, time\n{opening}\n{COPY}"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(path), *how], env=environment(), stdout=subprocess.PIPE, text=True
@@ -117,7 +117,7 @@ def test_a_copy_that_outlives_its_process_holds_no_port(then: str) -> None:
 
 
 def read_in_a_copy(descriptor: int) -> bytes:
-    """What the first read of a descriptor gives in a forked copy of this process."""
+    """Return the result of the first read of a descriptor in a forked copy of this process."""
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:

@@ -1,4 +1,4 @@
-"""What agents may, as their submitter sees it: over memory, on both loops."""
+"""The decisions of the gate as the submitter sees them: over memory, on both loops."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 
 
 def make_app(function: Any, **options: Any) -> App:
-    """An App whose agent `it` is the function, and whose other agents wait, or return their input."""
+    """Return an App whose agent `it` is the function, and whose other agents wait, or return their input."""
     app = App("tests", "1", tokens={"t0ken": "alice"}, **options)
     app.agent("it")(function)
 
@@ -77,7 +77,7 @@ async def said(job: Job) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize("how", ["authorize", "tool", "reserve", "delegate", "thread"])
 async def test_a_wall_clock_that_is_set_forward_is_noticed_at_the_gate(how: str) -> None:
-    """As on a machine that slept: no timer has come since, and no connection has said anything."""
+    """Check a clock that is set forward, as on a machine that slept, before any timer or message."""
     servers: list[MemoryServer] = []
     seen: list[str] = []
 
@@ -300,7 +300,7 @@ async def test_children(how: str) -> None:
 
     async def agent(job: JobContext, input: Any) -> list[Any]:
         results: list[Any] = []
-        for name in ("echo", "stream", "fail", "nobody"):
+        for name in ("echo", "stream", "fail", "absent"):
             try:
                 child = await job.delegate(name, [name], lease_request={})
                 results.append(await child.result())
@@ -310,7 +310,7 @@ async def test_children(how: str) -> None:
 
     def plain(job: BlockingJobContext, input: Any) -> list[Any]:
         results: list[Any] = []
-        for name in ("echo", "stream", "fail", "nobody"):
+        for name in ("echo", "stream", "fail", "absent"):
             try:
                 results.append(job.delegate(name, [name], lease_request={}).result())
             except (ArcpError, Denied) as error:
@@ -333,7 +333,7 @@ async def test_children(how: str) -> None:
 @pytest.mark.parametrize(
     ("name", "lease", "error"),
     [
-        ("nobody", None, AgentNotAvailable),
+        ("absent", None, AgentNotAvailable),
         ("echo", {"tool.call": ["a", "b"]}, LeaseSubsetViolation),
         ("echo", CHILDREN, LeaseSubsetViolation),
     ],

@@ -42,14 +42,14 @@ async def serving(app: App) -> AsyncIterator[tuple[MemoryServer, Session]]:
 
 
 async def fetched(kind: str, urls: list[str], **options: Any) -> list[Any]:
-    """What an agent of that kind got for each URL."""
+    """Return what an agent of that kind reports for each URL."""
     async with serving(fetchers.app) as (_, session):
         job = await session.submit(kind, [urls, options], lease=FILES)
         return list(await job.result())
 
 
 def refused(message: str, target: str, **details: str) -> list[Any]:
-    """What an agent tells of a refusal."""
+    """Return what an agent reports of a refusal."""
     about = {"capability": "net.fetch", "target": target, **details}
     text = f"net.fetch {target!r} is not covered by the lease of this job: its submitter asks for it in"
     return ["PERMISSION_DENIED", f"{text} lease_request{message}", about]

@@ -1,4 +1,4 @@
-"""What an isolated agent can make the runtime outside hold is bounded, whatever it sends."""
+"""Bounds on what an isolated agent can make the runtime hold, with any messages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def traced() -> Iterator[None]:
 
 @pytest.mark.parametrize("encoding", ["utf8", "base64"])
 async def test_a_streamed_result_is_not_held_in_memory(traced: None, encoding: str) -> None:
-    """The client reads and acknowledges it; the runtime has passed it on."""
+    """Check the memory of the runtime while the client reads and acknowledges a streamed result."""
     held: list[int] = []
     async with serving() as (_, session):
         for pieces in (4, 36):  # 2 MiB are streamed, and then 18.

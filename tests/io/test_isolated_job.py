@@ -1,4 +1,4 @@
-"""What `job` offers is the same in a process of its own: one table, on both loops."""
+"""The functions of `job`: they do the same in a process of the agent's own, on both loops."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ BUDGET = ["USD:5", "BIG:999999999999999999", "BIG:999999999999999999", "BIG:0.00
 
 
 async def offered(session: Session, agent: str, root: Path) -> tuple[dict[str, Any], list[Any], Any]:
-    """What came of every probe, what was published, and the result; each without what is never the same."""
+    """Return the outcome of each probe, the events and the result, without the parts that always differ."""
     lease = {**LEASE, "fs.read": ["/data/**", f"{root}/in"]}
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     job = await session.submit(agent, str(root), lease=lease, budget=BUDGET, traceparent=trace)
@@ -70,7 +70,7 @@ async def offered(session: Session, agent: str, root: Path) -> tuple[dict[str, A
 
 
 def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the host was told of refusals since the last time, without the jobs' ids."""
+    """Return the refusals logged by the host since the last call, without the ids of jobs."""
     lines = [line.getMessage() for line in caplog.records if "lease_denied" in line.getMessage()]
     caplog.clear()
     return [re.sub(r"job_\w+", "", line) for line in lines]
@@ -107,7 +107,7 @@ async def test_a_process_of_its_own_offers_the_same(
 async def test_an_answer_comes_before_what_follows_from_the_request(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rotation and a child may end before the runtime goes on with the request that has begun them."""
+    """Check rotations and children that end before the runtime continues with the request that began them."""
     give_way = RunningJob.give_way
 
     async def give_way_for_long(running: RunningJob) -> None:
@@ -132,7 +132,7 @@ DELEGATES = {"agent.delegate": ["*"], "tool.call": ["a", "b", "c", "d"]}
 
 @WHERE
 async def test_depth_and_number_of_children_are_limited(where: str) -> None:
-    """The limits of the one runtime, which is outside, count."""
+    """Check that jobs in processes of their own share the limits of the runtime."""
     async with serving() as (server, session):
         nested = await session.submit(f"{where}-nested", 0, lease=DELEGATES)
         assert await nested.result() == [0, [1, "InvalidRequest INVALID_REQUEST"]]

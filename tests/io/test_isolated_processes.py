@@ -32,7 +32,7 @@ async def serving() -> AsyncIterator[tuple[MemoryServer, Session]]:
 
 
 def words(pid: int | str) -> bytes:
-    """The command line of a process; empty for one that has ended."""
+    """Return the command line of a process; it is empty for a process that has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -40,7 +40,7 @@ def words(pid: int | str) -> bytes:
 
 
 def running(token: str) -> list[str]:
-    """The processes with a token in their command line."""
+    """Return the processes with a token in their command line."""
     pids = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
     return [pid for pid in pids if token.encode() in words(pid)]
 
@@ -187,7 +187,7 @@ async def test_without_a_subreaper_no_stop_is_told_as_verified(
             with pytest.raises(JobCancelled) as caught:
                 await job.result()
             assert caught.value.details == {"stopped": False}
-        [daemon] = running(token)  # It has left the group, and nobody else is left.
+        [daemon] = running(token)  # The daemon has left the group, and runs alone.
         os.kill(int(daemon), signal.SIGKILL)
         with anyio.fail_after(PATIENCE):
             while state_of(server.server.runtime).running:
@@ -232,7 +232,7 @@ async def test_orphans_of_the_host_are_not_taken(token: str) -> None:
 
 
 def open_pipes() -> set[str]:
-    """The pipes and sockets of this process."""
+    """Return the pipes and sockets of this process."""
     found: set[str] = set()
     for name in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):
@@ -241,7 +241,7 @@ def open_pipes() -> set[str]:
 
 
 def open_in_a_copy() -> set[str]:
-    """The same, of a forked copy of this process."""
+    """Return the pipes and sockets of a forked copy of this process."""
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
@@ -325,6 +325,6 @@ print(agent.looks)
 
 
 def test_a_supervisor_looks_once_for_each_process_that_has_ended() -> None:
-    """Another process of the agent has ended, and the agent has not: it waits for the next signal."""
+    """Check a supervisor after another process of its agent has ended: it waits for the next signal."""
     said = subprocess.run([sys.executable, "-c", WAITING], capture_output=True, text=True, check=True)
     assert int(said.stdout) == 2

@@ -42,7 +42,7 @@ async def serving() -> AsyncIterator[tuple[MemoryServer, Session]]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody has waited for yet does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -278,7 +278,7 @@ async def test_a_script(tmp_path: Path) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A directory `data` with a file, and with a link to one in `secret`."""
+    """Make a directory `data` with a file, and with a link to a file in `secret`."""
     root = tmp_path.resolve()
     for name in ("data", "secret"):
         (root / name).mkdir()
