@@ -20,6 +20,7 @@ FOLDERS: Final = (
     "docs",
     "drops",
     "interop",
+    "io",
     "kill9",
     "memory",
     "placing",

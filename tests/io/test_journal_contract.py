@@ -1,4 +1,4 @@
-"""What `arcp_io.journal.protocol` states of every journal, for those in memory and in a file.
+"""The contract that `arcp_io.journal.protocol` states, for journals in memory and in a file.
 
 tests/cluster/test_journal_contract.py runs the same tests for a shard of a store.
 """
@@ -39,19 +39,19 @@ def normal(path: Path) -> Fresh:
 
 @pytest.fixture(params=[in_memory, full, normal])
 def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Fresh:
-    """Every kind of journal."""
+    """Return a function that makes a journal, for each kind of journal."""
     return request.param(tmp_path)
 
 
 @pytest.fixture(params=[full, normal])
 def fresh_threaded(request: pytest.FixtureRequest, tmp_path: Path) -> Fresh:
-    """Every kind of journal that stores records on a thread of its own."""
+    """Return a function that makes a journal, for each kind that stores records on a thread of its own."""
     return request.param(tmp_path)
 
 
 @pytest.fixture
 def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Snapshots of many rows."""
+    """Shorten the rows of snapshots, so that a snapshot has many rows."""
     monkeypatch.setattr(sqlite_module, "rows", lambda records: rows_module.rows(records, 20))
 
 
@@ -169,7 +169,7 @@ def test_a_snapshot_may_be_empty(fresh: Fresh) -> None:
 
 
 def test_a_record_has_any_size(fresh: Fresh) -> None:
-    """Those of one append are more than a row has room for, and are stored together."""
+    """Check records of which one append has more than fits in a row: they become durable together."""
     records = [b"", bytes(5_000_000), b"x", *[b"y" * 1_000_000] * 5, b""]
     watched = Watched(fresh())
     watched.append(*records)
@@ -212,7 +212,7 @@ def test_everything_that_waits_is_one_transaction(fresh_threaded: Fresh) -> None
 
 
 def test_records_around_a_compaction_end_up_behind_it(fresh_threaded: Fresh) -> None:
-    """They wait together with some before it, and so are stored in one row with these."""
+    """Check records around a compaction that wait with earlier ones, and are stored in one row with these."""
     watched = Watched(fresh_threaded())
     watched.gate.clear()
     watched.append(*numbered(0))
@@ -299,7 +299,7 @@ STEPS = st.lists(
 @given(steps=STEPS)
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_journal_holds_the_same_as_a_list(fresh: Fresh, steps: list[tuple[str, int]]) -> None:
-    """In the list nothing is compacted: a snapshot is all that it stands for, once more."""
+    """Compare a journal with a list; each snapshot is a copy of the list."""
     watched = Watched(fresh())
     held: list[bytes] = []
     appended = 0

@@ -27,7 +27,7 @@ ROWS = [b"%d " % number + b"x" * 4_000 for number in range(100)]
 
 
 def running(path: Path, *words: str) -> subprocess.Popen[str]:
-    """A process that appends to a journal."""
+    """Start a process that appends to a journal."""
     command = [sys.executable, "-m", "tests.io.journaled", str(path), *words]
     return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
 
@@ -36,7 +36,7 @@ def mode(path: Path) -> str:
     return oct(path.stat().st_mode & 0o777)
 
 
-# Whose it is.
+# Owner and permissions.
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_program_that_looks_into_it_keeps_us_out(
     assert held_by(path) == ROWS
 
 
-# What is no journal of ours.
+# Files that are not journals.
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_records_of_an_older_version_are_kept_in_a_copy(
 
 
 def place(path: Path, content: bytes) -> int:
-    """Where a file has this."""
+    """Return the offset of some bytes in a file."""
     at = path.read_bytes().find(content)
     assert at > 0
     return at
@@ -319,7 +319,7 @@ def test_rows_of_a_snapshot_that_are_gone_are_missed(path: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_a_torn_write_costs_itself(path: Path, tmp_path: Path, damage: str) -> None:
-    """What a loss of power leaves: the log that SQLite writes ahead ends in the middle of something."""
+    """Check a power loss that leaves the write-ahead log of SQLite incomplete."""
     watched = Watched(SqliteJournal(path))
     for number in range(20):
         watched.append(*ROWS[number * 5 : number * 5 + 5])

@@ -17,18 +17,18 @@ PING = {"type": "session.ping", "id": "p", "payload": {"nonce": "n"}}
 
 
 def types(stand: Stand) -> list[str]:
-    """What the client got since the last time."""
+    """Return the types of the messages that the client received since the last call."""
     return [message["type"] for write in stand.stream.messages() for message in write]
 
 
 def stored(stand: Stand, journal: SlowJournal, records: int | None = None) -> None:
-    """The disk has taken records, and the loop has heard of it."""
+    """Report records as durable, and let the loop turn."""
     journal.store(records)
     stand.loop.turn()
 
 
 def started(stand: Stand, journal: SlowJournal) -> Any:
-    """The client has opened a session and submitted a job, and everything is stored."""
+    """Open a session, submit a job, and store all records; return the id of the job."""
     stand.say(HELLO, SUBMIT)
     stored(stand, journal)
     stored(stand, journal)
@@ -152,7 +152,7 @@ def test_a_failed_journal_ends_everything_and_nothing_false_leaves(
     journal.fail(error)
     stand.loop.turn()
     assert stand.loop.failure is error
-    assert caplog.text == ""  # Whoever opened the loop gets the error, and says it once.
+    assert caplog.text == ""  # The opener of the loop gets the error, and reports it once.
     assert stand.stream.ending == ["end"]
     kept = len(journal.records)
     stand.emit(job, 64)
@@ -220,7 +220,7 @@ def test_a_journal_that_asks_for_a_snapshot_gets_one_without_a_new_record() -> N
 
 
 def test_a_snapshot_stands_for_every_record_of_the_runtime() -> None:
-    """A record that is made and not appended would be applied twice: by the snapshot, and after it."""
+    """Check that a snapshot waits for the records before it, which would otherwise be applied twice."""
     journal = SlowJournal()
     stand = Stand(journal=journal)
     job = started(stand, journal)

@@ -1,4 +1,4 @@
-"""Whatever way a server ends, it leaves no task, no descriptor and no timer behind."""
+"""The end of a server: in every way it leaves no task, no descriptor and no timer behind."""
 
 from __future__ import annotations
 
@@ -251,15 +251,15 @@ async def test_no_child_of_an_agent_inherits_a_descriptor(server_tls: ssl.SSLCon
 
 @asynccontextmanager
 async def nothing_left() -> AsyncIterator[None]:
-    """Checks that after the block there is no more than before."""
+    """Check that there are no more descriptors, tasks and timers after the block than before it."""
     async with serve(make_app(), port=0) as server, await connect(server):
-        pass  # Whatever a loop opens once and keeps (uvloop a spare descriptor), it has now.
+        pass  # The loop opens here what it keeps (uvloop: a spare descriptor).
     await turns()
     before = descriptors(), tasks()
     yield
-    for _ in range(100):  # Of another thread, and of closing a socket, the last step comes later.
+    for _ in range(100):  # A thread or a socket may take a moment to end.
         await turns()
-        # A thread of an earlier test may have closed its own meanwhile: less is no leak.
+        # A thread of an earlier test may have closed descriptors meanwhile: fewer are not a leak.
         if descriptors() <= before[0] and tasks() == before[1] and not timers():
             return
         await anyio.sleep(0.01)
@@ -267,7 +267,7 @@ async def nothing_left() -> AsyncIterator[None]:
 
 
 async def turns() -> None:
-    """Closing a socket takes the loop a turn or two."""
+    """Let the loop turn often enough to close a socket."""
     for _ in range(10):
         await anyio.lowlevel.checkpoint()
 
@@ -282,7 +282,7 @@ def tasks() -> list[int]:
 
 
 def timers() -> list[Any]:
-    """Deadlines that the loop still waits for, as far as it tells."""
+    """Return the deadlines that the loop still waits for, as far as it shows them."""
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_run():
         left = trio.lowlevel.current_statistics().seconds_to_next_deadline

@@ -291,7 +291,7 @@ async def test_localhost_is_every_address_it_has() -> None:
 
 @contextmanager
 def no_descriptor_free() -> Iterator[None]:
-    """Whoever needs another descriptor gets an error."""
+    """Lower the limit of descriptors, so that each attempt to open another one fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as highest:
         lowest_free = highest.fileno()
@@ -325,7 +325,7 @@ def auth() -> dict[str, str]:
 
 
 async def still_serves(server: Server, context: ssl.SSLContext | None = None) -> None:
-    """Another client gets what it wants."""
+    """Check that another client can run a job."""
     async with websocket(server.url, context) as peer:
         await peer.hello(token="other")
         assert (await peer.run("echo", "still"))[-1]["payload"]["result"] == "still"
@@ -334,7 +334,7 @@ async def still_serves(server: Server, context: ssl.SSLContext | None = None) ->
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that the server will come to by itself."""
+    """Wait for a state that the server reaches by itself."""
     for _ in range(4_000):
         if condition():
             return

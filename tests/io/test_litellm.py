@@ -170,7 +170,7 @@ async def test_a_gateway_that_is_not_there_or_knows_another_master_key() -> None
 
 
 async def test_to_a_gateway_of_https_nothing_goes_in_clear_text() -> None:
-    """What listens there reads what comes first, and ends the connection."""
+    """Check that the first bytes to the gateway belong to TLS, and do not contain the key."""
     came: list[bytes] = []
 
     def answer(listener: socket.socket) -> None:

@@ -42,7 +42,7 @@ JOURNALS: dict[str, Callable[[Path], Journal | None]] = {
 
 
 async def submit_at_once(peer: Peer, count: int) -> dict[str, Message]:
-    """Send so many submits in one write, and read to the last answer: request to answer."""
+    """Send `count` submits in one write, and read to the last answer; return request id -> answer."""
     envelopes = [
         json.dumps({"type": "job.submit", "id": f"s{number}", "payload": {"agent": "echo", "input": number}})
         for number in range(count)
@@ -197,7 +197,7 @@ async def test_an_agent_that_never_waits_is_answered_in_one_write() -> None:
 @on_every_loop
 @pytest.mark.parametrize("count", [200, 450])
 async def test_submits_that_wait_for_credentials_are_all_accepted_however_many(count: int) -> None:
-    """More than may wait at once are not read yet, and none is refused."""
+    """Check submits beyond the number that may wait: they are read later, and none is refused."""
     values = (f"sk-{number}" for number in range(count))
     app = App(
         "provided",
@@ -222,7 +222,7 @@ async def test_submits_that_wait_for_credentials_are_all_accepted_however_many(c
 
 
 class SlowProvisioner(StaticProvisioner):
-    """It takes a turn of the loop, so that submits come in faster than they are answered."""
+    """A provisioner that takes a turn of the loop, so that submits arrive faster than they are answered."""
 
     async def issue(self, context: IssueContext) -> Sequence[IssuedCredential]:
         await anyio.sleep(0.001)

@@ -61,7 +61,7 @@ def types(stream: FakeStream) -> list[str]:
 def test_a_moved_connection_gets_every_message_again() -> None:
     lobby, shard = Stand(), Stand()
     stream = movable(lobby)
-    lobby.say(BEARER, PING, on=stream)  # Nobody answers for the token: what follows is held.
+    lobby.say(BEARER, PING, on=stream)  # No verifier answers: the messages behind the hello are held.
     assert (types(stream), lobby.runtime.connection_count) == ([], 2)
     moved(stream, shard)
     assert (lobby.runtime.connection_count, shard.runtime.connection_count) == (1, 2)
@@ -219,15 +219,15 @@ async def test_a_verified_principal_is_not_verified_again() -> None:
     verifier = Counting()
     app = App("tests", "1", auth=verifier)
 
-    @app.agent("who")
-    async def who(job: JobContext, input: Any) -> str:
+    @app.agent("whoami")
+    async def whoami(job: JobContext, input: Any) -> str:
         return job.principal
 
     async with open_server(app, 0.0) as server:
         stream = connected(server, Verified("carol"))
         say(stream, BEARER)
         await awaited(stream, "session.welcome")
-        say(stream, {"type": "job.submit", "payload": {"agent": "who"}})
+        say(stream, {"type": "job.submit", "payload": {"agent": "whoami"}})
         message = await awaited(stream, "job.result")
         assert (message["payload"]["result"], verifier.asked) == ("carol", 0)
         other = connected(server, None)

@@ -97,7 +97,7 @@ class Far:
 
 @asynccontextmanager
 async def sockets(loop: Loop) -> AsyncIterator[tuple[Recorder, Far]]:
-    """A recorder of one end of a connection, and the other end."""
+    """Yield a recorder of one end of a connection, and the other end."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         recorder = await loop.connect("127.0.0.1", port, None, Recorder)
@@ -108,7 +108,7 @@ async def sockets(loop: Loop) -> AsyncIterator[tuple[Recorder, Far]]:
 
 @asynccontextmanager
 async def pipes(loop: Loop) -> AsyncIterator[tuple[Recorder, Far]]:
-    """The same over two pipes, one for each direction."""
+    """Yield a recorder of one end of two pipes, one for each direction, and the other end."""
     near_reading, far_writing = os.pipe()
     far_reading, near_writing = os.pipe()
     far = Far(far_reading, far_writing)
@@ -139,7 +139,7 @@ async def test_a_write_that_is_not_taken_at_once_is_reported(pair: Any) -> None:
 @on_every_loop
 @both
 async def test_a_write_that_is_not_taken_at_once_is_sent_again_and_again(pair: Any) -> None:
-    """The first has been sent, and what has sent it is over, before the second."""
+    """Check that a write is sent only after the write before it, whose task has ended."""
     async with open_loop() as loop, pair(loop) as (recorder, far):
         for _ in range(2):
             recorder.writes = 0

@@ -45,7 +45,7 @@ class Notebook:
 
 @pytest.fixture(params=LOOPS)
 def notebook(request: pytest.FixtureRequest) -> Iterator[Notebook]:
-    """A notebook whose loop runs in a thread, beside a runtime behind a proxy."""
+    """Yield a notebook whose loop runs in a thread, and a runtime behind a proxy."""
     loop = LOOPS[request.param]()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -1,4 +1,4 @@
-"""What was told as durable is there after the power was cut, at any moment; `sync="full"`."""
+"""Records reported as durable survive a power cut at any moment, with `sync="full"`."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def written(path: Path, sync: Sync, log: list[Did], chance: random.Random) -> in
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the journal is, whose log is begun anew every few transactions."""
+    """Return the directory of a journal whose write-ahead log starts again every few transactions."""
     monkeypatch.setattr(sqlite_file, "CHECKPOINT_BYTES", 6 * PAGE_BYTES)
     (tmp_path / "disk").mkdir()
     return tmp_path / "disk"
 
 
 def cuts(log: list[Did], chance: random.Random) -> Iterator[tuple[int, dict[str, bytes]]]:
-    """How many records were told durable before a cut, and the files after it."""
+    """Yield the number of records reported as durable before each cut, and the files after it."""
     begun = next(number for number, did in enumerate(log) if did.what == "sync directory")
     for _ in range(CUTS):
         end = chance.randint(begun + 1, len(log))
@@ -61,7 +61,7 @@ def cuts(log: list[Did], chance: random.Random) -> Iterator[tuple[int, dict[str,
 
 
 def held_after(directory: Path, files: dict[str, bytes]) -> list[bytes]:
-    """What a journal holds that is opened after a cut."""
+    """Return the records of a journal that is opened after a cut."""
     with tempfile.TemporaryDirectory(dir=directory) as place:
         for name, data in files.items():
             (Path(place) / name).write_bytes(data)
@@ -113,7 +113,7 @@ def test_with_normal_a_cut_leaves_what_came_first_or_is_refused(
 def test_every_connection_syncs_as_was_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: Sync, level: int
 ) -> None:
-    """`level` is what PRAGMA synchronous answers, before each row that is stored."""
+    """Compare `level` with the answer of PRAGMA synchronous before each row is stored."""
     path = tmp_path / "journal"
     found: list[tuple[str, int, int]] = []
 

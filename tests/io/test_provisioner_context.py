@@ -1,4 +1,4 @@
-"""What a provisioner and an agent are told of a job, and what a provisioner may do for it (§9.8)."""
+"""The facts of a job that a provisioner and an agent receive, and the calls of a provisioner (§9.8)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Provisioner:
         self.contexts: list[IssueContext] = []
         self.revoked: list[str] = []
         self.failures: list[BaseException] = []
-        """What comes of the next revocations."""
+        """Errors of the next revocations."""
 
     async def issue(self, context: IssueContext) -> Sequence[IssuedCredential]:
         self.contexts.append(context)
@@ -77,7 +77,7 @@ async def serving(before: Issue) -> AsyncIterator[tuple[Provisioner, MemoryServe
 
 
 async def phases(session: Session, agent: str, input: Any = None, **more: Any) -> list[str]:
-    """The phases that a job told, in order."""
+    """Return the phases that a job published, in order."""
     job = await session.submit(agent, input, **more)
     told = [event.body["phase"] async for event in job if event.kind == "status"]
     await job.result()

@@ -343,7 +343,7 @@ def test_a_line_that_is_too_long_counts_no_more_than_is_kept() -> None:
 
 
 def test_each_step_of_the_schedule() -> None:
-    """The arrows of the drawing in `Schedule`."""
+    """Follow each arrow of the drawing in `Schedule`."""
     stand = Stand()
     stand.say(HELLO)
     assert stand.pump.schedule is Schedule.IDLE

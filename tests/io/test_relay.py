@@ -42,7 +42,7 @@ from tests.io.test_limits import until
 pytestmark = pytest.mark.anyio
 
 MEMORY = 2 * 1024 * 1024
-"""Bytes that a gateway may hold for one splice, whatever its sides do; the bound of a splice is lower."""
+"""Bytes that a gateway may hold for one splice, with any peers; the bound of a splice is lower."""
 
 
 class Client:
@@ -67,7 +67,7 @@ class Client:
             await anyio.lowlevel.checkpoint()
 
     async def receive(self, size: int) -> bytes:
-        """Receive so many bytes, or all until the end."""
+        """Receive `size` bytes, or fewer at the end of the stream."""
         data = bytearray()
         for _ in range(20_000):
             try:
@@ -423,7 +423,7 @@ async def test_tls_on_both_hops(
 
 @on_every_loop
 async def test_a_session_and_its_resume_through_a_relay() -> None:
-    """The relay also carries the upgrade here: it does not know what it carries."""
+    """Check a relay that also carries the upgrade, without knowledge of its content."""
     async with nothing_left(), serve(make_app(), port=0) as server, relayed() as relay:
         admission = Admission(hosts=["127.0.0.1"])
         relay.admits = lambda stream: server._accepted(admission, False, stream, "a peer")

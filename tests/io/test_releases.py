@@ -45,7 +45,7 @@ def test_a_journal_of_an_earlier_release_is_restored(tmp_path: Path, release: st
 
 
 def check(world: World, known: dict[str, Any]) -> None:
-    """The client of a journal comes back, and finds what it knows."""
+    """Check that a restored runtime gives the client of a journal all that the client knows."""
     client = world.connect()
     client.hello(resume={"resume_token": known["token"], "last_event_seq": known["cursor"]})
     assert [raw.decode() for raw in client.numbered[: len(known["events"])]] == known["events"]

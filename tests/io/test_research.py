@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 def spent(events: list[tuple[str, Any]]) -> Decimal:
-    """The sum of the costs that a job has published."""
+    """Return the sum of the costs that a job has published."""
     costs = [
         Decimal(str(body["value"]))
         for kind, body in events
@@ -26,7 +26,7 @@ def spent(events: list[tuple[str, Any]]) -> Decimal:
 
 
 def last_told(events: list[tuple[str, Any]]) -> Decimal:
-    """The last cost.budget.remaining."""
+    """Return the last value of cost.budget.remaining."""
     return [
         Decimal(str(body["value"]))
         for kind, body in events
@@ -35,7 +35,7 @@ def last_told(events: list[tuple[str, Any]]) -> Decimal:
 
 
 async def history(session: Session, job_id: str) -> tuple[list[tuple[str, Any]], Any]:
-    """What an observer sees of a job that is over: its events, and the budget that is left."""
+    """Return the events of a finished job as an observer sees them, and the job."""
     job = await session.subscribe(job_id, history=True)
     return [(event.kind, event.body) async for event in job], job
 

@@ -69,7 +69,7 @@ async def deaf(job, input):
 
 
 def app_of(attempts: list[int]) -> App:
-    """The agents of these tests; `attempts` is told of each start of a restartable one."""
+    """Return the agents of these tests; `attempts` lists each start of the restartable agent."""
     app = make_app()
 
     @app.agent("forever")
@@ -90,7 +90,7 @@ def app_of(attempts: list[int]) -> App:
 
 @asynccontextmanager
 async def doomed(app: App, **options: Any) -> AsyncIterator[tuple[Server, anyio.CancelScope]]:
-    """A server, and the scope whose cancellation is its sudden end."""
+    """Run a server, and yield the scope whose cancellation ends it without a shutdown."""
 
     async def run(*, task_status: TaskStatus[tuple[Server, anyio.CancelScope]]) -> None:
         with anyio.CancelScope() as life:
@@ -301,7 +301,7 @@ async def test_a_long_history_is_compacted_while_it_is_served(tmp_path: Path) ->
 
 
 def behind_snapshot(journal: Any) -> int:
-    """Records of a journal behind its snapshot."""
+    """Return the number of records of a journal behind its snapshot."""
     return int(journal._since.records)
 
 
@@ -355,7 +355,7 @@ async def test_a_full_disk_ends_the_process_and_says_what_to_do(
             await peer.submit("deaf")
             await peer.until_event(1)
         await peer.submit("fill")
-        # Nobody waits for a peer that has not read so far.
+        # The server does not wait for a peer that has not read so far.
         assert await peer.end() in (1011, None)
         assert await quiet.end() == 1011
         told = peer.events

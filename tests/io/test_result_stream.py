@@ -57,7 +57,7 @@ async def place(
 
     @app.agent("text")
     async def text(job: JobContext, input: Any) -> None:
-        """Stream the piece so many times, in two halves if there is a second number."""
+        """Stream the piece `first` times, and `second` times after `step` is set."""
         first, second = input
         async with job.stream_result() as out:
             await job.log("info", "begun")
@@ -93,14 +93,14 @@ def joined(pieces: list[str | bytes]) -> str:
 
 
 def held_by(session: Session) -> int:
-    """Bytes that the client holds of all results and events."""
+    """Return the bytes that the client holds of all results and events."""
     machine = state_of(session._client).session
     assert machine is not None
     return machine.assembly.size + session._jobs.size
 
 
 def received_by(session: Session) -> int:
-    """The last number that the client has received."""
+    """Return the last event number that the client has received."""
     machine = state_of(session._client).session
     assert machine is not None
     return machine.numbers.last

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Directory:
-    """Whose token is whose, until when, and who has left."""
+    """A verifier whose tokens may expire, and whose principals may leave."""
 
     def __init__(self) -> None:
         self.expires: float | None = None
@@ -55,7 +55,7 @@ def make_app(directory: Directory | None = None) -> App:
 
 
 class Reader:
-    """What a client has of one session: each event that came, by its number."""
+    """The events of one session that a client has received, and their numbers."""
 
     def __init__(self) -> None:
         self.events: list[Message] = []
@@ -69,7 +69,7 @@ class Reader:
         return bool(self.events) and self.events[-1]["type"] in ("job.result", "job.error")
 
     async def read(self, peer: WebSocketPeer, most: int) -> None:
-        """Take so many events, fewer when the job ends."""
+        """Read `most` events, or fewer when the job ends."""
         while most and not self.ended:
             message = await peer.receive()
             if "event_seq" in message:

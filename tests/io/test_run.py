@@ -41,7 +41,7 @@ run(app, **eval(sys.argv[1]))
 
 @asynccontextmanager
 async def running(**options: object) -> AsyncIterator[tuple[Process, str]]:
-    """The program with these options, and the address that it prints."""
+    """Run the program with these options, and yield its process and the address that it prints."""
     command = [sys.executable, "-W", "error", "-c", PROGRAM, repr({"port": 0, **options})]
     async with await anyio.open_process(command, stdin=subprocess.DEVNULL, stdout=None) as process:
         assert process.stderr is not None

@@ -39,7 +39,7 @@ def test_submit(served: Served) -> None:
     ("words", "code", "status", "error"),
     [
         (["broken"], 1, "error", "INTERNAL_ERROR"),
-        (["nobody"], 1, None, "AGENT_NOT_AVAILABLE"),
+        (["absent"], 1, None, "AGENT_NOT_AVAILABLE"),
         (["echo@9.9.9"], 1, None, "AGENT_VERSION_NOT_AVAILABLE"),
         (["wait", "--max-runtime", "1"], 4, "timed_out", "TIMEOUT"),
         (["echo", "--lease", '{"nonsense": ["x"]}'], 1, None, "INVALID_REQUEST"),

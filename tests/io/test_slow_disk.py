@@ -1,4 +1,4 @@
-"""A journal that answers late makes agents wait, whatever they are, and costs a client that reads nothing."""
+"""A slow journal: it makes agents of each kind wait, and costs a client that reads not a single event."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LateJournal(MemoryJournal):
         super().open(record_version, self._on_stored, on_failed)
 
     def release(self) -> None:
-        """The disk answers again."""
+        """Report all stored records, and the later ones at once."""
         self.held.clear()
         self._report(self._stored)
 
@@ -69,7 +69,7 @@ class Start:
 
 
 def make_app(start: Start) -> App:
-    """Agents that publish without pause, once they are let begin."""
+    """Return an App whose agents publish without a pause, once they may begin."""
     app = App("slow disk", "1", tokens={TOKEN: "alice"}, limits=LIMITS)
 
     @app.agent("task")
@@ -127,7 +127,7 @@ def log_of(server: Server) -> Log:
 
 
 async def comes_to_rest(server: Server) -> None:
-    """The journal makes the agents wait, and nothing more is published.
+    """Wait until the journal makes the agents wait, and no more events are published.
 
     A full transport makes them wait as well, so that a paused job alone tells nothing about the journal.
     """

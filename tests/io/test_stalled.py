@@ -1,4 +1,4 @@
-"""Observers that never read: who does read misses nothing, and the runtime holds no more than its caps."""
+"""Observers that never read: readers miss no event, and the runtime holds no more than its limits allow."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_a_client_that_reads_again_has_no_gap_and_is_told_of_the_end() -> 
 
 
 def _is_last(messages: list[Message]) -> bool:
-    """The end of the job, or of its observation."""
+    """Return whether the messages have the end of the job or of its observation."""
     payloads = [message["payload"] for message in messages]
     return any(
         "final_status" in payload or payload.get("body", {}).get("phase") == "unsubscribed"

@@ -1,4 +1,4 @@
-"""A runtime on its own standard streams, whatever these are and whatever its agents print."""
+"""A runtime on its own standard streams, of any kind, whose agents may print anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that is stopped for longer than two heartbeats (SIGSTOP, SIGCONT): nobody is given up by it."""
+"""A process that is stopped for longer than two heartbeats (SIGSTOP, SIGCONT): both ends keep the session."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ pytestmark = [
 
 @contextmanager
 def started(script: str, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own, which ends with the block."""
+    """Start a process that ends with the block."""
     command = [sys.executable, "-c", script, *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), text=True) as child:
         try:

@@ -22,7 +22,7 @@ from tests.io.apps import TOKEN, make_app
 
 @pytest.fixture(params=["asyncio", "trio"])
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A server in a thread of its own."""
+    """Yield the URL of a server in a thread of its own."""
     with (
         start_blocking_portal(backend=request.param) as portal,
         portal.wrap_async_context_manager(arcp_io.serve(make_app(), port=0)) as server,

@@ -75,7 +75,7 @@ def _address(process: subprocess.Popen[str], log: Path) -> str:
 
 @contextmanager
 def restartable(directory: Path, port: str, *words: str) -> Iterator[Served]:
-    """A runtime at a port; it is killed when the block is left."""
+    """Run a runtime at a port, and kill it when the block is left."""
     there = Served(directory, "--port", port, *words)
     try:
         yield there
@@ -94,7 +94,7 @@ def free_port() -> int:
 def test_a_session_in_a_lifespan_outlives_its_runtime(
     tmp_path: Path, loop: str, words: tuple[str, ...]
 ) -> None:
-    """The same session with a journal, another one in its place without."""
+    """Check a restart: with a journal the session stays the same, without one another session replaces it."""
     (tmp_path / "go_on").touch()
     port = str(free_port())
     with ExitStack() as site_stack:
