@@ -286,11 +286,14 @@ class _Player:
                 self._state.done()
 
     def _connect(self, arguments: list[Any], now: int) -> None:
-        *rest, framing, secure, peer = arguments
         if isinstance(self.machine, Runtime):
-            connection = self.machine.connect(Framing(framing), secure=secure, peer=peer, now=now)
+            framing, secure, peer, *place = arguments
+            tenant, guest = place or (None, False)
+            connection = self.machine.connect(
+                Framing(framing), secure=secure, peer=peer, tenant=tenant, guest=guest, now=now
+            )
         else:
-            token = rest[0]
+            token, framing, secure, peer = arguments
             connection = self.machine.connect(token, Framing(framing), secure=secure, peer=peer, now=now)
         self._connections[connection_state(connection).number] = connection
 

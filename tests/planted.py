@@ -206,7 +206,7 @@ def detached_observer_keeps_seeing(patch: Patch, hits: Hits) -> None:
         for session in runtime.sessions.values():
             if session.connection is None:
                 for job in session.observed.values():
-                    right = subscriptions.right_to(runtime, session.principal, job)
+                    right = subscriptions.right_to(runtime, session, job)
                     if right is not subscriptions.Right.OBSERVE:
                         hits.hit()
         everybody, runtime.sessions = runtime.sessions, attached

@@ -46,6 +46,7 @@ class ConnectionState:
         "answering",
         "blocked",
         "framing",
+        "guest",
         "heard_at",
         "heartbeat",
         "message_limit",
@@ -59,6 +60,7 @@ class ConnectionState:
         "sent_at",
         "session",
         "session_id",
+        "tenant",
         "unread",
         "whole_at",
     )
@@ -85,6 +87,10 @@ class ConnectionState:
         welcome: a client has chosen its peer, and may read the welcome and a large replayed frame at once."""
         self.admission: object = None
         """How a runtime has admitted its peer to the session: see `session.admission_of`."""
+        self.tenant: str | None = None
+        """The tenant that the host of a runtime has chosen for it; None: that of its session."""
+        self.guest = False
+        """Whether that is a tenant of others, in which its principal may only observe."""
         self.heartbeat = 0
         self.heard_at = self.sent_at = machine.now
         self.whole_at = machine.now

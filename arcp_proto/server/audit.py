@@ -18,6 +18,11 @@ FACTS: Final[Mapping[str, tuple[str, ...]]] = {
     "resume_refused": ("peer", "session_id", "reason"),
     "takeover": ("peer", "session_id", "superseded_peer"),
     "session_evicted": ("peer", "session_id", "reason"),
+    # Sessions of guests, in tenants of others (§7.6).
+    "guest_admitted": ("peer", "session_id", "tenant"),
+    "guest_refused": ("peer", "tenant"),
+    "guest_denied": ("session_id", "tenant", "type"),
+    "guest_revoked": ("session_id", "tenant"),
     # Observers of jobs (§7.6).
     "subscription": ("session_id", "job_id", "owner", "decision"),
     "subscription_revoked": ("session_id", "job_id", "owner"),
@@ -40,6 +45,10 @@ the verifier (it failed), no answer (of the verifier, in time), no hello (in tim
 `reason` of a refused resume: the token (unknown or stale), the principal (the session belongs to another),
 the host (it no longer accepts the principal), evicted (the events are not kept), ahead (no such event was
 sent).
+
+A guest is refused a session in a tenant to whose jobs it has no right; `guest_denied` names the `type` of a
+message that only a session in the tenant of its principal may send; `guest_revoked` tells that a session has
+ended because its last right was withdrawn.
 
 `reason` of an evicted session: detached or idle. `decision` on a subscription: granted, list only, not
 visible, unknown. `untold` of a limit: how often it was reached without a fact since the last one.

@@ -32,14 +32,19 @@ Observers = Mapping[str, Mapping[str, str]]
 """The rights to the jobs of others: principal to owner, "*" for all, to "list" or "observe" (§7.6)."""
 
 
+Guests = Mapping[str, Mapping[str, Mapping[str, str]]]
+"""The rights to the jobs of other tenants: principal to tenant to owner, "*" for all of it, to a right."""
+
+
 class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration of a runtime. Times are in seconds.
 
     `resume_window_sec` is how long a session outlives its connection; a `heartbeat_interval_sec` of 0 offers
     no heartbeats; `quirks` answers peers that deviate in the form that they read. `observers` are the rights
-    to the jobs of others, until `observers_set`. `journal` tells that the host persists records and reports
-    `persisted`; without it no records are made. With `models_required` a lease without `model.use` allows no
-    model, else any (§9.7). The first of the `ceilings` that is for a submit binds it.
+    to the jobs of others in the same tenant, and `guests` those to jobs of other tenants, in sessions of
+    guests (see `Runtime.connect`), both until `observers_set`. `journal` tells that the host persists records
+    and reports `persisted`; without it no records are made. With `models_required` a lease without
+    `model.use` allows no model, else any (§9.7). The first of the `ceilings` that is for a submit binds it.
     """
 
     name: str
@@ -51,6 +56,7 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     quirks: bool = True
     journal: bool = False
     observers: dict[str, dict[str, str]] = {}
+    guests: dict[str, dict[str, dict[str, str]]] = {}
     credentials: bool = False
     """Whether the host has a provisioner, and answers `IssueCredentials` and `RevokeCredential` (§9.8)."""
     credential_namespaces: tuple[str, ...] = ()
@@ -101,6 +107,7 @@ def check_config(config: RuntimeConfig, inventory: Inventory) -> None:
             f" {config.label!r}"
         )
     check_observers(config.observers)
+    check_guests(config.guests)
     check_ceilings(config.ceilings)
 
 
@@ -112,3 +119,19 @@ def check_observers(observers: Observers) -> None:
                 raise LocalProtocolError(
                     f'observers: {principal} may "list" or "observe" the jobs of {owner}, not {word!r}'
                 )
+
+
+def check_guests(guests: Guests) -> None:
+    """Check the rights of guests; raises LocalProtocolError for an unknown one."""
+    for principal, tenants in guests.items():
+        for tenant, owners in tenants.items():
+            check_tenant(tenant)
+            check_observers({principal: owners})
+
+
+def check_tenant(tenant: str) -> None:
+    """Check that a record can hold the name of a tenant; raises LocalProtocolError if it is not Unicode."""
+    try:
+        tenant.encode()
+    except UnicodeEncodeError:
+        raise LocalProtocolError("the tenant holds a lone surrogate, so it is not valid Unicode") from None

@@ -19,6 +19,7 @@ from arcp_proto.server.jobs.listing import Filter, page
 from arcp_proto.server.jobs.submission import on_cancel
 from arcp_proto.server.jobs.submit_queue import on_submit
 from arcp_proto.server.journal.records import Released, RuntimeKept
+from arcp_proto.server.sessions.guests import check_no_guest
 from arcp_proto.server.sessions.handshake import on_hello, on_resume, prove
 from arcp_proto.server.sessions.session import Session, admission_of, session_of
 from arcp_proto.server.sessions.subscriptions import on_subscribe, on_unsubscribe, owners_listed
@@ -49,7 +50,7 @@ class Rule(msgspec.Struct, frozen=True):
     """The handler of a message type, the shape of its payload, and the feature that it needs (§6.2).
 
     A message that is `counted` is a request, which counts against the rates. A message that is `idle` does
-    not show that the session is used (§14).
+    not show that the session is used (§14). Only a message `for_guests` may come in the session of a guest.
     """
 
     shape: type[msgspec.Struct]
@@ -57,6 +58,7 @@ class Rule(msgspec.Struct, frozen=True):
     feature: Feature | None = None
     counted: bool = True
     idle: bool = False
+    for_guests: bool = False
 
 
 def handle(state: RuntimeState, connection: ConnectionState, message: bytes) -> None:
@@ -80,6 +82,8 @@ def handle(state: RuntimeState, connection: ConnectionState, message: bytes) -> 
     if rule is None:
         _not_legal(connection, envelope)
         return
+    if not rule.for_guests:
+        check_no_guest(state, connection, envelope.type)
     if rule.feature is not None and rule.feature not in session_of(connection).features:
         raise Refusal(
             ErrorCode.INVALID_REQUEST,
@@ -144,9 +148,12 @@ def on_list_jobs(
     """Handle `session.list_jobs` (§6.6): answer with a page, newest first, as long as fits a frame."""
     session, limits, cursors = session_of(connection), state.limits, state.cursors
     principal, asked = session.principal, Filter.of(request.filter)
-    last = below = None if request.cursor is None else cursors.read(request.cursor, principal, asked)
+    visited = session.tenant if session.guest else None
+    last = below = None
+    if request.cursor is not None:
+        last = below = cursors.read(request.cursor, principal, asked, visited)
     limit = min(max(DEFAULT_PAGE if request.limit is None else request.limit, 1), limits.max_page_jobs)
-    owners = owners_listed(state, principal)
+    owners = owners_listed(state, session)
     jobs, next_below = page(state.listing, owners, asked, below, limit, limits.max_page_jobs)
     looked = len(jobs) if asked.indexed else min(len(state.jobs), limits.max_page_jobs)
     if looked >= JOBS_A_REQUEST:
@@ -165,7 +172,7 @@ def on_list_jobs(
         last = job.number
     cursor = None
     if next_below is not None:
-        cursor = cursors.write(principal, asked, next_below)
+        cursor = cursors.write(principal, asked, next_below, visited)
         if state.cursor_key is None:
             state.commit(RuntimeKept(state.job_count, state.entropy.key("cursors")))
     answer = messages.EncodedJobs(connection.request_id(envelope), entries, cursor)
@@ -182,27 +189,36 @@ def _rule(
     feature: Feature | None = None,
     counted: bool = True,
     idle: bool = False,
+    for_guests: bool = False,
 ) -> Rule:
     """Return a rule whose handler takes payloads of `shape`, as a type checker sees."""
-    return Rule(shape, handle, feature, counted, idle)
+    return Rule(shape, handle, feature, counted, idle, for_guests)
 
 
 HANDLERS: Final[Mapping[Phase, Mapping[str, Rule]]] = {
     Phase.AWAITING_HELLO: {
-        MessageType.SESSION_HELLO: _rule(messages.Hello, on_hello),
-        MessageType.SESSION_RESUME: _rule(messages.SessionResume, on_resume),
+        MessageType.SESSION_HELLO: _rule(messages.Hello, on_hello, for_guests=True),
+        MessageType.SESSION_RESUME: _rule(messages.SessionResume, on_resume, for_guests=True),
     },
     Phase.OPEN: {
-        MessageType.SESSION_PING: _rule(messages.Ping, on_ping, idle=True),
-        MessageType.SESSION_PONG: _rule(messages.Pong, on_pong, counted=False, idle=True),
-        MessageType.SESSION_ACK: _rule(messages.Ack, on_ack, feature=Feature.ACK, counted=False),
-        MessageType.SESSION_LIST_JOBS: _rule(messages.ListJobs, on_list_jobs, feature=Feature.LIST_JOBS),
-        MessageType.SESSION_CLOSE: _rule(messages.Close, on_close),
-        MessageType.SESSION_BYE: _rule(messages.Close, on_close),
+        MessageType.SESSION_PING: _rule(messages.Ping, on_ping, idle=True, for_guests=True),
+        MessageType.SESSION_PONG: _rule(messages.Pong, on_pong, counted=False, idle=True, for_guests=True),
+        MessageType.SESSION_ACK: _rule(
+            messages.Ack, on_ack, feature=Feature.ACK, counted=False, for_guests=True
+        ),
+        MessageType.SESSION_LIST_JOBS: _rule(
+            messages.ListJobs, on_list_jobs, feature=Feature.LIST_JOBS, for_guests=True
+        ),
+        MessageType.SESSION_CLOSE: _rule(messages.Close, on_close, for_guests=True),
+        MessageType.SESSION_BYE: _rule(messages.Close, on_close, for_guests=True),
         MessageType.JOB_SUBMIT: _rule(messages.Submit, on_submit),
         MessageType.JOB_CANCEL: _rule(messages.Cancel, on_cancel),
-        MessageType.JOB_SUBSCRIBE: _rule(messages.Subscribe, on_subscribe, feature=Feature.SUBSCRIBE),
-        MessageType.JOB_UNSUBSCRIBE: _rule(messages.Unsubscribe, on_unsubscribe, feature=Feature.SUBSCRIBE),
+        MessageType.JOB_SUBSCRIBE: _rule(
+            messages.Subscribe, on_subscribe, feature=Feature.SUBSCRIBE, for_guests=True
+        ),
+        MessageType.JOB_UNSUBSCRIBE: _rule(
+            messages.Unsubscribe, on_unsubscribe, feature=Feature.SUBSCRIBE, for_guests=True
+        ),
     },
     Phase.AUTHENTICATING: {},
     Phase.CLOSING: {},

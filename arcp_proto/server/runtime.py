@@ -55,12 +55,13 @@ from arcp_proto.wire.framing import Framing
 
 from . import host_queries, shutdown
 from .agent_api import AgentApi
-from .config import RuntimeConfig, check_observers
+from .config import RuntimeConfig, check_guests, check_observers, check_tenant
 from .credentials import issuing, revocation
 from .host_queries import Counts, JobInfo
 from .jobs import completion
 from .journal import recovery
 from .sessions import admission_control, handshake, subscriptions
+from .sessions import guests as guest_sessions
 from .state import RuntimeState
 
 
@@ -121,16 +122,35 @@ class Runtime(Endpoint[RuntimeState]):
     # Reports of the event loop.
 
     def connect(
-        self, framing: Framing = Framing.MESSAGES, *, secure: bool = False, peer: str = "", now: int
+        self,
+        framing: Framing = Framing.MESSAGES,
+        *,
+        secure: bool = False,
+        peer: str = "",
+        tenant: str | None = None,
+        guest: bool = False,
+        now: int,
     ) -> Connection:
         """Add the connection of a client that has opened a transport. Take afterwards.
 
         If there are too many connections, the first take closes it. `peer` labels its origin, as host:port or
         by any name: failed authentications are counted by it.
+
+        A host with tenants states the `tenant` whose jobs the session may see; without one a resume token
+        alone decides. A `guest` is a principal of another tenant: it gets a session if it has a right in
+        `RuntimeConfig.guests`, may list and observe there, and submit and cancel nothing. Raises
+        LocalProtocolError for a guest without a tenant, and for a tenant that holds a lone surrogate.
         """
         state = self._state
-        state.enter(now, "connect", framing.value, secure, peer)
+        if tenant is None:
+            if guest:
+                raise LocalProtocolError("a guest comes to a tenant: state which one")
+            state.enter(now, "connect", framing.value, secure, peer)
+        else:
+            check_tenant(tenant)
+            state.enter(now, "connect", framing.value, secure, peer, tenant, guest)
         connection = state.add_connection(framing, secure=secure, peer=peer, phase=Phase.AWAITING_HELLO)
+        connection.tenant, connection.guest = tenant, guest
         try:
             admission_control.arrived(state, connection)
         except admission_control.Exceeded as refusal:
@@ -180,15 +200,24 @@ class Runtime(Endpoint[RuntimeState]):
             handshake.finish(state, pending, verified, until, failed=failed)
         return state.leave()
 
-    def observers_set(self, observers: dict[str, dict[str, str]], *, now: int) -> None:
+    def observers_set(
+        self,
+        observers: dict[str, dict[str, str]],
+        guests: dict[str, dict[str, dict[str, str]]] | None = None,
+        *,
+        now: int,
+    ) -> None:
         """Set which principals see the jobs of others; other observations end (§7.6). Take afterwards.
 
-        Raises LocalProtocolError for a right that is neither "list" nor "observe".
+        `guests` are the rights of guests, by default none; a session of a guest without any ends. Raises
+        LocalProtocolError for a right that is neither "list" nor "observe".
         """
-        state = self._state
+        state, guests = self._state, guests or {}
         check_observers(observers)
-        state.enter(now, "observers_set", observers)
-        state.observers = observers
+        check_guests(guests)
+        state.enter(now, "observers_set", observers, guests)
+        state.observers, state.guests = observers, guests
+        guest_sessions.revoke(state)
         subscriptions.revoke(state)
         state.done()
 

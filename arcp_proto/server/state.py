@@ -35,7 +35,7 @@ from arcp_proto.wire import codec
 from arcp_proto.wire.codec import OpenObject
 
 from . import dispatch, responses, shutdown
-from .config import EVENT_BYTES, Observers, RuntimeConfig, check_config
+from .config import EVENT_BYTES, Guests, Observers, RuntimeConfig, check_config
 from .credentials import issuing
 from .jobs import back_pressure, gate, submit_queue
 from .jobs import publish as publishing
@@ -60,6 +60,7 @@ class RuntimeState(Machine):
         check_config(config, self.inventory)
         self.features = config.features
         self.observers: Observers = config.observers
+        self.guests: Guests = config.guests
         self.sessions: dict[SessionId, Session] = {}
         self.tokens: dict[bytes, Session] = {}
         """Sessions by the digests of their resume tokens."""

@@ -109,12 +109,15 @@ def message_types() -> list[str]:
             f"`{rule.feature}`" if rule.feature else "",
             _yes(rule.counted),
             _handler(rule.handle),
+            _yes(rule.for_guests),
             sentence(rule.handle.__doc__),
         ]
         for phase, rules in OF_RUNTIME.items()
         for kind, rule in rules.items()
     ]
-    told.append(table(["Type", "Phase", "Feature", "Request", "Handler", "What the runtime does"], rows))
+    told.append(
+        table(["Type", "Phase", "Feature", "Request", "Handler", "For guests", "What the runtime does"], rows)
+    )
     told += _fields_of_messages(messages.TO_RUNTIME)
     told += [
         "## What a runtime sends",

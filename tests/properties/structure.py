@@ -16,6 +16,7 @@ from arcp_proto.limits import KIB
 from arcp_proto.server.jobs import submit_queue
 from arcp_proto.server.jobs.idempotency import key_bytes
 from arcp_proto.server.jobs.job import NO_EVENTS, Job
+from arcp_proto.server.jobs.listing import Everybody
 from arcp_proto.server.jobs.stage import (
     OUTCOME_COUNTS,
     TO_BE_LEFT,
@@ -376,12 +377,13 @@ def check_listing(runtime: RuntimeState) -> None:
         "the index of an owner",
     )
     for owner, of_owner in listing.asked.items():
-        ensure(owner is None or owner in owned, "an index of nobody")
+        ensure(isinstance(owner, Everybody) or owner in owned, "an index of nobody")
         for status, index in of_owner.items():
             expected = [
                 job.number
                 for job in runtime.jobs.values()
-                if owner in (None, job.terms.principal) and status in (None, job.status)
+                if owner in (Everybody(job.terms.tenant), job.terms.principal)
+                and status in (None, job.status)
             ]
             ensure(_numbers(index) == sorted(expected), "an index that was asked for")
 

@@ -134,10 +134,18 @@ class World:
     # Clients.
 
     def connect(
-        self, framing: Framing = Framing.MESSAGES, *, secure: bool = False, peer: str = "here"
+        self,
+        framing: Framing = Framing.MESSAGES,
+        *,
+        secure: bool = False,
+        peer: str = "here",
+        tenant: str | None = None,
+        guest: bool = False,
     ) -> Peer:
         """Open a transport."""
-        connection = self.runtime.connect(framing, secure=secure, peer=peer, now=self.now)
+        connection = self.runtime.connect(
+            framing, secure=secure, peer=peer, tenant=tenant, guest=guest, now=self.now
+        )
         self.peers[connection] = Peer(self, connection)
         self.take()
         return self.peers[connection]

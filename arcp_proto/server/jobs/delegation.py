@@ -109,6 +109,7 @@ def delegate(state: RuntimeState, parent: Job, wish: Wish, input: Input) -> Job:
         parent_job_id=parent.id,
         depth=parent.terms.depth + 1,
         credentials=bool(parent.credentials),
+        tenant=parent.terms.tenant,
     )
     return _begin(state, parent, terms, input)
 

@@ -109,6 +109,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How many jobs are above this one."""
     credentials: bool = False
     """Whether the job gets provisioned credentials (§9.8)."""
+    tenant: str = ""
+    """The tenant of the session that has submitted it, or the job at the top of its tree."""
 
 
 class Stream(msgspec.Struct):

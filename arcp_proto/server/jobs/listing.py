@@ -13,7 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from heapq import merge
 from itertools import islice
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import msgspec
 
@@ -83,10 +83,16 @@ class Filter(msgspec.Struct, frozen=True):
         )
 
 
+class Everybody(NamedTuple):
+    """All principals of a tenant, as the owners of a listing."""
+
+    tenant: str = ""
+
+
 class Listing:
     """The jobs by number: for each principal, and in each other way that was asked for.
 
-    An index of all principals or of one status is made when it is first asked for, and kept up to date from
+    An index of a whole tenant or of one status is made when it is first asked for, and kept up to date from
     then on. So jobs that are not listed in this way cost nothing.
     """
 
@@ -95,7 +101,7 @@ class Listing:
     def __init__(self) -> None:
         self._jobs: dict[int, Job] = {}
         self._owned: dict[Principal, _Numbers] = {}
-        self.asked: dict[Principal | None, dict[str | None, _Numbers]] = {}
+        self.asked: dict[Principal | Everybody, dict[str | None, _Numbers]] = {}
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -114,16 +120,16 @@ class Listing:
             owned = self._owned[principal] = _Numbers()
         owned.add(number)
         if self.asked:
-            for index in self._asked_of(principal, (None, job.status)):
+            for index in self._asked_of(job, (None, job.status)):
                 index.add(number)
 
     def changed(self, job: Job, old_status: JobStatus) -> None:
         """Move a listed job from its old status to its present one."""
         ensure(job.number in self._jobs, "a job that is not listed has changed")
         if self.asked:
-            for index in self._asked_of(job.terms.principal, (old_status,)):
+            for index in self._asked_of(job, (old_status,)):
                 index.remove(job.number)
-            for index in self._asked_of(job.terms.principal, (job.status,)):
+            for index in self._asked_of(job, (job.status,)):
                 index.add(job.number)
 
     def remove(self, job: Job) -> None:
@@ -133,7 +139,7 @@ class Listing:
         owned = self._owned[principal]
         owned.remove(number)
         if self.asked:
-            for index in self._asked_of(principal, (None, job.status)):
+            for index in self._asked_of(job, (None, job.status)):
                 index.remove(number)
         if not owned.chunks:
             del self._owned[principal]
@@ -142,7 +148,10 @@ class Listing:
             self.asked.clear()
 
     def below(
-        self, owners: Sequence[Principal] | None, statuses: Sequence[str] | None, number: int | None
+        self,
+        owners: Sequence[Principal] | Everybody,
+        statuses: Sequence[str] | None,
+        number: int | None,
     ) -> Iterator[int]:
         """Yield numbers below `number` in descending order, of these owners and statuses; None means all.
 
@@ -150,30 +159,33 @@ class Listing:
         """
         rows = [
             self._index(owner, status).below(number)
-            for owner in (dict.fromkeys(owners) if owners is not None else (None,))
+            for owner in ((owners,) if isinstance(owners, Everybody) else dict.fromkeys(owners))
             for status in (dict.fromkeys(statuses) if statuses is not None else (None,))
-            if (self._jobs if owner is None else owner in self._owned) and status in _INDEXED
+            if (self._jobs if isinstance(owner, Everybody) else owner in self._owned) and status in _INDEXED
         ]
         return rows[0] if len(rows) == 1 else merge(*rows, reverse=True)
 
-    def _index(self, owner: Principal | None, status: str | None) -> _Numbers:
-        """Return the index of an owner that has jobs, or of all; make it when it does not exist."""
-        if owner is not None and status is None:
+    def _index(self, owner: Principal | Everybody, status: str | None) -> _Numbers:
+        """Return the index of an owner that has jobs, or of a tenant; make it when it does not exist."""
+        if not isinstance(owner, Everybody) and status is None:
             return self._owned[owner]
         of_owner = self.asked.setdefault(owner, {})
         index = of_owner.get(status)
         if index is None:
             jobs = self._jobs
-            numbers = sorted(jobs) if owner is None else reversed([*self._owned[owner].below(None)])
+            if isinstance(owner, Everybody):
+                numbers = sorted(one for one in jobs if jobs[one].terms.tenant == owner.tenant)
+            else:
+                numbers = [*self._owned[owner].below(None)][::-1]
             index = of_owner[status] = _Numbers()
             for number in numbers:
                 if status is None or jobs[number].status == status:
                     index.add(number)
         return index
 
-    def _asked_of(self, principal: Principal, statuses: Sequence[str | None]) -> Iterator[_Numbers]:
-        """Yield the existing indexes of these statuses that hold the jobs of a principal."""
-        for owner in (principal, None):
+    def _asked_of(self, job: Job, statuses: Sequence[str | None]) -> Iterator[_Numbers]:
+        """Yield the existing indexes of these statuses that hold the jobs of the owner of a job."""
+        for owner in (job.terms.principal, Everybody(job.terms.tenant)):
             of_owner = self.asked.get(owner, {})
             for status in statuses:
                 if status in of_owner:
@@ -182,13 +194,13 @@ class Listing:
 
 def page(
     listing: Listing,
-    owners: Sequence[Principal] | None,
+    owners: Sequence[Principal] | Everybody,
     filter: Filter,
     below: int | None,
     limit: int,
     scan: int,
 ) -> tuple[list[Job], int | None]:
-    """Return at most `limit` jobs numbered below `below`, newest first, of these owners; None: of all.
+    """Return at most `limit` jobs numbered below `below`, newest first, of these owners.
 
     A filter that is not `indexed` looks at no more than `scan` jobs, and the page holds what it found. The
     second value is the number below which the next page begins; None when nothing is left to look at.
@@ -215,7 +227,10 @@ def _next_below(looked: list[int], rest: Iterator[int]) -> int | None:
 
 
 class Cursors:
-    """Cursors as authenticated text, each for one place, one principal and one filter."""
+    """Cursors as authenticated text, each for one place, one principal and one filter.
+
+    A cursor of a guest is for one tenant, too.
+    """
 
     __slots__ = ("_key",)
 
@@ -224,14 +239,15 @@ class Cursors:
         ensure(16 <= len(key) <= 64, "a key of cursors has 16 to 64 bytes")
         self._key = key
 
-    def write(self, principal: Principal, filter: Filter, number: int) -> str:
-        """Return the cursor of a page that begins below `number`."""
-        bound = codec.encode_checked((number, principal.encode("utf-8", "surrogatepass"), filter))
+    def write(self, principal: Principal, filter: Filter, number: int, visited: str | None = None) -> str:
+        """Return the cursor of a page that begins below `number`, of a tenant that a guest has visited."""
+        place = (number, principal.encode("utf-8", "surrogatepass"), filter)
+        bound = codec.encode_checked(place if visited is None else (*place, visited))
         tag = hashlib.blake2b(bound, key=self._key, digest_size=_TAG_BYTES, person=b"arcp-cursor").digest()
-        place = self._hidden(number.to_bytes(_NUMBER_BYTES, "big"), tag)
-        return base64.urlsafe_b64encode(place + tag).decode()
+        hidden = self._hidden(number.to_bytes(_NUMBER_BYTES, "big"), tag)
+        return base64.urlsafe_b64encode(hidden + tag).decode()
 
-    def read(self, cursor: str, principal: Principal, filter: Filter) -> int:
+    def read(self, cursor: str, principal: Principal, filter: Filter, visited: str | None = None) -> int:
         """Return the number in a cursor; raises Refusal INVALID_REQUEST if it is of another listing."""
         refusal = Refusal(ErrorCode.INVALID_REQUEST, "the cursor is not one of this listing and filter")
         try:
@@ -239,7 +255,7 @@ class Cursors:
             number = int.from_bytes(self._hidden(data[:_NUMBER_BYTES], data[_NUMBER_BYTES:]), "big")
         except ValueError:
             raise refusal from None
-        written = self.write(principal, filter, number).encode()
+        written = self.write(principal, filter, number, visited).encode()
         if not hmac.compare_digest(written, cursor.encode("utf-8", "surrogatepass")):
             raise refusal
         return number

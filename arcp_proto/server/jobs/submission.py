@@ -203,7 +203,7 @@ def on_cancel(
 ) -> None:
     """Handle `job.cancel` (§7.4): answer `job.cancelled`; the terminal follows when the agent has stopped."""
     session = session_of(connection)
-    job, _ = visible_job(state, session.principal, cancel.job_id)
+    job, _ = visible_job(state, session, cancel.job_id)
     if job.terms.principal != session.principal:
         raise Refusal(ErrorCode.PERMISSION_DENIED, "only the owner of a job may cancel it")
     submitters = job.root.submitters  # A child is cancelled by the sessions that may cancel its root job.
@@ -362,6 +362,7 @@ def _check_submit(
         accepted_at=state.unix,
         idempotency_key=submit.idempotency_key,
         fingerprint=claimed,
+        tenant=session.tenant,
     )
 
 

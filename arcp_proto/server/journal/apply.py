@@ -47,6 +47,8 @@ def _session_opened(state: RuntimeState, record: records.SessionOpened) -> None:
         record.quirk,
         record.anonymous,
         record.long_frames,
+        record.tenant,
+        record.guest,
     )
     state.sessions[session.id] = session
     state.caps.session_opened(session)

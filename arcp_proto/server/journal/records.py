@@ -46,12 +46,16 @@ from arcp_proto.server.sessions.session import Reply
 from arcp_proto.wire.codec import OpenObject
 from arcp_proto.wire.messages import JOB_EVENT, MessageType
 
-RECORD_VERSION: Final = 2
+RECORD_VERSION: Final = 3
 """The version of the schema: a journal names it, and a journal of another version is refused."""
 
 
 class SessionOpened(msgspec.Struct, tag=True, gc=False):
-    """A client was welcomed (§6.2); `long_frames` as in `Session`."""
+    """A client was welcomed (§6.2); `long_frames`, `tenant` and `guest` as in `Session`.
+
+    Versions before 3 know no guests: one that read such a record would give the session all rights of its
+    principal.
+    """
 
     session_id: SessionId
     principal: Principal
@@ -59,6 +63,8 @@ class SessionOpened(msgspec.Struct, tag=True, gc=False):
     quirk: str
     anonymous: bool = False
     long_frames: bool = False
+    tenant: str = ""
+    guest: bool = False
 
 
 class TokenIssued(msgspec.Struct, tag=True, gc=False):

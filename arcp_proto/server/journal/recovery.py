@@ -11,7 +11,7 @@ from arcp_proto.job_statuses import JobStatus
 from arcp_proto.server.credentials import revocation
 from arcp_proto.server.jobs import completion, publish, submission
 from arcp_proto.server.jobs.job import Job, Outcome
-from arcp_proto.server.sessions import retention, subscriptions
+from arcp_proto.server.sessions import guests, retention, subscriptions
 from arcp_proto.wire.inputs import Input
 
 from .apply import APPLY
@@ -53,6 +53,7 @@ def _restore_sessions(state: RuntimeState) -> None:
         )
         if session.anonymous:
             _count(state, session.principal)
+    guests.revoke(state)
     for session in list(state.sessions.values()):
         subscriptions.fall_behind(state, session)
     subscriptions.revoke(state)

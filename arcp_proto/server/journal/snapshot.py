@@ -69,6 +69,8 @@ def session_kept(state: RuntimeState, record: SessionKept) -> None:
         opened.quirk,
         opened.anonymous,
         opened.long_frames,
+        opened.tenant,
+        opened.guest,
     )
     state.sessions[session.id] = session
     state.caps.session_opened(session)
@@ -149,6 +151,8 @@ def _session(session: Session) -> SessionKept:
             session.quirk.name,
             session.anonymous,
             session.long_frames,
+            session.tenant,
+            session.guest,
         ),
         list(session.tokens),
         session.acked,

@@ -25,7 +25,7 @@ from arcp_proto.wire.first import token_prefix
 from arcp_proto.wire.framing import Framing
 from arcp_proto.wire.peer_quirks import QUIRKS, recognise
 
-from . import admission_control
+from . import admission_control, guests
 from .retention import end_session
 from .session import Admission, Session, admission_of, session_of
 from .subscriptions import feed_soon
@@ -137,6 +137,7 @@ def finish(
         elif state.draining:
             raise Refusal(ErrorCode.INTERNAL_ERROR, admission_control.SHUTTING_DOWN)
         else:
+            guests.check_right(state, connection, principal)
             admission_control.make_room(state, principal, anonymous=False)
             _open(state, pending, principal)
     except Refusal as refusal:
@@ -214,6 +215,7 @@ def _claims_nobody(state: RuntimeState, auth: messages.Auth) -> bool:
 
 def _enter_anonymously(state: RuntimeState, pending: Pending) -> None:
     connection, resume = pending.connection, pending.resume
+    guests.check_right(state, connection, Principal(""))
     if resume is None:
         admission_control.make_room(state, Principal(""), anonymous=True)
         _open(state, pending, _nobody_else(state, connection), anonymous=True)
@@ -276,7 +278,7 @@ def _resume(state: RuntimeState, pending: Pending, resume: messages.Resume, prin
     """
     connection, cursor = pending.connection, resume.last_event_seq
     session = _find(state, resume)
-    if session is None or session.principal != principal:
+    if session is None or session.principal != principal or not guests.may_return(connection, session):
         reason = "the token" if session is None else "the principal"
         raise _not_resumed(state, pending, resume, reason, principal)
     if pending.principal is not None:
@@ -302,6 +304,8 @@ def _resume(state: RuntimeState, pending: Pending, resume: messages.Resume, prin
         state.commit(TokenProven(session.id, digest))
     _take_over(state, session, connection)
     _welcome(state, pending, session, cursor)
+    if session.guest:
+        guests.note_admitted(state, session, connection)
     state.hold_back(session, cursor)
     notice(state, "session_resumed", principal, session_id=session.id, peer=connection.peer)
     for reply in session.replies if resume.replies else ():
@@ -364,13 +368,19 @@ def _not_resumed(
 def _open(state: RuntimeState, pending: Pending, principal: Principal, *, anonymous: bool = False) -> None:
     session_id = SessionId("sess_" + ulid(state.entropy.bits(state.scope(principal), "session")))
     long_frames = pending.connection.framing is Framing.MESSAGES and QUIRKS[pending.quirk].long_frames
+    connection = pending.connection
+    tenant, guest = connection.tenant or "", connection.guest
     state.commit(
-        SessionOpened(session_id, principal, pending.features, pending.quirk, anonymous, long_frames)
+        SessionOpened(
+            session_id, principal, pending.features, pending.quirk, anonymous, long_frames, tenant, guest
+        )
     )
     session = state.sessions[session_id]
-    session.connection = pending.connection
+    session.connection = connection
     _welcome(state, pending, session, 0)
-    notice(state, "session_opened", principal, session_id=session_id, peer=pending.connection.peer)
+    if guest:
+        guests.note_admitted(state, session, connection)
+    notice(state, "session_opened", principal, session_id=session_id, peer=connection.peer)
 
 
 def _welcome(state: RuntimeState, pending: Pending, session: Session, cursor: int) -> None:

@@ -92,6 +92,7 @@ class Session:
         "envelopes",
         "expires",
         "features",
+        "guest",
         "id",
         "jobs",
         "lagging",
@@ -102,6 +103,7 @@ class Session:
         "principal",
         "quirk",
         "replies",
+        "tenant",
         "tokens",
         "turns",
         "withheld",
@@ -115,9 +117,18 @@ class Session:
         quirk: str,
         anonymous: bool = False,
         long_frames: bool = False,
+        tenant: str = "",
+        guest: bool = False,
     ) -> None:
         self.id = session_id
         self.principal = principal
+        self.tenant = tenant
+        """The tenant whose jobs may be seen; empty for a host without tenants."""
+        self.guest = guest
+        """Whether that is a tenant of others, to whose jobs `RuntimeConfig.guests` gives rights.
+
+        A guest session lists and observes these jobs. It has no jobs of its own.
+        """
         self.anonymous = anonymous
         """Whether no principal was verified: the resume token alone resumes the session (§6.1)."""
         self.features = _set_of(tuple(features))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from arcp_proto.server import responses
 from arcp_proto.server.audit import note
 from arcp_proto.server.jobs.fan_out import end_of
 from arcp_proto.server.jobs.job import Job
+from arcp_proto.server.jobs.listing import Everybody
 from arcp_proto.server.journal.records import Observed, Replayed, Replied, Unobserved
 from arcp_proto.server.responses import subscribed_of
 from arcp_proto.wire import codec, messages
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
 
 EVERYBODY = "*"
-"""The word for all owners in the observers' data: the jobs of every principal."""
+"""The word for all owners in the observers' data: the jobs of every principal of the tenant."""
 
 
 class Right(StrEnum):
@@ -36,34 +38,47 @@ class Right(StrEnum):
     OBSERVE = "observe"
 
 
-def right_to(state: RuntimeState, principal: Principal, job: Job) -> Right | None:
-    """Return what a principal may do with a job; None: the job is not visible to it."""
-    owner = job.terms.principal
-    if owner == principal:
+def rights_of(state: RuntimeState, session: Session) -> Mapping[str, str]:
+    """Return the rights of a session to the jobs of others, by owner."""
+    if session.guest:
+        return state.guests.get(session.principal, {}).get(session.tenant, {})
+    return state.observers.get(session.principal, {})
+
+
+def right_to(state: RuntimeState, session: Session, job: Job) -> Right | None:
+    """Return what a session may do with a job; None: the job is not visible in it.
+
+    The jobs of a principal are not visible in the sessions that it has as a guest.
+    """
+    terms = job.terms
+    if terms.principal == session.principal and not session.guest:
         return Right.OBSERVE
-    owners = state.observers.get(principal)
-    word = None if owners is None else owners.get(owner, owners.get(EVERYBODY))
+    owners = rights_of(state, session)
+    word = owners.get(terms.principal)
+    if word is None and terms.tenant == session.tenant:
+        word = owners.get(EVERYBODY)
     return None if word is None else Right(word)
 
 
-def visible_job(state: RuntimeState, principal: Principal, job_id: str) -> tuple[Job, Right]:
-    """Return a job that is visible to a principal, and the right to it; raises Refusal JOB_NOT_FOUND (§12).
+def visible_job(state: RuntimeState, session: Session, job_id: str) -> tuple[Job, Right]:
+    """Return a job that is visible in a session, and the right to it; raises Refusal JOB_NOT_FOUND (§12).
 
     The refusal is the same for a job that does not exist and for one that is not visible.
     """
     job = state.jobs.get(JobId(job_id))
-    right = None if job is None else right_to(state, principal, job)
+    right = None if job is None else right_to(state, session, job)
     if job is None or right is None:
         raise Refusal(ErrorCode.JOB_NOT_FOUND, "no such job")
     return job, right
 
 
-def owners_listed(state: RuntimeState, principal: Principal) -> list[Principal] | None:
-    """Return the principals whose jobs a principal may list, itself first; None: all principals (§6.6)."""
-    owners = state.observers.get(principal, {})
+def owners_listed(state: RuntimeState, session: Session) -> list[Principal] | Everybody:
+    """Return the principals whose jobs a session may list: its own first, or all of its tenant (§6.6)."""
+    principal, owners = session.principal, rights_of(state, session)
     if EVERYBODY in owners:
-        return None
-    return [principal, *(Principal(owner) for owner in owners if owner != principal)]
+        return Everybody(session.tenant)
+    others = [Principal(owner) for owner in owners if owner != principal]
+    return others if session.guest else [principal, *others]
 
 
 def on_subscribe(
@@ -72,7 +87,7 @@ def on_subscribe(
     """Handle `job.subscribe` (§7.6): answer, then replay the history if asked for, then send live events."""
     session = session_of(connection)
     _note_decision(state, session, subscribe.job_id)
-    job, right = visible_job(state, session.principal, subscribe.job_id)
+    job, right = visible_job(state, session, subscribe.job_id)
     if right is not Right.OBSERVE:
         raise Refusal(ErrorCode.PERMISSION_DENIED, "this job may be listed, and not observed")
     answer = _answered_before(session, connection, connection.request_id(envelope))
@@ -122,7 +137,7 @@ def _asked(session: Session, job: Job, subscribe: messages.Subscribe) -> tuple[i
 def _note_decision(state: RuntimeState, session: Session, job_id: str) -> None:
     """Write the audit fact of a subscribe: its principal, the owner of the job and the decision (§14)."""
     job = state.jobs.get(JobId(job_id))
-    right = None if job is None else right_to(state, session.principal, job)
+    right = None if job is None else right_to(state, session, job)
     decisions = {Right.OBSERVE: "granted", Right.LIST: "list only", None: "not visible"}
     note(
         state,
@@ -249,7 +264,7 @@ def revoke(state: RuntimeState) -> None:
     """End the observations that the host's new configuration no longer allows."""
     for session in state.sessions.values():
         for job in sorted(session.observed.values(), key=lambda job: job.number):
-            if job.id in session.observed and right_to(state, session.principal, job) is not Right.OBSERVE:
+            if job.id in session.observed and right_to(state, session, job) is not Right.OBSERVE:
                 note(
                     state,
                     "subscription_revoked",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,12 +17,15 @@ from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
 from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, UnixTime
 from arcp_proto.job_statuses import JobStatus
 from arcp_proto.server.jobs.job import LIFECYCLE, Job, Terms
-from arcp_proto.server.jobs.listing import Cursors, Filter, Listing, page
+from arcp_proto.server.jobs.listing import Cursors, Everybody, Filter, Listing, page
 from arcp_proto.wire.messages import JobFilter
 from arcp_proto.wire.trace_context import TraceContext
 
 ALICE, BOB, CAROL = Principal("alice"), Principal("bob"), Principal("carol")
 PRINCIPALS: Final = (ALICE, BOB, CAROL)
+ALL_OWNERS: Final = Everybody()
+TENANTS: Final = {ALICE: "", BOB: "", CAROL: "other"}
+"""The tenants of principals in the test against a model."""
 WORDS: Final = (*JobStatus, "paused")
 """Statuses, and a word that is none."""
 ALL: Final = Filter()
@@ -36,6 +40,7 @@ def job_of(
     agent: str = "echo",
     version: str | None = "1.0.0",
     at: int = 0,
+    tenant: str = "",
 ) -> Job:
     terms = Terms(
         job_id=JobId(f"job_{number}"),
@@ -49,6 +54,7 @@ def job_of(
         trace=TraceContext("a" * 32),
         span_id="b" * 16,
         accepted_at=UnixTime(at),
+        tenant=tenant,
     )
     job = Job(number, terms, {})
     job.status = status
@@ -82,7 +88,7 @@ class Counting(Listing):
 
 
 def test_an_empty_index_lists_no_jobs() -> None:
-    assert page(Listing(), None, ALL, None, 10, 10) == ([], None)
+    assert page(Listing(), ALL_OWNERS, ALL, None, 10, 10) == ([], None)
     assert page(Listing(), [ALICE, BOB], Filter(("running",)), 7, 10, 10) == ([], None)
     assert len(Listing()) == 0
 
@@ -130,7 +136,7 @@ def test_a_page_lists_only_the_given_owners() -> None:
     listing = listing_of(job_of(1), job_of(2, BOB), job_of(3, CAROL), job_of(4), job_of(5, BOB))
     assert numbers(page(listing, [ALICE], ALL, None, 10, 10)) == [4, 1]
     assert numbers(page(listing, [BOB, ALICE, BOB], ALL, None, 10, 10)) == [5, 4, 2, 1]
-    assert numbers(page(listing, None, ALL, None, 10, 10)) == [5, 4, 3, 2, 1]
+    assert numbers(page(listing, ALL_OWNERS, ALL, None, 10, 10)) == [5, 4, 3, 2, 1]
     assert numbers(page(listing, [], ALL, None, 10, 10)) == []
     assert numbers(page(listing, [Principal("dave")], ALL, None, 10, 10)) == []
     both = page(listing, [ALICE, BOB], ALL, 5, 2, 10)
@@ -144,7 +150,7 @@ def test_an_index_follows_the_status_of_jobs() -> None:
         job.status = JobStatus.RUNNING
         listing.changed(job, JobStatus.PENDING)
     assert numbers(page(listing, [ALICE], Filter(("running",)), None, 10, 10)) == [3, 1]
-    assert numbers(page(listing, None, Filter(("pending",)), None, 10, 10)) == [2]
+    assert numbers(page(listing, ALL_OWNERS, Filter(("pending",)), None, 10, 10)) == [2]
     assert numbers(page(listing, [ALICE], Filter(("pending", "running")), None, 2, 10)) == [3, 2]
     assert numbers(page(listing, [ALICE], Filter(("paused", "running")), None, 10, 10)) == [3, 1]
     assert page(listing, [ALICE], Filter(("paused",)), None, 10, 10) == ([], None)
@@ -160,7 +166,7 @@ def test_removing_a_job_that_is_not_listed_raises() -> None:
     with pytest.raises(InvariantViolated, match="not listed"):
         listing.changed(job_of(2), JobStatus.PENDING)
     with pytest.raises(InvariantViolated, match="one job at least"):
-        page(listing, None, ALL, None, 0, 10)
+        page(listing, ALL_OWNERS, ALL, None, 0, 10)
 
 
 @pytest.mark.parametrize("count", [200, 20_000])
@@ -171,7 +177,7 @@ def test_a_page_looks_only_at_the_jobs_shown(count: int) -> None:
         listing.add(job_of(number, PRINCIPALS[number % 3], statuses[number % 10 == 0]))
     below = count // 2
     rare = Filter(("success",))
-    for owners in ([ALICE], [ALICE, BOB], None):
+    for owners in ([ALICE], [ALICE, BOB], ALL_OWNERS):
         for filter in (ALL, rare, Filter(("running", "success"))):
             listing.looked = 0
             found, more = page(listing, owners, filter, below, 2, 1)
@@ -332,7 +338,33 @@ def test_a_cursor_key_of_a_wrong_length_raises(length: int) -> None:
         Cursors(bytes(length))
 
 
+def test_all_principals_of_a_tenant_are_those_whose_jobs_name_it() -> None:
+    listing = listing_of(job_of(1), job_of(2, BOB, tenant="t"), job_of(3, tenant="t"))
+    assert numbers(page(listing, Everybody("t"), ALL, None, 10, 10)) == [3, 2]
+    assert numbers(page(listing, ALL_OWNERS, ALL, None, 10, 10)) == [1]
+    assert numbers(page(listing, Everybody("none"), ALL, None, 10, 10)) == []
+    listing.add(job_of(4, CAROL, tenant="t"))
+    listing.remove(listing.job(3))
+    assert numbers(page(listing, Everybody("t"), ALL, None, 10, 10)) == [4, 2]
+
+
+def test_a_cursor_of_a_guest_is_valid_in_one_tenant() -> None:
+    cursors = Cursors(KEY)
+    cursor = cursors.write(ALICE, ALL, 7, "t")
+    assert cursors.read(cursor, ALICE, ALL, "t") == 7
+    for visited in (None, "", "u"):
+        with pytest.raises(Refusal) as caught:
+            cursors.read(cursor, ALICE, ALL, visited)
+        assert caught.value.code is ErrorCode.INVALID_REQUEST
+
+
 # Against a plain model.
+
+
+def is_owned(job: Job, owners: Sequence[Principal] | Everybody) -> bool:
+    if isinstance(owners, Everybody):
+        return job.terms.tenant == owners.tenant
+    return job.terms.principal in owners
 
 
 class ListingMachine(RuleBasedStateMachine):
@@ -353,7 +385,13 @@ class ListingMachine(RuleBasedStateMachine):
     def add(self, principal: Principal, agent: str, count: int) -> None:
         for _ in range(count):
             self.last += 1
-            job = self.jobs[self.last] = job_of(self.last, principal, agent=agent, at=self.last // 3 * SECOND)
+            job = self.jobs[self.last] = job_of(
+                self.last,
+                principal,
+                agent=agent,
+                at=self.last // 3 * SECOND,
+                tenant=TENANTS[principal],
+            )
             self.listing.add(job)
 
     @precondition(lambda self: self.jobs)
@@ -378,7 +416,8 @@ class ListingMachine(RuleBasedStateMachine):
                 self.listing.remove(job)
 
     @rule(
-        owners=st.none() | st.lists(st.sampled_from(PRINCIPALS), max_size=3),
+        owners=st.sampled_from([Everybody(), Everybody("other"), Everybody("none")])
+        | st.lists(st.sampled_from(PRINCIPALS), max_size=3),
         statuses=st.none() | st.lists(st.sampled_from(WORDS), max_size=3),
         agent=st.none() | st.sampled_from(["echo", "plain@1.0.0", "none"]),
         after=st.none() | st.integers(0, 300),
@@ -387,7 +426,7 @@ class ListingMachine(RuleBasedStateMachine):
     )
     def walk(
         self,
-        owners: Sequence[Principal] | None,
+        owners: Sequence[Principal] | Everybody,
         statuses: list[str] | None,
         agent: str | None,
         after: int | None,
@@ -402,7 +441,7 @@ class ListingMachine(RuleBasedStateMachine):
         expected = [
             job.number
             for job in reversed(self.jobs.values())
-            if (owners is None or job.terms.principal in owners) and filter.matches(job)
+            if is_owned(job, owners) and filter.matches(job)
         ]
         found: list[int] = []
         below: int | None = None
@@ -420,7 +459,8 @@ class ListingMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost(self) -> None:
         assert len(self.listing) == len(self.jobs)
-        assert [*self.listing.below(None, None, None)] == [*reversed(self.jobs)]
+        numbers = (self.listing.below(Everybody(tenant), None, None) for tenant in ("", "other"))
+        assert sorted(itertools.chain(*numbers)) == [*self.jobs]
 
 
 TestListing = ListingMachine.TestCase
