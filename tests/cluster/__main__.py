@@ -12,7 +12,7 @@ stopped.
 Ends with the figures, and with exit code 1 if anything is wrong; the logs of the nodes are kept then. Beside
 the figures of clients stands how busy the machine was meanwhile. A client that is served more than --slow
 seconds after its goal is explained by the steps of its connections, and with --keep by the logs of the nodes:
-each line begins with the same clock as the steps.
+each line begins with the same clock as the steps. With --haproxy the load balancer is HAProxy, round robin.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
+from tests.cluster.balancers import missing as missing_balancer
 from tests.cluster.faults import Faults
 from tests.cluster.fleet import Fleet
 from tests.cluster.machine import Load
@@ -263,6 +264,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--state", type=Path, help="go on with the counts and figures of this file")
     parser.add_argument("--seed", type=int, default=random.randrange(10**9))
     parser.add_argument("--patience", type=float, default=90.0, help="seconds in which all clients end")
+    parser.add_argument("--haproxy", action="store_true", help="put HAProxy before the nodes, round robin")
     parser.add_argument("--credentials", action="store_true", help="issue a key for every job, and count")
     parser.add_argument("--slow", type=float, default=1.0, help="seconds beyond the goal that are explained")
     parser.add_argument("--json", action="store_true", help="print the figures as a document")
@@ -272,7 +274,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     options = arguments().parse_args(words)
-    if reason := missing():
+    if reason := missing() or (options.haproxy and missing_balancer("haproxy")):
         print(reason, file=sys.stderr)
         return 2
     options.links = options.kills // 10 if options.links is None else options.links

@@ -77,20 +77,30 @@ def balancer(program: str, files: Certificates, ports: list[int], directory: Pat
 @contextmanager
 def plain_haproxy(ports: list[int]) -> Iterator[int]:
     """Run HAProxy before nodes on these ports of this machine, without TLS; yield its port for clients."""
-    port = free_port()
-    text = (SNIPPETS / PROGRAMS["haproxy"]).read_text()
     changes = {node: f"127.0.0.1:{one}" for node, one in zip(NODES, ports, strict=True)}
-    changes |= {
-        "bind :443 ssl crt /etc/haproxy/agents.pem alpn http/1.1": f"bind 127.0.0.1:{port}",
-        "hdr Host node.agents.example": "hdr Host 127.0.0.1",
-        " ssl verify required ca-file /etc/haproxy/nodes.pem verifyhost node.agents.example": "",
-    }
+    with changed_haproxy(changes) as (port, _):
+        yield port
+
+
+@contextmanager
+def changed_haproxy(changes: Mapping[str, str]) -> Iterator[tuple[int, Path]]:
+    """Run HAProxy without TLS, and with changes of its configuration.
+
+    Yield its port for clients, and the socket that takes commands.
+    """
+    port = free_port()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        path = directory / PROGRAMS["haproxy"]
-        path.write_text(_changed(text, changes))
+        path, commands = directory / PROGRAMS["haproxy"], directory / "commands"
+        plain = {
+            "bind :443 ssl crt /etc/haproxy/agents.pem alpn http/1.1": f"bind 127.0.0.1:{port}",
+            "hdr Host node.agents.example": "hdr Host 127.0.0.1",
+            " ssl verify required ca-file /etc/haproxy/nodes.pem verifyhost node.agents.example": "",
+            "defaults\n": f"global\n    stats socket {commands} level admin\ndefaults\n",
+        }
+        path.write_text(_changed((SNIPPETS / PROGRAMS["haproxy"]).read_text(), {**plain, **changes}))
         with _running("haproxy", path, port, directory):
-            yield port
+            yield port, commands
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from arcp_io.cluster.store import PostgresStore
 from arcp_proto.server.journal.records import decode_record
 from tests.cluster.appends import check_appends, watch_appends
 from tests.cluster.balancer import Balancer
+from tests.cluster.haproxy import Haproxy
 from tests.cluster.machine import Machine
 from tests.cluster.node_process import PATIENCE, NodeProcess, Place
 from tests.cluster.private_postgres import PrivatePostgres
@@ -50,11 +51,14 @@ TERMINAL_ERROR: Final = "job.error"
 class Member:
     """A client, its witness, and the node to which its last connection went."""
 
-    def __init__(self, number: int, directory: Path, balancer: Balancer, path: str, *, mortal: bool) -> None:
+    def __init__(
+        self, number: int, directory: Path, balancer: Balancer | Haproxy, path: str, *, mortal: bool
+    ) -> None:
         self.tenant = number % TENANTS
         self.shard = shard_of(name_of(self.tenant), SHARDS)
         self.gateway: Place | None = None
         self.witness = Witness(0, path, partial(self._dial, balancer))
+        self.witness.on_head = partial(self._answered, balancer)
         self.process = ClientProcess(
             f"{'mortal' if mortal else 'alive'}{number}",
             CLIENT_LOOPS[number // 2 % 2],
@@ -69,7 +73,11 @@ class Member:
         """Whether it has a connection with a session."""
         return self.witness.current is not None
 
-    async def _dial(self, balancer: Balancer) -> Stream:
+    def _answered(self, balancer: Balancer | Haproxy, head: bytes) -> None:
+        if (place := balancer.gateway_of(head)) is not None:
+            self.gateway = place
+
+    async def _dial(self, balancer: Balancer | Haproxy) -> Stream:
         def chosen(place: Place) -> None:
             self.gateway = place
             self.witness.step("no process" if place.process is None else f"dials {place.process.name}")
@@ -105,7 +113,7 @@ class Fleet:
         self._all_places: list[Place] = []
         self._loops = loops
         self._ledger = ledger
-        self._balancer = Balancer(self.places, source)
+        self._balancer = Haproxy(self.places) if options.haproxy else Balancer(self.places, source)
         self._reader = PostgresStore(postgres.url(self.database))
         self.machine = Machine()
         self._sampling: asyncio.Task[None] | None = None

@@ -15,6 +15,8 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._shaken = False
+        self.head = b""
+        """The head, once it is complete."""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Add what has come; returns the text messages that are complete."""
@@ -23,6 +25,7 @@ class FrameReader:
             end = self._buffer.find(HEAD_END)
             if end < 0:
                 return []
+            self.head = bytes(self._buffer[:end])
             del self._buffer[: end + len(HEAD_END)]
             self._shaken = True
         messages = []

@@ -59,6 +59,7 @@ def test_frames_are_read_wherever_they_are_cut(step: int, mask: bool) -> None:
     reader = FrameReader()
     read = [message for at in range(0, len(data), step) for message in reader.feed(data[at : at + step])]
     assert read == payloads
+    assert reader.head == b"HTTP/1.1 101 x"
 
 
 def write(path: Path, *notes: dict[str, Any]) -> Path:

@@ -65,6 +65,8 @@ class Witness:
         """The time of the first frame since this was set to 0."""
         self.on_frame: Callable[[str], object] = lambda kind: None
         """Told the type of each frame from the runtime, before it is passed on."""
+        self.on_head: Callable[[bytes], object] = lambda head: None
+        """Told the head of each answer to the opening of a WebSocket."""
         self.steps: deque[tuple[float, str]] = deque(maxlen=STEPS)
         """The last steps of connections, each with its time."""
         self.ends: dict[str, str] = {}
@@ -169,7 +171,11 @@ class _Connection:
                     seen.acked = max(seen.acked, payload["last_processed_seq"])
 
     def from_runtime(self, data: bytes) -> None:
-        for message in self._inward.feed(data):
+        opening = not self._inward.head
+        messages = self._inward.feed(data)
+        if opening and self._inward.head:
+            self._witness.on_head(self._inward.head)
+        for message in messages:
             self._hear(message)
 
     def _hear(self, message: bytes) -> None:
