@@ -102,6 +102,7 @@ class Beating:
     async def _beat_on(self) -> None:
         while not self._stopping:
             begun = self._now()
+            self._shards.begin_beat()
             unfinished = self._shards.unfinished_jobs()
             beat = partial(self._store.beat, draining=self._ownership.draining, unfinished=unfinished)
             try:

@@ -40,6 +40,8 @@ class HeldShard:
         self.given_away: int | None = None
         """When the shard began to be given away."""
         self.lost = False
+        self.before_beat = (0, 0)
+        """The epoch of the journal when the last beat was sent, and below which number all was durable."""
 
     @property
     def counts(self) -> Counts | None:

@@ -73,6 +73,11 @@ class PostgresJournal:
         return self._next if self._lane is None else self._lane.next
 
     @property
+    def stored(self) -> int:
+        """The number below which records are durable; 0 while the journal is not open."""
+        return 0 if self._lane is None else self._lane.stored
+
+    @property
     def waiting_bytes(self) -> int:
         """Bytes of records that were appended and are not durable yet."""
         return 0 if self._lane is None else self._lane.waiting_bytes
@@ -172,8 +177,8 @@ class PostgresJournal:
     def heal(self) -> None:
         """Ask for the snapshot that heals a store that went back, although nothing is appended.
 
-        Call it when the row of the shard is older than the claim. With records under way it does nothing:
-        their append finds the same.
+        Call it when the row of the shard is older than the claim, or lacks records that were durable. With
+        records under way it does nothing: their append finds the same.
         """
         lane = self._lane
         if lane is not None and lane.idle and lane.failed is None and not lane.healing:

@@ -184,8 +184,17 @@ class Shards:
         counted = ((shard, held.counts) for shard, held in self._held.items())
         return {shard: counts for shard, counts in counted if counts is not None}
 
+    def begin_beat(self) -> None:
+        """Note what is durable, and must be in the rows that the beat reads."""
+        for held in self._held.values():
+            held.before_beat = (held.journal.epoch, held.journal.stored)
+
     def look(self, reading: Reading, *, begun: int) -> None:
-        """Tell the ownership about heals, and notice shards that are lost while they are given away."""
+        """Tell the ownership about heals, and notice shards that are lost while they are given away.
+
+        A shard that lacks records which were durable before the beat is healed: one that appends nothing
+        would not learn that the store went back.
+        """
         rows = {row.shard: row for row in reading.shards}
         for shard, held in list(self._held.items()):
             row = rows.get(shard)
@@ -196,6 +205,9 @@ class Shards:
                 self._ownership.healed(shard, row.epoch, now=self._now())
             elif not mine and held.given_away is not None and begun > held.given_away:
                 self.lose(shard)
+            epoch, stored = held.before_beat
+            if mine and row.epoch == held.journal.epoch == epoch and row.next < stored:
+                self.heal(shard)
 
     def open_doors(self) -> None:
         """Let the shards act for as long as the ownership says; others wait."""

@@ -11,10 +11,12 @@ import pytest
 from arcp_io.agents.threads import call_in_thread
 from arcp_io.cluster.errors import StoreAway
 from arcp_io.cluster.rows import Reading
+from arcp_io.drivers.door import since_boot
 from arcp_proto import RECORD_VERSION
 from tests.cluster.beaten import LEASE, LIMIT, beaten, until
 from tests.cluster.conftest import MakeStore
 from tests.cluster.servers import query
+from tests.cluster.states import State
 from tests.io.apps import make_app
 from tests.io.peers import Ended, websocket
 
@@ -90,6 +92,31 @@ async def test_a_shard_that_another_node_claims_is_lost(make_store: MakeStore) -
             await peer.until("never")
         assert ended.value.code == 1012
         await until(lambda: len(node.shards) == 0)
+
+
+async def test_a_shard_that_makes_no_records_is_healed_when_the_store_goes_back(
+    database: str, make_store: MakeStore
+) -> None:
+    """Otherwise it would be lost what its clients were told, once its node ends."""
+    first, second = make_store(shards=1), make_store(shards=1)
+    async with beaten(make_app(), first) as one, websocket(await one.url(0)) as peer:
+        welcome = await peer.hello()
+        state = await call_in_thread(lambda: State(database), name="test")
+        await peer.submit("echo", "x")
+        before = [*await peer.until("job.result")]
+        told = (await one.row(0)).next
+        await call_in_thread(state.come_back, name="test")
+        with anyio.fail_after(LIMIT):
+            while (row := await one.row(0)).next < told:
+                await anyio.sleep(0.02)
+        assert (row.epoch, row.node) == (2, first.node)
+        await until(lambda: one.ownership.may_act(since_boot(), 0))
+    async with beaten(make_app(), second) as two, websocket(await two.url(0)) as peer:
+        await peer.resume(welcome, 0, token=None)
+        again = await peer.until("job.result")
+        assert [message for message in again if "event_seq" in message] == [
+            message for message in before if "event_seq" in message
+        ]
 
 
 async def test_a_zombie_stores_nothing_and_says_nothing(make_store: MakeStore) -> None:

@@ -39,6 +39,10 @@ class Service(Protocol):
     def thaw(self) -> None:
         """Continue, since the node may act again."""
 
+    @property
+    def stored(self) -> tuple[int, int]:
+        """The epoch under which records are stored, and the number below which they are durable."""
+
 
 class Node:
     """The processes at one address, one after another; each has its own id and clock."""
@@ -184,9 +188,10 @@ class Node:
 
     def _poll(self) -> None:
         begun, me, draining = self.clock, self.id, self.draining
+        stored = {shard: service.stored for shard, service in self.services.items()}
         self.ask(
             lambda table: table.beat(me, draining),
-            lambda reading: self._seen(reading, begun),
+            lambda reading: self._seen(reading, begun, stored),
             lambda: self._missed(begun),
         )
 
@@ -197,7 +202,7 @@ class Node:
     def _poll_at(self, clock: int) -> None:
         self.cluster.at(max(self.cluster.now + 1, self._when(clock)), self.deliver, self.life, self._poll)
 
-    def _seen(self, reading: Reading, begun: int) -> None:
+    def _seen(self, reading: Reading, begun: int, stored: dict[int, tuple[int, int]]) -> None:
         held = not self.may_act
         idle = [shard for shard, service in self.services.items() if service.idle]
         owns = self.ownership
@@ -213,7 +218,18 @@ class Node:
             return
         if held:
             self._thaw()
+        self._look_for_losses(reading, stored)
         self._poll_at(owns.next_poll)
+
+    def _look_for_losses(self, reading: Reading, stored: dict[int, tuple[int, int]]) -> None:
+        """Heal shards of which the store lacks records that were durable before the beat."""
+        for row in reading.shards:
+            service = self.services.get(row.shard)
+            epoch, number = stored.get(row.shard, (0, 0))
+            if service is None or row.node != self.id or service.stored[0] != row.epoch:
+                continue
+            if row.epoch == epoch and row.next < number:
+                service.heal(Heal(row.shard, row.epoch, None, 0))
 
     def _thaw(self) -> None:
         if self.up and not self.paused and self.may_act:

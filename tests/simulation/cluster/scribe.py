@@ -61,6 +61,11 @@ class Scribe:
     def thaw(self) -> None:
         """Ignore that the node may act again: the next turn notices that."""
 
+    @property
+    def stored(self) -> tuple[int, int]:
+        """The epoch of the scribe, and how many of its records are durable."""
+        return self._epoch, self._number
+
     # Its beginning.
 
     def _restore(self) -> None:

@@ -17,11 +17,11 @@ from arcp_io.cluster.rows import ShardRow
 from arcp_proto import Connection, Framing
 from arcp_proto.engine.output import Output
 from arcp_proto.ids import MILLISECOND
-from arcp_proto.server.journal.records import Record, decode_record
+from arcp_proto.server.journal.records import Record, decode_record, encode_record
 
 from .. import bounds
 from ..agents import Agents
-from ..broken import Broken, ensure
+from ..broken import ensure
 from ..host import Host, ServerEnd
 from ..journal import Journal
 from ..network import Link, Socket
@@ -130,10 +130,12 @@ class ShardJournal(Journal):
     def __init__(self, world: ShardWorld) -> None:
         super().__init__(world)
         self.base = 0
+        self.heals = False
+        """Whether a snapshot is on its way in place of records."""
         self._shard_world = world
 
     def sync(self) -> None:
-        if not self._syncing and self._open:
+        if not self._syncing and self._open and not self.heals:
             self._syncing = len(self._open)
             self._append()
 
@@ -147,6 +149,10 @@ class ShardJournal(Journal):
         if self._syncing:
             self._append()
         self.sync()
+
+    def is_of(self, life: int) -> bool:
+        """Whether no snapshot and no other owner has come since an append that was sent in this life."""
+        return life == self._life
 
     def _append(self) -> None:
         service = self._shard_world.service
@@ -163,12 +169,14 @@ class ShardJournal(Journal):
         row = answer.row
         if (row.epoch, row.node) != (service.epoch, service.me):
             service.fenced()
+        elif row.next < self.base + self.count:
+            service.heal(Heal(row.shard, row.epoch, None, 0))
         elif row.next == end:
             count, self._syncing = self._syncing, 0
             self._keep(count)
             self._world.host.persisted(self.count)
             self.sync()
-            service.stored()
+            service.when_stored()
         else:
             ensure(
                 row.next == self.base + self.count,
@@ -177,8 +185,31 @@ class ShardJournal(Journal):
             )
             self._append()
 
+    def begin_heal(self) -> int:
+        """Append nothing more until a snapshot of all that is made is stored; return how many records it has.
+
+        The answer of an append that is under way says nothing any longer.
+        """
+        self.heals, self._syncing = True, 0
+        self._life += 1
+        return self.appended
+
+    def end_heal(self, snapshot: Sequence[bytes], count: int) -> None:
+        """Go on behind a snapshot that holds so many records of the present runtime."""
+        self.heals = False
+        self._keep(count - self.count)
+        self.kept, self.base = list(snapshot), len(snapshot) - self.count
+        self._world.host.persisted(self.count)
+        self.sync()
+
+    def give_heal_up(self) -> None:
+        """Go on without a snapshot that the store did not take."""
+        self.heals = False
+        self.sync()
+
     def settle(self, entries: Sequence[Entry]) -> int:
         """Take what the next owner has read; return how many records of the last runtime are in it."""
+        self.heals = False
         reached = len(entries) - self.base - self.count
         ensure(reached >= 0, "C4", f"{-reached} durable records are lost")
         ensure(
@@ -337,6 +368,7 @@ class ShardService:
         self.me = node.id
         self.over = False
         self._done: Callable[[], None] | None = None
+        self._healing = False
         self._restore()
 
     @property
@@ -368,21 +400,37 @@ class ShardService:
 
     def append(self, first: int, datas: tuple[bytes, ...], life: int) -> None:
         """Append records, and try again until it is known what has become of them."""
-        if self.over:
+        me, shard, epoch, journal = self.me, self.world.shard, self.epoch, self.journal
+        if self.over or not journal.is_of(life):
             return
-        me, shard, epoch, journal = self.me, self.world.shard, self.epoch, self.world.journal
-        assert isinstance(journal, ShardJournal)
         self.node.ask(
             lambda table: table.append(me, shard, epoch, first, datas),
             lambda answer: self.world.when_thawed(journal.appended_at, first + len(datas), life, answer),
             lambda: self.append(first, datas, life),
         )
 
-    def stored(self) -> None:
-        """An append is done."""
+    @property
+    def journal(self) -> ShardJournal:
+        """The journal of the shard."""
         journal = self.world.journal
         assert isinstance(journal, ShardJournal)
-        if self._done is not None and not journal.waits and not self.over:
+        return journal
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """The epoch of the owner, and the number below which its records are durable."""
+        serves = self.world.service is self and self.world.host.up
+        return self.epoch, self.journal.base + self.journal.count if serves else 0
+
+    @property
+    def serves(self) -> bool:
+        """Whether the owner is well, and serves the shard."""
+        well = not self.node.cut and self.node.acts_for(self.world.shard)
+        return well and not self.over and self._done is None
+
+    def when_stored(self) -> None:
+        """An append is done."""
+        if self._done is not None and not self.journal.waits and not self.over:
             self.over = True
             self._done()
 
@@ -393,11 +441,11 @@ class ShardService:
             self._leave()
 
     def _leave(self) -> None:
+        if self._healing:
+            return  # It leaves once it is healed.
         self.world.leave_host()
-        journal = self.world.journal
-        assert isinstance(journal, ShardJournal)
-        journal.store_rest()
-        self.stored()
+        self.journal.store_rest()
+        self.when_stored()
 
     def kill(self) -> None:
         """End at once."""
@@ -416,5 +464,33 @@ class ShardService:
             self.world.thaw()
 
     def heal(self, order: Heal) -> None:
-        """The store never loses a commit in these runs."""
-        raise Broken("simulator", f"{order} without a failover")
+        """Write a snapshot of everything again, under a new epoch; a later reading asks again if it waits."""
+        world = self.world
+        if self.over or self._healing or world.service is not self or not world.host.up or world.frozen:
+            return
+        world.host.take()
+        self._healing, count = True, self.journal.begin_heal()
+        snapshot = [encode_record(record) for record in world.host.runtime.snapshot()]
+        me, epoch, version = self.me, self.epoch, self.node.record_version
+        entries = tuple(Entry(number, epoch + 1, me, data) for number, data in enumerate(snapshot))
+        self.node.ask(
+            lambda table: table.heal(me, order, epoch, entries, version),
+            lambda row: world.when_thawed(self._healed, row, snapshot, count),
+            lambda: world.when_thawed(self._healed, None, snapshot, count),
+        )
+
+    def _healed(self, row: ShardRow | None, snapshot: list[bytes], count: int) -> None:
+        """Take the answer of a heal: without one, a reading or the next append says what is to be done."""
+        if self.over:
+            return
+        self._healing = False
+        if row is None:
+            self.journal.give_heal_up()
+            return
+        self.epoch = row.epoch
+        self.world.count("healed")
+        self.world.cluster.note(self.me, f"has healed {self.world.shard}: {row}")
+        self.node.healed(self.world.shard, row.epoch)
+        self.journal.end_heal(snapshot, count)
+        if self._done is not None:
+            self._leave()

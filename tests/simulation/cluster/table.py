@@ -66,6 +66,15 @@ class Table:
         records = {shard: (entries, len(entries)) for shard, entries in self.records.items()}
         self._states.append(State(dict(self.nodes), dict(self.shards), records))
 
+    def commits_without_claims(self) -> int:
+        """How many statements a standby may lack and have all nodes, and the shards with their owners."""
+        owners = {shard: (row.epoch, row.node) for shard, row in self.shards.items()}
+        for behind, state in enumerate(reversed(self._states)):
+            of_state = {shard: (row.epoch, row.node) for shard, row in state.shards.items()}
+            if of_state != owners or state.nodes.keys() != self.nodes.keys():
+                return behind
+        return len(self._states)
+
     def fail_over(self, behind: int) -> bool:
         """Go on with a standby that lacks a number of statements; return whether it was behind."""
         if not self._states or not behind:

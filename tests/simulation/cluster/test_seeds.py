@@ -44,6 +44,12 @@ def test_shards_with_runtimes_move_and_their_sessions_are_resumed() -> None:
     assert sum(each.get("resumed", 0) for each in counts) > 20
 
 
+def test_owners_with_runtimes_heal_a_store_that_went_back() -> None:
+    counts = [runtimes.play(seed).counts for seed in range(15)]
+    assert sum(each.get("failed over", 0) for each in counts) > 2
+    assert sum(each.get("healed", 0) for each in counts) > 4
+
+
 def test_the_same_seed_does_the_same_everywhere() -> None:
     seeds = list(FRESH[:3])
     command = [sys.executable, "-m", "tests.simulation.cluster", "--digest", *map(str, seeds)]
