@@ -38,8 +38,8 @@ class View(Cursor):
     known: bool = True
     """The client knows that the events come by themselves. It may not know that of a child whose parent
     was accepted by a key: "the first payload" answers a repeated key, and does not say which submit has
-    made the job (§7.2). Nor does a new process know it of a child whose announcement an earlier process
-    has processed."""
+    made the job (§7.2). Nor does a new process know it of a child before its announcement comes again, which
+    it does if an earlier process has not processed it."""
     unwanted: bool = False
     """The user has unsubscribed from a child whose events come by themselves, which the next process does
     not know."""
@@ -114,7 +114,8 @@ class View(Cursor):
         over = self.ended and not self.held  # For the next process a job is over once its end is processed.
         kept = View(*_ALL_OF(self))
         owed = self.dropped and bool(self.held)
-        kept.own, kept.known = (self.own or owed) and not self.unwanted, self.known and self.asked
+        kept.own = (self.own or owed) and not self.unwanted
+        kept.known = self.known and self.asked and self.work.parent is None
         kept.cursor, kept.ended, kept.held, kept.chunk = self.done, over, deque(), 0
         return kept
 
