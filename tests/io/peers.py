@@ -99,7 +99,7 @@ class Peer(ABC):
         return await self.receive()
 
     async def until_event(self, number: int) -> list[Message]:
-        """Read until a number of messages with a number has come; return all of them."""
+        """Read until `number` messages with an event_seq have come; return all of them."""
         while len(self.events) < number:
             await self.receive()
         return self.events

@@ -139,7 +139,7 @@ async def test_a_write_that_is_not_taken_at_once_is_reported(pair: Any) -> None:
 @on_every_loop
 @both
 async def test_a_write_that_is_not_taken_at_once_is_sent_again_and_again(pair: Any) -> None:
-    """Check that a write is sent only after the write before it, whose task has ended."""
+    """Write twice; the second write begins after the sender of the first has ended, and is sent whole."""
     async with open_loop() as loop, pair(loop) as (recorder, far):
         for _ in range(2):
             recorder.writes = 0
