@@ -114,6 +114,8 @@ class App:
 
     On many nodes a `tenant` function tells whose jobs may be seen together, as the name of a group of
     principals; by default each principal is a tenant of its own. It must give the same answer on every node.
+    A right of `observers` to a principal of another tenant then holds in the session of a guest, which asks
+    for that tenant in its URL (`?tenant=NAME`); "*" means all principals of the observer's own tenant.
 
     `links` says where agents with a placement on another machine reach this runtime, and how that is
     protected; by default on loopback.

@@ -21,6 +21,7 @@ with harness.instrumented(__name__):
         OwnerHandshake,
     )
     from arcp_io.cluster.relay_header import (
+        MAX_GUEST,
         MAX_LINE_BYTES,
         MAX_PEER,
         MAX_PRINCIPAL,
@@ -43,6 +44,8 @@ WORDS: Final = (
     '"v":2',
     '"shard":',
     '"principal":null',
+    ',"guest":"acme"',
+    ',"guest":""',
     '"expires":9223372036854775807',
     "\\ud800",
     "9223372036854775808",
@@ -145,6 +148,7 @@ def check_header(header: RelayHeader) -> None:
     assert header.principal is None or 1 <= len(header.principal) <= MAX_PRINCIPAL
     assert header.expires is None or 0 <= header.expires < 2**63
     assert len(header.peer) <= MAX_PEER and isinstance(header.secure, bool)
+    assert header.guest is None or 1 <= len(header.guest) <= MAX_GUEST
     again = encode(header, key=KEY, owner_nonce=OWNER_NONCE, gateway_nonce=GATEWAY_NONCE)
     assert len(again) <= MAX_LINE_BYTES + TAIL_BYTES
     assert owner([again]).header == header

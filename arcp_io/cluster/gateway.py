@@ -30,6 +30,7 @@ from arcp_proto import SECOND, Authenticate, CloseCode, Connection, Framing, Loc
 from arcp_proto.wire import look
 
 from .dials import Dials
+from .guests import tenant_asked
 from .lobby import Lobby
 from .ownership import Route
 from .placing import is_anonymous, may_be_known, names_its_shard, shard_of, shard_of_label
@@ -74,6 +75,10 @@ class Client:
         """Whether the client is being brought to its shard, so that the lobby gets nothing more of it."""
         self.throttled = False
         """Whether its token was not verified, because too many have failed where it comes from."""
+        self.tenant: str | None = None
+        """The tenant of the session, if the gateway knows it: its principal's, or one that a guest visits."""
+        self.guest = False
+        """Whether the client is a guest of that tenant."""
         self.refused = ""
         """Why the owner of its shard did not take it when it was asked last, which is in the log."""
 
@@ -192,7 +197,10 @@ class Gateway:
             self._begin(client, shard, None)
             return False
         if self._app.anonymous and is_anonymous(first):
-            self._begin(client, None, None)
+            asked = tenant_asked(client.codec.target or "")
+            if asked is not None:  # A client without a name has no rights; the runtime tells it.
+                client.tenant, client.guest = asked, True
+            self._begin(client, None if asked is None else shard_of(asked, self._count), None)
             return False
         return True
 
@@ -203,13 +211,13 @@ class Gateway:
 
     async def _verify(self, request: Authenticate) -> None:
         """Bring the client of a valid token to its shard, and answer the lobby for any other token."""
-        verified, expires, shard, failed = None, None, 0, False
+        verified, expires, own, failed = None, None, "", False
         try:
             if self._app.verifier is not None and request.principal is None:
                 verified = await verify(self._app.verifier, request.token)
             if verified is not None:
                 expires = verified.expires_ns
-                shard = shard_of(self._app.tenant_of(verified.principal), self._count)
+                own = self._app.tenant_of(verified.principal)
         except (Exception, SystemExit, KeyboardInterrupt):
             failed = True
             logger.exception("the verifier failed (App.verifier, App.tenant)")
@@ -218,7 +226,10 @@ class Gateway:
             self.lobby.answer(request, None, expires, failed)
         elif client is not None:
             client.placed = True
-            await self._place(client, shard, verified)
+            asked = tenant_asked(client.codec.target or "")
+            client.tenant = own if asked is None else asked
+            client.guest = client.tenant != own
+            await self._place(client, shard_of(client.tenant, self._count), verified)
 
     # Bringing clients to their shards.
 
@@ -260,7 +271,12 @@ class Gateway:
         if client.throttled:
             server.throttle(client.peer)
         connection = server.connect(
-            Framing.MESSAGES, secure=client.secure, peer=client.peer, verified=verified
+            Framing.MESSAGES,
+            secure=client.secure,
+            peer=client.peer,
+            verified=verified,
+            tenant=client.tenant,
+            guest=client.guest,
         )
         client.codec.untap()
         client.codec.most_controls = self._most_controls(connection)
@@ -310,6 +326,7 @@ class Gateway:
             client.secure and (self._tls is not None or is_loopback(host)),
             client.peer[:MAX_PEER],
             client.throttled,
+            client.tenant if client.guest else None,
         )
         context = None if self._tls is None else self._tls.client
         try:
@@ -345,9 +362,20 @@ class Gateway:
             return Answer.TRY_AGAIN
         if self._beating.held or self.connections > self._room:
             return Answer.TRY_AGAIN
-        return partial(self._take, server, header)
+        tenant = header.guest
+        if tenant is not None and shard_of(tenant, self._count) != header.shard:
+            return Answer.BAD_HEADER
+        try:
+            if tenant is None and header.principal is not None:
+                tenant = self._app.tenant_of(header.principal)
+        except Exception:
+            logger.exception("the function of App(tenant=...) failed")
+            return Answer.TRY_AGAIN
+        return partial(self._take, server, header, tenant)
 
-    def _take(self, server: Server, header: RelayHeader, stream: ByteStream) -> StreamTransport:
+    def _take(
+        self, server: Server, header: RelayHeader, tenant: str | None, stream: ByteStream
+    ) -> StreamTransport:
         verified = None
         if header.principal is not None:
             expires = None if header.expires is None else header.expires / SECOND
@@ -355,7 +383,12 @@ class Gateway:
         if header.throttled:
             server.throttle(header.peer)
         connection = server.connect(
-            Framing.MESSAGES, secure=header.secure, peer=header.peer, verified=verified
+            Framing.MESSAGES,
+            secure=header.secure,
+            peer=header.peer,
+            verified=verified,
+            tenant=tenant,
+            guest=header.guest is not None,
         )
         codec = ServerCodec.opened(limit=connection.message_limit)
         codec.most_controls = self._most_controls(connection)

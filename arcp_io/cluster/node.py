@@ -23,8 +23,8 @@ from arcp_proto import RECORD_VERSION, SECOND, Counts, JobInfo, LocalProtocolErr
 from .beating import Beating
 from .errors import StoreError
 from .gateway import Gateway, split_address
+from .guests import fault_of_query, rights_of, warn_of_guests
 from .ownership import Ownership
-from .placing import check_observers
 from .relay_header import KEY_BYTES
 from .relay_listener import RelayListener
 from .rows import NodeRow, Reading
@@ -83,7 +83,7 @@ class Node:
                 try:
                     gateway = server.gateway
                     refused = gateway.lobby.refusals.http_refused
-                    admission = entrance.admission(refused, lambda: gateway.trouble)
+                    admission = entrance.admission(refused, lambda: gateway.trouble, fault_of_query)
                     await gateway.listen(
                         entrance.host, entrance.port, entrance.path, entrance.ssl_context, admission
                     )
@@ -142,7 +142,7 @@ class NodeServer:
     def set_observers(self, observers: Mapping[str, Mapping[str, str]]) -> None:
         """Replace the rights to see jobs of others on this node, as `Server.set_observers`.
 
-        Raises ValueError for a right across two tenants.
+        A right across two tenants holds in sessions of guests alone.
         """
         self.shards.set_observers(observers)
 
@@ -245,7 +245,7 @@ def _tell_memory(app: App, shards: int) -> None:
 def _check(app: App, node: Node) -> None:
     """Raise ValueError for arguments with which a node cannot serve."""
     app.config()
-    check_observers(app.observers, app.tenant_of)
+    warn_of_guests(rights_of(app.observers, app.tenant_of))
     if not node.lease > 0:
         raise ValueError("a lease is longer than 0 seconds")
     listen_host, _ = split_address(node.listen)

@@ -1,9 +1,8 @@
-"""Which shard a connection belongs to: by its principal, or by the label of its resume token."""
+"""Which shard a connection belongs to: by its tenant, or by the label of its resume token."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
 
 from arcp_proto.wire import FirstKind, FirstMessage, Scheme
 
@@ -37,14 +36,3 @@ def may_be_known(first: FirstMessage) -> bool:
     The shard decides whether it does: the host is not asked about the bearer token before.
     """
     return first.resumes and bool(first.label) and first.scheme is Scheme.BEARER
-
-
-def check_observers(observers: Mapping[str, Mapping[str, str]], tenant: Callable[[str], str]) -> None:
-    """Raise ValueError if a right names principals of two tenants, whose jobs are in different shards."""
-    for observer, owners in observers.items():
-        for owner in owners:
-            if owner != "*" and tenant(observer) != tenant(owner):
-                raise ValueError(
-                    f"observers gives {observer} a right to jobs of {owner}, which is another tenant: on many"
-                    " nodes rights hold within a tenant. App(tenant=...) can put both into one"
-                )

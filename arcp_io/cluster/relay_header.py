@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from .guests import MAX_TENANT
+
 VERSION: Final = 1
 """The version of the header, its field `v`."""
 KEY_BYTES: Final = 32
@@ -18,11 +20,13 @@ MAC_BYTES: Final = hashlib.sha256().digest_size
 TAIL_BYTES: Final = NONCE_BYTES + MAC_BYTES
 """Bytes behind the line: the nonce of the gateway, and the MAC."""
 MAX_LINE_BYTES: Final = 16 * 1024
-"""Bytes of the line with its newline; principal and peer take less, even if JSON escapes all of them."""
+"""Bytes of the line with its newline; its texts take less, even if JSON escapes all of them."""
 MAX_PRINCIPAL: Final = 2048
 """Characters of a principal."""
 MAX_PEER: Final = 256
 """Characters of the address of a client."""
+MAX_GUEST: Final = MAX_TENANT
+"""Characters of the tenant of a guest."""
 MAX_SHARD: Final = 2**31 - 1
 MAX_EPOCH: Final = 2**63 - 1
 MAX_EXPIRES: Final = 2**63 - 1
@@ -56,6 +60,11 @@ class RelayHeader(msgspec.Struct, frozen=True):
     """The address of the client as a label: host:port."""
     throttled: bool = False
     """Whether too many authentications have failed at that address, so that the gateway verifies no token."""
+    guest: str | None = None
+    """The tenant that the principal visits as a guest; None if the session is in its own tenant.
+
+    A node of a release without guests refuses a header with this field.
+    """
 
 
 class _Line(RelayHeader, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -86,6 +95,8 @@ def encode(header: RelayHeader, *, key: bytes, owner_nonce: bytes, gateway_nonce
     fields: dict[str, Any] = {"v": VERSION, **msgspec.structs.asdict(header), "expires": expires}
     if not header.throttled:
         del fields["throttled"]  # As it was before there was this field.
+    if header.guest is None:
+        del fields["guest"]
     line = msgspec.json.encode(fields) + b"\n"
     return line + gateway_nonce + header_mac(line, key, owner_nonce, gateway_nonce)
 
@@ -117,9 +128,8 @@ def _decoded(line: bytes) -> RelayHeader:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # The text of the error would show what was received.
         raise RelayRefused("the header is not a JSON object with the fields of its version") from None
-    header = RelayHeader(
-        found.shard, found.epoch, found.principal, found.expires, found.secure, found.peer, found.throttled
-    )
+    fields = {name: getattr(found, name) for name in RelayHeader.__struct_fields__}
+    header = RelayHeader(**fields)
     fault = _fault(header)
     if fault is not None:
         raise RelayRefused(f"the header is out of bounds: {fault}")
@@ -138,7 +148,9 @@ def _fault(header: RelayHeader) -> str | None:
         return f"`principal` is empty or has more than {MAX_PRINCIPAL} characters"
     if len(header.peer) > MAX_PEER:
         return f"`peer` has more than {MAX_PEER} characters"
-    if not (_is_text(header.principal or "") and _is_text(header.peer)):
+    if header.guest is not None and not 1 <= len(header.guest) <= MAX_GUEST:
+        return f"`guest` is empty or has more than {MAX_GUEST} characters"
+    if not all(map(_is_text, (header.principal or "", header.peer, header.guest or ""))):
         return "a text holds a lone surrogate"
     return None
 

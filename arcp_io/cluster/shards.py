@@ -24,8 +24,8 @@ from arcp_io.server.server import Server, Shared, open_server
 from arcp_proto import Counts, InvariantViolated
 
 from .errors import StoreAway, StoreError
+from .guests import rights_of
 from .held_shard import HeldShard
-from .placing import check_observers
 from .postgres_journal import PostgresJournal
 from .shard_turns import Turns
 
@@ -68,8 +68,7 @@ class Shards:
         self._auditor = auditor
         self._threads = Threads(app.max_threads)
         self._links = LinkListener(loop, app.links)
-        self._observers: dict[str, dict[str, str]] | None = None
-        """The rights that were set since the start, if any."""
+        self._rights = rights_of(app.observers, app.tenant_of)
         self._turns = Turns(loop.event)
         self._held: dict[int, HeldShard] = {}
 
@@ -157,12 +156,11 @@ class Shards:
     def set_observers(self, observers: Mapping[str, Mapping[str, str]]) -> None:
         """Replace the rights to see jobs of others, also in shards that are restored later.
 
-        Raises ValueError for a right across two tenants.
+        A right across two tenants is one of a guest. Raises LocalProtocolError for unknown rights.
         """
-        check_observers(observers, self._app.tenant_of)
-        self._observers = {principal: dict(owners) for principal, owners in observers.items()}
+        self._rights = rights_of(observers, self._app.tenant_of)
         for server in self.servers:
-            server.set_observers(observers)
+            server.set_rights(*self._rights)
 
     async def ended(self) -> None:
         """Wait until this node holds no shard."""
@@ -274,7 +272,8 @@ class Shards:
         """Restore a shard and serve it until it is given away; its journal is closed then."""
         if held.leaving.is_set():
             return
-        shared = Shared(held.door, self._threads, self._auditor, HEARTBEAT_SEC, links=self._links)
+        rights = self._rights
+        shared = Shared(held.door, self._threads, self._auditor, HEARTBEAT_SEC, self._links, *rights)
         opened = open_server(self._app, 0.0, held.journal, shared=shared, label=str(held.shard))
         async with AsyncExitStack() as stack:
             async with self._turns.turn(held.shard):
@@ -285,8 +284,8 @@ class Shards:
             seconds = time.monotonic() - begun
             logger.info("shard %d restored up to record %d in %.2f s", held.shard, held.journal.next, seconds)
             self._ownership.restored(held.shard)
-            if self._observers is not None:
-                server.set_observers(self._observers)
+            if self._rights is not rights:  # They were replaced during the restore.
+                server.set_rights(*self._rights)
             held.server = server
             held.served.set()
             await held.leaving.wait()

@@ -28,14 +28,15 @@ def choose_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol])
 class Admission:
     """The rules of one listener, shared by its connections.
 
-    `path` is exact, any query is allowed. `hosts` are names or addresses, each for every port or, written
-    "example.com:8443", for one. `origins` are exact; a request without an Origin does not come from a
-    browser, and is accepted. `refused` is called with the status and the reason of every request that is not
-    answered by 101. With `health` a request for `path`/health, with any Host, is answered by 200, or by 503
-    with the reason that `health` returns, if that is not empty.
+    `path` is exact, any query is allowed unless `fault` returns why it is not, for a path and query: then the
+    answer is 400. `hosts` are names or addresses, each for every port or, written "example.com:8443", for
+    one. `origins` are exact; a request without an Origin does not come from a browser, and is accepted.
+    `refused` is called with the status and the reason of every request that is not answered by 101. With
+    `health` a request for `path`/health, with any Host, is answered by 200, or by 503 with the reason that
+    `health` returns, if that is not empty.
     """
 
-    __slots__ = ("_health", "_hosts", "_path", "_refused", "origins")
+    __slots__ = ("_fault", "_health", "_hosts", "_path", "_refused", "origins")
 
     def __init__(
         self,
@@ -45,8 +46,10 @@ class Admission:
         origins: Sequence[str] = (),
         refused: Callable[[int, str], object] | None = None,
         health: Callable[[], str] | None = None,
+        fault: Callable[[str], str] | None = None,
     ) -> None:
         self._path = path
+        self._fault = fault
         self._hosts = frozenset(map(_host_and_port, hosts))
         self.origins: tuple[Origin | None, ...] = (None, *map(Origin, origins))
         self._refused = refused
@@ -59,7 +62,7 @@ class Admission:
         )
 
     def answer(self, protocol: ServerProtocol, request: Request) -> Response:
-        """Return the response to a request: 101, 403, 404, or a refusal of the library (400, 405, 426,
+        """Return the response to a request: 101, 400, 403, 404, or a refusal of the library (400, 405, 426,
         505).
 
         The Host is checked first: a page that has rebound a name to our address learns nothing else.
@@ -80,6 +83,9 @@ class Admission:
             return protocol.reject(403, "Failed to open a WebSocket connection: Host is not allowed.\n")
         if request.path.partition("?")[0] != self._path:
             return protocol.reject(404, "Failed to open a WebSocket connection: no such path.\n")
+        fault = "" if self._fault is None else self._fault(request.path)
+        if fault:
+            return protocol.reject(400, f"Failed to open a WebSocket connection: {fault}.\n")
         return protocol.accept(request)
 
     def _lists_host(self, values: Sequence[str]) -> bool:

@@ -32,8 +32,18 @@ class Entrance(NamedTuple):
             raise ValueError(f"the path {self.path!r} does not begin with a slash")
 
     def admission(
-        self, refused: Callable[[int, str], object], health: Callable[[], str] | None = None
+        self,
+        refused: Callable[[int, str], object],
+        health: Callable[[], str] | None = None,
+        fault: Callable[[str], str] | None = None,
     ) -> Admission:
-        """Return the rules for HTTP requests; `refused` and `health` are those of `Admission`."""
+        """Return the rules for HTTP requests; `refused`, `health` and `fault` are those of `Admission`."""
         hosts = (*LOOPBACK_HOSTS, bracketed(self.host)) if self.hosts is None else self.hosts
-        return Admission(path=self.path, hosts=hosts, origins=self.origins, refused=refused, health=health)
+        return Admission(
+            path=self.path,
+            hosts=hosts,
+            origins=self.origins,
+            refused=refused,
+            health=health,
+            fault=fault,
+        )

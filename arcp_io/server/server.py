@@ -91,6 +91,10 @@ class Shared(msgspec.Struct, frozen=True):
     """The seconds between heartbeats, unless the App states them; None: the runtime's own default."""
     links: LinkListener | None = None
     """The listener for the workers of placed agents; None: each server has its own."""
+    observers: dict[str, dict[str, str]] | None = None
+    """The rights to jobs of others in the same tenant; None: those of the App."""
+    guests: dict[str, dict[str, dict[str, str]]] | None = None
+    """The rights of guests, principal -> tenant -> owner -> right; None: none."""
 
 
 NOTHING_SHARED: Final = Shared()
@@ -161,9 +165,7 @@ class Server:
 
         Raises LocalProtocolError for unknown rights.
         """
-        rights = {principal: dict(owners) for principal, owners in observers.items()}
-        self.runtime.observers_set(rights, now=self.pump.now())
-        self.pump.run()
+        self.set_rights({principal: dict(owners) for principal, owners in observers.items()}, {})
 
     def jobs(self, *, finished: bool = False) -> list[JobInfo]:
         """Return the unfinished jobs of all principals, oldest first.
@@ -231,14 +233,31 @@ class Server:
         self.url = f"{scheme}://{bracketed(host)}:{self.port}{path}"
         logger.info("%d files may be open, of them %d connections", self._files, self._room)
 
+    def set_rights(
+        self, observers: dict[str, dict[str, str]], guests: dict[str, dict[str, dict[str, str]]]
+    ) -> None:
+        """Replace the rights to see jobs of others, within tenants and of guests."""
+        self.runtime.observers_set(observers, guests, now=self.pump.now())
+        self.pump.run()
+
     def connect(
-        self, framing: Framing, *, secure: bool, peer: str, verified: Verified | None = None
+        self,
+        framing: Framing,
+        *,
+        secure: bool,
+        peer: str,
+        verified: Verified | None = None,
+        tenant: str | None = None,
+        guest: bool = False,
     ) -> Connection:
         """Return a new connection of the runtime; run the pump once it has a transport.
 
         A principal that was `verified` before is the answer to its bearer token, in place of the verifier's.
+        `tenant` and `guest` are those of `Runtime.connect`.
         """
-        connection = self.runtime.connect(framing, secure=secure, peer=peer, now=self.pump.now())
+        connection = self.runtime.connect(
+            framing, secure=secure, peer=peer, tenant=tenant, guest=guest, now=self.pump.now()
+        )
         if verified is not None:
             self._agents.verified(connection, verified)
         return connection
@@ -460,6 +479,8 @@ def runtime_config(app: App, label: str = "", heartbeat: int | None = None) -> R
 async def _made(app: App, loop: Loop, journal: Journal | None, shared: Shared, label: str) -> Server:
     """Return a server with a new runtime, or with the one that its journal holds."""
     clock, config = Clock(), runtime_config(app, label, shared.heartbeat)
+    if shared.observers is not None:
+        config = msgspec.structs.replace(config, observers=shared.observers, guests=shared.guests or {})
     seed, now, unix = os.urandom(32), clock.now(), clock.unix()
     if journal is None:
         return Server(app, loop, clock, Runtime(config, seed=seed, now=now, unix=unix), shared=shared)

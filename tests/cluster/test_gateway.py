@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from arcp_io.app import App
-from arcp_io.cluster.placing import check_observers, shard_of, shard_of_label
+from arcp_io.cluster.placing import shard_of, shard_of_label
 from arcp_io.drivers.node_tls import load_node_tls
 from tests.cluster.conftest import MakeStore
 from tests.cluster.served import owner_first, served, spread
@@ -177,13 +177,6 @@ def test_a_tenant_is_in_the_same_shard_on_every_node() -> None:
         7,
         *[None] * 6,
     ]
-
-
-def test_rights_across_tenants_are_refused() -> None:
-    teams = {"alice": "a", "bea": "a", "bob": "b"}
-    check_observers({"alice": {"bea": "list", "*": "observe"}}, teams.__getitem__)
-    with pytest.raises(ValueError, match="alice a right to jobs of bob"):
-        check_observers({"alice": {"bob": "list"}}, teams.__getitem__)
 
 
 async def test_principals_of_one_tenant_share_a_shard(make_store: MakeStore) -> None:

@@ -16,6 +16,7 @@ from arcp_io.cluster.store import PostgresStore
 from arcp_io.journal import MemoryJournal
 from arcp_io.provisioning import StaticProvisioner
 from arcp_io.server.server import serve
+from arcp_proto import LocalProtocolError
 from tests.cluster.beaten import LEASE, until
 from tests.cluster.conftest import MakeStore
 from tests.cluster.proxy import proxy_to
@@ -91,11 +92,12 @@ async def test_a_node_that_has_left_does_not_write_its_row_again(make_store: Mak
             assert await call_in_thread(lambda: reader.read().nodes, name="test") == ()
 
 
-async def test_rights_across_two_tenants_are_refused_at_any_time(make_store: MakeStore) -> None:
+async def test_unknown_rights_are_refused_at_any_time(make_store: MakeStore) -> None:
     async with served(make_app(), make_store(shards=2)) as node:
-        with pytest.raises(ValueError, match="another tenant"):
-            node.set_observers({"alice": {"bob": "list"}})
-        node.set_observers({"alice": {"*": "list"}})
+        for owner in ("bob", "*"):
+            with pytest.raises(LocalProtocolError, match="write"):
+                node.set_observers({"alice": {owner: "write"}})
+        node.set_observers({"alice": {"*": "list", "bob": "list"}})
 
 
 async def test_a_node_that_comes_second_gets_its_share(make_store: MakeStore) -> None:

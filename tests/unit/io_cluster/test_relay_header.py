@@ -23,6 +23,7 @@ from arcp_io.cluster.relay_handshake import (
 )
 from arcp_io.cluster.relay_header import (
     MAX_EXPIRES,
+    MAX_GUEST,
     MAX_LINE_BYTES,
     MAX_PEER,
     MAX_PRINCIPAL,
@@ -59,6 +60,7 @@ headers = st.builds(
     secure=st.booleans(),
     peer=texts,
     throttled=st.booleans(),
+    guest=st.none() | texts.filter(bool),
 )
 
 
@@ -123,6 +125,25 @@ def test_the_bytes_of_version_1_stay_the_same() -> None:
     assert owner.answer(Answer.NOT_OWNER).hex() == ANSWER
 
 
+def test_a_header_without_a_guest_has_no_field_for_one() -> None:
+    """Nodes of a release without guests read it, and refuse one that has the field."""
+    assert b"guest" not in sent()
+    visiting = msgspec.structs.replace(HEADER, guest="acme")
+    assert sent(visiting).partition(b"\n")[0] == sent().partition(b"\n")[0][:-1] + b',"guest":"acme"}'
+    assert OwnerHandshake(KEY, OWNER).receive(sent(visiting)) == visiting
+
+
+def test_the_tenant_of_a_guest_is_covered_by_the_signature() -> None:
+    visiting = sent(msgspec.structs.replace(HEADER, guest="acme"))
+    for forged in (
+        visiting.replace(b'"guest":"acme"', b'"guest":"evil"'),
+        visiting.replace(b',"guest":"acme"', b""),
+        sent().replace(b'"}\n', b'","guest":"acme"}\n'),
+    ):
+        assert forged not in (visiting, sent())
+        assert isinstance(refusal(forged), RelayForged)
+
+
 def test_a_line_that_is_too_long_is_refused_without_a_look_at_it() -> None:
     line = b" " * MAX_LINE_BYTES + sent().partition(b"\n")[0] + b"\n"
     tail = signed(line).removeprefix(line)
@@ -131,7 +152,8 @@ def test_a_line_that_is_too_long_is_refused_without_a_look_at_it() -> None:
 
 
 def test_the_longest_header_is_within_the_bound() -> None:
-    longest = RelayHeader(MAX_SHARD, 2**63 - 1, "\1" * MAX_PRINCIPAL, MAX_EXPIRES, False, "\1" * MAX_PEER)
+    texts = ("\1" * MAX_PRINCIPAL, "\1" * MAX_PEER, "\1" * MAX_GUEST)
+    longest = RelayHeader(MAX_SHARD, 2**63 - 1, texts[0], MAX_EXPIRES, False, texts[1], True, texts[2])
     assert OwnerHandshake(KEY, OWNER).receive(sent(longest)) == longest
 
 
@@ -151,10 +173,14 @@ OUT_OF_BOUNDS: list[dict[str, Any]] = [
     {"principal": ""},
     {"principal": "a" * (MAX_PRINCIPAL + 1)},
     {"peer": "a" * (MAX_PEER + 1)},
+    {"guest": ""},
+    {"guest": "a" * (MAX_GUEST + 1)},
 ]
 
 
-@pytest.mark.parametrize("fields", [*OUT_OF_BOUNDS, {"epoch": 2**63}, {"principal": "\ud800"}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [*OUT_OF_BOUNDS, {"epoch": 2**63}, {"principal": "\ud800"}, {"guest": "\ud800"}], ids=str
+)
 def test_a_header_out_of_bounds_is_not_sent(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="cannot be sent"):
         sent(msgspec.structs.replace(HEADER, **fields))
@@ -181,6 +207,8 @@ def test_a_signed_header_out_of_bounds_is_refused(fields: dict[str, Any]) -> Non
         {"secure": ...},
         {"peer": None},
         {"peer": ...},
+        {"guest": True},
+        {"guest": ["a"]},
         {"v": ...},
         {"v": "1"},
         {"token": "t"},
