@@ -62,7 +62,7 @@ AGENT: Final = Agent("echo", None, agent)
 
 
 class Outside:
-    """A runtime with the job of an isolated agent, and one of somebody else."""
+    """A runtime with the job of an isolated agent, and one of another principal."""
 
     def __init__(self) -> None:
         self.world = World(CONFIG)
@@ -96,7 +96,7 @@ class Outside:
 
     def end(self, pipes: Pipes) -> None:
         """What must hold whatever was sent."""
-        ensure(self._of_the_other() == self.before, "the job of somebody else is touched")
+        ensure(self._of_the_other() == self.before, "the job of another principal has changed")
         numbers = self.mine.numbers()
         ensure(numbers == list(range(1, len(numbers) + 1)), "numbers are not consecutive")
         ensure(pipes.answered <= pipes.asked, "more is answered than was asked")

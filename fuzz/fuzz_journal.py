@@ -119,7 +119,7 @@ def check_files(path: Path, base: Base, *, may_be_cut: bool) -> None:
     held, dropped = opened
     check_kept(held, base.records)
     told = held == base.records or bool(dropped) or may_be_cut
-    ensure(told, f"{len(base.records) - len(held)} records are lost, and nobody is told")
+    ensure(told, f"{len(base.records) - len(held)} records are lost without a notice")
 
 
 def check_kept(held: Sequence[bytes], records: Sequence[bytes]) -> None:

@@ -102,7 +102,7 @@ def check_form(url: str, form: str) -> None:
     ensure(slash, f"{form!r} has no path")
     host, port = _split(authority)
     expected = Read(scheme, host, PORTS[scheme] if port is None else port, f"/{target}")
-    ensure(form.isascii() and expected.port != 0, f"{form!r} is no URL to send")
+    ensure(form.isascii() and expected.port != 0, f"{form!r} is not a URL to send")
     for name, read in CLIENTS.items():
         with suppress(*REFUSALS):
             found = read(form)

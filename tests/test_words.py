@@ -24,6 +24,7 @@ FOLDERS: Final = (
     "kill9",
     "memory",
     "placing",
+    "properties",
     "reference",
     "transcripts",
 )

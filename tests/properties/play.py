@@ -88,7 +88,7 @@ RIGHTS: Final[Sequence[dict[str, dict[str, str]]]] = (
 
 
 def config_of(a: int, b: int, c: int) -> RuntimeConfig:
-    """One of many configurations: with and without a journal, a window, heartbeats, tight limits."""
+    """Return one of many configurations: with and without a journal, a window, heartbeats, tight limits."""
     limits = Limits(
         max_session_events=16 if b & 1 else 10_000,
         max_session_bytes=200_000 if b & 2 else 16 * 1024 * KIB,
@@ -133,7 +133,7 @@ class Play(Judge):
     """The world, what is known of it, and the actions."""
 
     def do(self, name: str, a: int = 0, b: int = 0, c: int = 0) -> None:
-        """One action by its name, and every check."""
+        """Carry out one action by its name, and all checks."""
         runtime, made = self.world.runtime, len(self.world.records)
         sampled = self.config.journal and c % 8 == 0
         before = list(map(encode_record, runtime.snapshot())) if sampled else []
@@ -148,7 +148,7 @@ class Play(Judge):
         self.check()
 
     def send(self, number: int, data: bytes) -> None:
-        """A client sends something that nobody has thought of: what it was promised is not known any more."""
+        """Send bytes of any kind from a client: its further frames and answers cannot be predicted."""
         client = self._reader(number)
         if client is None:
             return
@@ -198,7 +198,7 @@ class Play(Judge):
         self.answer(asked, client, who, failed=c % 16 == 15, expires=expires)
 
     def join(self, a: int, b: int, c: int) -> None:
-        """A client that is welcomed at once."""
+        """Connect a client, and welcome it at once."""
         count = len(self.clients)
         self.connect(a, b, c)
         if len(self.clients) > count:
@@ -207,7 +207,7 @@ class Play(Judge):
             self.verify(255, 1 + a % 3, 0)
 
     def resume(self, a: int, b: int, c: int) -> None:
-        """Somebody asks for a session: its client or another, with a good token or a bad one."""
+        """Resume a session with a valid or an invalid token, as its client or as another one."""
         line = _one([line for line in self.lines.values() if line.welcomed], a)
         if line is None or len(self._live()) >= MOST_CLIENTS:
             return
@@ -273,7 +273,7 @@ class Play(Judge):
             self._submit(client, payload, f"ask{self._next()}", extensions=extensions)
 
     def resend(self, a: int, b: int, c: int) -> None:
-        """A client that has resumed asks again what was never answered."""
+        """Repeat a request that was never answered, after a resume."""
         client = self._reader(a)
         if client is None or not self._acts(client) or not (client.replies and client.honest):
             return
@@ -381,7 +381,7 @@ class Play(Judge):
             self._say(client, "session.pong" if b & 1 else "session.ping", {"nonce": "n" * (c % 4)})
 
     def pong(self, a: int, b: int, c: int) -> None:
-        """A client answers a ping that it got."""
+        """Answer a ping that a client has received."""
         client = self._reader(a)
         if client is not None and client.nonces and self._acts(client):
             self.proved(client)
@@ -448,13 +448,13 @@ class Play(Judge):
     # Transports.
 
     def drop(self, a: int, b: int, c: int) -> None:
-        """The transport is gone, or was before."""
+        """Drop the transport of a client, which may be closed already."""
         client = _one(self.clients if b & 1 else self._live(), a)
         if client is not None:
             client.peer.drop()
 
     def close_transport(self, a: int, b: int, c: int) -> None:
-        """A driver closes what it was told to."""
+        """Close the transport of a client as the runtime has requested."""
         client = _one([client for client in self._live() if client.peer.closing is not None], a)
         if client is not None:
             client.peer.pull()
@@ -468,7 +468,7 @@ class Play(Judge):
             self.world.carry_out(report(now=self.world.now))
 
     def read(self, a: int, b: int, c: int) -> None:
-        """A driver stops reading, or reads again."""
+        """Stop reading from a client, or read again."""
         client = _one(self.clients, a)
         if client is not None:
             connection = client.peer.connection
@@ -542,7 +542,7 @@ class Play(Judge):
             work.streamed = work.streamed or bool(text)
 
     def ask(self, a: int, b: int, c: int) -> None:
-        """An agent asks for what its lease allows, or does not, or calls a tool, which none allows."""
+        """Ask for an operation that the lease allows or refuses, or for a tool, which no lease allows."""
         work = self._emitter(a)
         if work is None:
             return
@@ -563,7 +563,7 @@ class Play(Judge):
         self.world.take()
 
     def spend(self, a: int, b: int, c: int) -> None:
-        """An agent reports a cost, reserves, settles what it has reserved, or releases it."""
+        """Report a cost, reserve, settle a reservation, or release it, as an agent."""
         work = self._emitter(a)
         if work is None:
             return
@@ -649,17 +649,17 @@ class Play(Judge):
         self.pass_time(0)
 
     def tick(self, a: int, b: int, c: int) -> None:
-        """The timer is called, whether anything is due or not."""
+        """Call the timer, whether or not a deadline is due."""
         self.world.carry_out(self.world.runtime.handle_timer(now=self.world.now))
 
     def observers_set(self, a: int, b: int, c: int) -> None:
-        """The host says anew who sees the jobs of others."""
+        """Change the rights of observers, as the host."""
         self.observers = RIGHTS[a % len(RIGHTS)]
         self.world.runtime.observers_set(self.observers, now=self.world.now)
         self.world.take()
 
     def host_cancel(self, a: int, b: int, c: int) -> None:
-        """The host cancels a job, whoever submitted it."""
+        """Cancel a job of any submitter, as the host."""
         work = _one(list(self.works.values()), a)
         if work is None or work.gone:
             return
@@ -691,7 +691,7 @@ class Play(Judge):
         self.world.take()
 
     def lag(self, a: int, b: int, c: int) -> None:
-        """The journal stops keeping up, catches up in part, or wholly."""
+        """Let the journal fall behind, catch up in part, or catch up."""
         runtime = self.world.runtime
         if not self.config.journal:
             return
@@ -705,12 +705,12 @@ class Play(Judge):
             self.world.persist()
 
     def crash(self, a: int, b: int, c: int) -> None:
-        """The process dies, with some of what was not durable, and comes back from the rest."""
+        """Restart from the durable records and a part of the others."""
         if self.config.journal and c % 4:
             self.check_replay()
             restart(self, a, snapshot=bool(b & 1))
 
-    # What holds at any time.
+    # Invariants at any time.
 
     def check(self) -> None:
         """Raise unless everything holds."""
@@ -726,7 +726,7 @@ class Play(Judge):
         structure.check(self.world.state, aborted=aborted, drain=self.drain_at is not None)
 
     def check_replay(self) -> None:
-        """The recording makes the same machine again, and the same bytes."""
+        """Check that a replay of the recording gives the same state and the same bytes."""
         if self.recording is None:
             return
         again, world = replay(self.recording), self.world
@@ -753,12 +753,12 @@ class Play(Judge):
             ensure(theirs == sent or client.lied, "a replay sends other bytes")
 
     def _plain(self, records: Sequence[Record]) -> list[bytes]:
-        """Records without what follows from secrets, if there are none in the recording."""
+        """Return records, without those that follow from secrets if the recording has none."""
         digests = () if self.secrets else (TokenIssued, TokenProven)
         return [encode_record(fact) for fact in records if not isinstance(fact, digests)]
 
     def wind_down(self) -> None:
-        """Every client leaves, every agent ends, every window passes: nothing is left."""
+        """Let all clients leave, agents end and windows pass, and check that no state is left."""
         if self.config.journal:
             check_survives(self)
         for client in self._live():
@@ -775,7 +775,7 @@ class Play(Judge):
         ahead = max([self.unix, *(work.ended_unix for work in self.works.values())])
         runtime.wall_clock_set(ahead, now=self.world.now)
         self.world.now = self.now
-        steps = 5 * 3600  # What a clock was wrong by, which nobody looks at while a timer is armed.
+        steps = 5 * 3600  # The error of a clock, which the runtime does not notice while a timer is armed.
         self.pass_time(
             self.config.resume_window_sec
             + limits.retention_sec
@@ -793,23 +793,23 @@ class Play(Judge):
         return [client for client in self.clients if client.peer.connection.phase is not Phase.CLOSED]
 
     def _reader(self, number: int) -> Client | None:
-        """A client whose transport may deliver something."""
+        """Return a client whose transport may deliver a message."""
         client = _one(self._live(), number)
         if client is None or client.unread or not client.peer.connection.reading:
             return None
         return client
 
     def _acts(self, client: Client) -> bool:
-        """Whether what a client sends next is carried out at once."""
+        """Return whether the next message of a client is carried out at once."""
         return client.open and not client.torn and client.line is not None and not self.blind
 
     def _agent(self, number: int) -> Work | None:
-        """A job whose agent runs."""
+        """Return a job whose agent runs."""
         running = [work for work in self.works.values() if not work.stopped and work.job_id in self.started]
         return _one(running, number)
 
     def _emitter(self, number: int) -> Work | None:
-        """A job whose agent runs and whose end is not out."""
+        """Return a job whose agent runs and whose end is not published."""
         work = self._agent(number)
         return None if work is None or work.ended or work.left else work
 
@@ -841,7 +841,7 @@ class Play(Judge):
         client.peer.send(message_type, payload, id=request_id, **fields)
 
     def _ended(self, work: Work, *codes: str) -> None:
-        """The agent is over, and with it its job."""
+        """End an agent, and with it its job."""
         work.stopped = True
         if work.leaving and not work.outcomes and codes != ("success",):
             work.left = True
@@ -850,7 +850,7 @@ class Play(Judge):
         work.ended = True
 
     def _ends_of(self, work: Work, value: Any) -> tuple[str, ...]:
-        """How a job may end whose agent returns a value; near the limit of a frame either way."""
+        """Return the possible ends of a job whose agent returns a value: two near the limit of a frame."""
         streamed = work.binary is not None
         if streamed and value is not None:
             return ("INVALID_REQUEST",)
@@ -870,11 +870,11 @@ ACTIONS: Final[Sequence[str]] = (
     *("wait", "step_back", "set_clock", "tick", "observers_set", "shut_down", "lag", "crash"),
     *("ask", "spend", "host_cancel"),
 )
-"""What may happen; a corpus names them, a fuzzer counts them."""
+"""The actions of a play: a corpus names them, a fuzzer counts them."""
 
 
 def _over(ended: bool) -> Any:
-    """`job.cancelled` says how the job ended, if it had."""
+    """Return the check that `job.cancelled` has a final status if the job had ended, and else none."""
 
     def check(frame: Mapping[str, Any]) -> None:
         ensure(("final_status" in frame["payload"]) == ended, "a cancel of what was over, or was not")
@@ -883,7 +883,7 @@ def _over(ended: bool) -> Any:
 
 
 def _one(items: Sequence[T], number: int) -> T | None:
-    """One of several: 255 is the last."""
+    """Return one of several items: 255 chooses the last."""
     if not items:
         return None
     return items[-1] if number == 255 else items[number % len(items)]

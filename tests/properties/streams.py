@@ -1,7 +1,7 @@
-"""What sessions and observers were promised: 1, 2, 3, …; every event of a job in order, and one end.
+"""The model of sessions and jobs: numbers without a gap, all events of a job in order, and one end.
 
-A `Line` is a session as a client that misses nothing would see it, over all connections; a `Work` is a job,
-with everything that its agent published. Both are told of each envelope and event as it is numbered.
+A `Line` is a session as a client that misses no event sees it, over all its connections; a `Work` is a job,
+with all events that its agent published. Both get each envelope and event as it is numbered.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tests.reference.tokens import issue
 from tests.reference.wire import NOTICES, need_of
 
 ENDS: Final = {"cancelled": "CANCELLED", "timed_out": "TIMEOUT"}
-"""How a peer that gets every end but an error as `job.result` reads the code."""
+"""The code of each final status, for a peer that gets every end except an error as `job.result`."""
 
 
 @dataclass
 class Event:
-    """One event of a job: what it said, its home number, and the feature that it needs."""
+    """One event of a job: its payload, its home number, and the feature that it needs."""
 
     payload: dict[str, Any]
     source: int
@@ -39,17 +39,17 @@ class Event:
 
     @property
     def is_chunk(self) -> bool:
-        """Whether it is a piece of a result."""
+        """Whether the event is a piece of a result."""
         return self.payload["kind"] == "result_chunk"
 
     def wanted(self, features: tuple[str, ...]) -> bool:
-        """Whether a session that negotiated these features gets it."""
+        """Return whether a session with these features gets the event."""
         return not self.need or self.need in features
 
 
 @dataclass
 class Work:
-    """One accepted job, as its clients may expect it."""
+    """One accepted job, and its expected state."""
 
     job_id: JobId
     home: Line
@@ -60,64 +60,64 @@ class Work:
     deadline: int | None = None
     """Monotonic, by its max_runtime_sec."""
     expires: int | None = None
-    """When its lease ends, by the wall clock."""
+    """The wall-clock time at which the lease expires."""
     expired: bool = False
-    """It has, and a wall clock that is set back changes nothing."""
+    """The lease has expired, which a wall clock that is set back does not change."""
     stop_at: int | None = None
-    """Monotonic: a second after its lease has ended."""
+    """Monotonic: one second after the expiry of the lease."""
     money: Decimal | None = None
-    """What is left of its budget, if it has one."""
+    """The rest of the budget, if the job has one."""
     holds: dict[int, Decimal] = field(default_factory=dict)
     grace_at: int | None = None
     markers: list[int] = field(default_factory=list)
-    """What its agent emitted."""
+    """The numbers of the events that the agent emitted."""
     written: list[bytes] = field(default_factory=list)
     binary: bool | None = None
     streamed: bool = False
     outcomes: tuple[str, ...] = ()
-    """Codes that its end may have, or success: what came first decided."""
+    """The codes that the end may have, or success: the first cause decides."""
     ended: bool = False
     ended_at: int = 0
     ended_unix: int = 0
     gone: bool = False
-    """It is forgotten."""
+    """The runtime has forgotten the job."""
     stopped: bool = False
     leaving: bool = False
-    """Its agent was told to stop by a runtime that shuts down: the next process starts it again."""
+    """A runtime that shuts down has told the agent to stop: the next process starts the job again."""
     left: bool = False
-    """Nothing more comes of it in this process."""
+    """The job does not end in this process."""
     submitters: list[SessionId] = field(default_factory=list)
     events: list[Event | None] = field(default_factory=list)
-    """By position; None for what was cut before anybody looked."""
+    """Events by position; None for those that were cut before the judge saw them."""
     size: int = 0
-    """Bytes of those that anybody looked at."""
+    """The bytes of the events that the judge saw."""
     marked: int = 0
     adrift: bool = False
-    """Some were cut before anybody looked, and the next marker says where it is."""
+    """Events were cut before the judge saw them, and the next marker tells the place."""
     source: int | None = None
-    """The home number of the last event, once its home is gone."""
+    """The home number of the last event, after the home session is gone."""
     end_source: int | None = None
     code: str | None = None
-    """How it ended, as the first who was told of it saw it."""
+    """The code of the end, as the first session got it."""
 
     @property
     def last_position(self) -> int:
-        """The position of its last event, or of its end."""
+        """The position of the last event, or of the end."""
         return len(self.events) + self.ended
 
     def fix(self, *codes: str) -> None:
-        """How it ends, unless that was decided before."""
+        """Set the possible codes of the end, unless they are set."""
         self.outcomes = self.outcomes or codes
 
     @property
     def due(self) -> int | None:
-        """When its agent is to stop by itself, whatever for."""
+        """The time at which the runtime stops the agent by itself."""
         return min((at for at in (self.deadline, self.stop_at) if at is not None), default=None)
 
     def places(self, a: int, c: int, *, told: bool) -> dict[str, int]:
-        """Fields of a subscription that say from where on its history is asked for, as numbers choose them.
+        """Return the fields of a subscribe that say where its history begins, as numbers choose them.
 
-        `told` says that the session is told positions.
+        `told` says that the session has positions.
         """
         sources = [0, *(event.source for event in self.events if event is not None)]
         after = (None, 0, sources[c // 8 % len(sources)], self.end_source)[c // 2 % 4]
@@ -125,12 +125,12 @@ class Work:
         return {**places, "from_job_seq": c // 8 % (len(self.events) + 3)} if told and a & 4 else places
 
     def expire_by(self, wall: int, now: int) -> None:
-        """The wall clock says this."""
+        """Compute the expiry of the lease for a wall clock."""
         if self.expires is not None and not self.expired:
             self.stop_at = now + max(0, self.expires - wall) + SECOND
 
     def published(self, past: Past) -> None:
-        """One more event is in its history."""
+        """Add the next event of the history."""
         event = Event.of(past)
         self._count(event.source)
         before = [one.source for one in self.events[-1:] if one is not None]
@@ -146,53 +146,53 @@ class Work:
             self.marked += 1
 
     def ended_with(self, source: int) -> None:
-        """Its terminal has this home number."""
+        """Record the home number of the end."""
         self._count(source)
         ensure(self.marked == len(self.markers) or None in self.events, "an event was lost")
         self.end_source = source
 
     def ended_at_home(self, source: int) -> None:
-        """A session was told of the end under this home number: the first, if all else is forgotten."""
+        """Record the number of the end in the home session, which is the first if all else is forgotten."""
         ensure(self.end_source in (None, source), "the end has another home number")
         self.end_source = source
 
     def returned(self, value: Any) -> bool:
-        """Whether the history has this value as chunks, which come last; a session is told it in the end."""
+        """Return whether the last events are the chunks of this value, which the end then has as well."""
         chunks = [event for event in self.events if event is not None and event.is_chunk]
         if self.written or not chunks:
-            return False  # It was streamed, or is in nothing but the end.
+            return False  # The result was streamed, or is in the end alone.
         if None not in self.events:
-            ensure(chunks == self.events[-len(chunks) :], "something follows the chunks of a value")
+            ensure(chunks == self.events[-len(chunks) :], "an event follows the chunks of a value")
             text = "".join(event.payload["body"]["data"] for event in chunks)
             ensure(json.loads(text) == value, "its chunks are another value")
         return True
 
     def check(self, payload: dict[str, Any], position: int, features: tuple[str, ...]) -> None:
-        """A session is told of an event at a position, which has to be this one."""
-        ensure(0 < position <= len(self.events), "an event at a position that there is not")
+        """Check that a session gets the event of a position, unchanged."""
+        ensure(0 < position <= len(self.events), "an event has an unknown position")
         event = self.events[position - 1]
         if event is not None:
             theirs = {name: value for name, value in payload.items() if name != "job_seq"}
             ensure(event.payload == theirs, "an event has another position, or was changed")
-            ensure(event.wanted(features), "an event that was not negotiated")
+            ensure(event.wanted(features), "an event needs a feature of another session")
 
     def _count(self, source: int) -> None:
-        ensure(self.end_source is None, "something comes after the end")
+        ensure(self.end_source is None, "an event follows the end")
         if self.source is not None:
             unseen = None in self.events[-1:]
-            ensure(unseen or source == self.source + 1, "a job without a home counts on by itself")
+            ensure(unseen or source == self.source + 1, "home numbers of a job without a home have a gap")
             self.source = source
 
     def told(self, code: str) -> None:
-        """A session was told how it ended."""
-        ensure(code in self.outcomes, f"it ended as {code}, not as {self.outcomes}")
+        """Record the code of the end that a session got."""
+        ensure(code in self.outcomes, f"a job ended as {code}, not as {self.outcomes}")
         self.code = self.code or code
-        ensure(code == self.code, "it ended in two ways")
+        ensure(code == self.code, "a job ended in two ways")
 
 
 @dataclass
 class Token:
-    """A resume token: what it is as far as anybody knows, and the connection whose welcome brought it."""
+    """A resume token: its text if a client has received it, and the connection whose welcome issued it."""
 
     text: str | None
     number: int
@@ -200,7 +200,7 @@ class Token:
 
 @dataclass
 class Line:
-    """A session: what is numbered in it, who may resume it, and what a client of it knows."""
+    """A session: its numbered frames, its resume tokens, and the state of its client."""
 
     session_id: SessionId
     principal: str
@@ -209,49 +209,49 @@ class Line:
     last: int = 0
     frames: dict[int, bytes] = field(default_factory=dict)
     current: dict[int, None] = field(default_factory=dict)
-    """Numbers of what was said when it was numbered, and is no history."""
+    """Numbers of frames that were current when they were numbered, and not history."""
     needs: dict[int, int] = field(default_factory=dict)
-    """How many records have to be durable before a number may be sent."""
+    """The number of records that have to be durable before a frame may be sent."""
     blind: bool = False
-    """Something was evicted before anybody could look, or the client lied: what it observes is unknown."""
+    """Frames were evicted before the judge saw them, or the client lied: the observed jobs are unknown."""
     at: dict[int, int] = field(default_factory=dict)
-    """When each number was given, or last found in a log that was restored."""
+    """The time at which each number was given, or found in a restored log."""
     tokens: list[Token] = field(default_factory=list)
     expires: int | None = None
-    """Unix time in nanoseconds from which on its resume token alone resumes it no longer."""
+    """Unix time in nanoseconds at which the resume token alone stops being valid."""
     attached: int | None = None
-    """The number of its connection."""
+    """The number of the attached connection."""
     detached_at: int = 0
     over: bool = False
     may_end: bool = False
-    """Its newest token asked for what is gone."""
+    """A resume with the newest token asked for events that are gone."""
     may_make_room: bool = False
-    """It is the one that ends for another session of its principal."""
+    """The session may end to make room for another session of its principal."""
     acked: int = 0
     told: bool | None = False
-    """Of back-pressure since it last kept up; None when nobody knows."""
+    """The session got a notice of back-pressure since its acks last kept up; None: unknown."""
     received: int = 0
-    """The highest number that any of its connections got."""
+    """The highest number that any of its connections received."""
     lied: bool = False
-    """It said that it had what it had not: answers may be gone."""
+    """The client claimed frames that it had not received: answers may be gone."""
     skipped: bool = False
-    """It was resumed without asking for answers: some never came."""
+    """The session was resumed without answers: some never came."""
     welcomed: bool = False
     unsteady: bool = False
-    """The runtime has come back with a clock that was behind."""
+    """The runtime was restored with a clock that was behind."""
     accepted: dict[str, None] = field(default_factory=dict)
     streams: Streams = field(init=False)
-    """What flows in it of jobs."""
+    """The events of jobs in the session."""
     cancels: dict[str, str] = field(default_factory=dict)
-    """Cancels that are answered in here: request to job."""
+    """Cancels whose answer is numbered in this session: request to job."""
     seen: int = 0
-    """The highest number that it has said to have, in an ack or a resume."""
+    """The highest number that the client has claimed, in an ack or a resume."""
     known: list[str] = field(default_factory=list)
-    """Every resume token that it ever had."""
+    """All resume tokens that the session ever had."""
     carried: dict[str, tuple[JobId, int, dict[str, Any]]] = field(default_factory=dict)
-    """Submits that were carried out: request to job, the number after which it was answered, and payload."""
+    """Submits that were carried out: request to job, the last number before the answer, and payload."""
     outstanding: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Submits whose answer was cut off with their connection: request to payload."""
+    """Submits whose answer was lost with their connection: request to payload."""
     answers: list[str] = field(default_factory=list)
     """Requests that were answered with a job or a subscription, in order."""
 
@@ -264,12 +264,12 @@ class Line:
 
     @property
     def placed(self) -> bool:
-        """Whether it is told positions, so that no history stands beside what flows at home (§5)."""
+        """Whether the session has positions, so that no history runs beside the events at home (§5)."""
         return Feature.POSITIONS in self.features
 
     @property
     def observed(self) -> set[str]:
-        """The jobs that count as observed: also its own as long as a history of them is asked for (§7.6)."""
+        """The jobs that count as observed: also own jobs while a requested history of them waits (§7.6)."""
         own = self.streams.own.items()
         waiting = (job_id for job_id, stream in own if not (stream.live or stream.by_itself))
         return {*self.streams.observed, *waiting}
@@ -280,27 +280,27 @@ class Line:
         return stream is not None and stream.own
 
     def lacks(self, work: Work, stream: Stream, position: int, *, whole: bool = False) -> bool:
-        """Return whether an event between is left out. With `whole` the end has the value of the chunks."""
+        """Return whether an event before a position is left out. With `whole` the end replaces chunks."""
         rest = work.events[max(stream.at, stream.floor) : position - 1]
         return any(
             one is not None and one.wanted(self.features) and not (whole and one.is_chunk) for one in rest
         )
 
     def misses(self, work: Work, stream: Stream) -> bool:
-        """Return whether anything is left for the session, before the end."""
+        """Return whether an event before the end is left for the session."""
         return self.lacks(work, stream, min(stream.until, len(work.events)) + 1)
 
     def look(self, backlogs: Container[str], parents: Mapping[str, str]) -> None:
-        """Look at what waits now, with the parents of children.
+        """Update which streams wait, with the parents of children.
 
-        A job of its own waits behind a history that was asked for, a child also behind its parent, and an end
-        behind a child.
+        An own job waits behind a requested history, a child also behind its parent, and an end behind a
+        child.
         """
         held = {parent for job_id, parent in parents.items() if job_id in backlogs}
         for job_id, stream in self.streams.own.items():
             waits = self.placed and job_id in backlogs
             if waits and stream.live:
-                ensure(parents.get(job_id) in backlogs or job_id in held, "its own job waits for nothing")
+                ensure(parents.get(job_id) in backlogs or job_id in held, "an own job waits without a reason")
                 stream.by_itself = True
             stream.live = not waits
             stream.by_itself = stream.by_itself and waits
@@ -310,9 +310,9 @@ class Line:
     def numbered(
         self, raw: bytes, works: dict[JobId, Work], position: int, *, lag: int, records: int, now: int
     ) -> None:
-        """The next envelope of its log, which may be sent once so many records are durable.
+        """Add the next envelope of the log, which may be sent when `records` records are durable.
 
-        `position` is the position in its job; 0 for what has none.
+        `position` is the position in its job, or 0 for an envelope without one.
         """
         frame = json.loads(raw)
         self.last += 1
@@ -320,16 +320,18 @@ class Line:
         self.needs[self.last], self.at[self.last] = records, now
         payload, job_id = frame["payload"], frame["job_id"]
         ensure(frame["event_seq"] == self.last, "a number is left out, or given twice")
-        ensure(frame["session_id"] == self.session_id, "this is another session's")
+        ensure(frame["session_id"] == self.session_id, "an envelope names another session")
         work = works.get(JobId(job_id))
         told = position if self.placed and position else None
-        ensure(payload.get("job_seq") == told, "another position is told, or none")
+        ensure(payload.get("job_seq") == told, "an envelope has another position, or lacks it")
         home = self.streams.going(job_id)
         if position == 0 or (home is not None and home.own and home.live and position > home.at):
             self.current[self.last] = None
         match frame["type"]:
             case "job.cancelled":
-                ensure(self.cancels.pop(payload["request_id"], None) == job_id, "nobody has cancelled it")
+                ensure(
+                    self.cancels.pop(payload["request_id"], None) == job_id, "an answer to an unknown cancel"
+                )
             case "job.event" if payload["kind"] == "status" and payload["body"]["phase"] in NOTICES:
                 ensure(position == 0, "a notice has no place in its job")
                 self._notice(payload["body"]["phase"], job_id, lag)
@@ -345,7 +347,7 @@ class Line:
                 self._ended(work, position, payload)
 
     def _next(self, work: Work, position: int, *, ends: bool = False, whole: bool = False) -> Stream:
-        """Return the stream in which an event is the next one, or the end."""
+        """Return the stream whose next event or end has this position."""
 
         def missing(stream: Stream, position: int) -> bool:
             return self.lacks(work, stream, position, whole=whole)
@@ -358,11 +360,11 @@ class Line:
 
     def _notice(self, phase: str, job_id: str, lag: int) -> None:
         if phase == "unsubscribed":
-            ensure(self.streams.left(job_id) or self.blind, "nobody was subscribed")
+            ensure(self.streams.left(job_id) or self.blind, "a job was unsubscribed that was not observed")
             return
-        ensure(self.acking and self.told is not True, "told of back-pressure twice, or without ack")
-        ensure(self.last - 1 - self.acked > lag, "told of back-pressure although it keeps up")
-        ensure(self.is_home(job_id), "told of back-pressure in a job that is not its")
+        ensure(self.acking and self.told is not True, "a notice of back-pressure came twice, or without ack")
+        ensure(self.last - 1 - self.acked > lag, "a notice of back-pressure came too early")
+        ensure(self.is_home(job_id), "a notice of back-pressure names a foreign job")
         self.told = True
 
     def _ended(self, work: Work | None, position: int, payload: dict[str, Any]) -> None:
@@ -379,17 +381,17 @@ class Line:
         self.streams.take(stream, position, ends=True)
 
     def lost(self, first: int) -> None:
-        """What was numbered before `first` is gone, and nobody has looked."""
+        """Skip the frames before `first`, which were evicted before the judge saw them."""
         self.blind, self.told = True, None
         self.last = first - 1
 
     def issue(self, number: int) -> Token:
-        """A welcome brings another token."""
+        """Issue another token, with a welcome."""
         return issue(self.tokens, Token(None, number))
 
 
 def marker_of(payload: dict[str, Any]) -> int | None:
-    """The number that the agents of a play put into each event; None for what they did not emit."""
+    """Return the number that the agents of a play put into each event, or None for another event."""
     body = payload["body"]
     match payload["kind"]:
         case "thought":

@@ -1,4 +1,4 @@
-"""What holds inside a runtime at any time, whatever has happened."""
+"""The invariants of the state of a runtime, which hold at any time."""
 
 from __future__ import annotations
 
@@ -71,18 +71,18 @@ def check_empty(runtime: RuntimeState) -> None:
     caps = runtime.caps
     ensure(not (caps.allowances or len(caps.early) or caps.early._counts), "caps of the dead are kept")
     ensure(caps.standings.keys() == caps.resting.keys(), "groups that have nothing")
-    ensure(not (runtime.running._groups or runtime.running._counts), "jobs of nobody are counted")
+    ensure(not (runtime.running._groups or runtime.running._counts), "jobs are counted that do not exist")
     listing = runtime.listing
     ensure(not (listing._owned or listing.asked or runtime.keys._ended), "an index outlives what it is of")
     holdings = runtime.holdings
-    ensure(holdings.events == holdings.size == holdings.pinned == 0, "nobody holds what is held")
+    ensure(holdings.events == holdings.size == holdings.pinned == 0, "bytes are counted without a holder")
 
 
 # Timers.
 
 
 def check_timers(runtime: RuntimeState, aborted: Sequence[Connection], drain: bool) -> None:
-    """The armed timers are a function of the state."""
+    """Check that the armed timers are a function of the state."""
     expected = [TimerKey(TimerKind.RETENTION, 0)] if len(runtime.retired) else []
     if any(claim.ended is not None for _, _, claim in runtime.keys.items()):
         expected.append(TimerKey(TimerKind.KEYS, 0))
@@ -107,7 +107,7 @@ def check_timers(runtime: RuntimeState, aborted: Sequence[Connection], drain: bo
             expected.append(TimerKey(TimerKind.MAX_RUNTIME, job.id))
         if here and job.outcome is None and job.expires is not None:
             expected.append(TimerKey(TimerKind.LEASE_EXPIRED, job.id))
-            ensure(runtime.timers.armed(TimerKind.WALL_CLOCK, 0), "nobody looks at the wall clock")
+            ensure(runtime.timers.armed(TimerKind.WALL_CLOCK, 0), "no timer watches the wall clock")
     works = any(job.stage is not JobStage.KEPT for job in runtime.unfinished.values())
     if drain and (works or submit_queue.waits(runtime)):
         expected.append(TimerKey(TimerKind.DRAIN, 0))
@@ -122,7 +122,7 @@ def check_timers(runtime: RuntimeState, aborted: Sequence[Connection], drain: bo
 
 
 def check_feeding(runtime: RuntimeState, armed: list[TimerKey]) -> None:
-    """Whoever waits for a history and takes it gets the next piece."""
+    """Check that a session with a waiting history that reads gets the next piece."""
     fed = [str(key.owner) for key in armed]
     ensure(all(owner in runtime.sessions for owner in fed), "a dead session is fed")
     for session in runtime.sessions.values():
@@ -133,7 +133,7 @@ def check_feeding(runtime: RuntimeState, armed: list[TimerKey]) -> None:
 
 
 def timer_of(connection: ConnectionState) -> TimerKind | None:
-    """The timer that a connection has in its phase."""
+    """Return the timer that a connection has in its phase."""
     match connection.phase:
         case Phase.AWAITING_HELLO:
             return TimerKind.HELLO
@@ -150,26 +150,28 @@ def timer_of(connection: ConnectionState) -> TimerKind | None:
 
 
 def check_connections(runtime: RuntimeState) -> None:
-    """Nothing refers to a connection that is gone."""
+    """Check that no reference to a closed connection is left."""
     live = runtime.connections
     for number, connection in live.items():
         ensure(connection.number == number and connection.phase is not Phase.CLOSED, "a dead connection")
         attached = connection.session is not None and connection.session.connection is connection
-        ensure(attached == (connection.phase is Phase.OPEN), "attached, and not open, or the reverse")
+        ensure(attached == (connection.phase is Phase.OPEN), "attached but not open, or the reverse")
         verified = connection.phase is Phase.AUTHENTICATING
-        ensure(not verified or number in runtime.pending, "verified, and nobody waits for it")
-        ensure(connection.answering is None, "it still answers what it was asked long ago")
+        ensure(not verified or number in runtime.pending, "a verified connection is not pending")
+        ensure(connection.answering is None, "a connection still answers an old request")
     ensure(all(number in live for number in runtime.pending), "a hello of a dead connection")
     for connection in (*runtime.ready, *runtime._waiting):
         ensure(live.get(connection.number) is connection, "a dead connection is writable")
     for session in runtime.sessions.values():
         ensure(session.connection is None or session.connection in live.values(), "a dead connection")
     behind = runtime.record_count > runtime.persisted_count
-    ensure(behind or not (runtime._gated or runtime._waiting), "all is durable, and somebody waits for it")
+    ensure(
+        behind or not (runtime._gated or runtime._waiting), "output waits although all records are durable"
+    )
 
 
 def check_sessions(runtime: RuntimeState) -> None:
-    """Sessions by id and by token."""
+    """Check the indexes of sessions by id and by token."""
     by_token: dict[bytes, Session] = {}
     for session_id, session in runtime.sessions.items():
         ensure(session.id == session_id == session.log.session_id, "a session has another's name")
@@ -191,7 +193,7 @@ def check_sessions(runtime: RuntimeState) -> None:
 
 
 def check_positions(runtime: RuntimeState) -> None:
-    """An event has its position in every log; only notices to one session have none."""
+    """Check that an event has its position in every log, and that notices to one session have none."""
     for session in runtime.sessions.values() if runtime.jobs else ():
         log = session.log
         for entry in log.between(log.first - 1, log.last):
@@ -207,11 +209,14 @@ def check_positions(runtime: RuntimeState) -> None:
                     (past,) = history.between(place, place + 1)
                     ensure(entry.payload == past.payload, "another event has this position")
                 else:
-                    ensure(place < history.first or b'"final_status":' in entry.payload, "this is no end")
+                    ensure(
+                        place < history.first or b'"final_status":' in entry.payload,
+                        "an event behind the history is not an end",
+                    )
 
 
 def check_saving(runtime: RuntimeState) -> None:
-    """A session awaits the journal if and only if too much of its log is not durable."""
+    """Check that a session awaits the journal if and only if too much of its log is not durable."""
     behind, most = runtime.record_count > runtime.persisted_count, runtime.most_unsaved
     held = [job.id for job in runtime.jobs.values() if job.agent_stage is AgentStage.HELD]
     ensure(behind or not (runtime.unsaved or held), "the journal has caught up, and is awaited")
@@ -231,7 +236,7 @@ def check_saving(runtime: RuntimeState) -> None:
 
 
 def check_jobs(runtime: RuntimeState) -> None:
-    """Sessions and jobs refer to each other as long as both live, and no longer."""
+    """Check that sessions and jobs refer to each other exactly as long as both live."""
     sessions, jobs = runtime.sessions, runtime.jobs
     retired = [job_id for job_id, _ in runtime.retired.entries()]
     for session in sessions.values():
@@ -270,9 +275,9 @@ def leaves(runtime: RuntimeState) -> bool:
 
 
 def check_stage(job: Job) -> None:
-    """What a job has is what its stage says."""
+    """Check that the fields of a job match its stage."""
     stage = job.stage
-    ensure(stage is not JobStage.ACCEPTED, "a job waits for nothing, and does not start")
+    ensure(stage is not JobStage.ACCEPTED, "a job waits without a reason")
     ensure((job.word is not None) == (stage is JobStage.WAITING_FOR_CHILDREN), "a last word")
     ensure(job.ending is not None or stage not in WRITTEN, "a terminal that is not written waits")
     ensure(job.ending is None or stage in (*WRITTEN, JobStage.STOPPED), "a terminal that does not wait")
@@ -283,7 +288,7 @@ def check_stage(job: Job) -> None:
 
 
 def check_trees(runtime: RuntimeState) -> None:
-    """Parents and children know each other as long as the child has not ended, and so has not the parent."""
+    """Check that parents and children refer to each other until one of them ends."""
     for job in runtime.jobs.values():
         terms, parent = job.terms, job.parent
         ensure((parent is None) == (job.ended or terms.parent_job_id is None), "a child without its parent")
@@ -300,7 +305,7 @@ def check_trees(runtime: RuntimeState) -> None:
 
 
 def check_history(job: Job) -> None:
-    """The home numbers of a history do not fall, and its bytes are counted."""
+    """Check that the home numbers of a history do not fall, and that its bytes are counted."""
     history = job.history
     past = list(history.between(history.first, history.end))
     ensure(len(past) == history.end - history.first, "positions of a history have a gap")
@@ -330,7 +335,7 @@ def _check_anonymous(runtime: RuntimeState) -> None:
 
 
 def check_observers(runtime: RuntimeState) -> None:
-    """Who observes which job, seen from both sides; a history is waited for at one place."""
+    """Check that sessions and jobs agree on observers, and that a history waits at one place."""
     live: dict[tuple[SessionId, str], None] = {}
     behind: dict[tuple[SessionId, str], None] = {}
     for job in runtime.jobs.values():
@@ -356,16 +361,20 @@ def check_observers(runtime: RuntimeState) -> None:
             ensure((backlog.until is None) == endless, "with an end, and live follows")
             ensure(backlog.until is None or not session.positions, "a history beside what flows")
             own = runtime.jobs[job_id].terms.session_id == session.id
-            ensure(waits <= backlog.owed <= (own and session.positions), "owed to another, or to nobody")
+            ensure(
+                waits <= backlog.owed <= (own and session.positions), "a history is owed to another session"
+            )
         for job_id, job in session.jobs.items():
-            ensure(job.home_behind <= (job_id in session.backlogs), "it waits for nothing")
-            ensure(not job.home_behind or session.positions, "it waits, and is not told positions")
+            ensure(job.home_behind <= (job_id in session.backlogs), "an own job waits without a history")
+            ensure(
+                not job.home_behind or session.positions, "an own job waits in a session without positions"
+            )
     count = sum(len(session.backlogs) for session in runtime.sessions.values())
     ensure(len(behind) == count, "behind without a backlog")
 
 
 def check_listing(runtime: RuntimeState) -> None:
-    """Every index of the listing, from the jobs."""
+    """Check every index of the listing against the jobs."""
     listing = runtime.listing
     ensure(listing._jobs == {job.number: job for job in runtime.jobs.values()}, "the numbers of jobs")
     owned: dict[Principal, list[int]] = {}
@@ -377,7 +386,7 @@ def check_listing(runtime: RuntimeState) -> None:
         "the index of an owner",
     )
     for owner, of_owner in listing.asked.items():
-        ensure(isinstance(owner, Everybody) or owner in owned, "an index of nobody")
+        ensure(isinstance(owner, Everybody) or owner in owned, "an index of a principal without jobs")
         for status, index in of_owner.items():
             expected = [
                 job.number
@@ -393,7 +402,7 @@ def _numbers(index: Any) -> list[int]:
 
 
 def check_keys(runtime: RuntimeState) -> None:
-    """What is kept for idempotency keys, and whose job they stand for."""
+    """Check the counts of idempotency keys, and the jobs of the keys."""
     held: dict[Principal, list[int]] = {}
     for principal, key, claim in runtime.keys.items():
         counted = held.setdefault(principal, [0, 0])
@@ -414,7 +423,7 @@ def check_keys(runtime: RuntimeState) -> None:
 
 
 def check_turns(runtime: RuntimeState) -> None:
-    """Whoever waits for a key waits, over others at last, for credentials: nobody waits for himself."""
+    """Check the turns of submits that wait for a key or for credentials, and that none waits for itself."""
     issuing, wanted = runtime.issuing, Counter[tuple[Principal, str]]()
     holders: dict[tuple[Principal, str], Session] = {}
     for session in runtime.sessions.values():
@@ -441,7 +450,7 @@ def check_turns(runtime: RuntimeState) -> None:
 
 
 def check_holdings(runtime: RuntimeState) -> None:
-    """The sums of what is held are right, and within every limit."""
+    """Check that the sums of held events and bytes are right, and within every limit."""
     holdings, limits = runtime.holdings, runtime.limits
     holders: dict[Principal, dict[str, Log | History]] = {}
     for session in runtime.sessions.values():
@@ -449,11 +458,11 @@ def check_holdings(runtime: RuntimeState) -> None:
     for job in runtime.jobs.values():
         if job.history is not NO_EVENTS:
             holders.setdefault(job.terms.principal, {})[job.id] = job.history
-    ensure(not NO_EVENTS.end, "an event of nobody")
+    ensure(not NO_EVENTS.end, "an event has no job")
     pinned = pinned_bytes(runtime)
     kept = kept_bytes(runtime)
     held = holders.keys() | pinned.keys() | kept.keys()
-    ensure(list(held ^ holdings._principals.keys()) == [], "somebody holds nothing, or is missed")
+    ensure(list(held ^ holdings._principals.keys()) == [], "the principals with held bytes are others")
     for principal in held:
         named = holders.get(principal, {})
         ensure(holdings._principals[principal].holders == named, "what holds events of a principal")
@@ -469,11 +478,11 @@ def check_holdings(runtime: RuntimeState) -> None:
     ensure(holdings.events == sum(events for events, _ in sums) <= limits.max_total_events, "too many events")
     ensure(holdings.size == sum(size for _, size in sums), "the sum of all bytes of events")
     ensure(holdings.size <= max(limits.max_total_bytes - holdings.pinned, 0), "too many bytes of events")
-    ensure(not holdings._crowded and not holdings.over, "somebody is crowded")
+    ensure(not holdings._crowded and not holdings.over, "a principal exceeds its share")
 
 
 def pinned_bytes(runtime: RuntimeState) -> dict[Principal, int]:
-    """Bytes that cannot go, by principal: what jobs and submits were given, parts of messages, and keys."""
+    """Return the bytes that cannot be evicted, by principal: inputs, parts of messages, keys."""
     pinned = Counter[Principal]()
     for job in runtime.jobs.values():
         ensure(not job.pinned or not job.ended, "a job that has ended has its input")
@@ -489,7 +498,7 @@ def pinned_bytes(runtime: RuntimeState) -> dict[Principal, int]:
 
 
 def kept_bytes(runtime: RuntimeState) -> Counter[Principal]:
-    """Bytes that can go and are no events, by principal: those of finished jobs."""
+    """Return the bytes besides events that can be evicted, by principal: those of finished jobs."""
     kept = Counter[Principal]()
     for job in runtime.jobs.values():
         ensure(job.ended or not job.kept, "a job that runs is kept")
@@ -498,7 +507,7 @@ def kept_bytes(runtime: RuntimeState) -> Counter[Principal]:
 
 
 def check_bounds(runtime: RuntimeState) -> None:
-    """Nothing grows beyond its limit."""
+    """Check that every limit is kept."""
     limits = runtime.limits
     ensure(len(runtime.running) <= limits.max_total_running_jobs, "too many jobs run")
     ensure(len(runtime.retired) <= limits.max_total_finished_jobs, "too many finished jobs")

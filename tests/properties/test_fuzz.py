@@ -56,10 +56,10 @@ def test_the_corpus(target: ModuleType, data: bytes) -> None:
     ("url", "told"),
     [
         ("http://h.example/a/%2e%2e/../x", "httpx reads"),
-        ("http://h.example:0/x", "is no URL to send"),
+        ("http://h.example:0/x", "is not a URL to send"),
         ("http://h.example/v1#/../x#", "httpx reads"),
-        ("http://h.example/\u00e9", "is no URL to send"),
-        ("http://a\u115fb.example/", "is no URL to send"),
+        ("http://h.example/\u00e9", "is not a URL to send"),
+        ("http://a\u115fb.example/", "is not a URL to send"),
     ],
 )
 def test_a_gate_that_hands_back_what_it_is_given_is_found(
@@ -99,7 +99,7 @@ def test_a_process_that_reaches_the_job_of_another_is_found(monkeypatch: pytest.
         return True
 
     monkeypatch.setattr(fuzz_child.Outside, "serve", serve)
-    with pytest.raises(InvariantViolated, match="somebody else"):
+    with pytest.raises(InvariantViolated, match="another principal"):
         fuzz_child.check(lines)
 
 
@@ -120,7 +120,7 @@ def test_lines_of_a_process_reach_its_own_job() -> None:
 def test_records_that_are_lost_in_silence_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = fuzz_journal.open_at
     monkeypatch.setattr(fuzz_journal, "open_at", lambda path: ((opened(path) or ([], ""))[0][:-1], ""))
-    with pytest.raises(InvariantViolated, match="1 records are lost, and nobody is told"):
+    with pytest.raises(InvariantViolated, match="1 records are lost without a notice"):
         fuzz_journal.check(b"\0")
 
 

@@ -1,8 +1,8 @@
-"""What one principal does changes nothing for another (I9), but for limits that all share, which say so.
+"""The actions of one principal change no byte for another (I9), except at shared limits, which refusals name.
 
-The same things are done at the same readings of the clock, once with somebody else there and once without:
-what the one gets is the same, byte by byte. Left out is the text of a list cursor, which only the runtime can
-read, and who has not authenticated has ids that go by the number of its connection.
+The same actions run at the same times, once with a second principal and once without: the first one gets the
+same bytes. Ignored are the text of a list cursor, which only the runtime can read, and the ids of a
+connection without a principal, which follow its number.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ GARBAGE: Final = (b"{", b"null", b'{"type":"zork"}', b"\xff", b'{"type":"job.sub
 
 
 class Step(NamedTuple):
-    """After a while somebody does something."""
+    """An action of one of the two principals after a delay."""
 
     wait: int
     alice: bool
@@ -75,7 +75,7 @@ class Side:
     # What it is sent.
 
     def take(self, data: bytes, *, nobody: bool) -> None:
-        """`nobody`: the connection has no principal, and its ids go by its number."""
+        """Take a frame; with `nobody` the connection has no principal, and its ids follow its number."""
         frame = json.loads(data)
         if nobody:
             data = json.dumps({**frame, "id": "", "session_id": ""}).encode()
@@ -157,7 +157,7 @@ class Side:
             self._world.carry_out(connection.lost(now=self._world.now))
 
     def submit(self, a: int, b: int) -> None:
-        payload: dict[str, Any] = {"agent": ("one", "again", "nobody")[a % 7 % 3], "input": a % 3}
+        payload: dict[str, Any] = {"agent": ("one", "again", "unknown")[a % 7 % 3], "input": a % 3}
         if b % 3:
             payload["lease_request"] = LEASE
         if b % 5 == 0:
@@ -170,7 +170,7 @@ class Side:
         self._ask("job.submit", payload)
 
     def _job(self, number: int) -> str:
-        """One of its own, mostly, or one of the other's."""
+        """Return a job of the principal or, less often, of the other one."""
         other = self.foreign
         if number % 4 == 3 and other:
             return other[number // 4 % len(other)]
@@ -257,7 +257,7 @@ class Side:
 
 
 class World:
-    """A runtime and two who use it."""
+    """A runtime and the clients of two principals."""
 
     def __init__(self, limits: Limits, *, journal: bool) -> None:
         config = RuntimeConfig(
@@ -332,7 +332,7 @@ WAITS: Final = (0, 0, 0, 1, MILLISECOND, 20 * MILLISECOND, SECOND, 6 * SECOND, 2
 
 
 def steps_of(moves: Sequence[tuple[bool, int, int, int, int]]) -> list[Step]:
-    """What numbers mean; only the one that may not exist steals."""
+    """Return the steps that numbers choose; only bob, the one that may be absent, steals."""
     steps = []
     for alice, wait, what, a, b in moves:
         names = ACTIONS if alice else (*ACTIONS, "steal", "steal")
@@ -344,7 +344,7 @@ MOVES: Final = st.lists(st.tuples(st.booleans(), NUMBER, NUMBER, NUMBER, NUMBER)
 
 
 def streams(steps: Sequence[Step], limits: Limits, *, journal: bool) -> tuple[list[bytes], list[bytes]]:
-    """What alice gets with bob there, and without."""
+    """Return the bytes that alice gets with bob and without him."""
     bob, alone, both = (World(limits, journal=journal) for _ in range(3))
     bob.play(steps, bob.bob)
     alone.alice.foreign = both.alice.foreign = bob.bob.known
@@ -375,7 +375,7 @@ def test_below_all_limits_nothing_that_one_does_changes_a_byte_for_another(
 @settings(max_examples=examples(40))
 @given(MOVES, st.booleans())
 def test_over_a_shared_limit_a_refusal_names_the_limit(limit: str, steps: list[Step], journal: bool) -> None:
-    """The first byte that differs is a refusal that names the limit; of one's own limits there is none."""
+    """Check that the first frame that differs is a refusal that names the shared limit."""
     with_bob, alone = streams(steps, Limits(**{limit: 2}), journal=journal)
     if with_bob == alone:
         return
@@ -390,7 +390,7 @@ def test_over_a_shared_limit_a_refusal_names_the_limit(limit: str, steps: list[S
 
 
 def test_both_are_there() -> None:
-    """The worlds of these tests do something."""
+    """Check that both principals act in the worlds of these tests."""
     steps = [
         Step(0, alice, what, 0, 4)
         for what in ("submit", "emit", "spend", "delegate", "tool", "finish")

@@ -1,8 +1,8 @@
-"""Credentials that are asked for, come late, wrongly or never, and are revoked; and small caps (§9.8, §14).
+"""Credentials that are issued late, wrongly or never, and revoked, within small limits (§9.8, §14).
 
-Whatever is valid at the provisioner is known to the runtime, and to be revoked once its job is over. A value
-is shown to its own principal alone, on a secure connection, in a session with the feature; no record holds
-one. Over a cap there are refusals, which name it, and nothing else.
+The runtime knows every value that is valid at the provisioner, and revokes it after its job. A value is shown
+to its own principal alone, on a secure connection, in a session with the feature; no record holds one. Above
+a limit the runtime refuses with its name, and changes no state.
 """
 
 from __future__ import annotations
@@ -79,23 +79,23 @@ class Provider(World):
         self.recording: list[str] | None = []
         record(self.runtime, self.recording.append, salt=bytes(16), keep_secrets=self.keeps)
         self.owners: dict[bytes, str] = {}
-        """Whose a value is."""
+        """The principal of each value."""
         self.valid: dict[str, list[bytes]] = {}
-        """What is valid at the provisioner, by alias."""
+        """The values that are valid at the provisioner, by alias."""
         self.stuck: dict[str, None] = {}
-        """Aliases of which it has said that they cannot be revoked, in this process."""
+        """Aliases that the provisioner has refused to revoke for good, in this process."""
         self.failed: dict[str, None] = {}
-        """Aliases that it has ever failed to revoke."""
+        """Aliases that the provisioner has ever failed to revoke."""
         self.unanswered: dict[str, IssueCredentials] = {}
         self.unrevoked: dict[str, None] = {}
         self.people: dict[Connection, tuple[Peer, str]] = {}
-        """Everybody who was ever connected, and as whom."""
+        """All connections that ever were, each with its peer and principal."""
         self.unanswered_submits: dict[Connection, list[str]] = {}
         self.looked: dict[Connection, int] = {}
         self.count = self.noted = self.kept = 0
 
     def do(self, name: str, a: int, b: int, c: int) -> None:
-        """One action, and every check."""
+        """Carry out one action, and all checks."""
         getattr(self, f"_{name}")(a, b, c)
         self.check()
 
@@ -168,14 +168,14 @@ class Provider(World):
     # The provisioner.
 
     def _issue(self, a: int, b: int, c: int) -> None:
-        """It has made some: one, two or none."""
+        """Issue one, two or no credentials for a request."""
         request = self._asked(a)
         if request is not None:
             made = [self._make(request) for _ in range((1, 1, 2, 0)[b % 4])]
             self._answer(request, made)
 
     def _issue_badly(self, a: int, b: int, c: int) -> None:
-        """It has failed, with or without a trace, or has made what cannot be shown; or it says so twice."""
+        """Fail to issue, with or without a trace, issue invalid values, or answer twice."""
         request = self._asked(a)
         if request is None:
             return
@@ -203,7 +203,7 @@ class Provider(World):
         return IssuedCredential("bearer", Secret(value), "https://m.test")
 
     def _revoke(self, a: int, b: int, c: int) -> None:
-        """It revokes, or fails for now or for ever, or does it and says that it has failed."""
+        """Revoke, fail for now or for good, or revoke and report a failure."""
         if not self.unrevoked:
             return
         alias = list(self.unrevoked)[a % len(self.unrevoked)]
@@ -271,7 +271,7 @@ class Provider(World):
         self.advance(0)
 
     def _crash(self, a: int, b: int, c: int) -> None:
-        """What was asked for may have come into being, or never does."""
+        """Restart, after some of the unanswered requests have issued credentials."""
         if not self.config.journal or c % 4:
             return
         self._take_note()
@@ -314,7 +314,7 @@ class Provider(World):
         self.noted = len(self.requests)
 
     def _check_shown(self) -> None:
-        """Values go to whom they belong, where nobody else reads them; refusals say what for."""
+        """Check that values reach their principal on a secure connection, and that refusals name a limit."""
         for connection, (peer, who) in self.people.items():
             looked = self.looked.get(connection, 0)
             self.looked[connection] = len(peer.raw)
@@ -325,7 +325,7 @@ class Provider(World):
                     ensure(connection_state(connection).secure, "a value is shown where others may read it")
                     ensure(
                         session is not None and Feature.PROVISIONED_CREDENTIALS in session.features,
-                        "nobody asked for values",
+                        "a session without the feature got values",
                     )
                 self._see_answer(connection, frame)
 
@@ -349,10 +349,10 @@ class Provider(World):
         ensure("-secret" not in repr(self.events), "a value is told to the host")
 
     def _check_revoked(self) -> None:
-        """What is valid is known; of a job that is over it is being revoked, or listed as outstanding."""
+        """Check that the runtime knows every valid value, and revokes or lists those of ended jobs."""
         runtime = self.state
         unknown = [alias for alias in self.valid if runtime.provisions.get(alias) is None]
-        ensure(not unknown, f"{unknown} are valid, and nobody knows")
+        ensure(not unknown, f"{unknown} are valid, but unknown")
         waiting = [
             turn.alias
             for session in runtime.sessions.values()
@@ -367,13 +367,13 @@ class Provider(World):
             again = runtime.timers.armed(TimerKind.REVOCATION, provision.alias) is not None
             listed = provision.outstanding is not None
             ensure(provision.revoking, f"{provision} is of no use, and not revoked")
-            ensure(provision.in_flight or again or listed, f"nobody revokes {provision}")
+            ensure(provision.in_flight or again or listed, f"{provision} is not being revoked")
             ensure(not listed or provision.alias in self.failed, "listed for nothing")
 
     # The end.
 
     def wind_down(self) -> None:
-        """Every agent ends, and the provisioner does what it is asked: nothing is valid any more."""
+        """End all agents and answer all requests of the provisioner, and check that no value is valid."""
         for peer in self._open():
             peer.drop()
         for _ in range(40):
@@ -394,8 +394,11 @@ class Provider(World):
         listed = [one for one in self.state.provisions if one.alias not in self.stuck]
         ensure(not listed and not self.state.issuing.awaited, f"in the end {listed} are left")
         issuing = self.state.issuing
-        ensure(not (issuing.submits or issuing.keys or issuing.wanted), "somebody waits for ever")
-        ensure(all(one.outstanding for one in self.state.provisions), "it cannot be revoked, and nobody says")
+        ensure(not (issuing.submits or issuing.keys or issuing.wanted), "a submit waits for ever")
+        ensure(
+            all(one.outstanding for one in self.state.provisions),
+            "a value that cannot be revoked is not listed",
+        )
         self._check_replay()
 
     def _check_replay(self) -> None:
@@ -412,7 +415,7 @@ class Provider(World):
     # Below: choosing, and what is known.
 
     def _open(self) -> list[Peer]:
-        """Those whose transport lives, in this process."""
+        """Return the peers of this process whose transport is open."""
         return [peer for peer in self.peers.values() if peer.connection.phase is not Phase.CLOSED]
 
     def _peer(self, number: int) -> Peer | None:
@@ -432,7 +435,7 @@ class Provider(World):
         return started[number % len(started)] if started else None
 
     def _waits(self, job_id: JobId) -> bool:
-        """Whether a job waits for its credentials before it starts."""
+        """Return whether a job waits for its credentials before it starts."""
         return any(request.job_id == job_id and not request.rotation for request in self.unanswered.values())
 
     def _asked(self, number: int) -> IssueCredentials | None:
@@ -445,13 +448,13 @@ class Provider(World):
         return request
 
     def _sessions_of(self, who: str) -> tuple[bool, bool]:
-        """Whether a principal has as many sessions as it may, and whether one of them may end for another."""
+        """Return whether a principal is at its limit of sessions, and whether one may end to make room."""
         sessions = [one for one in self.state.sessions.values() if one.principal == who]
         room = any(one.connection is None and not one.jobs for one in sessions)
         return len(sessions) >= self.config.limits.max_principal_sessions, room
 
     def _job_cap(self, who: str) -> str:
-        """The cap that one more job of a principal would pass."""
+        """Return the limit that one more job of a principal would exceed."""
         limits, runtime = self.config.limits, self.runtime
         waiting = [
             request.principal
@@ -469,14 +472,14 @@ class Provider(World):
         )
 
     def _limit(self, frame: Frame) -> str:
-        """The cap that a refusal names; it says what it is, and when to try again."""
+        """Return the limit that a refusal names, and check its bound and the time of a retry."""
         payload = frame["payload"]
-        ensure(frame["type"] == "session.error", f"{frame['type']} is no refusal")
+        ensure(frame["type"] == "session.error", f"{frame['type']} is not a refusal")
         ensure((payload["code"], payload["retryable"]) == ("INTERNAL_ERROR", True), f"{payload} is of no cap")
         details: dict[str, Any] = payload["details"]
         limit: str = details["limit"]
         ensure(details["max"] == getattr(self.config.limits, FIELDS[limit]), "another bound")
-        ensure(details["retry_after_ms"] > 0, "nobody says when")
+        ensure(details["retry_after_ms"] > 0, "the time of a retry is missing")
         return limit
 
 
