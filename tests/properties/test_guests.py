@@ -1,4 +1,4 @@
-"""A guest lists and observes the jobs that it has a right to, whatever it sends, and changes no job."""
+"""A guest lists and observes the jobs that it has a right to, with any requests, and changes no job."""
 
 from __future__ import annotations
 
