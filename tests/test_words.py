@@ -26,11 +26,12 @@ FOLDERS: Final = (
     "placing",
     "properties",
     "reference",
+    "simulation",
     "transcripts",
 )
 """The folders of tests whose words are checked."""
 CHECKED: Final = (
-    *("arcp_io/**/*.py", "arcp_proto/**/*.py", "tests/simulation/*.py"),
+    *("arcp_io/**/*.py", "arcp_proto/**/*.py"),
     *(f"tests/{name}/**/*.py" for name in FOLDERS),
 )
 """The files whose words are checked."""

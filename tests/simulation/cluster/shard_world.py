@@ -151,7 +151,7 @@ class ShardJournal(Journal):
         self.sync()
 
     def is_of(self, life: int) -> bool:
-        """Whether no snapshot and no other owner has come since an append that was sent in this life."""
+        """Return whether an append was sent in this life: no snapshot and no other owner has come since."""
         return life == self._life
 
     def _append(self) -> None:
@@ -195,7 +195,7 @@ class ShardJournal(Journal):
         return self.appended
 
     def end_heal(self, snapshot: Sequence[bytes], count: int) -> None:
-        """Go on behind a snapshot that holds so many records of the present runtime."""
+        """Go on behind a snapshot that holds `count` records of the present runtime."""
         self.heals = False
         self._keep(count - self.count)
         self.kept, self.base = list(snapshot), len(snapshot) - self.count
@@ -429,7 +429,7 @@ class ShardService:
         return well and not self.over and self._done is None
 
     def when_stored(self) -> None:
-        """An append is done."""
+        """End the service, if it stops and all records are stored."""
         if self._done is not None and not self.journal.waits and not self.over:
             self.over = True
             self._done()

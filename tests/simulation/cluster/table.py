@@ -67,7 +67,7 @@ class Table:
         self._states.append(State(dict(self.nodes), dict(self.shards), records))
 
     def commits_without_claims(self) -> int:
-        """How many statements a standby may lack and have all nodes, and the shards with their owners."""
+        """Return the statements that a standby may lack, at most, and have all nodes and owners of shards."""
         owners = {shard: (row.epoch, row.node) for shard, row in self.shards.items()}
         for behind, state in enumerate(reversed(self._states)):
             of_state = {shard: (row.epoch, row.node) for shard, row in state.shards.items()}

@@ -213,7 +213,7 @@ def agents_wait_for_ever(patch: Patch) -> None:
 
 
 def heal_without_the_last_record(patch: Patch) -> None:
-    """A heal leaves out the last record."""
+    """Plant a bug: a heal leaves out the last record."""
     original = Table.heal
 
     def heal(table: Table, me: str, order: Heal, above: int, entries: Sequence[Entry], version: int) -> Any:
