@@ -90,7 +90,7 @@ async def test_sessions_go_on_behind_a_load_balancer(
             assert all(connections_to(port) for port in ports)
         nodes[0].process.send_signal(signal.SIGTERM)
         welcome = await clients.resumed(welcome, numbered)
-        assert nodes[0].stop() == 0
+        assert nodes[0].ended() == 0
         other, more = await clients.opened({"x": 2})
         nodes[0] = start(0)
         await_owners(database, 2)

@@ -231,6 +231,13 @@ class Served:
         """Let the agents continue, signal the server and wait; return its exit code."""
         (self.directory / "let_go").touch()
         self.process.send_signal(signal.SIGTERM)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait for the end of a server that was signalled before; return its exit code.
+
+        Another signal would end it at once.
+        """
         self.process.read_to_end()
         return self.process.returncode
 
