@@ -1,4 +1,4 @@
-"""A world with a provisioner that does what a test says."""
+"""A runtime with a provisioner that acts as a test tells it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ENDPOINT: Final = "https://gateway.example/v1"
 
 
 def made(value: str = "sk-1", **fields: Any) -> IssuedCredential:
-    """One credential as the provisioner has made it."""
+    """Return a credential as a provisioner issues it."""
     return IssuedCredential("bearer", Secret(value), ENDPOINT, **fields)
 
 
 class Provided(World):
-    """Every client has a secure connection and the feature, unless a test says otherwise."""
+    """A world whose clients have a secure connection and the feature, unless a test says otherwise."""
 
     def __init__(self, config: RuntimeConfig = PROVIDED, **world: Any) -> None:
         super().__init__(config, **world)
@@ -42,7 +42,7 @@ class Provided(World):
         return super().client(token, framing, **{"features": WITH, **hello})
 
     def issue(self, *values: str, alias: str | None = None, **fields: Any) -> str:
-        """The provisioner has made credentials with these values for what was asked last; by default one."""
+        """Issue credentials with these values, or with a new value, for the last request or for `alias`."""
         self.count += 1
         alias = alias or self.last(IssueCredentials).alias
         credentials = [made(value, **fields) for value in values or (f"sk-{self.count}",)]
@@ -50,16 +50,16 @@ class Provided(World):
         return alias
 
     def refuse(self, code: str = "", message: str = "", alias: str | None = None) -> None:
-        """The provisioner has failed."""
+        """Answer a request for credentials with an error, as a provisioner that fails."""
         alias = alias or self.last(IssueCredentials).alias
         self.carry_out(self.runtime.credentials_issued(alias, None, code, message, now=self.now))
 
     def revoke(self, alias: str, revoked: bool = True, *, final: bool = False, reason: str = "") -> None:
-        """The provisioner has revoked, or not."""
+        """Answer a request to revoke a credential: it is revoked, or the provisioner has failed."""
         self.carry_out(self.runtime.credential_revoked(alias, revoked, final, reason, now=self.now))
 
     def job(self, peer: Peer, **payload: Any) -> JobId:
-        """A job that has its credential."""
+        """Submit a job, issue its credential, and return its id."""
         peer.send("job.submit", {"agent": "echo", "input": None, **payload})
         self.issue()
         job_id: str = peer.frames[-1]["payload"]["job_id"]
@@ -67,14 +67,14 @@ class Provided(World):
 
     @property
     def asked(self) -> list[str]:
-        """The aliases that were asked for."""
+        """The aliases for which credentials were requested, in order."""
         return [request.alias for request in self.all(IssueCredentials)]
 
     @property
     def revocations(self) -> list[str]:
-        """The aliases that were to be revoked, in order."""
+        """The aliases whose credentials were to be revoked, in order."""
         return [request.alias for request in self.all(RevokeCredential)]
 
     def values(self, connection: Connection) -> bytes:
-        """Everything that was sent on a connection."""
+        """Return everything that the runtime has sent on a connection."""
         return b"\n".join(self.peers[connection].raw)

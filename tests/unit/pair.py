@@ -1,4 +1,4 @@
-"""A client and a runtime with a wire between them, in memory, at a virtual clock."""
+"""A client and a runtime that exchange envelopes in memory, under a virtual clock."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Sent(NamedTuple):
 
 
 class Pair:
-    """Moves envelopes both ways and walks the deadlines of both machines.
+    """A client, a runtime and the transports between them.
 
-    `tokens` maps bearer tokens to principals: hellos are verified at once. With LINES, bytes arrive in pieces
-    of `piece` bytes. What agents do is up to the test: call `runtime.emit` and the like, then `settle`.
+    `tokens` maps bearer tokens to principals: a hello is verified at once. With LINES, bytes arrive in pieces
+    of `piece` bytes. A test plays the agents: it calls `runtime.agents.emit` and the like, then `settle`.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Pair:
         self.framing = framing
         self.piece = piece
         self.sent: list[Sent] = []
-        """Every envelope that crossed the wire."""
+        """Every envelope that a side has sent."""
         self.requests: list[Request] = []
-        """What the runtime asked its host for, but Authenticate."""
+        """The requests of the runtime to its host, without Authenticate."""
         self.events: list[Event] = []
-        """What happened to the client."""
+        """The events of the client."""
         self.runtime_events: list[Event] = []
         self.muted: dict[str, bool] = {"client": False, "runtime": False}
-        """Whose envelopes vanish on the way."""
+        """Whether the envelopes of a side are lost."""
         self.closings: list[Closing] = []
         self._peer: dict[Connection, Connection] = {}
         self._wire: deque[tuple[Connection, bytes | Closing]] = deque()
@@ -73,7 +73,7 @@ class Pair:
     # What a test does.
 
     def connect(self, token: str | None = "secret") -> Connection:
-        """Open a transport and let the handshake run; returns the client's end."""
+        """Open a transport, complete the handshake, and return the client's end."""
         secret = None if token is None else Secret(token)
         ours = self.client.connect(secret, self.framing, secure=True, peer="pair", now=self.now)
         theirs = self.runtime.connect(self.framing, secure=True, peer="pair", now=self.now)
@@ -83,7 +83,7 @@ class Pair:
         return ours
 
     def settle(self) -> None:
-        """Carry out what both machines want until neither wants anything more; no time passes."""
+        """Carry out the outputs of both machines until there are none left; no time passes."""
         self._take()
         while self._wire:
             connection, item = self._wire.popleft()
@@ -110,7 +110,7 @@ class Pair:
         self.now = end
 
     def drop(self, *connections: Connection) -> None:
-        """These transports are gone, or all: both ends notice."""
+        """Lose these transports, or all transports, at both ends."""
         for connection in connections or list(self._peer):
             self._lose(connection)
         self.settle()
@@ -122,39 +122,39 @@ class Pair:
         return self.last(StartJob).job_id
 
     def job_stopped(self, job_id: JobId) -> None:
-        """An agent that was told to stop has."""
+        """Report that the agent of a job has stopped, as `StopJob` asked."""
         self._carry_out(self.runtime, self.runtime.job_stopped(job_id, now=self.now))
         self.settle()
 
-    # What a test looks at.
+    # What a test examines.
 
     @property
     def client_state(self) -> ClientState:
-        """What the client keeps."""
+        """The state of the client."""
         return state_of(self.client)
 
     @property
     def runtime_state(self) -> RuntimeState:
-        """What the runtime keeps."""
+        """The state of the runtime."""
         return state_of(self.runtime)
 
     def last(self, kind: type[T]) -> T:
-        """The last event of the client, or request of the runtime, of a kind."""
+        """Return the last event of the client, or request of the runtime, of a kind."""
         return self.all(kind)[-1]
 
     def all(self, kind: type[T]) -> list[T]:
-        """Every event of the client and request of the runtime of a kind, in order."""
+        """Return every request of the runtime and event of the client of a kind, the requests first."""
         return [item for item in (*self.requests, *self.events) if isinstance(item, kind)]
 
     def sent_by(self, sender: str, message_type: str) -> list[dict[str, Any]]:
-        """Every envelope of a type that one side sent."""
+        """Return every envelope of a type that one side has sent."""
         return [
             sent.envelope
             for sent in self.sent
             if sent.sender == sender and sent.envelope["type"] == message_type
         ]
 
-    # Below: the wire.
+    # Below: the transports.
 
     def _carry_out(self, machine: Client | Runtime, output: Output) -> None:
         (self.events if machine is self.client else self.runtime_events).extend(output.events)
@@ -187,7 +187,7 @@ class Pair:
                 self._carry_out(self._machine_of(peer), output)
 
     def _lose(self, connection: Connection) -> None:
-        """Both ends of a transport end."""
+        """Report the loss of a transport to both of its ends."""
         peer = self._peer.pop(connection, None)
         if peer is None:
             return

@@ -19,14 +19,14 @@ UNSUBSCRIBED: dict[str, Any] = {
 
 
 def lose(runtime: ScriptedRuntime, *features: str) -> list[Event]:
-    """The session is lost, and another takes its place."""
+    """Lose the session, open another one, and return the events of that."""
     count = len(runtime.events)
     runtime.reconnect(*features, session_id=f"sess_{len(runtime.dials) + 2}")
     return runtime.events[count:]
 
 
 def subscribes(runtime: ScriptedRuntime) -> list[tuple[str, int | None]]:
-    """The jobs that were subscribed to, and the positions above which."""
+    """Return the jobs of all subscribes, each with the position above which it asks."""
     return [
         (frame["job_id"], frame["payload"].get("from_job_seq")) for frame in runtime.sent("job.subscribe")
     ]
@@ -55,7 +55,7 @@ def refuse(runtime: ScriptedRuntime, code: str, **fields: Any) -> list[Event]:
 def at(
     runtime: ScriptedRuntime, seq: int, position: int | None, job_id: str = JOB, **payload: Any
 ) -> list[Event]:
-    """An event of a job with a number of the session and a position."""
+    """Send an event of a job with a sequence number and a position, and return the events of the client."""
     return runtime.say(
         "job.event", {**log(), **payload, "job_seq": position}, job_id=job_id, event_seq=seq, id=f"e{seq}"
     )
@@ -69,18 +69,18 @@ def subscribe(runtime: ScriptedRuntime) -> None:
 
 
 def own(runtime: ScriptedRuntime, *seqs: int) -> list[Event]:
-    """Events that come by themselves, with the next positions."""
+    """Send events of the client's own job, with the next positions, and return the events of the client."""
     return [event for seq in seqs for event in runtime.say("job.event", log(), job_id=JOB, event_seq=seq)]
 
 
 def accept_by_key(runtime: ScriptedRuntime) -> None:
-    """A submit with a key is accepted: its job may come by itself, or as an observed one."""
+    """Accept a submit with a key: the job may be of this session, or of an earlier one."""
     request_id = runtime.submit(idempotency_key="k")
     runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
 
 
 def another_process(runtime: ScriptedRuntime) -> ScriptedRuntime:
-    """It begins with what this one has written down, in the same session."""
+    """Return the runtime of a client that continues the session from the stored state of another client."""
     resumption = runtime.client.resumption()
     assert resumption is not None
     other = ScriptedRuntime(ClientConfig(), resumption=Resumption.of_json(resumption.to_json()))
@@ -104,7 +104,7 @@ def subscribe_second(runtime: ScriptedRuntime) -> None:
 
 
 def asked(runtime: ScriptedRuntime) -> list[dict[str, Any]]:
-    """What the subscribes say but for the history that they ask for."""
+    """Return the payloads of all subscribes, without the request for history."""
     payloads = [frame["payload"] for frame in runtime.sent("job.subscribe")]
     assert all(payload["history"] is True for payload in payloads)
     return [{name: value for name, value in payload.items() if name != "history"} for payload in payloads]

@@ -1,4 +1,4 @@
-"""A client whose runtime is a script: frames as peers write them, one by one."""
+"""A runtime that sends what a test writes, frame by frame, to a real client."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NUMBERED = [
     "model.use",
     "provisioned_credentials",
 ]
-"""The features of a runtime of another make: its events have numbers alone."""
+"""The features of another implementation's runtime: its events have sequence numbers, and no positions."""
 FEATURES = [*NUMBERED, Feature.POSITIONS]
 WELCOME: dict[str, Any] = {
     "runtime": {"name": "script", "version": "1"},
@@ -51,10 +51,10 @@ JOB = JobId("job_1")
 
 
 class ScriptedRuntime:
-    """Speaks as a runtime would; collects what the client sends and what happens to it.
+    """A runtime whose frames a test writes, with the client to which it sends them.
 
-    If it has negotiated positions, an event or end of a job gets the next one unless the payload says
-    another, or None for a notice to one session; so does the answer to a subscribe.
+    If it has negotiated positions, an event or the end of a job gets the next position unless the payload
+    has another one, or None for a notice to one session. The answer to a subscribe gets the last one.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class ScriptedRuntime:
         resumption: Resumption | None = None,
         lines: list[str] | None = None,
     ) -> None:
-        """Without a `config` the session ends with its connection; `lines` take a recording of the client."""
+        """Create a client, which does not resume unless a `config` says so; `lines` takes its recording."""
         self.now = SECOND
         self.client = Client(
             config or ClientConfig(resume=False),
@@ -78,10 +78,10 @@ class ScriptedRuntime:
         self.connection = self.client.connect(Secret("secret"), framing, now=self.now)
         self.events: list[Event] = []
         self.received: list[dict[str, Any]] = []
-        """Every envelope of the client."""
+        """Every envelope that the client has sent."""
         self.closings: list[Closing] = []
         self.dials: list[Dial] = []
-        """What the client asks its host for."""
+        """The client's requests to its host for a new connection."""
         self.placed = False
         """Whether the welcome has negotiated positions."""
         self.positions: dict[str, int] = {}
@@ -91,18 +91,18 @@ class ScriptedRuntime:
 
     @property
     def state(self) -> ClientState:
-        """What the client keeps."""
+        """The state of the client."""
         return state_of(self.client)
 
     def welcome(self, *features: str, **fields: Any) -> list[Event]:
-        """Open the session; all features unless some are named."""
+        """Open the session with these features, by default with all of them, and return the events of that."""
         negotiated = list(features) or FEATURES
         self.placed = Feature.POSITIONS in negotiated
         capabilities = {**WELCOME["capabilities"], "features": negotiated}
         return self.say("session.welcome", {**WELCOME, "capabilities": capabilities, **fields})
 
     def say(self, message_type: str, payload: Any = None, /, **envelope: Any) -> list[Event]:
-        """Send one envelope; returns what happened by it."""
+        """Send one envelope, and return the events of the client."""
         assert message_type in {name for phase in HANDLERS.values() for name in phase}
         self._ids += 1
         fields = {
@@ -115,7 +115,7 @@ class ScriptedRuntime:
         return self.say_raw(json.dumps({name: value for name, value in fields.items() if value is not None}))
 
     def _place(self, message_type: str, payload: Any, envelope: dict[str, Any]) -> Any:
-        """Return a payload with the position that its message has."""
+        """Return a payload with the position of its message."""
         job_id = envelope.get("job_id", payload.get("job_id") if isinstance(payload, dict) else None)
         if not self.placed or not isinstance(payload, dict) or not isinstance(job_id, str):
             return payload
@@ -133,12 +133,12 @@ class ScriptedRuntime:
         return payload
 
     def say_raw(self, text: str | bytes) -> list[Event]:
-        """Send one message as it is."""
+        """Send one message as it is, and return the events of the client."""
         data = text.encode() if isinstance(text, str) else text
         return self.carry_out(self.connection.receive(data, now=self.now))
 
     def advance(self, seconds: float) -> list[Event]:
-        """Let time pass, with `handle_timer` at each deadline."""
+        """Let time pass, with `handle_timer` at each deadline, and return the events of the client."""
         end = self.now + round(seconds * SECOND)
         happened: list[Event] = []
         while (deadline := self.client.deadline()) is not None and deadline.at <= end:
@@ -148,11 +148,11 @@ class ScriptedRuntime:
         return happened
 
     def take(self) -> list[Event]:
-        """Carry out what a command of the client wants."""
+        """Carry out the output of a command of the client."""
         return self.carry_out(self.client.take())
 
     def carry_out(self, output: Output) -> list[Event]:
-        """Collect what an output holds."""
+        """Collect the parts of an output, and return its events."""
         self.events += output.events
         self.received += [json.loads(envelope) for _, envelope in output.envelopes()]
         self.closings += output.closing
@@ -160,11 +160,11 @@ class ScriptedRuntime:
         return list(output.events)
 
     def drop(self) -> list[Event]:
-        """The transport ends."""
+        """Report that the transport is lost."""
         return self.carry_out(self.connection.lost(now=self.now))
 
     def connect(self, framing: Framing = Framing.MESSAGES) -> dict[str, Any]:
-        """Open another transport, at the time that the client wants, and return its hello."""
+        """Open another transport, at the time that the client has asked for, and return its hello."""
         if self.dials:
             self.advance(max(0, self.dials[-1].at - self.now) / SECOND)
         self.connection = self.client.connect(Secret("secret"), framing, now=self.now)
@@ -173,20 +173,20 @@ class ScriptedRuntime:
         return hello
 
     def reconnect(self, *features: str, **fields: Any) -> list[Event]:
-        """Drop the transport, open another, and welcome the client there; returns what happened by that."""
+        """Drop the transport, open another one, welcome the client there, and return the events of the welcome."""
         if self.state.connection is not None:
             self.drop()
         self.connect()
         return self.welcome(*features, **fields)
 
     def submit(self, agent: str = "echo", input: Any = None, **options: Any) -> RequestId:
-        """Let the client ask for a job."""
+        """Let the client submit a job."""
         request_id = self.client.submit(agent, input, now=self.now, **options)
         self.take()
         return request_id
 
     def cancel(self, job_id: str = JOB, reason: str = "") -> RequestId:
-        """Let the client ask for the end of a job."""
+        """Let the client cancel a job."""
         request_id = self.client.cancel(JobId(job_id), reason, now=self.now)
         self.take()
         return request_id
@@ -198,33 +198,33 @@ class ScriptedRuntime:
         return JobId(job_id)
 
     def sent(self, message_type: str) -> list[dict[str, Any]]:
-        """The envelopes of a type that the client has sent."""
+        """Return the envelopes of a type that the client has sent."""
         return [envelope for envelope in self.received if envelope["type"] == message_type]
 
     def only(self, kind: type[T], events: list[Event]) -> T:
-        """The one event there is, which is of a kind."""
+        """Return the only event of a list, which must be of a kind."""
         (event,) = events
         assert isinstance(event, kind)
         return event
 
 
 def numbers(events: list[Event]) -> list[int]:
-    """The numbers of events of jobs."""
+    """Return the sequence numbers of the job events in a list."""
     return [event.seq for event in events if isinstance(event, JobEvent)]
 
 
 def positions(events: list[Event]) -> list[int | None]:
-    """The positions of events of jobs."""
+    """Return the positions of the job events in a list."""
     return [event.job_seq for event in events if isinstance(event, JobEvent)]
 
 
 def accepted(job_id: str = JOB, **fields: Any) -> dict[str, Any]:
-    """The payload of a `job.accepted`."""
+    """Return the payload of a `job.accepted`."""
     return {"job_id": job_id, "agent": "echo", "lease": {}, "accepted_at": "2026-01-01T00:00:00Z", **fields}
 
 
 def chunk(chunk_seq: int, data: str, more: bool = True, **fields: Any) -> dict[str, Any]:
-    """The payload of a `job.event` with a piece of a result."""
+    """Return the payload of a `job.event` with a chunk of a result."""
     body = {
         "result_id": "res_1",
         "chunk_seq": chunk_seq,
@@ -237,5 +237,5 @@ def chunk(chunk_seq: int, data: str, more: bool = True, **fields: Any) -> dict[s
 
 
 def log(message: str = "hi") -> dict[str, Any]:
-    """The payload of a `job.event` with a line."""
+    """Return the payload of a `job.event` with a line of log."""
     return {"kind": "log", "ts": "2026-01-01T00:00:00Z", "body": {"level": "info", "message": message}}

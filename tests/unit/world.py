@@ -1,4 +1,4 @@
-"""One runtime at a virtual clock, with clients and agents that do what a test says."""
+"""A runtime under a virtual clock, with clients and agents that act as a test tells them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from arcp_proto.server.state import RuntimeState
 
 T = TypeVar("T")
 Frame = dict[str, Any]
-"""An envelope as it came off the wire."""
+"""An envelope as a client receives it, decoded."""
 
 SEED: Final = b"s" * 32
 START: Final = 1_000 * SECOND
@@ -39,14 +39,14 @@ AGENTS: Final = (AgentInfo("echo", ("1.0.0", "2.0.0"), "2.0.0"), AgentInfo("plai
 CONFIG: Final = RuntimeConfig(name="world", version="1", agents=AGENTS)
 TOKENS: Final = {"tok-alice": "alice", "tok-bob": "bob"}
 MAX_DEADLINES: Final = 1_000
-"""More deadlines in one walk than any test needs: a timer that always comes back is found."""
+"""The largest number of deadlines in one call of `advance`; a timer that is armed without end exceeds it."""
 
 
 class World:
-    """A runtime and everything around it.
+    """A runtime with its transports, its host and its journal.
 
-    Hellos are verified at once by `tokens`, unless `tokens` is None; records are durable at once while
-    `durable` is set. Whatever comes out is carried out and kept.
+    A hello is verified at once by `tokens`, unless `tokens` is None. Records are durable at once while
+    `durable` is set. Every output is carried out and kept.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class World:
 
     @property
     def state(self) -> RuntimeState:
-        """What the runtime keeps."""
+        """The state of the runtime."""
         return state_of(self.runtime)
 
     # Time.
 
     def advance(self, seconds: float) -> None:
-        """Let time pass from deadline to deadline."""
+        """Let time pass, and handle each deadline when it is due."""
         end = self.now + int(seconds * SECOND)
         for _ in range(MAX_DEADLINES):
             deadline = self.runtime.deadline()
@@ -95,13 +95,13 @@ class World:
     # Outputs.
 
     def carry_out(self, output: Output) -> None:
-        """Do what an output says, and what comes of it."""
+        """Carry out an output, and the outputs that follow from it."""
         self.outputs.append(output)
         self.records += output.records
         self.requests += output.requests
         self.events += output.events
         if output.records and self.durable:
-            self.persist()  # What comes of it comes behind what this output asks for.
+            self.persist()  # The outputs that follow come after the requests of this output.
         for connection in output.writable:
             if not self.peers[connection].slow:
                 self.peers[connection].pull()
@@ -117,12 +117,12 @@ class World:
         self.carry_out(self.runtime.take())
 
     def persist(self) -> None:
-        """Everything is durable now."""
+        """Report every record as durable."""
         self.runtime.persisted(self.runtime.record_count, now=self.now)
         self.take()
 
     def restart(self) -> None:
-        """The process dies, and another one begins with what its journal holds."""
+        """End the process, and begin another one with the records of the journal."""
         self.restarts += 1
         unix = self.state.unix + self.now - self.state.now
         seed = bytes([self.restarts]) * 32
@@ -151,63 +151,63 @@ class World:
         return self.peers[connection]
 
     def client(self, token: str = "tok-alice", framing: Framing = Framing.MESSAGES, **hello: Any) -> Peer:
-        """A client that was welcomed."""
+        """Return a client that has received its welcome."""
         peer = self.connect(framing)
         peer.hello(token, **hello)
         assert peer.connection.phase is Phase.OPEN
         return peer
 
     def resumed(self, peer: Peer, last: int | None = None, token: str = "tok-alice", **resume: Any) -> Peer:
-        """Another connection that asks for the session of `peer`, after what that has received."""
+        """Return a connection that has asked for the session of `peer`, by default after its last event."""
         again = self.connect(connection_state(peer.connection).framing)
         last = max(peer.numbers(), default=0) if last is None else last
         again.hello(token, resume={"resume_token": peer.token, "last_event_seq": last, **resume})
         return again
 
     def verdict(self, principal: str | None, *, failed: bool = False, expires: int | None = None) -> None:
-        """The host answers what it was asked last."""
+        """Answer the last request to authenticate, as the host does."""
         request = self.last(Authenticate).request
         self.carry_out(self.runtime.authenticated(request, principal, failed, expires, now=self.now))
 
     # Agents.
 
     def emit(self, job_id: str, kind: str = "log", body: Any = None) -> None:
-        """An agent emits; a line of log unless it says something else."""
+        """Emit an event of a job: by default a line of log."""
         body = {"level": "info", "message": "hi"} if body is None else body
         self.runtime.agents.emit(JobId(job_id), kind, body, now=self.now)
         self.take()
 
     def write(self, job_id: str, data: str | bytes) -> None:
-        """An agent streams."""
+        """Write a piece of the result of a job."""
         self.runtime.agents.write_result(JobId(job_id), data, now=self.now)
         self.take()
 
     def finish(self, job_id: str, result: Any = None, summary: str | None = None) -> None:
-        """An agent returns."""
+        """End a job with a result."""
         self.runtime.agents.finish(JobId(job_id), result, summary, now=self.now)
         self.take()
 
     def fail(self, job_id: str, code: str = "INTERNAL_ERROR", message: str = "agent failed") -> None:
-        """An agent raises."""
+        """End a job with an error."""
         self.runtime.agents.fail(JobId(job_id), code, message, now=self.now)
         self.take()
 
     def stopped(self, job_id: str) -> None:
-        """An agent is gone without a word."""
+        """Report that the agent of a job has stopped without a result."""
         self.carry_out(self.runtime.job_stopped(JobId(job_id), now=self.now))
 
-    # What a test looks at.
+    # What a test examines.
 
     def all(self, kind: type[T]) -> list[T]:
-        """Every request and event of a kind, in order."""
+        """Return every request and event of a kind, the requests first."""
         return [item for item in (*self.requests, *self.events) if isinstance(item, kind)]
 
     def last(self, kind: type[T]) -> T:
-        """The last request or event of a kind."""
+        """Return the last request or event of a kind."""
         return self.all(kind)[-1]
 
     def stops(self) -> list[str]:
-        """The jobs whose agents were told to stop."""
+        """Return the jobs whose agents were asked to stop, in order."""
         return [request.job_id for request in self.all(StopJob)]
 
 
@@ -220,14 +220,14 @@ class Peer:
         self.frames: list[Frame] = []
         self.raw: list[bytes] = []
         self.slow = False
-        """Takes nothing until `pull` is called."""
+        """Whether the client takes envelopes only when `pull` is called."""
         self.closing: Closing | None = None
         self._count = 0
 
     # What a client does.
 
     def send(self, message_type: str, payload: Any = None, **fields: Any) -> list[Frame]:
-        """Send an envelope, with an id unless `fields` has one; returns what came back at once."""
+        """Send an envelope, with an id unless `fields` has one, and return the frames that are received at once."""
         self._count += 1
         frame = {"arcp": "1.1", "id": f"req{self._count}", "type": message_type, **fields}
         if payload is not None:
@@ -241,7 +241,7 @@ class Peer:
         return self.feed(data)
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Bytes as they are."""
+        """Send bytes as they are, and return the frames that are received at once."""
         before = len(self.frames)
         self.world.carry_out(self.connection.receive(data, now=self.world.now))
         return self.frames[before:]
@@ -257,7 +257,7 @@ class Peer:
         resume: Mapping[str, Any] | None = None,
         **capabilities: Any,
     ) -> list[Frame]:
-        """Say hello."""
+        """Send a hello, and return the frames that are received at once."""
         auth = {"scheme": scheme} if token is None else {"scheme": scheme, "token": token}
         payload: dict[str, Any] = {
             "client": client or {"name": "test", "version": "1"},
@@ -280,11 +280,11 @@ class Peer:
         return self.send("job.cancel", {"job_id": job_id, "reason": reason})
 
     def drop(self) -> None:
-        """The transport is gone."""
+        """Report that the transport is lost."""
         self.world.carry_out(self.connection.lost(now=self.world.now))
 
     def pull(self, limit: int | None = None, size: int | None = None) -> list[Frame]:
-        """Take what is there to be pulled: one batch with a limit, else everything."""
+        """Take the envelopes that wait: one batch if there is a limit, otherwise all of them."""
         before = len(self.raw)
         while envelopes := self.connection.envelopes_to_send(limit, size):
             self.raw += envelopes
@@ -294,38 +294,38 @@ class Peer:
         self.frames += new
         return new
 
-    # What a test looks at.
+    # What a test examines.
 
     @property
     def session_id(self) -> str:
-        """The id that the welcome named."""
+        """The session id of the welcome."""
         session_id: str = self.of("session.welcome")[0]["session_id"]
         return session_id
 
     @property
     def numbered(self) -> list[bytes]:
-        """Everything with a number, byte for byte."""
+        """Every envelope with a sequence number, byte for byte."""
         return [raw for raw, frame in zip(self.raw, self.frames, strict=True) if "event_seq" in frame]
 
     @property
     def token(self) -> str:
-        """The resume token that the welcome brought."""
+        """The resume token of the welcome."""
         token: str = self.of("session.welcome")[0]["payload"]["resume_token"]
         return token
 
     def of(self, message_type: str) -> list[Frame]:
-        """Every frame of a type."""
+        """Return every frame of a type."""
         return [frame for frame in self.frames if frame["type"] == message_type]
 
     def about(self, job_id: str) -> list[Frame]:
-        """Every numbered frame of a job."""
+        """Return every numbered frame of a job."""
         return [frame for frame in self.frames if frame.get("job_id") == job_id and "event_seq" in frame]
 
     def numbers(self) -> list[int]:
-        """The numbers received, in order."""
+        """Return the sequence numbers received, in order."""
         return [frame["event_seq"] for frame in self.frames if "event_seq" in frame]
 
     def codes(self) -> list[str]:
-        """The codes of the errors received, in order."""
+        """Return the codes of the errors received, in order."""
         errors = ("session.error", "job.error")
         return [frame["payload"]["code"] for frame in self.frames if frame["type"] in errors]
