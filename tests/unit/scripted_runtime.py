@@ -95,7 +95,7 @@ class ScriptedRuntime:
         return state_of(self.client)
 
     def welcome(self, *features: str, **fields: Any) -> list[Event]:
-        """Open the session with these features, by default with all of them, and return the events of that."""
+        """Open the session with these features, or with all features, and return the events of the client."""
         negotiated = list(features) or FEATURES
         self.placed = Feature.POSITIONS in negotiated
         capabilities = {**WELCOME["capabilities"], "features": negotiated}
@@ -173,7 +173,7 @@ class ScriptedRuntime:
         return hello
 
     def reconnect(self, *features: str, **fields: Any) -> list[Event]:
-        """Drop the transport, open another one, welcome the client there, and return the events of the welcome."""
+        """Replace the transport, welcome the client on the new one, and return the events of the welcome."""
         if self.state.connection is not None:
             self.drop()
         self.connect()

@@ -227,7 +227,7 @@ class Peer:
     # What a client does.
 
     def send(self, message_type: str, payload: Any = None, **fields: Any) -> list[Frame]:
-        """Send an envelope, with an id unless `fields` has one, and return the frames that are received at once."""
+        """Send an envelope, by default with a new id, and return the frames that are received at once."""
         self._count += 1
         frame = {"arcp": "1.1", "id": f"req{self._count}", "type": message_type, **fields}
         if payload is not None:

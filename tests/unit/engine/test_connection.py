@@ -105,7 +105,7 @@ def test_a_message_of_exactly_the_limit_is_read(peer: Peer) -> None:
 
 
 def test_a_message_too_large_by_its_header_closes_the_connection(world: World, peer: Peer) -> None:
-    peer.send("session.error", {"code": "X"})  # No error answers it, but this is no answer to it.
+    peer.send("session.error", {"code": "X"})  # No answer follows, so no request is named.
     world.carry_out(peer.connection.too_large(now=world.now))
     assert peer.frames[-1]["payload"]["code"] == "INVALID_REQUEST"
     assert "request_id" not in peer.frames[-1]["payload"]
@@ -444,11 +444,11 @@ def test_entropy_of_a_connection_is_forgotten_with_it(world: World) -> None:
     assert world.state.entropy._scopes == {}
 
 
-# The rest of a message.
+# The rest of a message that has begun.
 
 
 def begun(world: World) -> Any:
-    """A client that was welcomed, without a heartbeat, and of which a part of a message has come."""
+    """Return a welcomed client without a heartbeat, from which a part of a message has arrived."""
     peer = world.client(features=("ack",))
     world.carry_out(peer.connection.message_begun(1, now=world.now))
     return peer
@@ -504,7 +504,7 @@ def test_a_closing_connection_waits_for_no_partial_message(world: World) -> None
 
 @pytest.mark.parametrize("framing", Framing)
 def test_a_peer_that_sends_continuously_keeps_its_connection(world: World, framing: Framing) -> None:
-    """Whenever something of it is read, it ends within a message, and messages become whole all the time."""
+    """Check a peer that is inside a message at every read, and completes messages all the time."""
     peer = world.client(features=("ack",), framing=framing)
     world.carry_out(peer.connection.message_begun(10, now=world.now))
     for _ in range(4):
@@ -516,7 +516,7 @@ def test_a_peer_that_sends_continuously_keeps_its_connection(world: World, frami
     assert peer.closing is not None
 
 
-# Its bytes (§14).
+# The bytes of a message that has begun (§14).
 
 ALICE: Final = Principal("alice")
 
@@ -566,7 +566,7 @@ def test_partial_messages_above_the_share_of_a_principal_are_refused() -> None:
 
 
 def test_a_message_does_not_count_twice() -> None:
-    """Its input is looked at when nothing counts for the message any more."""
+    """Check that the bytes of a message are no longer counted when those of its input are."""
     world = World(limits=Limits(max_principal_bytes=MIB))
     peer = world.client()
     grows(peer, 400 * KIB)

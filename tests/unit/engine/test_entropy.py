@@ -1,4 +1,4 @@
-"""Entropy: the same seed says the same, and nobody's draws move another's."""
+"""Entropy: a seed always draws the same values, and the draws of one scope do not move those of another."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_seed_has_32_bytes(length: int) -> None:
 
 
 def test_the_values_of_a_seed_are_pinned() -> None:
-    """Recordings are replayed by later versions."""
+    """Pin the values of one seed, which a recording needs in later versions, too."""
     entropy = Entropy(SEED)
     assert entropy.bits("alice", "session").hex() == "a9d857796a55208b1149882bb8180aff"
     assert entropy.token("alice", "rt_").reveal() == "rt_Z3gnpen0iTqxO7C1AGIOXxt8OaV05lzmt-Mv5bsQxZU"
@@ -71,7 +71,7 @@ def test_different_seeds_give_different_values(one: bytes, other: bytes, scope: 
 
 @given(DRAWS, DRAWS, st.randoms(use_true_random=False))
 def test_draws_of_other_scopes_change_nothing(mine: list[Draw], others: list[Draw], random: Random) -> None:
-    """Mine are the same whatever others draw in between, and in any order."""
+    """Compare the draws of one scope with those that it has while other scopes draw in between."""
     mine = [("mine", kind, purpose) for _scope, kind, purpose in mine]
     others = [("not-" + scope, kind, purpose) for scope, kind, purpose in others]
     alone = Entropy(SEED)
@@ -133,7 +133,7 @@ def test_without_secrets_the_keys_give_the_same_ids_and_other_tokens(seed: bytes
 
 
 def test_the_stand_in_of_a_stand_in_key_is_itself() -> None:
-    """A recording of a replay is the recording."""
+    """Check that the recording of a replay equals the recording that is replayed."""
     keys = Entropy(SEED).keys(secrets=False)
     assert Entropy.of_keys(*keys).keys(secrets=False) == keys
 

@@ -1,4 +1,4 @@
-"""Time, timers, heartbeats, the output that accumulates, and closing: what both roles share."""
+"""The behaviour that both roles share: time, timers, heartbeats, accumulated output and closing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAST = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=10)
 
 
 def lost(peer: Peer) -> None:
-    """The peer was given up for its silence."""
+    """Check that the connection of a peer was ended for its silence."""
     error = peer.frames[-1]
     assert error["type"] == "session.error"
     assert error["payload"]["code"] == "HEARTBEAT_LOST"
@@ -236,7 +236,7 @@ def test_silence_is_not_counted_while_the_driver_does_not_read(world: World, pee
 
 
 def test_heartbeat_lost_answers_no_earlier_message(world: World, peer: Peer, job: JobId) -> None:
-    """An error that answers nothing must not be taken for the answer to the last message."""
+    """Check that an error without a request is not taken for the answer to the last message."""
     peer.cancel(job)
     peer.send("session.error", {"code": "X"})
     world.advance(21)
@@ -244,7 +244,7 @@ def test_heartbeat_lost_answers_no_earlier_message(world: World, peer: Peer, job
 
 
 def test_a_heartbeat_due_in_the_same_call_as_a_close_is_dropped(world: World, peer: Peer) -> None:
-    """The end of the last job closes a connection whose heartbeat is due in the same call."""
+    """Let the last job end, which closes the connection, in the call in which the heartbeat is due."""
     peer.submit()
     world.runtime.shut_down(0, now=world.now)
     world.take()

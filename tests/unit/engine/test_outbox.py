@@ -1,4 +1,4 @@
-"""What waits for one transport, in order."""
+"""Outbox: the envelopes that wait for one transport, in order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def outbox_of(events: int = 0) -> Outbox:
 
 
 def shown(pulled: list[bytes]) -> list[int | str | None]:
-    """The numbers of events, and the rest as it is."""
+    """Return the sequence number of each event, and the text of each other envelope."""
     return [decode_envelope(one).event_seq if one[:1] == b"{" else one.decode() for one in pulled]
 
 

@@ -1,4 +1,4 @@
-"""What comes out of a machine."""
+"""The output of a machine: records, envelopes, requests, events and a timer."""
 
 from __future__ import annotations
 

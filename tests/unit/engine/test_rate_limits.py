@@ -1,4 +1,4 @@
-"""Token buckets: how much passes, in any rhythm."""
+"""Token buckets: the number of requests that pass, at any rhythm."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_bucket_passes_after_exactly_the_returned_wait(
     st.integers(1, 20),
 )
 def test_two_buckets_pass_only_what_both_pass(steps: list[tuple[int, int]], one: int, other: int) -> None:
-    """Beside two that are asked one by one; whoever is refused by one is charged by neither."""
+    """Compare with a model in which a refusal by one of the two buckets charges neither."""
     a, b, expected_a, expected_b = Bucket(one, 2), Bucket(other, 3), Bucket(one, 2), Bucket(other, 3)
     now = 0
     for gap, action in steps:

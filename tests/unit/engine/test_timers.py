@@ -1,4 +1,4 @@
-"""Timers: one deadline a key, ties in the order of arming, a heap that stays small."""
+"""Timers: one deadline for a key, ties in the order of arming, and a heap of bounded size."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_the_kind_and_the_owner_make_the_key(timers: Timers) -> None:
 
 @given(STEPS)
 def test_timers_equal_a_sorted_list(steps: list[Step]) -> None:
-    """The model is a list of (time, key) in the order of arming, sorted when asked."""
+    """Compare with a list of (time, key) in the order of arming, which is sorted at each question."""
     timers = Timers()
     model: dict[TimerKey, int] = {}
     for action, kind, owner, at in steps:
@@ -137,7 +137,7 @@ def test_timers_equal_a_sorted_list(steps: list[Step]) -> None:
 
 @given(STEPS, st.integers(1, 200))
 def test_the_heap_of_timers_stays_within_its_bound(steps: list[Step], times: int) -> None:
-    """Never more than twice the live deadlines plus a constant, whatever is armed, disarmed and popped."""
+    """Check that the heap has at most twice as many entries as live deadlines, plus a constant."""
     timers = Timers()
     for turn in range(times):
         for action, kind, owner, at in steps:
@@ -152,7 +152,7 @@ def test_the_heap_of_timers_stays_within_its_bound(steps: list[Step], times: int
 
 
 def test_the_heap_of_timers_stays_within_its_bound_when_many_are_due(timers: Timers) -> None:
-    """Deadlines that were moved forward leave their old places behind; popping them clears those too."""
+    """Check that popping also removes the old entries of deadlines that were moved forward."""
     arm(timers, TimerKind.ACK, 0, 50)
     for at in (100, 1):
         for owner in range(500):

@@ -1,4 +1,4 @@
-"""The job as its agent sees it, over a runtime that only takes notes."""
+"""The job object of an agent, over a runtime that notes the calls that it receives."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MILLISECOND = 1_000_000
 
 
 class Notes:
-    """A runtime, a pump and a loop, as far as a job needs them; `said` is JSON as it would be sent."""
+    """A runtime, a pump and a loop, as far as a job needs them; `said` has the bodies as JSON values."""
 
     def __init__(self) -> None:
         self.limits = Limits(max_chunk_bytes=4)
@@ -70,7 +70,7 @@ class Notes:
         return self.time
 
     def look_at_wall(self) -> None:
-        """Nobody sets this clock."""
+        """Do nothing: this wall clock is never set."""
 
     def soon(self, size: int = 0, *, urgent: bool = False) -> None:
         self.sizes.append(size)
@@ -109,7 +109,7 @@ def run(
     return anyio.run(partial(function, JobContext(running)), backend=backend)
 
 
-# What it knows and says.
+# The facts and the events of a job.
 
 
 def test_a_job_context_knows_its_job(running: RunningJob) -> None:
@@ -421,7 +421,7 @@ def test_a_result_beyond_its_limit_is_told_to_the_pump(notes: Notes, running: Ru
     assert notes.runs == 1
 
 
-# Giving way, waiting, and not.
+# Yielding to the loop, waiting, and calls that do not wait.
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

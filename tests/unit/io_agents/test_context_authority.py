@@ -1,4 +1,4 @@
-"""What agents may: the authority that their object asks for, over a runtime that takes notes."""
+"""The authority of agents: the calls of a job object, over a runtime that notes them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BACKENDS = ["asyncio", "trio"]
 
 
 class Notes:
-    """A runtime, a pump and a loop, as far as authority needs them; `asked` is what they were asked."""
+    """A runtime, a pump and a loop, as far as authority needs them; `asked` has the calls to the runtime."""
 
     def __init__(self) -> None:
         self.budget = Budget({"USD": Decimal("1.5")})
@@ -90,7 +90,7 @@ class Notes:
         return 0
 
     def look_at_wall(self) -> None:
-        """Nobody sets this clock."""
+        """Do nothing: this wall clock is never set."""
 
     def soon(self, size: int = 0, *, urgent: bool = False) -> None:
         pass
@@ -293,7 +293,7 @@ def test_a_job_of_the_loop_is_not_called_from_threads(running: RunningJob, tmp_p
 
 
 def reserving(inside: Function, amount: Any = "0.50") -> tuple[Function, Function]:
-    """An agent that reserves around `inside`, of both sorts."""
+    """Return an async and a plain agent that each hold a reservation while `inside` runs."""
 
     async def agent(job: Any) -> Any:
         async with job.reserve("USD", amount) as hold:
@@ -311,7 +311,7 @@ def reserving(inside: Function, amount: Any = "0.50") -> tuple[Function, Functio
 def run_both(
     agents: tuple[Function, Function], running: RunningJob, notes: Notes
 ) -> list[list[tuple[Any, ...]]]:
-    """What each of them has asked; both are settled at the end."""
+    """Return the calls of each agent to the runtime; both reservations are settled at the end."""
     asked = []
     for call, agent in zip((run, run_plain), agents, strict=True):
         notes.asked.clear()
@@ -469,7 +469,7 @@ def test_a_child_that_runs_has_no_outcome(running: RunningJob) -> None:
 
 
 def delegating(running: RunningJob, then: Callable[[], None]) -> Function:
-    """A plain agent that waits for a child; `then` happens on the loop meanwhile."""
+    """Return a plain agent that waits for a child, while `then` runs on the event loop."""
 
     async def main(portal: BlockingPortal, job: BlockingJobContext) -> Any:
         async with anyio.create_task_group() as tasks:
@@ -560,7 +560,7 @@ def test_the_host_forwards_the_end_of_a_child_to_an_isolated_agent(notes: Notes)
     running.resume()
     running.hold(False)
     running.child_ended(ended())
-    running.child_ended(ended())  # It is over, and told of.
+    running.child_ended(ended())  # The child has ended before, and its end is reported once.
     running.credential_rotated(rotated)
     running.stop("enough", running.kill_at)
     running.stop("again", running.kill_at)

@@ -1,4 +1,4 @@
-"""What goes between an agent in a process of its own and the runtime outside: messages, errors, requests."""
+"""The messages, errors and requests between an agent in a process of its own and the runtime."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_largest_input_and_the_largest_value_fit() -> None:
 
 
 class Pipe:
-    """A stream under a channel, which takes what is written when it is told to."""
+    """A stream under a channel, which takes bytes while it is not busy."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -184,9 +184,9 @@ def test_ends_of_children_pass_between_processes_unchanged(result: Any) -> None:
 
 @contextmanager
 def outside_of(*messages: Message) -> Iterator[tuple[Outside, list[list[Any]], list[Any]]]:
-    """A runtime outside that answers so, one after the other, and is gone; what it was asked, and has told.
+    """Yield the runtime outside with these answers, the requests that it gets, and its notices.
 
-    What it tells goes before the answer that follows.
+    A notice is sent before the answer that follows it. After the last answer the runtime is gone.
     """
     asked: list[list[Any]] = []
     told: list[Any] = []
@@ -205,7 +205,7 @@ def outside_of(*messages: Message) -> Iterator[tuple[Outside, list[list[Any]], l
         for message in messages:
             if not message.told:
                 while read()[2]:
-                    pass  # Nobody waits for an answer.
+                    pass  # This request waits for no answer.
             os.write(from_them, framed(message))
         os.close(from_them)
 
@@ -343,11 +343,11 @@ def test_a_foreign_thread_cannot_call_the_host() -> None:
     assert "belongs to the thread of its event loop" in str(raised[0])
 
 
-# Functions.
+# Functions that can run in a process of their own.
 
 
 class Caller:
-    """Its instances are called, and have no name of their own."""
+    """A callable class, whose instances have no name."""
 
     def __call__(self, job: Any, input: Any) -> None:
         pass

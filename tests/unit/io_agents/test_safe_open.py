@@ -1,4 +1,4 @@
-"""arcp_io.agents.safe_open: what is opened is what was asked for, whatever happens to the path meanwhile."""
+"""arcp_io.agents.safe_open: only an allowed file is opened, also when its path changes meanwhile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from arcp_proto.errors import ErrorCode
 
 
 class Gate:
-    """Allows what lies below `allowed`; `asked` is everything that it was asked."""
+    """A gate that allows the paths below `allowed`; `asked` has every question that it was asked."""
 
     def __init__(self, *allowed: Path | str) -> None:
         self.allowed = [str(path) for path in allowed]
@@ -36,7 +36,7 @@ class Gate:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory `data` that is allowed, and `secret` beside it that is not, by its real path."""
+    """Return a directory, by its real path, with `data`, which is allowed, and `secret`, which is not."""
     root = tmp_path.resolve()
     for name in ("data", "secret"):
         (root / name).mkdir()
@@ -67,7 +67,7 @@ def write(path: Path | str, gate: Gate, mode: str = "w", text: Any = "new", **op
         file.write(text)
 
 
-# What it opens.
+# Files that are opened.
 
 
 MODES = {
@@ -160,7 +160,7 @@ def test_a_relative_path_is_resolved_at_the_current_directory(
         read("../secret/file", gate)
 
 
-# Where a path leads.
+# Paths with links, and relative paths.
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_an_endless_path_is_refused(place: Path, gate: Gate) -> None:
         write(deep / "file", gate)
 
 
-# What is told of what is not allowed: nothing.
+# A refusal tells nothing about a path that is not allowed.
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_the_root_is_a_directory() -> None:
         open_allowed("/", "r", Gate(""))
 
 
-# What is no file, or has another name.
+# Pipes, sockets, devices, and files with another name.
 
 
 def test_pipes_sockets_and_devices_are_refused_before_they_are_opened(place: Path, gate: Gate) -> None:
@@ -318,7 +318,7 @@ def test_a_file_with_another_name_is_refused(place: Path, gate: Gate, mode: str)
     open_allowed(place / "data/hard", mode, gate, hard_links=True).close()
 
 
-# What changes meanwhile: it happens while the gate is asked, behind the walk and before the file is opened.
+# Paths that change while the gate is asked: after the walk, and before the file is opened.
 
 
 def swap(path: Path, target: Path | str) -> Callable[[], None]:
@@ -423,7 +423,7 @@ def test_a_path_that_keeps_changing_is_refused(
 
 
 def test_a_race_against_the_check_is_never_won(place: Path, gate: Gate) -> None:
-    """Links and files change places as fast as another thread can do it."""
+    """Replace a file by a link, and the link by a file, in another thread, as fast as possible."""
     ended = threading.Event()
     path, other = place / "data/file", place / "data/other"
 

@@ -1,4 +1,4 @@
-"""One job followed to its end by the command line, and Ctrl-C, against a session that is made up."""
+"""The command line follows one job of a made-up session to its end, with and without Ctrl-C."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ JOB = Submission(agent="echo")
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where sessions are kept."""
+    """Return the directory in which the command line keeps sessions."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     return tmp_path
 
@@ -62,7 +62,7 @@ class MadeUpEvent:
 
 @dataclass
 class MadeUpRuntime:
-    """Accepts one job, sends its events and ends it; `waits` holds it back until it is cancelled."""
+    """A session that accepts one job, sends its events and ends it; with `waits` it ends after a cancel."""
 
     events: list[MadeUpEvent | Exception] = field(default_factory=list)
     outcome: Any = None
@@ -72,9 +72,9 @@ class MadeUpRuntime:
     unreachable: Exception | None = None
     waits: bool = False
     ends_by_itself: bool = False
-    """Once it has waited for Ctrl-C."""
+    """Whether the job ends by itself after Ctrl-C."""
     ctrl_c: int = 0
-    """How often Ctrl-C is pressed once the job waits: again when the command line has answered."""
+    """The number of times that Ctrl-C is pressed while the job waits, each after the last answer."""
     cancel_refused: Exception | None = None
     stubborn: bool = False
     cancel_takes: float = 0
@@ -82,7 +82,7 @@ class MadeUpRuntime:
     changes: list[Any] = field(default_factory=list)
     state: str = "attached"
     terminal: io.StringIO = field(default_factory=io.StringIO)
-    """Where the command line writes what the user reads."""
+    """The stream on which the command line writes for its user."""
     agents: Sequence[AgentEntry] = ()
     asked: list[Any] = field(default_factory=list)
 

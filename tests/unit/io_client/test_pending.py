@@ -1,4 +1,4 @@
-"""What callers of a session get when it, its connection or one of its jobs is lost."""
+"""The errors that callers receive when their session, its connection or a job is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The records of a shard that wait for the store: how they become rows."""
+"""The lane of a shard: its records wait for the store, and become rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from arcp_io.journal.rows import unpack
 
 
 def lane_with(*sizes: int) -> Lane:
-    """A lane with one batch of two records for each size."""
+    """Return a lane with one batch of two records for each of these sizes."""
     lane = Lane(3, "me", 5, lambda count: None, lambda error: None)
     for size in sizes:
         records = [bytes(size - size // 2), bytes(size // 2)]

@@ -422,7 +422,7 @@ def wanted(rows: Rows, wait: int) -> list[int]:
 
 @pytest.mark.parametrize("left", ["draining", "gone"])
 def test_a_shard_for_which_a_client_waits_is_claimed_beyond_the_share(left: str) -> None:
-    """A dead node is counted until it was watched for a lease, so it would have a share."""
+    """Check a claim while a dead node counts for the fair share, until it was watched for a lease."""
     rows = Rows()
     rows.mine(0, 1)
     rows.node("dead", "there:1")

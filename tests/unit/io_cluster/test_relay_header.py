@@ -116,7 +116,7 @@ def test_a_header_is_one_line_of_json() -> None:
 
 
 def test_the_bytes_of_version_1_stay_the_same() -> None:
-    """Nodes of two releases serve side by side."""
+    """Pin the bytes of version 1, with which nodes of two releases serve side by side."""
     owner, gateway = OwnerHandshake(KEY, OWNER), GatewayHandshake(HEADER, KEY, GATEWAY)
     said = gateway.receive(owner.greeting)
     assert owner.greeting == b"ARCPNODE" + OWNER
@@ -126,7 +126,7 @@ def test_the_bytes_of_version_1_stay_the_same() -> None:
 
 
 def test_a_header_without_a_guest_has_no_field_for_one() -> None:
-    """Nodes of a release without guests read it, and refuse one that has the field."""
+    """Check the header that a node of a release without guests reads; it refuses one with the field."""
     assert b"guest" not in sent()
     visiting = msgspec.structs.replace(HEADER, guest="acme")
     assert sent(visiting).partition(b"\n")[0] == sent().partition(b"\n")[0][:-1] + b',"guest":"acme"}'

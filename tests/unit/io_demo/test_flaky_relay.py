@@ -1,4 +1,4 @@
-"""How often the connection of the demo is cut, and when, against a session that is made up."""
+"""The times at which the demo cuts its connection, with a session that is made up."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def progress(current: float, total: float | None = None) -> MadeUpEvent:
 
 
 class MadeUpSession:
-    """Goes on after each cut, as the relay and the session in one: with nothing lost unless `ends` says."""
+    """A session that is its own relay, and continues after each cut without a loss unless `ends` says so."""
 
     def __init__(self, connections: int = 1, ends: str = "resumed") -> None:
         self.cuts = 0
@@ -48,7 +48,7 @@ class MadeUpSession:
             yield SessionLost(session_id, "RESUME_WINDOW_EXPIRED", "too late", False)
         resumed = self._ends == "resumed"
         yield Welcomed(connection, session_id, Peer("script", "1"), frozenset(), [], 600, resumed)
-        raise AssertionError("whoever was told that the session goes on asks no more")
+        raise AssertionError("the changes of a session end with its welcome")
 
     async def list_jobs(self, *, page_size: int) -> AsyncIterator[Any]:
         self.listed += page_size
@@ -56,12 +56,12 @@ class MadeUpSession:
 
 
 def drops_of(session: Any, number: int) -> Drops:
-    """Cuts of a session that is its own relay."""
+    """Return the drops of a session that is its own relay."""
     return Drops(session, number)
 
 
 def cuts(session: Any, drops: Drops, *events: Any) -> list[int]:
-    """How often it was cut after each event."""
+    """Return the number of cuts after each event."""
 
     async def follow() -> list[int]:
         after = []

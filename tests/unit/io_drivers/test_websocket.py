@@ -31,7 +31,7 @@ def request(path: str = "/arcp", host: str = "localhost:7777", extra: str = "") 
 def frame(
     opcode: int, payload: bytes = b"", *, fin: bool = True, mask: bytes = b"", reserved: int = 0
 ) -> bytes:
-    """A frame written from RFC 6455, 5.2; masked if there is a mask."""
+    """Return a frame as RFC 6455, 5.2 lays it out, masked if there is a mask."""
     size = len(payload)
     bit = 0x80 if mask else 0
     head = bytes([fin << 7 | reserved << 4 | opcode])
@@ -51,7 +51,7 @@ def to_server(opcode: int, payload: bytes = b"", *, fin: bool = True, reserved: 
 
 
 def open_pair(limit: int = 65_536) -> tuple[ClientCodec, ServerCodec]:
-    """A client and a server after their handshake."""
+    """Return a client and a server after their handshake."""
     client, server = ClientCodec(URI, limit=limit), ServerCodec(Admission(), limit=limit)
     assert server.receive(client.data_to_send()) == []
     assert client.receive(server.data_to_send()) == []
@@ -365,7 +365,7 @@ class TestLimit:
         server.close(1008, "too much")
         assert server.data_to_send()[:1] == b"\x88" and server.close_code == 1008
         assert (server.pending > 0, bool(server._buffer)) == (held, held)
-        assert server.finished is not held  # Nobody waits for an answer that stands behind the rest.
+        assert server.finished is not held  # No answer is awaited behind the rest.
         for at in range(begun, len(large) - 1, 1_000):
             assert server.receive(large[at : min(at + 1_000, len(large) - 1)]) == []
             assert len(server._buffer) <= HELD

@@ -1,4 +1,4 @@
-"""Admission: which requests a listener lets in, by path, Host and Origin."""
+"""Admission: the requests that a listener accepts, by path, Host and Origin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def request(path: str = "/arcp", host: str = "localhost:7777", extra: str = "") 
 
 
 def status(admission: Admission, head: bytes) -> int | None:
-    """The status that a request is answered with; all but 101 end the stream."""
+    """Return the status of the answer to a request, and check that each status but 101 ends the stream."""
     server = ServerCodec(admission, limit=100)
     server.receive(head)
     assert server.finished is (server.status != 101)

@@ -1,4 +1,4 @@
-"""The write-ahead log of a journal: what of it is whole, what is lost, and what belongs to an earlier one."""
+"""The write-ahead log of a journal: its whole transactions, its lost ones, and those of an earlier log."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_an_incomplete_last_transaction_is_not_damage(tmp_path: Path, data: byte
 def test_a_transaction_that_cannot_be_read_takes_those_behind_it_along(
     tmp_path: Path, data: bytes, frame: int, place: int
 ) -> None:
-    """Before the last transaction that is damage, in it an unfinished write."""
+    """Check that a fault is damage before the last transaction, and an unfinished write in the last one."""
     found = read(tmp_path, flipped(data, HEADER + frame * FRAME + place))
     pages = 2 * TRANSACTIONS
     assert found == Log(pages, frame // 2 * 2, damaged=frame < pages - 2)
@@ -150,6 +150,6 @@ def header(magic: int, order: str, form: int, page_bytes: int) -> bytes:
 def test_a_header_is_known_by_its_magic_format_and_page_size(
     tmp_path: Path, magic: int, order: str, form: int, page_bytes: int, known: bool
 ) -> None:
-    """The magic says in which order the words of the checksums are read."""
+    """Check the magic, which also says in which byte order the checksums read their words."""
     data = header(magic, order, form, page_bytes)
     assert read(tmp_path, data) == Log(0 if known else 1, 0, damaged=False)

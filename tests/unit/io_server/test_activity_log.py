@@ -1,4 +1,4 @@
-"""What the log says of clients that were refused."""
+"""The lines of the log about clients that were refused."""
 
 from __future__ import annotations
 

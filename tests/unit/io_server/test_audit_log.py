@@ -1,4 +1,4 @@
-"""The audit: logged, in a file, handed on; and what happens when that does not work."""
+"""The audit: facts are logged, written to a file or handed on; and the failures of each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def written(path: Path) -> list[dict[str, Any]]:
 
 
 def settled(file: AuditFile) -> None:
-    """What was handed over before was taken."""
+    """Wait until the file has taken every fact that was handed to it."""
     while file._waiting:
         threading.Event().wait(0.001)
 
@@ -221,11 +221,11 @@ def test_a_file_that_holds_something_else_is_refused_and_kept(tmp_path: Path) ->
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("precious\n", 0o644)
 
 
-# Its bound.
+# The limit of the size of a file.
 
 
 def files(path: Path) -> list[Path]:
-    """The files of an audit that are there, the newest first."""
+    """Return the existing files of an audit, the newest first."""
     return [
         file for file in (path, *(Path(f"{path}.older-{number}") for number in range(1, 9))) if file.exists()
     ]

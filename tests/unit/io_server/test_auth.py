@@ -138,7 +138,7 @@ def test_async_callables_are_recognised() -> None:
     assert not is_async(Callable)
 
 
-# Until when, and whether it still holds.
+# The expiry and the revocation of a verification.
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_principal_of_the_table_is_still_valid(principal: str, holds: bool) ->
 
 
 class Directory:
-    """A verifier that knows who has left."""
+    """A verifier whose principals may leave: afterwards their verification no longer holds."""
 
     def __init__(self, *left: str) -> None:
         self.left = left
@@ -193,7 +193,7 @@ class Directory:
 
 
 class BlockingDirectory:
-    """The same, as a plain class."""
+    """A verifier without coroutines, from which bob has left."""
 
     def __call__(self, token: str) -> str:
         return token
