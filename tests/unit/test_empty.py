@@ -1,4 +1,4 @@
-"""The shared empty table: a table to whoever reads it, and closed to whoever writes."""
+"""The shared empty table: it can be read like a dict, and refuses every write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The taxonomy of §12, and the four kinds of error."""
+"""The error codes of §12, and the four kinds of error."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_denial_ends_its_job_with_its_code(code: str) -> None:
 
 
 def test_each_kind_is_caught_by_itself() -> None:
-    """A `Refusal` never reaches a host, and no host catches a bug of ours with its own errors."""
+    """Check that a host that catches one kind of error catches no other kind, and no bug of this project."""
     kinds = (Refusal, LocalProtocolError, Denied)
     for kind in kinds:
         assert issubclass(kind, Exception)

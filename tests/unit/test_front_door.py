@@ -1,4 +1,4 @@
-"""What a host needs to drive the state machines is exported by `arcp_proto` itself."""
+"""The exports of `arcp_proto`: all that a host needs to drive the state machines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_every_member_of_a_union_is_exported(union: UnionType) -> None:
 
 
 def classes(hint: Any) -> set[type]:
-    """Return the classes of this project that a type is made of."""
+    """Return the classes of this project in a type."""
     found = set().union(*(classes(part) for part in typing.get_args(hint)), set())
     if isinstance(hint, type) and hint.__module__.startswith("arcp_proto"):
         found.add(hint)

@@ -1,4 +1,4 @@
-"""Ids: digits of a ULID, prefixes that never meet."""
+"""Ids: the digits of a ULID, and prefixes that never collide."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_ulids_differ_where_their_first_125_bits_do(one: bytes, other: bytes) ->
 
 
 def test_the_prefix_of_a_session_never_changes() -> None:
-    """A journal written by one version is replayed by another: the derived ids stay the same."""
+    """Pin the prefix from which later versions derive the ids of events, when they replay a journal."""
     assert ids.event_id_prefix(SessionId("sess_1")) == "05WFCSDE1Q7RWH6S"
 
 

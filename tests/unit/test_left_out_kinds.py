@@ -1,4 +1,4 @@
-"""Sessions that do not take all kinds of events: positions have gaps, and nothing is lost (§6.2, §7.6)."""
+"""Sessions that do not take all kinds of events: positions have gaps, and no event is lost (§6.2, §7.6)."""
 
 from __future__ import annotations
 
@@ -21,61 +21,61 @@ SEEN: Final = {"bob": {"alice": "observe"}}
 
 
 class Story:
-    """Alice has submitted a job in a session without `progress` and `result_chunk`; bob observes it."""
+    """A job of alice, in a session without `progress` and `result_chunk`, and bob, an observer of it."""
 
     def __init__(self, features: tuple[str, ...] = CLIENT_FEATURES, limits: Limits | None = None) -> None:
         config = msgspec.structs.replace(CONFIG, limits=limits or Limits(), observers=SEEN)
         self.features = features
-        """Those of bob's sessions."""
+        """The features of bob's sessions."""
         self.pair = Pair(config, ClientConfig(features=FEW), tokens={"secret": "alice", "other": "bob"})
         self.pair.connect()
         self.job = self.pair.submit()
         self.bob()
 
     def bob(self, resumption: Resumption | None = None) -> None:
-        """Begin a process of bob's."""
+        """Begin a new process of bob's client."""
         pair, config = self.pair, ClientConfig(features=self.features)
         pair.client = Client(config, seed=b"b" * 32, now=pair.now, unix=UNIX, resumption=resumption)
         pair.connect("other")
 
     def log(self, text: str = "hi") -> None:
-        """Let the job emit what everybody takes."""
+        """Emit an event that every session takes."""
         self.pair.runtime.agents.emit(self.job, "log", Log("info", text), now=self.pair.now)
         self.pair.advance(0.01)
 
     def progress(self, *numbers: int) -> None:
-        """Let the job emit what the submitting session does not take."""
+        """Emit events that the submitting session does not take."""
         for number in numbers:
             self.pair.runtime.agents.emit(self.job, "progress", Progress(number), now=self.pair.now)
         self.pair.advance(0.01)
 
     def subscribe(self, after: int | None = 0) -> None:
-        """Let bob ask."""
+        """Subscribe for bob, with the history above a position unless it is None."""
         pair = self.pair
         pair.client.subscribe(self.job, after, after is not None, now=pair.now)
         pair.advance(0.01)
 
     def stop(self) -> None:
-        """End his subscription; he asks again a second later."""
+        """End bob's subscription; his client subscribes again a second later."""
         self.pair.runtime.observers_set({}, now=self.pair.now)
         self.pair.settle()
         self.pair.last(SubscriptionEnded)
         self.pair.runtime.observers_set(SEEN, now=self.pair.now)
 
     def drop(self) -> None:
-        """Drop his transport; that of alice stays."""
+        """Drop bob's transport; that of alice stays."""
         state = self.pair.client_state
         if state.connection is not None:
             self.pair.drop(state.handles[state.connection])
 
     def lose(self) -> None:
-        """Let his session be lost; the runtime opens another."""
+        """Lose bob's session, and open another one."""
         self.drop()
         self.pair.advance(6)
         self.reach()
 
     def reach(self) -> None:
-        """Let him try until another session is open."""
+        """Connect bob again until another session is open."""
         pair = self.pair
         known = len(pair.all(Welcomed))
         while len(pair.all(Welcomed)) == known:
@@ -85,15 +85,15 @@ class Story:
         assert not pair.last(Welcomed).resumed
 
     def got(self) -> list[int | None]:
-        """The positions that bob has."""
+        """Return the positions of the events that bob has received."""
         return [event.job_seq for event in self.pair.events if isinstance(event, JobEvent) and event.job_seq]
 
     def asked(self) -> list[int | None]:
-        """The positions above which he has asked."""
+        """Return the positions above which bob has asked for events."""
         return [one["payload"].get("from_job_seq") for one in self.pair.sent_by("client", "job.subscribe")]
 
     def process(self, count: int) -> Resumption:
-        """Let bob process so much of what he has got, and write down where he is."""
+        """Process the first events of bob, and return the stored state of his session."""
         client = self.pair.client
         for event in self.pair.all(JobEvent)[:count]:
             client.mark_processed(event.job_id, event.receipt, now=self.pair.now)
@@ -108,7 +108,7 @@ BOTH = pytest.mark.parametrize(
 
 
 def kept(positions: list[int], left_out: bool, *progress: int) -> list[int]:
-    """The positions that come if those of a kind may be left out."""
+    """Return the positions of a session that leaves out the positions of `progress`, or takes them all."""
     return [position for position in positions if not (left_out and position in progress)]
 
 

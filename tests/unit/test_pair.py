@@ -311,7 +311,7 @@ def test_every_frame_of_the_client_is_unique_and_names_its_session(framing: Fram
 
 
 def delegated(pair: Pair) -> tuple[JobId, JobId]:
-    """A job and its child."""
+    """Submit a job that delegates, and return its id and that of its child."""
     job_id = pair.submit(lease_request={"agent.delegate": ["*"], "fs.read": ["/a"]})
     child = pair.runtime.agents.delegate(job_id, "echo", now=pair.now)
     pair.settle()

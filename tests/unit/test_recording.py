@@ -1,4 +1,4 @@
-"""Every input as a line of JSON, and the machine that those lines make again."""
+"""Recordings: every input as a line of JSON, and a replay that makes the same machine."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def recorded(*, keep: bool = True) -> tuple[World, list[str]]:
 
 
 def pulled(world: World) -> list[tuple[int, bytes]]:
-    """What every connection got, by number; the order among connections is not kept."""
+    """Return the envelopes of every connection, with its number; the order among connections is not kept."""
     return [
         (connection_state(peer.connection).number, raw) for peer in world.peers.values() for raw in peer.raw
     ]
 
 
 def say_everything(world: World) -> None:
-    """Every input of a runtime at least once."""
+    """Give a runtime every kind of input at least once."""
     peer, lines = world.client(), world.client("tok-bob", Framing.LINES)
     job = peer.submit(input={"$text": "not bytes"})
     world.emit(job, "log", Log("info", "a Struct"))
@@ -182,7 +182,7 @@ def test_without_a_salt_there_is_no_recording_without_secrets(length: int) -> No
 
 
 def test_a_weak_token_is_not_found_by_guessing() -> None:
-    """Whoever has the recording can try every word, but not the salt."""
+    """Check that the recording does not confirm a guess of a token to a reader without the salt."""
     texts = []
     for salt in (SALT, b"t" * SALT_BYTES):
         world, lines = World(JOURNAL), list[str]()
@@ -309,7 +309,7 @@ def test_a_resumed_client_is_recorded_with_its_resumption() -> None:
         client.subscribe(JobId("job_2"), 0, True, now=START)
         client.unsubscribe(JobId("job_3"), now=START)
         client.list_jobs(["running"], now=START)
-        client.dial_failed("nobody there", now=START)
+        client.dial_failed("refused at 80", now=START)
         client.connect(Secret("s3cret"), now=START)
         outputs.append(client.take())
         client.stream_result(JobId("job_1"), now=START)
@@ -338,7 +338,7 @@ def test_an_input_may_have_its_earlier_name() -> None:
     assert len(replay(earlier).outputs) == 1
 
 
-# What is no recording.
+# Lines that are not a recording.
 
 
 def header(**changes: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a recording holds in place of secrets, and where they are looked for."""
+"""The stand-ins for secrets in a recording, and the places where secrets are found."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_redacted_message_is_refused_like_the_original(start: int, end: int, o
 
 
 def _came_of(message: bytes) -> object:
-    """What a peer is told of a message, or what was read of it; the repr of a hello has no secrets."""
+    """Return the message of the refusal, or the parts that were read; the repr of a hello hides secrets."""
     try:
         envelope = codec.decode_envelope(message)
         hello = lenient.read_request(envelope) if envelope.type == "session.hello" else None

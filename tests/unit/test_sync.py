@@ -1,7 +1,7 @@
-"""The blocking client has every public name of the async one, with the same parameters.
+"""The blocking client has every public name of the async client, with the same parameters.
 
-The job of a plain function has those of the job of an async one. A name that only `arcp_io` itself uses
-begins with an underscore, and `help` shows what users call.
+The job object of a plain function has those of an async one. A name that only `arcp_io` itself uses
+begins with an underscore, and `help` shows the names for users.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from arcp_io.agents import blocking_context, context, delegated_job
 from arcp_io.client import connect, job, session
 
 ONLY_SYNC: Final = ("timeout",)
-"""Parameters that `sync` has beside those of the async API, which uses the timeouts of its event loop."""
+"""The parameters that `sync` adds; the async API uses the timeouts of its event loop."""
 CLIENT: Final = [(session.Session, sync.Session), (job.Job, sync.Job)]
 AGENT: Final = [
     (context.JobContext, blocking_context.BlockingJobContext),
@@ -32,7 +32,7 @@ TWINS: Final = [*CLIENT, *AGENT]
 
 
 def public_names(cls: type) -> list[str]:
-    """The methods, properties and instance attributes of a class that begin with no underscore."""
+    """Return the methods, properties and instance attributes of a class without a leading underscore."""
     source = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     attributes = [
         node.attr
@@ -47,7 +47,7 @@ def public_names(cls: type) -> list[str]:
 
 
 def parameters(function: Callable[..., Any]) -> list[tuple[str, Any, Any, Any]]:
-    """Name, kind, default and annotation of each parameter but `self`."""
+    """Return the name, kind, default and annotation of each parameter but `self`."""
     found = inspect.signature(function).parameters.values()
     return [(one.name, one.kind, one.default, one.annotation) for one in found if one.name != "self"]
 
@@ -92,13 +92,13 @@ def test_no_parameter_of_the_client_takes_any_name(ours: Callable[..., Any]) -> 
 
 
 def documented(cls: type) -> dict[str, str]:
-    """The docstrings of the public methods and properties of a class."""
+    """Return the docstrings of the public methods and properties of a class."""
     names = [name for name in vars(cls) if not name.startswith("_")]
     return {name: inspect.getdoc(inspect.getattr_static(cls, name)) or "" for name in names}
 
 
 OWN_WORDS: Final = ("cancel", "fetch_allowed", "http_client", "result", "wait")
-"""Names that a plain function, or a thread, has something more or less to know of."""
+"""The names whose docstrings differ, since a plain function or a thread has to know more or less."""
 
 
 @pytest.mark.parametrize(("theirs", "ours"), TWINS, ids=lambda cls: str(cls.__qualname__))

@@ -1,4 +1,4 @@
-"""The automaton of some patterns."""
+"""The automaton of a set of patterns, and the texts that it matches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def automaton(*patterns: str) -> Automaton:
     ("pattern", "matched", "not_matched"),
     [
         ("ab", ["ab"], ["", "a", "abc", "AB", "b"]),
-        # A star is any run without a slash, two are any run, three are two.
+        # One star stands for any run without a slash, two or more for any run.
         ("*", ["a", "ab", ".", "\n", "é"], ["/", "a/", "a/b"]),
         ("a*", ["a", "ab"], ["ba", "a/", "ab/c"]),
         ("*a*b", ["ab", "xaxb", "aabb"], ["ba", "a/b"]),
@@ -37,7 +37,7 @@ def automaton(*patterns: str) -> Automaton:
         ("a**b", ["ab", "a/b", "axb"], ["a", "abc"]),
         ("a***b", ["ab", "a/b"], ["a"]),
         ("****", ["a/b"], []),
-        # All else is itself.
+        # Every other character stands for itself.
         ("a?", ["a?"], ["ab", "a"]),
         ("[ab]", ["[ab]"], ["a", "b"]),
         ("{a,b}", ["{a,b}"], ["a"]),
@@ -51,13 +51,13 @@ def automaton(*patterns: str) -> Automaton:
         ("/a/***", ["/a", "/a/b"], ["/ab"]),
         ("/a/**/**", ["/a", "/a/b"], ["/ab"]),
         ("/**", ["/", "/a"], ["a"]),
-        # Any number of segments, also none.
+        # Any number of segments may stand between, also none.
         ("/a/**/b", ["/a/b", "/a/x/b", "/a/x/y/b", "/a//b"], ["/ab", "/a/xb", "/axb", "/a", "/a/b/c"]),
         ("/a/**/**/b", ["/a/b", "/a/x/b"], ["/ab", "/a/xb"]),
         ("/**/b", ["/b", "/a/b"], ["b", "/ab"]),
         ("/a/**/b/**", ["/a/b", "/a/x/b/y"], ["/a/xb"]),
         ("/a/**/*", ["/a/", "/a/b", "/a/b/c"], ["/a"]),
-        # Only whole segments.
+        # Two stars stand for any segments only as a whole segment.
         ("**/b", ["/b", "a/b"], ["b"]),
         ("/a/**b", ["/a/b", "/a/xb", "/a/x/b"], ["/ab", "/a"]),
         ("/a/b**", ["/a/b", "/a/bc/d"], ["/a"]),
@@ -112,7 +112,7 @@ def test_patterns_are_regular_expressions(patterns: list[str], texts: list[str])
 
 
 def counted(call: Callable[[], bool]) -> tuple[int, bool]:
-    """How many lines run, in all that is called."""
+    """Return the number of lines that a call runs in all functions, and its value."""
     lines = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -138,7 +138,7 @@ def test_matching_takes_linear_time(pattern: str, stretch: str) -> None:
     steps = []
     for length in (1_000, 2_000, 4_000):
         made = Grants.of({"tool.call": [pattern]})
-        made.allows("tool.call", "-")  # Compiled.
+        made.allows("tool.call", "-")  # The patterns are compiled at the first question.
         text = stretch * length
         lines, _ = counted(partial(made.allows, "tool.call", text))
         assert lines < 15 * len(text) + 1_000

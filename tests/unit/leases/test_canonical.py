@@ -1,4 +1,4 @@
-"""The one form of a path, a URL and a name."""
+"""The canonical form of a path, a URL and a name."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_text_that_is_not_an_absolute_path_has_no_form(path: str) -> None:
         ("http://example.com:443/", "http://example.com:443/"),
         ("http://example.com:00008/", "http://example.com:8/"),
         ("http://a_b.example/", "http://a_b.example/"),
-        # A fragment is no part of it, a query is.
+        # The form leaves a fragment out, and keeps a query.
         ("https://a/#b", "https://a/"),
         ("https://a#b", "https://a/"),
         ("https://a/b?c#d?e", "https://a/b?c"),
@@ -135,7 +135,7 @@ def test_a_text_that_is_not_an_absolute_path_has_no_form(path: str) -> None:
         ("https://a/b?c=d%2fe/f", "https://a/b?c=d%2Fe/f"),
         ("https://a?%2F%2f", "https://a/?%2F%2F"),
         ("https://a/#%2f", "https://a/"),
-        # What need not be escaped is not, and what has to be is, in capitals.
+        # Characters are escaped only where they have to be, in capitals.
         ("https://a/%41%c3%a9/é?%7eé", "https://a/A%C3%A9/%C3%A9?~%C3%A9"),
         ('https://a/b[c]{d}|^`"<>e', "https://a/b%5Bc%5D%7Bd%7D%7C%5E%60%22%3C%3Ee"),
         ('https://a/?b[c]{d}|^`"<>e', "https://a/?b%5Bc%5D%7Bd%7D%7C%5E%60%22%3C%3Ee"),
@@ -145,7 +145,7 @@ def test_a_text_that_is_not_an_absolute_path_has_no_form(path: str) -> None:
         ("https://a/a%2eb/%2e%2e%2e/c%2E", "https://a/a.b/.../c."),
         ("https://a/b@c:d", "https://a/b@c:d"),
         ("https://a/*", "https://a/*"),
-        # Hosts by their ASCII form.
+        # Hosts have their ASCII form.
         ("https://bücher.example/", "https://xn--bcher-kva.example/"),
         ("https://BÜCHER.example/", "https://xn--bcher-kva.example/"),
         ("https://bu\u0308cher.example/", "https://xn--bcher-kva.example/"),
@@ -154,7 +154,7 @@ def test_a_text_that_is_not_an_absolute_path_has_no_form(path: str) -> None:
         ("https://例え。jp/", "https://xn--r8jz45g.jp/"),
         ("https://еxample.com/", "https://xn--xample-2of.com/"),
         ("https://🫠.example/", "https://xn--129h.example/"),
-        # Addresses in one form.
+        # Addresses have one form.
         ("http://127.0.0.1/", "http://127.0.0.1/"),
         ("http://[::1]/", "http://[::1]/"),
         ("http://[0:0:0:0:0:0:0:1]:80/", "http://[::1]/"),
@@ -188,7 +188,7 @@ def test_a_url_has_one_canonical_form(url: str, form: str) -> None:
         "https://",
         "https://?a",
         "https://#a",
-        # Who is meant?
+        # The host of these is not the same to every reader.
         "https://user@a/",
         "https://user:secret@a/",
         "https://a:443@evil.example/",
@@ -215,7 +215,7 @@ def test_a_url_has_one_canonical_form(url: str, form: str) -> None:
         "https://a\u115fb.example/",
         "https://a\u0558b.example/",
         "https://a\ufe0fb.example/",
-        # Some clients send one slash.
+        # Some clients send these with one slash.
         "https://a//b",
         "https://a///",
         "https://a/.//b",
@@ -224,7 +224,7 @@ def test_a_url_has_one_canonical_form(url: str, form: str) -> None:
         "http://example.com./",
         "http://a.:8080/",
         "http://例え。jp。/",
-        # Which port, which address?
+        # The port or the address of these is not clear.
         "https://a:/",
         "https://a:b/",
         "https://a:*/",
@@ -250,7 +250,7 @@ def test_a_url_has_one_canonical_form(url: str, form: str) -> None:
         "http://[1.2.3.4]/",
         "http://[fe80::1%25eth0]/",
         "http://[::1]a/",
-        # What clients resolve in different ways.
+        # Clients resolve these in different ways.
         "https://a/b/%2e%2E/c",
         "https://a/b/.%2e/c",
         "https://a/b/%2E./c",
@@ -259,7 +259,7 @@ def test_a_url_has_one_canonical_form(url: str, form: str) -> None:
         "https://a/tenants/victim/%2e%2e/../files/secret",
         "https://a/v1#/../../admin#",
         "https://a/##",
-        # What a server may read as something else.
+        # A server may read these as other paths.
         "https://a/b%2fc",
         "https://a/b%2Fc",
         "https://a/b%5cc",
@@ -294,7 +294,7 @@ def test_the_parts_of_a_url() -> None:
 
 
 def begins_with_two_slashes(segments: list[str]) -> bool:
-    """Whether the path of these segments does so once its dot segments are resolved."""
+    """Return whether a path of these segments begins with two slashes once its dot segments are resolved."""
     left: list[str] = []
     for segment in segments:
         if segment == "..":

@@ -1,4 +1,4 @@
-"""What a host lets a principal ask for: beyond it nothing is granted, and nothing is cut."""
+"""Ceilings: the host grants a lease below the ceiling of its principal whole, and refuses any other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MONEY: Final = Ceiling(lease={"cost.budget": ["USD:5", "EUR:1"]})
 def asked(
     ceilings: tuple[Ceiling, ...], *, token: str = "tok-alice", agent: str = "echo", **submit: Any
 ) -> str:
-    """The code of the answer to a submit, or nothing when it was accepted."""
+    """Submit a job, and return the code of the refusal, or an empty text if it is accepted."""
     config = {name: submit.pop(name) for name in ("models_required",) if name in submit}
     world = World(msgspec.structs.replace(CONFIG, ceilings=ceilings, **config))
     peer = world.client()

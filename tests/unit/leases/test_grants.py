@@ -1,4 +1,4 @@
-"""What a lease allows, and which leases it covers."""
+"""The targets that a lease allows, and the leases that it covers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_urls_of_other_schemes_are_compared_as_text_after_their_scheme() -> None
 
 
 def test_an_escaped_slash_in_a_query_is_a_slash() -> None:
-    """Servers read it as one, so it stands for what `*` does not cross; in a path they disagree."""
+    """Check that `*` does not cross an escaped slash in a query; in a path an escaped slash is refused."""
     targets = [
         "https://a/?f=x%2Fy",
         "https://a/?f=x%2fy",
@@ -250,7 +250,7 @@ def test_a_star_of_a_path_stays_in_its_segment() -> None:
             ["http://127.0.0.1/"],
             ["http://127.1/", "http://2130706433/", "http://127.0.0.1./"],
         ),
-        # A query is free unless the pattern says what it is; a fragment never counts.
+        # A query is free unless the pattern has one; a fragment never counts.
         (
             "https://a/b",
             ["https://a/b", "https://a/b?", "https://a/b?c=d/e?f", "https://a/b?c#d"],
@@ -273,7 +273,7 @@ def test_a_star_of_a_path_stays_in_its_segment() -> None:
         ("https://a/*/b", ["https://a/c/b"], ["https://a//b", "https://a/b", "https://a/./b"]),
         ("https://a/b*", ["https://a/b", "https://a/bc?d"], ["https://a/b/c", "https://a/c?b"]),
         ("https://a/%2561*", ["https://a/%2561b"], ["https://a/ab", "https://a/%61b"]),
-        # Everything that is a URL.
+        # This pattern covers every URL, and no other text.
         (
             "**",
             ["http://a", "https://a.b:1/c?d#e", "https://[::1]/"],
@@ -365,7 +365,7 @@ def test_paths_cover_by_their_form(parent: list[str], child: list[str], expected
         (["https://a/**?x"], ["https://a/b?x"], True),
         (["https://a/**"], ["https://a/b/**?*"], True),
         (["https://**"], ["https://a/b"], False),
-        # Everything is two schemes, all hosts, all ports.
+        # The pattern `**` stands for both schemes, all hosts and all ports.
         (["**"], ["https://**:*/**", "http://[::1]/"], True),
         (["https://**:*/**", "http://**:*/**"], ["**"], True),
         (["https://**:*/**", "http://**/**"], ["**"], False),

@@ -1,4 +1,4 @@
-"""Which patterns cover which, and what it costs to know."""
+"""Patterns that cover other patterns, and the cost of the decision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def automaton(*patterns: str) -> Automaton:
 
 
 def cost(parent: list[str], child: list[str]) -> tuple[bool, int]:
-    """The answer, and how many states were looked at."""
+    """Return the answer, and the number of states that the search has visited."""
     budget = Budget()
     answer = covers(automaton(*parent), automaton(*child), budget)
     return answer, MOST_STATES - budget.left
@@ -52,7 +52,7 @@ def covered(parent: list[str], *child: str) -> bool:
         (["a**b"], "ab"),
         (["a**b"], "a*b*b"),
         (["*a*"], "*aa*"),
-        # Only together.
+        # These parents cover the child only together.
         (["/a", "/a/*/**"], "/a/*"),
         (["/a", "/a/*/**"], "/a/**"),
         (["/**/*"], "/**"),
@@ -74,19 +74,19 @@ def test_covered_patterns_are_covered(parent: list[str], child: str) -> None:
         (["*"], "**"),
         (["*"], "a/b"),
         (["*"], "a/**"),
-        # A wildcard of the child is more than its text.
+        # A wildcard of the child stands for more than its own text.
         (["/a/*"], "/a/**"),
         (["/a/*"], "/a/*/b"),
         (["/a/b*"], "/a/*"),
         (["/a/**/b"], "/a/**"),
         (["/a/**/b"], "/a/**b"),
         (["a/**/*b"], "a/**/"),
-        # A name that begins alike is another one.
+        # A name that begins like another name is not that name.
         (["/a/**"], "/a**"),
         (["/a/**"], "/ab"),
         (["/a/**"], "/*"),
         (["/a/*"], "/a"),
-        # Two patterns are not what is between them.
+        # Two patterns do not cover the texts between them.
         (["/a/**", "/c/**"], "/*/**"),
         (["*a", "*b"], "*"),
         (["a*", "*b"], "*b*"),
@@ -124,7 +124,7 @@ def test_the_empty_text_does_not_count_as_a_target() -> None:
 
 @pytest.mark.parametrize("before", ["a", "/a", "ftp:/"])
 def test_the_contents_of_a_directory_do_not_cover_the_directory(before: str) -> None:
-    """A `**` behind a slash of another part, as that of a scheme, does not take in what stands before it."""
+    """Check that a `**` behind the slash of an earlier part does not match without that slash."""
     below = Automaton([(Part(f"{before}/"), Part("**"))])
     with_itself = Automaton([(Part(f"{before}/**"),)])
     assert [one.matches(before) for one in (below, with_itself)] == [False, True]
@@ -141,7 +141,7 @@ def test_patterns_of_a_lease_cost_little() -> None:
 
 
 EXPLOSIVE = [f"**{chr(97 + at)}*/{chr(97 + at)}**0" for at in range(24)]
-"""Which of the 24 letters a text has had are 2 ** 24 sets."""
+"""Patterns for which the search distinguishes 2 ** 24 sets: the letters that a text has had."""
 
 
 def test_a_search_beyond_its_budget_raises() -> None:
@@ -178,7 +178,7 @@ def test_a_state_costs_more_the_more_places_a_parent_has(places: int, each: int)
 
 
 def letters(beginning: str) -> list[str]:
-    """64 patterns of at most 512 bytes, with as many letters as they can have."""
+    """Return 64 patterns of at most 512 bytes, with as many different letters as they can have."""
     every = (chr(0x80 + at) for at in range(1 << 15))
     return [beginning + "".join(next(every) for _ in range(200)) for _ in range(64)]
 
@@ -197,7 +197,7 @@ DEAR = {
 
 @pytest.mark.parametrize(("parent", "child"), DEAR.values(), ids=DEAR)
 def test_every_request_of_a_peer_takes_few_steps(parent: list[str], child: list[str]) -> None:
-    """In lines of Python: a budget that counts states alone let one question take 2.9 million."""
+    """Count lines of Python: a budget of states alone would let one question take 2.9 million lines."""
     one, other = automaton(*parent), automaton(*child)
     lines = 0
 
@@ -233,7 +233,7 @@ def test_a_covered_pattern_matches_no_other_text(parent: list[str], child: str, 
 
 
 def test_an_optional_directory_is_wider_than_a_required_one() -> None:
-    """A slash and all behind it is not the same as a slash and all behind it that may be missing."""
+    """Check that a required slash with its rest does not cover an optional one."""
     required, optional = Automaton([(Part("x"), Part("/"), Part("**"))]), Automaton([(Part("x/**"),)])
     assert [automaton.matches("x") for automaton in (required, optional)] == [False, True]
     assert not covers(required, optional, Budget())
