@@ -1,4 +1,4 @@
-"""Bytes and JSON: what is read, what is refused, what is written, at any depth of the caller's stack."""
+"""Bytes and JSON: reading, refusing and writing, at any depth of the caller's stack."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TYPES: Final = sorted({*messages.TO_RUNTIME, *messages.TO_CLIENT})
 
 
 def read(data: bytes) -> tuple[str, ...]:
-    """What becomes of a message: its fields, or why it is refused."""
+    """Return the fields of a message, or the reason why it is refused."""
     try:
         envelope = codec.decode_envelope(data)
     except Unreadable as unreadable:
@@ -53,14 +53,14 @@ def envelope(text: str) -> codec.Envelope:
 
 
 def ping(**fields: str) -> codec.Envelope:
-    """A ping with more fields, each of them written as JSON."""
+    """Return a ping with more fields, each of which is given as JSON."""
     return envelope(
         "{" + "".join(f'"{name}":{text},' for name, text in fields.items()) + '"type":"session.ping"}'
     )
 
 
 def at_depth(depth: int, call: Callable[[], Any]) -> Any:
-    """What `call` gives where `depth` frames of Python lie below it."""
+    """Return the value of `call` where `depth` frames of Python lie below it."""
     frame, frames = sys._getframe(), 0
     while frame.f_back is not None:
         frame, frames = frame.f_back, frames + 1
@@ -72,7 +72,7 @@ def climb(more: int, call: Callable[[], Any]) -> Any:
 
 
 DEPTHS: Final = (0, 900, 960)
-"""Frames below the call; CPython's limit is 1,000, and the last leaves less than a message may need."""
+"""The numbers of frames below the call; CPython has a limit of 1,000, which 960 nearly reaches."""
 
 
 def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
@@ -83,7 +83,7 @@ def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
 
 
 def everywhere(call: Callable[[], Any]) -> tuple[str, Any]:
-    """The outcome, which is the same at every depth of the stack."""
+    """Return the outcome of a call, and check that it is the same at every depth of the stack."""
     outcomes = [at_depth(depth, lambda: outcome(call)) for depth in DEPTHS]
     assert outcomes[0] == outcomes[1] == outcomes[2]
     first: tuple[str, Any] = outcomes[0]
@@ -130,7 +130,7 @@ def test_unknown_fields_are_ignored() -> None:
 @pytest.mark.parametrize("value", ["5", '"x"', "[1]", '{"a":1}', "true", "1.5"])
 @pytest.mark.parametrize("name", ["id", "session_id", "job_id", "trace_id", "event_seq", "extensions"])
 def test_a_field_of_another_type_is_absent_or_understood(name: str, value: str) -> None:
-    """Only the numbers that event_seq may be, the object that extensions is and strings are kept."""
+    """Check that only integers for event_seq, objects for extensions and strings for the rest are kept."""
     found = getattr(ping(**{name: value}), name)
     plain = json.loads(value)
     if name == "event_seq":
@@ -318,7 +318,7 @@ def test_any_json_is_read_or_unreadable(value: Any) -> None:
 
 
 def test_an_unreadable_message_is_not_quoted() -> None:
-    """A message may hold a token; what is wrong with it is said without any of it."""
+    """Check that the reason does not quote the message, which may hold a token."""
     for text in (
         '{"token":"hunter2"',
         '{"token":"hunter2","type":5}',
@@ -358,7 +358,7 @@ NOT_CLOSED: Final = ("never closed", "closed by others")
 @pytest.mark.parametrize("form", NESTED)
 @pytest.mark.parametrize("total", [4, 63, 64, 65, 5000])
 def test_the_depth_of_a_message_is_limited(position: str, form: str, total: int) -> None:
-    """A message is refused for its depth if and only if it nests deeper than 64, wherever it is read."""
+    """Check that a message is refused for its depth if and only if it nests deeper than 64, at any place."""
     depth = total - AROUND.get(position, 1)
     text = POSITIONS[position] % NESTED[form](max(depth, 1))
     kind, found = everywhere(lambda: read(text.encode()))
@@ -403,7 +403,7 @@ def test_depth_is_measured_exactly(value: Any) -> None:
     ids=["escaped quotes", "quotes", "open brackets", "pairs", "backslashes"],
 )
 def test_the_depth_of_two_megabytes_is_measured_quickly(text: bytes) -> None:
-    """A scan that begins again at every quote or bracket would take hours."""
+    """Measure a text for which a scan that begins again at every quote or bracket would take hours."""
     assert not codec.check_depth(b"[" * 65 + text)
 
 
@@ -544,7 +544,7 @@ def test_a_value_that_is_not_json_raises(value: object, says: str) -> None:
 
 @pytest.mark.parametrize("form", ["arrays", "objects", "by turns"])
 def test_the_deepest_value_that_is_written_can_be_read(form: str) -> None:
-    """An envelope and its payload stand around it, or an event's body as well."""
+    """Read the value inside an envelope and its payload, and leave room for the body of an event as well."""
     deepest = nested(MAX_DEPTH - 2, form)
     kind, written = everywhere(lambda: codec.encode_value(deepest))
     assert kind == "returned"
@@ -629,7 +629,7 @@ def test_an_event_envelope_without_trace_and_extensions() -> None:
 
 @given(st.text(st.sampled_from("%bds(){}0 "), max_size=20), JSON_VALUES)
 def test_ids_and_extensions_are_never_templates(text: str, value: Any) -> None:
-    """Extensions and payloads may hold what a format would replace."""
+    """Check that extensions and payloads with characters of a format are not taken for one."""
     extensions = codec.encode_value({text: text})
     payload = codec.encode_value({"a": value, "b": text})[:-1]
     head = codec.event_head("job.event", JobId("job_" + text), None, extensions)
@@ -723,7 +723,7 @@ class Texts(msgspec.Struct):
 
 
 class Values(msgspec.Struct):
-    """The same with them."""
+    """A shape with floats."""
 
     values: list[Any]
 

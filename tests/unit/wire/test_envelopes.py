@@ -1,4 +1,4 @@
-"""Many numbered envelopes at a time are as each by itself."""
+"""Runs of numbered envelopes: they equal the envelopes that are written one by one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLACES = st.one_of(
 
 
 def one_by_one(entries: list[Entry], after: int, size: int, positions: bool = False) -> list[bytes]:
-    """The same, as simply as it can be said."""
+    """Return the same envelopes as `envelopes_of`, by a simple loop."""
     made: list[bytes] = []
     for number, entry in enumerate(entries, after + 1):
         payload = entry.payload if entry.rotated is None else entry.rotated.complete(entry.payload)
@@ -72,7 +72,7 @@ def test_envelopes_of_a_run_equal_single_ones(
 def test_envelopes_hold_positions_in_any_order(
     runs: list[tuple[int, int, int, int]], after: int, positions: bool
 ) -> None:
-    """Each run begins at a number and goes up by a step: by 1 as a job does, else as repeats and gaps are."""
+    """Take runs of positions that begin anywhere and rise by a step: 1 as in a job, else repeats or gaps."""
     entries = [
         Entry(HEADS[kind], b"{", begin + step * number)
         for kind, begin, step, count in runs

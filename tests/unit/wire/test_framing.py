@@ -1,4 +1,4 @@
-"""Bytes cut anywhere into lines: the same lines, whatever the pieces."""
+"""Lines: bytes that are cut anywhere give the same lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIMIT = 8
 
 
 def split(data: bytes, *cuts: int, limit: int = LIMIT) -> list[bytes | None]:
-    """The lines of `data`, fed in pieces that end at `cuts`."""
+    """Return the lines of `data`, which is fed in pieces that end at `cuts`."""
     splitter = LineSplitter()
     found: list[bytes | None] = []
     start = 0
@@ -26,7 +26,7 @@ def split(data: bytes, *cuts: int, limit: int = LIMIT) -> list[bytes | None]:
 
 
 def expected(data: bytes, limit: int = LIMIT) -> list[bytes | None]:
-    """What the lines are, said without a splitter."""
+    """Return the lines of `data`, found without a splitter."""
     *complete, rest = data.split(b"\n")
     lines: list[bytes | None] = []
     for line in complete:
@@ -42,7 +42,7 @@ def expected(data: bytes, limit: int = LIMIT) -> list[bytes | None]:
 
 @pytest.mark.parametrize("cuts", [(10,), (10, 15), (10, 16)])
 def test_a_line_is_found_behind_a_long_one_whose_pieces_get_shorter(cuts: tuple[int, ...]) -> None:
-    """The newline stands nearer to the beginning of the last piece than the piece before it was long."""
+    """Put the newline nearer to the beginning of the last piece than the piece before is long."""
     assert split(b"1234567890" + b"12345" + b"1\nabc\n", *cuts) == [OVERLONG, b"abc"]
 
 

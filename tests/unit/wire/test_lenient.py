@@ -1,4 +1,4 @@
-"""What peers send: the exact form, the draft's own examples, recorded frames, and every deviation we know."""
+"""Messages of peers: the exact form, examples of the draft, recorded frames, and every known deviation."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def read(to: str, message_type: str, payload: Any, **fields: Any) -> msgspec.Str
 
 
 def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every payload is taken for a deviating one."""
+    """Let every payload be read as one that deviates."""
     monkeypatch.setattr(codec, "decode_payload", lambda payload, decode: None)
 
 
@@ -95,7 +95,7 @@ def test_the_repairs_change_nothing_that_is_exact(
 
 @pytest.mark.parametrize("entry", EXACT, ids=NAMES)
 def test_null_counts_as_absent_for_every_optional_field(entry: dict[str, Any]) -> None:
-    """And what is unknown is ignored."""
+    """Check nulls of optional fields, and unknown fields, which are ignored."""
     expected = read(entry["to"], entry["type"], entry["payload"])
     absent = [name for name in type(expected).__struct_fields__ if name not in entry["payload"]]
     for name in [*absent, "unknown"]:
@@ -114,7 +114,7 @@ def test_numbers_are_read_in_every_form(entry: dict[str, Any]) -> None:
                 assert read(entry["to"], entry["type"], entry["payload"] | {name: form}) == expected
 
 
-# What others wrote.
+# Forms that other implementations send.
 
 
 def corpus(name: str, *, beginning: str = "") -> list[Any]:
@@ -147,7 +147,7 @@ def test_recorded_frames_of_a_peer_are_accepted(line: dict[str, Any]) -> None:
     assert type(message) is SHAPES[to][frame["type"]]
 
 
-# What a client says.
+# Messages of a client.
 
 NOBODY: Final = Hello(Peer("", ""), Auth(""), ClientCapabilities([], []))
 REQUESTS: Final[list[tuple[str, Any, dict[str, Any], msgspec.Struct]]] = [
@@ -312,13 +312,13 @@ def test_features_are_bounded() -> None:
 
 
 def test_a_token_of_any_length_is_handed_on() -> None:
-    """The handler answers UNAUTHENTICATED, which says more than a shape."""
+    """Check that the shape accepts a long token, which the handler then answers with UNAUTHENTICATED."""
     hello = read("runtime", "session.hello", {"auth": {"token": "t" * 20_000}})
     assert isinstance(hello, Hello)
     assert hello.auth.token == "t" * 20_000
 
 
-# What a runtime says.
+# Messages of a runtime.
 
 CREDENTIAL: Final = {"id": "c", "scheme": "bearer", "value": "v", "endpoint": "e"}
 JOB: Final = {"job_id": "j", "agent": "a", "status": "running", "lease": {}, "last_event_seq": 1}
@@ -599,7 +599,7 @@ def test_a_message_is_read_leniently(
 def test_credentials_are_read_leniently(
     message_type: str, slow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unknown schemes and entries that say too little are skipped; constraints get the draft's names."""
+    """Skip unknown schemes and incomplete entries, and give constraints the names of the draft."""
     credentials: list[Any] = [
         CREDENTIAL | {"constraints": {"cost_budget": ["USD:1"], "model.use": ["m"], "expires_at": "t"}},
         CREDENTIAL | {"scheme": "signed_url"},
@@ -635,7 +635,7 @@ def test_credentials_that_are_not_a_list_are_absent(credentials: Any) -> None:
     assert not message.credentials
 
 
-# What cannot be repaired.
+# Messages that cannot be repaired.
 
 NO_OBJECTS: Final[list[Any]] = [5, "{}", [], True, [{}]]
 REFUSED: Final[list[tuple[str, str, Any, str]]] = [
@@ -752,7 +752,7 @@ def test_the_depth_of_the_stack_changes_nothing(depth: int, deviating: bool) -> 
     assert (value == nested(62), submit.max_runtime_sec) == (True, 5 if deviating else None)
 
 
-# Anything.
+# Payloads of any shape.
 
 FIELDS: Final = sorted(
     {
@@ -780,7 +780,7 @@ LIKELY: Final[st.SearchStrategy[Any]] = st.recursive(
 @pytest.mark.parametrize("to", SHAPES)
 @given(data=st.data())
 def test_anything_is_a_message_or_refused(to: str, data: st.DataObject) -> None:
-    """And what was accepted is written and read again, and is the same."""
+    """Check that each accepted message is the same after it was written and read again."""
     message_type = data.draw(st.sampled_from(list(SHAPES[to])))
     fields = SHAPES[to][message_type].__struct_fields__
     likely = st.dictionaries(st.sampled_from([*fields, *FIELDS]), LIKELY, max_size=8)

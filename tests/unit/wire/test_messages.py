@@ -1,4 +1,4 @@
-"""The shapes: exactly what is written in `exact_messages.ndjson`, and nothing that shows a secret."""
+"""The shapes of messages: they are written exactly as in `exact_messages.ndjson`, and show no secret."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def decoded(entry: dict[str, Any]) -> msgspec.Struct:
 
 @pytest.mark.parametrize("entry", EXACT, ids=NAMES)
 def test_every_message_round_trips(entry: dict[str, Any]) -> None:
-    """Names, the presence of what is always there, the absence of what is not: no null, no default."""
+    """Check names and presence: no field is null, and no default is written unless it is always present."""
     assert json.loads(msgspec.json.encode(decoded(entry))) == entry["payload"]
 
 
@@ -48,7 +48,7 @@ def test_every_type_is_among_the_examples(to: str) -> None:
 
 @pytest.mark.parametrize("to", SHAPES)
 def test_every_field_is_among_the_examples(to: str) -> None:
-    """Only read are a hello's flat resume, the request of a peer's job.error, the status of an acceptance."""
+    """Except fields that are only read: a flat resume, a request of job.error, the status of job.accepted."""
     for name, shape in SHAPES[to].items():
         only_read = {"resume_token", "last_event_seq", "request_id"}
         if name == "job.accepted":

@@ -1,4 +1,4 @@
-"""Peers that cannot read what the draft says: how they are recognised, and what their terminals look like."""
+"""Peers that cannot read the form of the draft: how they are recognised, and the terminals that they get."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HELLOS: dict[str, dict[str, Any]] = {
     "pypi": {"agents": []},
     "go": {"hello_id": GO_ID},
 }
-"""How each kind of peer says hello."""
+"""The hello of each kind of peer."""
 
 
 def peer_of(name: str, **config: Any) -> Peer:
@@ -134,7 +134,7 @@ def test_a_refused_subscribe_is_an_unnumbered_error_of_that_job_for_typescript()
 
 
 def test_a_refused_subscribe_does_not_end_a_job_of_the_same_typescript_session() -> None:
-    """Its client would take the error for the end of the job that it names."""
+    """Check that no error names a running job, since the client would take the error for its end."""
     peer = peer_of("typescript", limits=Limits(max_session_subscriptions=0))
     job = peer.submit()
     assert peer.send("job.subscribe", {"job_id": job}, id="msg_s") == []

@@ -1,4 +1,4 @@
-"""Results in pieces: cutting, writing, checking, joining."""
+"""Chunks of results: cutting, writing, checking and joining."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def assembler(*chunks: ResultChunk, limit: int = 1000) -> Assembler:
 
 
 def send(data: str | bytes, *, size: int, frame: int) -> list[bytes]:
-    """The bodies of a whole result."""
+    """Return the bodies of the chunks of a whole result."""
     return [
         encode_chunk(RESULT, seq, piece, more=more)
         for seq, (piece, more) in enumerate(cut(data, chunk=size, frame=frame))

@@ -1,4 +1,4 @@
-"""Bodies of events that do not fit a frame are cut, keep their shape, and say how much is left out."""
+"""Bodies of events that do not fit a frame: they are cut, keep their shape, and say how much is left out."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_shortening_keeps_numbers_exact() -> None:
 def test_all_fields_are_cut_if_each_has_room_else_the_first_ones_are_kept(
     limit: int, names: list[str]
 ) -> None:
-    """Each of the two takes 96 bytes beside its name of 6, in braces."""
+    """Leave room for two cut values of 96 bytes each, with names of 6 bytes, in braces."""
     assert list(short(VENDOR, {"a": "x" * 500, "b": "y" * 500}, limit)) == names
 
 
@@ -133,7 +133,7 @@ def test_fields_that_name_something_are_not_cut(kind: str, body: dict[str, Any])
 
 
 def test_a_body_is_cut_only_if_its_whole_fields_leave_room() -> None:
-    """A value that is cut takes 96 bytes, and 64 more for the mark of an object with too many fields."""
+    """Leave room for a cut value of 96 bytes, and for a mark of 64 bytes for omitted fields."""
     whole = len('"phase":"",') + 2  # The braces.
     phase = "p" * (1_000 - whole - 160)
     cut = short("status", {"phase": phase, "message": "x" * 5_000})
