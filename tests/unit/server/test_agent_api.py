@@ -1,4 +1,4 @@
-"""What agents call: refused before anything changes. What follows is tested with its own noun."""
+"""Calls of agents: wrong calls are refused before anything changes, and gated calls pass the gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a host decides, and what it cannot decide."""
+"""The configuration of a host, and the values that are refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_times_out_of_range_are_refused(name: str, seconds: int) -> None:
 def test_without_an_interval_no_heartbeats_are_offered() -> None:
     without = tuple(
         name for name in SUPPORTED_FEATURES if name != Feature.PROVISIONED_CREDENTIALS
-    )  # There is no provisioner.
+    )  # This world has no provisioner.
     assert CONFIG.features == without
     offered = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0).features
     assert offered == tuple(name for name in without if name != "heartbeat")

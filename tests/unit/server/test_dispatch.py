@@ -1,4 +1,4 @@
-"""What a client may say, when, and what it is answered."""
+"""Messages of a client: when each is allowed, and the answer that it gets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXTENSION = "x-vendor.opentelemetry.tracecontext"
 
 
 def refused(peer: Peer, code: str, close: int = 1008) -> dict[str, Any]:
-    """The connection was refused: the error, and nothing else, came; then it closes."""
+    """Check that a connection was refused with an error and closes, and return the error."""
     assert peer.closing is not None
     assert (peer.closing.code, peer.closing.abort) == (close, False)
     assert peer.connection.phase is Phase.CLOSING
@@ -246,7 +246,7 @@ def test_an_ack_above_the_last_event_is_invalid(world: World, peer: Peer, job: J
     world.emit(job)
     answer = peer.send("session.ack", {"last_processed_seq": seq}, id="a")
     if seq is None:
-        assert answer == []  # Absent counts as 0.
+        assert answer == []  # An absent number counts as 0.
     else:
         assert answer[0]["payload"]["code"] == "INVALID_REQUEST"
         assert answer[0]["payload"]["request_id"] == "a"
@@ -376,7 +376,7 @@ def test_a_refused_submit_changes_nothing(
 
 
 def test_the_checks_of_a_submit_come_in_order() -> None:
-    """Each payload breaks every rule but those that were made good before it."""
+    """Send a payload that breaks every rule, and mend the rule of the first error after each answer."""
     world = World(limits=Limits(max_total_running_jobs=0))
     peer = world.client()
     payload: dict[str, Any] = {
@@ -422,7 +422,7 @@ def test_a_submit_above_the_limit_of_running_jobs_is_refused() -> None:
     peer.cancel(job)
     world.advance(6)
     assert peer.of("job.error")
-    assert peer.send("job.submit", {"agent": "echo"})[0]["type"] == "session.error"  # It still runs.
+    assert peer.send("job.submit", {"agent": "echo"})[0]["type"] == "session.error"  # The agent still runs.
     world.advance(1)
     world.stopped(job)
     peer.submit()
@@ -474,7 +474,7 @@ def test_cancel_is_answered_and_ends_the_job_when_its_agent_has_stopped(
     stop = world.last(StopJob)
     assert (stop.job_id, stop.kill_at) == (job, world.now + 5 * SECOND)
     assert stop.reason == "cancelled by the client: enough"
-    world.emit(job)  # It may, while it unwinds.
+    world.emit(job)  # An agent may emit while it unwinds.
     world.stopped(job)
     end = peer.frames[-1]
     assert (end["type"], end["event_seq"]) == ("job.error", 3)
@@ -553,7 +553,7 @@ def test_only_the_submitting_session_may_cancel(world: World) -> None:
     assert again.cancel(job)[0]["payload"]["code"] == "PERMISSION_DENIED"
     again.send("session.pong", {})
     world.advance(601)
-    [answer] = world.client().cancel(job)  # The submitting session lives no longer.
+    [answer] = world.client().cancel(job)  # The submitting session has ended.
     assert answer["type"] == "job.cancelled"
     world.stopped(job)
     assert again.of("job.error") == []
@@ -597,7 +597,7 @@ def test_session_close_is_answered_and_jobs_continue(
         [closed] = answers
         assert (closed["type"], closed["payload"]) == ("session.closed", {"reason": "done"})
     else:
-        assert answers == []  # Its senders do not know session.closed.
+        assert answers == []  # Senders of session.bye do not know session.closed.
     assert peer.closing is not None and peer.closing.code == 1000
     ended = world.last(ConnectionEnded)
     assert (ended.who, ended.code, ended.reason) == ("peer", "", "session closed")

@@ -1,4 +1,4 @@
-"""What a refused request gets, in the form that its peer can read."""
+"""Answers to refused requests, in the form that each peer can read."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_pypi_is_accepted_and_at_once_refused() -> None:
         ('"text"', "unknown"),
         ('{"agent":"' + "x" * 300 + '"}', "x" * 256),
         ('{"agent":"' + "x" * 1_536 + '"}', "x" * 256),
-        ('{"agent":"' + "x" * 1_537 + '"}', "unknown"),  # Longer than any id is as JSON.
+        ('{"agent":"' + "x" * 1_537 + '"}', "unknown"),  # This is longer than any id is as JSON.
         ('{"agent":"a","input":1e999}', "a"),
     ],
 )
@@ -224,7 +224,7 @@ def test_a_hello_that_is_refused_is_not_decoded_again(monkeypatch: pytest.Monkey
 
 
 class Decoded:
-    """Bytes of payloads that values are made of, by whatever decoder."""
+    """The sizes of the payloads that a decoder has read."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
@@ -255,14 +255,14 @@ def test_a_readable_message_that_is_refused_is_not_decoded_again(
     peer = peer_of(name)
     decoded = Decoded(monkeypatch)
     frames = peer.feed((message % LARGE).encode())
-    assert sum(size > 1_000 for size in decoded.sizes) <= 1 + (job_id == "job_y")  # It is repaired.
+    assert sum(size > 1_000 for size in decoded.sizes) <= 1 + (job_id == "job_y")  # The id is repaired.
     if frames and job_id is not None and frames[-1]["type"] == "session.error":
         assert frames[-1]["payload"]["job_id"] == job_id
 
 
 @pytest.mark.parametrize("kind", ["job.cancel", "job.submit"])
 def test_a_message_that_is_refused_unread_is_not_decoded(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """It asks for a version of the protocol that is not spoken."""
+    """Send a message for a version of the protocol that is not supported."""
     peer = peer_of("")
     decoded = Decoded(monkeypatch)
     payload = f'{{"job_id":"job_x","agent":"echo","input":{LARGE}}}'
@@ -273,7 +273,7 @@ def test_a_message_that_is_refused_unread_is_not_decoded(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("kind", ["job.cancel", "job.subscribe", "job.unsubscribe"])
 def test_a_message_of_a_job_that_is_refused_unread_is_answered_with_the_longest_id(kind: str) -> None:
-    """JSON writes each of the 256 characters of the id in six bytes."""
+    """Send an id of 256 characters, each of which takes six bytes as JSON."""
     peer = peer_of("")
     job_id = "\x01" * 256
     [error] = peer.send(kind, {"job_id": job_id}, arcp="2.0")

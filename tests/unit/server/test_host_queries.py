@@ -1,4 +1,4 @@
-"""What a host asks of its own runtime about jobs and sessions."""
+"""Questions and commands of a host about the jobs and sessions of its own runtime."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ CODES: Final = [code.value for code in ErrorCode]
 
 
 def cells() -> list[Any]:
-    """Every message and phase; a closed connection is like one that closes."""
+    """Return every message in every phase; a closed connection has the cells of one that closes."""
     return [
         pytest.param(row, phase, row.get(phase, row["closing"]), id=f"{row['name']}-{phase}")
         for row in TABLE
@@ -42,7 +42,7 @@ def data_of(row: dict[str, Any]) -> bytes:
 
 
 def peer_in(phase: str, row: dict[str, Any]) -> Peer:
-    """A client whose connection stands there."""
+    """Return a client whose connection is in a phase."""
     world = World(tokens=None)
     peer = world.connect(Framing(row.get("framing", "messages")))
     if phase != "awaiting_hello":
@@ -59,13 +59,13 @@ def peer_in(phase: str, row: dict[str, Any]) -> Peer:
 
 
 def answer(world: World) -> None:
-    """The host says who it is."""
+    """Report that the host has verified alice."""
     request = world.last(Authenticate).request
     world.carry_out(world.runtime.authenticated(request, "alice", now=world.now))
 
 
 def says(peer: Peer, frames: list[Frame], expected: str, row: dict[str, Any]) -> None:
-    """Exactly what the cell says has happened."""
+    """Check that exactly the effects of the cell have happened."""
     what, _, end = expected.partition(" ")
     if what in CODES:
         [frame] = frames
@@ -116,7 +116,7 @@ def test_the_table_of_phases_is_complete() -> None:
 
 
 def test_no_message_moves_a_session_that_is_closed() -> None:
-    """What was in flight when a connection closed changes nothing at all."""
+    """Check that messages in transit change nothing once a connection closes."""
     for phase in ("closing", "closed"):
         for row in TABLE:
             peer = peer_in(phase, row)

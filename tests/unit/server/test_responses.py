@@ -1,4 +1,4 @@
-"""What jobs look like in answers."""
+"""Jobs in answers: job.accepted, job.subscribed and entries of listings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEASE = {"cost.budget": ["USD:1.50", "EUR:2"]}
 
 
 def job_of(**changes: Any) -> Job:
-    """A job as it was accepted."""
+    """Return a job right after its acceptance."""
     terms = Terms(
         job_id=JobId("job_1"),
         session_id=SessionId("sess_1"),

@@ -1,4 +1,4 @@
-"""Credentials are asked for before a job is there, and shown to nobody but its principal (§9.8)."""
+"""Credentials are requested before their job is accepted, and are shown to its principal alone (§9.8)."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from tests.unit.world import CONFIG, FEATURES, UNIX, Frame, Peer
 
 
 def submit(peer: Peer, **payload: Any) -> list[Frame]:
-    """A submit; what came back at once."""
+    """Submit a job, and return the frames that are received at once."""
     return peer.send("job.submit", {"agent": "echo", "input": None, **payload})
 
 
 def rotations(peer: Peer) -> list[dict[str, Any]]:
-    """The bodies of the events that tell of a new value."""
+    """Return the bodies of the events that announce a new value."""
     bodies = [frame["payload"]["body"] for frame in peer.of("job.event")]
     return [body for body in bodies if body.get("phase") == "credential_rotated"]
 
 
-# Who is offered it.
+# Sessions to which credentials are offered.
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_session_with_credentials_is_resumed_over_a_secure_connection_only(
     assert Feature.PROVISIONED_CREDENTIALS in welcome["payload"]["capabilities"]["features"]
 
 
-# Before the job is there.
+# Requests before the job is accepted.
 
 
 def test_the_provisioner_gets_lease_budget_and_expiry(world: Provided) -> None:
@@ -236,7 +236,7 @@ def test_a_repeated_or_unknown_answer_of_the_provisioner_is_ignored(world: Provi
     assert b"again" not in world.values(peer.connection)
 
 
-# Who sees them.
+# Answers that show credentials.
 
 
 def test_job_subscribed_and_listings_show_credentials_to_the_principal_only() -> None:
@@ -401,9 +401,9 @@ def test_a_rotation_answered_while_its_job_ends_is_revoked(
     world.runtime.agents.rotate_credential(job, old, now=world.now)
     world.take()
     if how == "finish":
-        world.finish(job)  # The terminal waits for revocation.
+        world.finish(job)  # The terminal waits for the revocation.
     elif how == "cancel":
-        peer.cancel(job)  # The agent has its grace, and the value that it began with.
+        peer.cancel(job)  # The agent has its grace, and keeps its first value.
     else:
         world.advance(5 + GRACE_SEC + 0.1)
         assert world.stops() == [job]
@@ -466,7 +466,7 @@ def test_a_child_that_waits_for_credentials_counts_as_a_running_job() -> None:
         world.take()
         [error] = submit(peer)
         assert error["payload"]["details"]["limit"] == "principal_jobs", end
-        world.advance(1.1)  # Until its connection is read again.
+        world.advance(1.1)  # A refusal stops reading for a second.
         if end == "starts":
             world.issue()
             world.finish(child)
@@ -515,7 +515,7 @@ def test_a_job_restarted_after_two_rotations_keeps_the_ids_of_its_credentials() 
 
 
 def test_a_restarted_job_with_more_credentials_keeps_all_known_ids() -> None:
-    """What it had first is still to be revoked, and has fewer ids."""
+    """Let the second start get more ids than the first, whose credential is still to be revoked."""
     world = Provided(RESTARTABLE)
     world.job(world.client())
     world.restart()
@@ -587,7 +587,7 @@ def test_a_replay_repeats_issuing_and_a_recording_holds_no_value_by_default(
     assert any("sk-" in line for line in lines) is keep
 
 
-# Who gets none, although its lease names models.
+# Sessions without credentials whose leases name models.
 
 MODELS = {"model.use": ["fast/*"]}
 

@@ -1,4 +1,4 @@
-"""What a credential shows of itself, and what is known of those that are not revoked."""
+"""The representation of a credential, and the provisions whose credentials are not revoked."""
 
 from __future__ import annotations
 

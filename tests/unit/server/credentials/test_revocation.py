@@ -1,4 +1,4 @@
-"""Credentials are revoked at every end, and until it is done (§9.8.2, §14)."""
+"""Credentials are revoked at every end of a job, with retries until they are revoked (§9.8.2, §14)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.world import Peer
 
 
 def ends(peer: Peer) -> list[str]:
-    """The terminals that came."""
+    """Return the types of the terminals received."""
     return [frame["type"] for frame in peer.frames if frame["type"] in ("job.result", "job.error")]
 
 

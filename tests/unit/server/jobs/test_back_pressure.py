@@ -1,4 +1,4 @@
-"""Agents and histories wait for a journal that is behind, and a client that reads loses nothing by it."""
+"""Agents and histories wait for a slow journal, so that a client that reads loses no event."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMITS = Limits(max_session_events=80)
 QUARTER = 20
 QUIET = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0, journal=True, limits=LIMITS)
 BURST = 7
-"""Events that an agent may publish after it was told to wait."""
+"""The events that an agent may publish after its pause."""
 
 
 def with_limits(**limits: int) -> RuntimeConfig:
@@ -36,7 +36,7 @@ def emits(world: World, job: JobId, count: int, text: str = "x") -> None:
 
 
 def held(world: World, **hello: object) -> tuple[Peer, JobId]:
-    """A client with a running job, and from now on a journal that answers late."""
+    """Return a client with a running job, and let the journal answer late from now on."""
     peer = world.client(**hello)
     job = peer.submit()
     world.durable = False
@@ -44,7 +44,7 @@ def held(world: World, **hello: object) -> tuple[Peer, JobId]:
 
 
 def told(world: World, job: JobId) -> list[type]:
-    """What the agent of a job was told, in order."""
+    """Return the pauses and resumes of the agent of a job, in order."""
     kinds = (PauseJob, ResumeJob)
     return [type(one) for one in world.requests if isinstance(one, kinds) and one.job_id == job]
 
@@ -59,7 +59,7 @@ def world() -> World:
 
 @pytest.mark.parametrize("late", [1, 5, 50])
 def test_a_reading_client_gets_every_event_even_if_the_journal_is_slow(world: World, late: int) -> None:
-    """An agent without pause, which publishes a few events more when it is told to wait."""
+    """Let an agent publish without a rest, and a few events more after its pause."""
     peer, job = held(world)
     said = turns = 0
     answers: list[tuple[int, int]] = []
@@ -94,7 +94,7 @@ def test_an_agent_pauses_at_a_quarter_of_the_log_and_resumes_at_an_eighth(world:
 
 @pytest.mark.parametrize("events", [20, 40, 100, 107, 1_000])
 def test_an_agent_pauses_exactly_at_the_bound_in_logs_of_any_length(events: int) -> None:
-    """A longer log is looked at less often."""
+    """Check logs of several lengths; a longer log is examined less often."""
     world = World(with_limits(max_session_events=SHARE * events))
     _, job = held(world)
     emits(world, job, events - 1)
@@ -203,7 +203,7 @@ def test_a_child_pauses_with_its_parent(world: World, peer: Peer) -> None:
     emits(world, parent, QUARTER)
     child = world.runtime.agents.delegate(parent, "echo", lease_request={"tool.call": ["x"]}, now=world.now)
     world.take()
-    assert told(world, child) == []  # It has not begun.
+    assert told(world, child) == []  # The agent of the child has not begun.
     world.runtime.persisted(world.runtime.record_count - 2, now=world.now)
     world.take()
     assert world.last(StartJob).job_id == parent
@@ -217,7 +217,7 @@ def test_a_child_pauses_with_its_parent(world: World, peer: Peer) -> None:
 
 
 def test_an_observer_waits_for_the_journal_and_pauses_no_job() -> None:
-    """Its log is smaller than what the agent of a detached session says before the journal answers."""
+    """Let an agent publish more, before the journal answers, than the log of its observer holds."""
     world = World(with_limits(max_history_events=1_000))
     owner = world.client()
     job = owner.submit()
@@ -316,7 +316,7 @@ def test_agents_with_the_smallest_logs_resume_in_the_end(events: int) -> None:
 
 
 def test_a_session_without_ack_keeps_old_events_that_are_not_durable() -> None:
-    """The journal stands still for longer than the resume window, and the client reads all the time."""
+    """Stop the journal for longer than the resume window, while the client reads."""
     world = World(QUIET, resume_window_sec=60)
     peer, job = held(world, features=())
     for _ in range(8):
@@ -350,7 +350,7 @@ def test_a_session_without_ack_keeps_events_for_the_window_from_when_they_are_du
 
 
 def test_a_session_without_ack_keeps_events_for_the_window_from_when_its_welcome_is_durable() -> None:
-    """All events are durable, and wait behind the welcome of a resume, which waits for the journal."""
+    """Let durable events wait behind the welcome of a resume, which waits for the journal."""
     world = World(QUIET, resume_window_sec=60)
     peer = world.client(features=())
     job = peer.submit()
@@ -375,7 +375,7 @@ def test_a_session_without_ack_keeps_events_for_the_window_from_when_its_welcome
 
 
 def test_a_session_without_ack_keeps_events_behind_an_answer_that_is_sent_again() -> None:
-    """The events stand behind the answer of before the resume, which waits for the journal once more."""
+    """Let events wait behind an answer from before the resume, which waits for the journal again."""
     world = World(QUIET, resume_window_sec=60)
     peer = world.client(features=("subscribe",))
     job = peer.submit()

@@ -1,4 +1,4 @@
-"""How jobs end: once, by the first outcome, when the agent has stopped or its grace is over."""
+"""The end of a job: it ends once, with the first outcome, when its agent has stopped or its grace is over."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_details_that_do_not_fit_a_frame_are_dropped(world: World, peer: Peer, s
 
 def test_details_that_fit_a_frame_to_the_byte_are_kept() -> None:
     def sent(size: int) -> tuple[dict[str, Any], int]:
-        """The payload with a text of this size, and how many bytes more it may have."""
+        """Return the payload with a text of this size, and the bytes that it may still grow by."""
         world = World()
         peer = world.client()
         job = peer.submit()

@@ -1,4 +1,4 @@
-"""Jobs that delegate: with what authority a child runs, who sees it, and how a tree ends."""
+"""Jobs that delegate: the authority of a child, the sessions that see it, and the end of a tree."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Tree(World):
         input: Any = None,
         **more: Any,
     ) -> JobId:
-        """A job delegates; the root unless another is given."""
+        """Delegate from the root or from another job, and return the id of the child."""
         try:
             return self.runtime.agents.delegate(
                 self.root if job_id is None else job_id, agent, input, lease, now=self.now, **more
@@ -68,7 +68,7 @@ class Tree(World):
             self.take()
 
     def refused(self, *args: Any, **more: Any) -> str:
-        """The code with which a delegation is refused, which leaves no trace."""
+        """Return the code with which a delegation is refused, and check that the state does not change."""
         before = kept(self)
         with pytest.raises(Denied) as denied:
             self.delegate(*args, **more)
@@ -79,16 +79,16 @@ class Tree(World):
         self.emit(job_id, "metric", {"name": "cost.x", "value": value, "unit": unit})
 
     def left(self, job_id: JobId, unit: str = "USD") -> str:
-        """What a counter says."""
+        """Return the amount that is left of a budget."""
         return f"{self.state.jobs[job_id].budget.counters()[unit]:f}"
 
     def said(self, peer: Peer | None = None, since: int = 0) -> list[tuple[str, str]]:
-        """Who said what, in the order of the numbers."""
+        """Return the number of the job and the kind of each event or end, in the order of their numbers."""
         frames = (peer or self.peer).frames[since:]
         return [(self.name(frame["job_id"]), what(frame)) for frame in frames if "event_seq" in frame]
 
     def name(self, job_id: str) -> str:
-        """Jobs by the order of their acceptance: 1, 2, 3."""
+        """Return the number of a job in the order of acceptance: 1, 2, 3."""
         return str(self.state.jobs[JobId(job_id)].number)
 
 
@@ -104,7 +104,7 @@ def kept(world: World) -> list[bytes]:
 
 
 def three(config: RuntimeConfig = CONFIG, **more: Any) -> tuple[Tree, JobId, JobId]:
-    """A job, its child and the child of that."""
+    """Return a world with a job and a child, the child, and a child of the child."""
     world = Tree(config, **more)
     child = world.delegate(lease={"agent.delegate": ["plain"]})
     return world, child, world.delegate(child)
@@ -502,7 +502,7 @@ def test_a_parent_without_budget_is_refused_until_a_rest_returns(world: Tree) ->
     world.delegate()
 
 
-# Who sees it.
+# Sessions that see a child.
 
 
 def test_observers_of_the_parent_get_no_event_of_the_child(world: Tree) -> None:

@@ -1,4 +1,4 @@
-"""How what is numbered enters logs and histories, and who is woken."""
+"""Fan-out: numbered events enter logs and histories, and wake the connections that wait for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUIET = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0)
 
 
 def world_of(*tokens: str) -> tuple[World, list[Peer], JobId]:
-    """A job, its submitter, and an observer for each token."""
+    """Return a world, the submitter and an observer for each token, and their job."""
     world = World(QUIET)
     peers = [world.client()]
     job = peers[0].submit()
@@ -65,7 +65,7 @@ def test_number_returns_true_above_the_allowance() -> None:
 
 
 def let_in(world: World, job_id: JobId, count: int, size: int) -> None:
-    """Let so many events more, with so many bytes, into the log of the only session and into the history."""
+    """Allow some more events and bytes in the log of the only session and in the history of a job."""
     [session] = world.state.sessions.values()
     history = world.state.jobs[job_id].history
     session.log.allow(session.log.last + count + 1, session.log.size + size, None)
@@ -73,7 +73,7 @@ def let_in(world: World, job_id: JobId, count: int, size: int) -> None:
 
 
 def kept(world: World, job_id: JobId) -> object:
-    """What the log, the history and the counters hold of a job."""
+    """Return the content of the log, the history and the counters for a job."""
     runtime, job = world.runtime, world.state.jobs[job_id]
     [session] = state_of(runtime).sessions.values()
     history = list(job.history.between(job.history.first, job.history.end))

@@ -65,12 +65,12 @@ NOT_GRANTED: Final = [
 
 
 def at(seconds: float) -> str:
-    """A time of the wall clock, so many seconds after the beginning."""
+    """Return the time of the wall clock some seconds after the beginning."""
     return format_time(UnixTime(UNIX + int(seconds * SECOND)))
 
 
 class Gate:
-    """One job, and what its agent is answered."""
+    """One job, and the answers of the gate to its agent."""
 
     def __init__(
         self, lease: dict[str, list[str]] | None = None, *, expires: float | None = None, **config: Any
@@ -89,7 +89,7 @@ class Gate:
         return state_of(self.runtime).jobs[self.id]
 
     def ask(self, capability: str = "tool.call", target: str = "search") -> str:
-        """The code of the refusal, or nothing."""
+        """Ask for a capability, and return the code of the refusal, or an empty text."""
         try:
             self.runtime.agents.authorize(self.id, capability, target, now=self.world.now)
         except Denied as denied:
@@ -99,7 +99,7 @@ class Gate:
         return ""
 
     def call(self, tool: str = "search") -> str:
-        """The same, of a tool call."""
+        """Call a tool, and return the code of the refusal, or an empty text."""
         try:
             self.world.emit(self.id, "tool_call", {"tool": tool, "args": {}, "call_id": "c"})
         except Denied as denied:
@@ -108,7 +108,7 @@ class Gate:
         return ""
 
     def reserve(self, amount: Cost = 0, currency: str = "USD") -> str:
-        """The same, of a reservation."""
+        """Reserve an amount, and return the code of the refusal, or an empty text."""
         try:
             self.runtime.agents.reserve(self.id, currency, amount, now=self.world.now)
         except Denied as denied:
@@ -118,21 +118,21 @@ class Gate:
         return ""
 
     def spend(self, value: Cost, unit: str = "USD") -> None:
-        """A cost is reported."""
+        """Report a cost."""
         self.world.emit(self.id, "metric", {"name": "cost.it", "value": value, "unit": unit})
 
     def set_wall(self, seconds: float) -> None:
-        """The wall clock says that so many seconds have passed since the beginning."""
+        """Set the wall clock to some seconds after the beginning."""
         self.runtime.wall_clock_set(UNIX + int(seconds * SECOND), now=self.world.now)
         self.world.take()
 
     def said(self) -> Sequence[tuple[str, Any]]:
-        """The events of the job."""
+        """Return the kind and body of each event of the job."""
         frames = [frame["payload"] for frame in self.peer.about(self.id) if frame["type"] == "job.event"]
         return [(payload["kind"], payload["body"]) for payload in frames]
 
     def end(self) -> Frame:
-        """The payload of its end."""
+        """Return the payload of the end of the job."""
         payload: Frame = self.peer.about(self.id)[-1]["payload"]
         return payload
 
@@ -140,7 +140,7 @@ class Gate:
         return [audit for audit in self.world.all(Audit) if audit.what == what]
 
 
-# What is granted.
+# Leases that are granted.
 
 
 @pytest.fixture

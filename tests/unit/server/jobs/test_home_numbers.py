@@ -9,14 +9,14 @@ from tests.unit.world import Peer, World
 
 
 def home_numbers(world: World, job_id: str) -> list[int]:
-    """The home numbers of the events of a job, and of its end."""
+    """Return the home numbers of the events of a job, and of its end."""
     job = world.state.jobs[JobId(job_id)]
     numbers = [past.source for past in job.history.between(job.history.first, job.history.end)]
     return numbers if job.end is None else [*numbers, job.end.source]
 
 
 def subscribed_from(peer: Peer, job_id: str) -> int:
-    """What the answer to a subscription says."""
+    """Subscribe, and return the `subscribed_from` of the answer."""
     answer: dict[str, Any] = peer.send("job.subscribe", {"job_id": job_id})[0]["payload"]
     number: int = answer["subscribed_from"]
     return number

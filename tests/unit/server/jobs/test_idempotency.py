@@ -1,4 +1,4 @@
-"""Idempotency keys: what counts as the same submit, what is kept, and when a key is free again (§7.2)."""
+"""Idempotency keys: equal submits, the state that is kept for a key, and the end of a key (§7.2)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def claim_of(size: int = 10) -> Claim:
     return Claim(b"f" * 32, JobId("job_1"), b"a" * size)
 
 
-# What is the same.
+# Submits that are the same.
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_fingerprint_survives_the_wire(value: Any) -> None:
 
 
 def exact(value: Any) -> Any:
-    """A value whose parts compare equal exactly when they are the same JSON value."""
+    """Return a value whose parts compare equal exactly if they are the same JSON value."""
     match value:
         case None | bool() | str():
             return type(value).__name__, value
@@ -147,7 +147,7 @@ def exact(value: Any) -> Any:
 
 
 def backwards(value: Any) -> Any:
-    """The same value with the keys of its objects in another order."""
+    """Return the same value with the keys of its objects in reverse order."""
     match value:
         case dict():
             return {key: backwards(value[key]) for key in reversed(value)}
@@ -175,7 +175,7 @@ STORED: Final = (
         "2a0b2944b016223e31a0c17e137bbc70a3c205ca50f024713747d7766b9d62ee",
     ),
 )
-"""Inputs, and what a journal of 0.1.0 holds as their fingerprint."""
+"""Inputs, and their fingerprints in a journal of version 0.1.0."""
 
 
 @pytest.mark.parametrize(("text", "stored"), STORED)
@@ -229,7 +229,7 @@ def test_a_fingerprint_ignores_the_order_of_namespaces_but_not_of_patterns() -> 
     assert fingerprint("echo", None, {"tool.call": ["*"], "fs.read": ["/b", "/a"]}, None, None) != one
 
 
-# What is kept.
+# State that is kept for a key.
 
 
 def test_a_key_belongs_to_its_principal() -> None:
@@ -317,7 +317,7 @@ def test_a_full_table_of_keys_names_its_limit() -> None:
     assert keys.room(ALICE, 0, limits) is None
 
 
-# When it goes.
+# The end of a key.
 
 
 def test_a_key_expires_a_day_after_the_end_of_its_job() -> None:

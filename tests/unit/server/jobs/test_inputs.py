@@ -1,4 +1,4 @@
-"""Inputs stay JSON until their agent asks, and count for what their values take (§7.1, §14)."""
+"""Inputs stay JSON until their agent asks for them, and count for the memory of their values (§7.1, §14)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def read_input(json: bytes) -> Input:
 
 
 def taken(json: bytes) -> int:
-    """Bytes that the value of a JSON text takes."""
+    """Return the bytes of memory that the value of a JSON text takes."""
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -201,7 +201,7 @@ def test_the_json_of_an_input_is_dropped_when_its_value_is_taken() -> None:
     assert (start.input, start.take_input(), start.input) == ({"a": [1]}, {"a": [1]}, None)
 
 
-# Their bytes in the account of their principal.
+# The bytes of inputs in the account of their principal.
 
 
 def world_of(**limits: Any) -> World:
@@ -209,19 +209,19 @@ def world_of(**limits: Any) -> World:
 
 
 def pinned(world: World) -> tuple[int, int]:
-    """Bytes that cannot go, of alice and of all."""
+    """Return the bytes that cannot be freed, of alice and of all principals."""
     return world.state.holdings.pinned_by(ALICE), world.state.holdings.pinned
 
 
 def submit(peer: Peer, size: int, **payload: Any) -> Frame:
-    """Submit a text whose JSON has so many bytes; returns the answer."""
-    peer.world.advance(1)  # Who was refused is not read for a second.
+    """Submit a text with this number of bytes as JSON, and return the answer."""
+    peer.world.advance(1)  # After a refusal the connection is not read for a second.
     [answer] = peer.send("job.submit", {"agent": "echo", "input": "x" * (size - 2), **payload})
     return answer
 
 
 def counted(size: int) -> int:
-    """What a text counts for whose JSON has so many bytes."""
+    """Return the bytes that a text counts for, if its JSON has this size."""
     return Input.of(b'"' + b"x" * (size - 2) + b'"').size
 
 
@@ -270,7 +270,7 @@ def test_the_bytes_of_an_input_are_unpinned_with_its_job(end: str) -> None:
     assert pinned(world) == (counted(100_000),) * 2
     if end == "cancel":
         peer.cancel(job)
-        assert pinned(world) == (counted(100_000),) * 2  # Until the agent has stopped.
+        assert pinned(world) == (counted(100_000),) * 2  # The input counts until the agent has stopped.
         world.stopped(job)
     else:
         getattr(world, end)(job)
@@ -342,7 +342,7 @@ def test_a_restart_with_smaller_limits_keeps_the_jobs_and_no_event() -> None:
     assert pinned(world) == (0, 0)
 
 
-# What waits for credentials.
+# Inputs of submits that wait for credentials.
 
 
 def test_inputs_of_waiting_submits_are_pinned() -> None:
@@ -354,7 +354,7 @@ def test_inputs_of_waiting_submits_are_pinned() -> None:
         peer.send("job.submit", given)
         assert pinned(world) == ((number + 1) * size,) * 2
     held = [turn.envelope for session in world.state.sessions.values() for turn in session.turns]
-    assert all(len(bytes(envelope.payload)) < 100 for envelope in held)  # No message is kept with it.
+    assert all(len(bytes(envelope.payload)) < 100 for envelope in held)  # Messages are not kept.
     first, second, _ = world.asked
     world.issue(alias=first)
     assert pinned(world) == (3 * size,) * 2
@@ -384,5 +384,5 @@ def test_waiting_submits_above_the_share_of_bytes_are_refused() -> None:
 
 
 def test_numbers_count_as_items_and_for_half_of_their_digits() -> None:
-    """What is outside of strings counts for no character: 1,000 items of 40 bytes, a list of 64."""
+    """Check the parts: half of the 2,001 bytes of JSON, 64 for the list, and 40 for each item."""
     assert memory_of(b"[" + b",".join([b"1"] * 1_000) + b"]") == 1_000 + 64 + 40 * 1_000

@@ -1,4 +1,4 @@
-"""Listing over the wire: what is shown, in which order, page by page."""
+"""Listings over the wire: their entries, the order of these, and pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKENS = {"tok-alice": "alice", "tok-bob": "bob", "tok-carol": "carol"}
 
 
 def listed(peer: Peer, **request: Any) -> dict[str, Any]:
-    """One page."""
+    """Return a page of a listing."""
     [frame] = peer.send("session.list_jobs", request)
     assert frame["type"] == "session.jobs", frame
     assert "event_seq" not in frame
@@ -35,7 +35,7 @@ def ids(page: dict[str, Any]) -> list[str]:
 
 
 def pages(peer: Peer, **request: Any) -> list[list[str]]:
-    """All pages, each as its jobs."""
+    """Return all pages of a listing, each as the ids of its jobs."""
     found = []
     cursor = None
     while True:
@@ -219,7 +219,7 @@ def test_a_page_holds_an_entry_that_fits_to_the_byte() -> None:
 
 
 def test_a_full_page_fits_a_frame_with_any_request_id() -> None:
-    """Each character of the id takes six bytes as JSON."""
+    """Send an id each of whose characters takes six bytes as JSON."""
     peer = four_jobs(length_that_fills_a_page())
     [page] = peer.send("session.list_jobs", id="\x01" * MAX_ID_LENGTH)
     assert len(page["payload"]["jobs"]) == 3 and page["payload"]["next_cursor"]
@@ -230,7 +230,7 @@ def test_a_full_page_fits_a_frame_with_any_request_id() -> None:
 
 
 def statuses(world: World, peer: Peer) -> dict[str, str]:
-    """A job in each status but pending, which passes at once."""
+    """Return a job in each status but pending, which lasts for no time."""
     jobs = {name: peer.submit(max_runtime_sec=5) for name in ("timed_out", "success", "error", "cancelled")}
     world.finish(jobs["success"])
     world.fail(jobs["error"])
@@ -313,7 +313,7 @@ def test_a_filter_that_matches_little_searches_a_limited_number_of_jobs() -> Non
     assert found == [[], [], [rare]]
 
 
-# How long.
+# The lifetime of entries and cursors.
 
 
 def test_a_finished_job_is_listed_during_its_retention() -> None:
@@ -356,7 +356,7 @@ def test_a_cursor_survives_a_restart() -> None:
 
 
 def submit(world: World, count: int) -> None:
-    """Submit so many jobs, one a second."""
+    """Submit a number of jobs, one a second."""
     peer = world.client()
     for _ in range(count):
         world.advance(1)
@@ -368,7 +368,7 @@ def submit(world: World, count: int) -> None:
     [
         (49, {}, 1),
         (50, {}, 2),
-        (120, {}, 3),  # A page of 100.
+        (120, {}, 3),  # A page has 100 jobs.
         (120, {"limit": 40}, 1),
         (120, {"limit": 1, "filter": {"agent": "echo"}}, 3),
         (120, {"filter": {"agent": "nothing"}}, 3),
@@ -382,7 +382,7 @@ def test_a_listing_counts_as_requests_by_the_jobs_searched(
     submit(world, jobs)
     peer = world.client()
     listed(peer, **request_)
-    for number in range(60 - cost):  # Twice as many at once.
+    for number in range(60 - cost):  # A burst may have twice the number of a second.
         assert peer.send("session.ping", {"nonce": f"{number}"})[0]["type"] == "session.pong"
     [frame] = peer.send("session.ping", {"nonce": "late"})
     assert (frame["type"], frame["payload"]["details"]["limit"]) == ("session.error", "requests_per_sec")

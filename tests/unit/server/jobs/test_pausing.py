@@ -1,4 +1,4 @@
-"""An agent waits for transport and journal: one wait, whatever the reasons, told in time and once."""
+"""An agent waits for transport and journal: both give one pause and one resume, in time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arcp_proto.server.jobs.stage import AgentStage
 from tests.unit.server.jobs.test_back_pressure import QUARTER, QUIET, emits, held, told
 from tests.unit.world import Peer, World
 
-# When an agent is told.
+# The time of a pause.
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_resumed_session_pauses_for_events_that_are_not_durable(world: World) 
     assert told(world, job) == []
     again = world.connect()
     again.hello(resume={"resume_token": peer.token, "last_event_seq": 0})
-    world.persist()  # The host is asked for the verdict no earlier.
+    world.persist()  # The verdict waits for the records.
     emits(world, job, QUARTER)
     assert told(world, job)[:1] == [PauseJob]
     world.persist()

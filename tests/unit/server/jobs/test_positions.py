@@ -32,12 +32,12 @@ JOURNAL: Final = msgspec.structs.replace(
 
 
 def told(peer: Peer, job_id: str) -> list[int]:
-    """The positions of what came of a job, in the order in which it came."""
+    """Return the positions of the events of a job, in the order of receipt."""
     return [frame["payload"]["job_seq"] for frame in peer.about(job_id)]
 
 
 def observer(world: World, job_id: str, features: tuple[str, ...] = TOLD, **subscribe: Any) -> Peer:
-    """A client that observes a job, and has had what it asked for."""
+    """Return a client that observes a job, and has received the history that it asked for."""
     peer = world.client(features=features)
     ask(peer, job_id, **subscribe)
     return peer
@@ -155,7 +155,7 @@ def test_notices_and_job_cancelled_have_no_position() -> None:
 
 
 def test_a_long_inline_result_has_the_same_position_as_behind_chunks() -> None:
-    """The chunks that the runtime writes for others come before the terminal: a gap where it is whole."""
+    """Check the gap of a whole result: its chunks, for other sessions, have positions before the terminal."""
     world = World(journal=True)
     home = world.client(features=TOLD)
     job = home.submit()
@@ -205,7 +205,7 @@ def test_collected_events_have_consecutive_positions(world: World) -> None:
     assert [text for text in texts if text is not None] == list(map(str, range(1_200)))
 
 
-# What a client asks for.
+# Positions in the requests of a client.
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -377,7 +377,7 @@ def test_positions_continue_after_a_restart(snapshot: bool, cut: bool) -> None:
 
 
 def before_positions(record: Record) -> Record:
-    """A record as a version wrote it that knew no positions."""
+    """Return a record as a version without positions wrote it."""
     fields: dict[str, Any] = msgspec.msgpack.decode(encode_record(record))
     fields.pop("position", None)
     fields.pop("positions", None)

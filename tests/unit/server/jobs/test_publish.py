@@ -1,4 +1,4 @@
-"""Numbers, acks and lag: how what is numbered reaches the sessions that get it."""
+"""Numbers, acks and lag: numbered events on their way to sessions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def acked(peer: Peer, seq: int) -> list[Frame]:
 
 
 def notices(peer: Peer) -> list[Frame]:
-    """Where the session was told that it does not keep up."""
+    """Return the notices to the session about its lag."""
     events = peer.of("job.event")
     return [frame for frame in events if frame["payload"]["body"].get("phase") == "back_pressure"]
 
@@ -226,7 +226,7 @@ def test_events_that_a_session_does_not_take_do_not_delay_its_ping() -> None:
 
 
 def held(world: World) -> Peer:
-    """A client of whom nothing more is durable."""
+    """Return a client whose later records are not durable."""
     peer = world.client()
     world.durable = False
     return peer
@@ -266,7 +266,7 @@ def test_the_welcome_of_a_resume_waits_until_its_token_is_durable() -> None:
     world.durable = False
     world.emit(job)
     again = world.resumed(peer, 0)
-    world.persist()  # The host is asked no earlier.
+    world.persist()  # The verdict waits for the records.
     assert again.frames == []
     world.persist()
     assert [frame["type"] for frame in again.frames] == ["session.welcome", "job.event", "job.event"]
@@ -334,7 +334,7 @@ def test_a_pause_ends_with_the_session() -> None:
 
 
 def test_an_ack_that_frees_nothing_rearms_the_notice_of_a_lag() -> None:
-    """What is acknowledged was evicted before, so that the log itself does not change."""
+    """Acknowledge events that were evicted before, so that the log does not change."""
     world = World(QUIET, limits=Limits(back_pressure_events=5, max_session_bytes=2_000))
     peer = world.client()
     job = peer.submit()
@@ -354,7 +354,7 @@ def test_an_ack_that_frees_nothing_rearms_the_notice_of_a_lag() -> None:
 
 
 def test_a_lagging_session_is_told_once_it_submits_a_job(world: World) -> None:
-    """Without a job there is nothing to tell it on."""
+    """Check that a session without a job gets no notice, which belongs to a job."""
     submitter, observer = world.client(), world.client()
     job = submitter.submit()
     observer.send("job.subscribe", {"job_id": job})

@@ -1,4 +1,4 @@
-"""What an agent returns: inline or in chunks, and always in frames that every peer can read."""
+"""Results of agents: inline or in chunks, and always in frames that each peer can read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GO_ID = "01972f3e-0000-7000-8000-000000000000"
 
 
 def chunks_of(peer: Peer) -> list[Frame]:
-    """The bodies of the chunks received, checked for order and end."""
+    """Return the bodies of the chunks received, and check their order and their end."""
     bodies = [frame["payload"]["body"] for frame in peer.of("job.event")]
     assert [body["chunk_seq"] for body in bodies] == list(range(len(bodies)))
     assert len(dict.fromkeys(body["result_id"] for body in bodies)) == 1
@@ -35,12 +35,12 @@ def chunks_of(peer: Peer) -> list[Frame]:
 
 
 def narrow(world: World, **hello: Any) -> Peer:
-    """A client over stdio, whose frames are not long."""
+    """Return a client over stdio, where a frame may not be long."""
     return world.client(framing=Framing.LINES, **hello)
 
 
 def longest(peer: Peer) -> int:
-    """Bytes of the longest frame, without the newline of a line."""
+    """Return the bytes of the longest frame, without the newline of a line."""
     return max(len(raw.rstrip(b"\n")) for raw in peer.raw)
 
 
@@ -199,7 +199,7 @@ def test_a_result_is_inline_in_long_frames_and_in_chunks_elsewhere() -> None:
     assert (end["content_type"], end["summary"]) == ("application/json", "big")
     assert deaf.frames[-1]["payload"] == end
     assert max(longest(small), longest(deaf)) <= FRAME
-    # Who comes later gets it in chunks, whatever its frames; also after a restart, and by the key.
+    # A later session gets chunks for any frame size; also after a restart, and by the key.
     world.restart()
     late, again = world.client(), world.client()
     late.send("job.subscribe", {"job_id": job, "history": True, "from_event_seq": 1})
@@ -210,7 +210,7 @@ def test_a_result_is_inline_in_long_frames_and_in_chunks_elsewhere() -> None:
         assert json.loads(joined([frame["payload"]["body"] for frame in chunks])) == result
         assert peer.frames[-1]["payload"] == end
     resumed = world.resumed(home, 1)
-    assert resumed.numbered == home.numbered[1:]  # Byte for byte, by another process.
+    assert resumed.numbered == home.numbered[1:]  # The frames are the same bytes after the restart.
     assert world.resumed(small, 0).numbered[-4:] == small.numbered[-4:]
 
 
@@ -237,7 +237,7 @@ def test_a_session_opened_over_stdio_has_no_long_frames(world: World) -> None:
 
 
 def test_a_long_result_takes_at_most_a_quarter_of_a_log_and_history() -> None:
-    """What a log cannot hold would be lost before it was sent."""
+    """Check that a result that a log cannot hold is sent in chunks, so that it is not lost."""
     world = World(limits=Limits(max_session_bytes=400_000))
     peer = world.client()
     for size, inline in ((99_000, True), (101_000, False)):
@@ -387,7 +387,7 @@ def test_a_stream_above_its_limit_stays_refused() -> None:
     assert world.stops() == [job]
 
 
-# Whatever it is, no frame is ever too large.
+# The size of frames, with any result.
 
 
 PIECE = st.one_of(

@@ -1,4 +1,4 @@
-"""Costs: exact from the wire's digits to the counter, told as §9.6 says, held back while they are open."""
+"""Costs: exact from the digits of the wire to the counter, reported as in §9.6, and reserved while open."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def budget(*amounts: str, **config: Any) -> Gate:
 
 
 def numbers(gate: Gate, name: str = REMAINING) -> list[Any]:
-    """The values of a metric, digit by digit."""
+    """Return the values of a metric, with their exact digits."""
     frames = [msgspec.json.decode(raw, type=dict[str, msgspec.Raw])["payload"] for raw in gate.peer.numbered]
     bodies = [msgspec.json.decode(frame, type=dict[str, Any]).get("body", {}) for frame in frames]
     return [body["value"] for body in bodies if body.get("name") == name]
@@ -39,7 +39,7 @@ def states(gate: Gate) -> Any:
     return gate.job.budget.remaining, gate.job.budget.held, gate.job.holds, gate.said()
 
 
-# What spends.
+# Events that spend.
 
 
 def test_a_cost_reduces_the_counter_of_its_currency() -> None:
@@ -182,7 +182,7 @@ def test_a_decimal_is_written_digit_by_digit_in_any_metric() -> None:
     assert b'{"name":"ratio","value":-0.1234567890123456789}' in gate.peer.numbered[0]
 
 
-# What is told.
+# Reports of the remaining budget.
 
 
 def test_the_remaining_budget_follows_the_cost() -> None:

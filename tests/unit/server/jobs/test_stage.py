@@ -1,4 +1,4 @@
-"""The stages of a job and of its agent: what the tables say, and that a runtime makes every transition."""
+"""The stages of a job and of its agent: the tables, and a runtime that makes every transition of them."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_only_the_stage_ended_means_that_a_job_has_ended() -> None:
 
 
 class Staged(Provided):
-    """A journal, a client whose jobs get credentials, and one whose jobs get none."""
+    """A runtime with a journal, a client whose jobs get credentials, and one whose jobs get none."""
 
     def __init__(self) -> None:
         super().__init__(CONFIG)
@@ -119,21 +119,21 @@ class Staged(Provided):
         self.other = self.client(features=FEATURES)
 
     def plain(self, agent: str = "echo") -> JobId:
-        """A job without credentials that runs."""
+        """Submit a job without credentials that runs, and return its id."""
         return self.other.submit(agent, lease_request=LEASE)
 
     def secret(self, agent: str = "echo") -> JobId:
-        """A job with credentials that runs."""
+        """Submit a job with credentials that runs, and return its id."""
         return self.job(self.peer, agent=agent, lease_request=LEASE)
 
     def delegated(self, parent: JobId) -> JobId:
-        """A child of a job; that of a job with credentials waits for its own."""
+        """Delegate from a job, and return the child; a child of a job with credentials waits for its own."""
         child = self.runtime.agents.delegate(parent, "echo", None, {"fs.read": ["/a/b"]}, now=self.now)
         self.take()
         return child
 
     def pair(self, *, secret: bool = False, agent: str = "echo") -> tuple[JobId, JobId]:
-        """A job and its child, which run."""
+        """Return a job and its child, both of which run."""
         parent = self.secret(agent) if secret else self.plain(agent)
         child = self.delegated(parent)
         if secret:
@@ -145,13 +145,13 @@ class Staged(Provided):
         self.take()
 
     def cancel(self, job: JobId) -> None:
-        """The client that has submitted a job cancels it."""
+        """Cancel a job as the client that has submitted it."""
         session_id = self.state.jobs[job].terms.session_id
         peer: Peer = next(one for one in (self.peer, self.other) if one.session_id == session_id)
         peer.cancel(job)
 
     def revoked(self, job: JobId) -> None:
-        """The credentials of a job are revoked."""
+        """Report the credentials of a job as revoked."""
         for provision in self.state.provisions.of_job(job):
             self.revoke(provision.alias)
 
@@ -198,7 +198,7 @@ def leaves_before_it_starts(world: Staged) -> None:
 
 
 def is_kept(world: Staged) -> JobId:
-    world.plain()  # It keeps the runtime from its end.
+    world.plain()  # This job keeps the runtime from its end.
     world.runtime.hand_over(now=world.now)
     world.take()
     world.other.send("job.submit", {"agent": "echo", "lease_request": LEASE})
@@ -313,7 +313,7 @@ def leaves_and_returns_before_its_child(world: Staged) -> None:
 
 
 def is_left_and_cancelled(world: Staged) -> None:
-    world.plain()  # It keeps the runtime from its end.
+    world.plain()  # This job keeps the runtime from its end.
     job = leaves(world)
     world.stopped(job)
     world.cancel(job)
@@ -414,7 +414,7 @@ STORIES: Final[dict[Callable[[Staged], object], tuple[tuple[JobStage, JobStage],
     is_left_and_returns_with_credentials: ((J.LEFT, J.REVOKING),),
     is_left_and_returns_before_its_child: ((J.LEFT, J.WAITING_FOR_CHILDREN),),
 }
-"""How each transition of a job comes about."""
+"""A way to each transition of a job."""
 
 A: Final = AgentStage
 AGENT_STORIES: Final[dict[Callable[[Staged], object], tuple[tuple[AgentStage, AgentStage], ...]]] = {
@@ -423,7 +423,7 @@ AGENT_STORIES: Final[dict[Callable[[Staged], object], tuple[tuple[AgentStage, Ag
     is_over_before_it_is_asked_for: ((A.HELD, A.NONE),),
     starts_without_a_journal: ((A.NONE, A.ASKED), (A.ASKED, A.NONE)),
 }
-"""How each transition of an agent comes about."""
+"""A way to each transition of an agent."""
 
 
 def test_each_transition_has_a_story() -> None:
@@ -437,7 +437,7 @@ def test_each_transition_has_a_story() -> None:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
-    """The transitions of all jobs and agents, as they are made."""
+    """Return a list to which the transitions of all jobs and agents are added as they are made."""
     made: list[tuple[Any, Any]] = []
     goes_to, recorded, agent_goes_to = Job.goes_to, Job.recorded, Job.agent_goes_to
 
@@ -501,7 +501,7 @@ def test_a_child_that_has_decided_its_end_outlives_the_grace_of_a_parent_that_is
     world.finish(child)
     world.advance(1)
     world.shut_down()
-    world.advance(5)  # The grace of the grandchild is over, its credentials are not revoked.
+    world.advance(5)  # The grace of the grandchild is over, and its credentials are not revoked.
     stages = {job: world.state.jobs[job].stage for job in (parent, child, grandchild)}
     assert stages == {
         parent: JobStage.LEFT,
@@ -519,7 +519,7 @@ def test_a_stopped_agent_is_not_reported_as_running_after_the_grace_of_its_paren
     world.cancel(parent)
     world.advance(4)
     world.stopped(child)
-    world.advance(1)  # The grace of the parent is over, the credentials of the child are not revoked.
+    world.advance(1)  # The grace of the parent is over, and the credentials of the child are not revoked.
     world.revoked(child)
     world.revoked(parent)
     [first, second] = [one for one in world.records if isinstance(one, JobEndedRecord)]

@@ -1,4 +1,4 @@
-"""Submitting under a key without running twice, and who may cancel what."""
+"""Submits with a key run once, and a job is cancelled only by its submitting session."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ JOURNAL = msgspec.structs.replace(CONFIG, journal=True)
 SHORT = Limits(retention_sec=10)
 NO_CHUNKS = tuple(name for name in FEATURES if name != "result_chunk")
 PYPI: dict[str, Any] = {"agents": []}
-"""What a hello of the PyPI peer has among its capabilities."""
+"""The capabilities in the hello of the PyPI peer."""
 
 
 def keyed(peer: Peer, key: str = "k", **payload: Any) -> list[Frame]:
-    """A submit under a key; what came back at once."""
+    """Submit with a key, and return the frames that are received at once."""
     return peer.send("job.submit", {"agent": "echo", "idempotency_key": key, **payload})
 
 
 def settled(world: World, peer: Peer) -> list[Frame]:
-    """What comes once histories have been numbered, too."""
+    """Return the frames that are received once histories have been numbered."""
     before = len(peer.frames)
     world.advance(0.001)
     return peer.frames[before:]
@@ -37,7 +37,7 @@ def jobs_of(world: World) -> list[str]:
     return [request.job_id for request in world.all(StartJob)]
 
 
-# The same key and the same submit.
+# A repeated key with the same submit.
 
 
 def test_a_repeated_key_gets_the_first_payload_and_starts_nothing(world: World, peer: Peer) -> None:
@@ -250,7 +250,7 @@ def test_a_repeated_key_accepts_the_same_submit_in_another_spelling(
     assert len(world.all(StartJob)) == 1
 
 
-# The same key and another submit.
+# A repeated key with another submit.
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_repeated_key_may_have_another_trace(peer: Peer) -> None:
     assert again["payload"]["trace_id"] == first["payload"]["trace_id"] == "a" * 32
 
 
-# How long.
+# The lifetime of a key.
 
 
 def test_a_key_is_kept_for_a_day_after_the_end_of_its_job() -> None:

@@ -1,4 +1,4 @@
-"""Submits wait for credentials, and for those before them; nothing else does (§7.1, §9.8)."""
+"""Submits wait for credentials and for earlier submits; other messages do not wait (§7.1, §9.8)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.unit.world import FEATURES, UNIX, Frame, Peer
 
 
 def submit(peer: Peer, **payload: Any) -> list[Frame]:
-    """A submit; what came back at once."""
+    """Submit a job, and return the frames that are received at once."""
     return peer.send("job.submit", {"agent": "echo", "input": None, **payload})
 
 
 def answers(peer: Peer) -> list[tuple[str, str]]:
-    """What submits were answered with, and which; the hello was the first request."""
+    """Return the type of each answer to a submit, with its number; the hello was the first request."""
     return [
         (frame["type"], f"req{int(frame['payload']['request_id'][3:]) - 1}")
         for frame in peer.frames
@@ -33,7 +33,7 @@ def answers(peer: Peer) -> list[tuple[str, str]]:
 
 
 def assert_nobody_waits(world: Provided) -> None:
-    """Every submit is answered, and no key is kept for one."""
+    """Check that every submit is answered, and that no key is kept for a waiting one."""
     assert not any(session.turns for session in world.state.sessions.values())
     issuing = world.state.issuing
     assert not (issuing.keys or issuing.wanted or issuing.submits)
@@ -66,7 +66,7 @@ def test_only_submits_wait_in_the_queue(world: Provided, peer: Peer) -> None:
     assert len(jobs["payload"]["jobs"]) == 1
     [refused] = peer.send("job.subscribe", {"job_id": "job_unknown"})
     assert refused["payload"]["code"] == "JOB_NOT_FOUND"
-    world.advance(1)  # Until its connection is read again.
+    world.advance(1)  # A refusal stops reading for a second.
     assert peer.cancel(job)[0]["type"] == "job.cancelled"
 
 
@@ -125,7 +125,7 @@ def test_a_later_duplicate_waits_behind_one_that_is_judged_anew(world: Provided,
     first, second = world.asked
     world.refuse(alias=first)
     submit(peer, idempotency_key="k")
-    assert world.asked == [first, second]  # Ahead of the third it would wait for the answer to that one.
+    assert world.asked == [first, second]  # The fourth waits behind the third, which has the same key.
     world.issue(alias=second)
     world.issue()
     assert len(world.asked) == 3
@@ -188,7 +188,7 @@ def test_a_submit_refused_before_its_turn_leaves_its_key_free(world: Provided, p
 def test_a_submit_repeated_after_a_resume_is_refused_once(world: Provided, peer: Peer) -> None:
     submit(peer)
     again = world.resumed(peer, 0, features=WITH, replies=True)
-    world.refuse()  # To nobody: the client asks again on this connection.
+    world.refuse()  # No error is sent: the client asks again on this connection.
     assert again.of("session.error") == []
     again.send("job.submit", {"agent": "echo", "input": None}, id="req2")
     assert len(world.asked) == 2
@@ -243,7 +243,7 @@ def test_a_submit_repeated_after_a_resume_is_carried_out_once(world: Provided, p
 
 @pytest.mark.parametrize("framing", Framing)
 def test_a_connection_is_not_read_while_too_many_submits_wait(framing: Framing) -> None:
-    """What comes all the same is held, and is carried out when there is room: no submit is refused."""
+    """Send submits while the connection is not read: they are held, and carried out when there is room."""
     world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(max_session_waiting_submits=2)))
     peer = world.client(framing=framing)
     job = world.job(peer)
@@ -267,7 +267,7 @@ def test_a_connection_is_not_read_while_too_many_submits_wait(framing: Framing) 
 
 
 def test_reading_continues_without_an_input_when_submits_are_answered() -> None:
-    """A provisioner that never answers holds submits for so long as credentials may take to come."""
+    """Let the provisioner never answer: submits wait for as long as credentials may take."""
     limits = Limits(max_session_waiting_submits=2, issue_timeout_sec=30)
     world = Provided(msgspec.structs.replace(PROVIDED, limits=limits))
     peer = world.client(features=(*WITH, "heartbeat"))
@@ -276,8 +276,8 @@ def test_reading_continues_without_an_input_when_submits_are_answered() -> None:
     world.advance(91)
     assert [kind for kind, _ in answers(peer)] == ["session.error"] * 5
     assert peer.codes() == ["INTERNAL_ERROR"] * 5
-    assert peer.closing is None  # While it is not read its silence does not count.
-    assert len(peer.of("session.ping")) >= 2  # It is not left in silence either.
+    assert peer.closing is None  # Silence does not count while the connection is not read.
+    assert len(peer.of("session.ping")) >= 2  # The runtime still sends heartbeats.
 
 
 def test_a_session_resumed_with_too_many_waiting_submits_continues() -> None:
@@ -396,7 +396,7 @@ def test_accepted_at_is_the_time_of_the_answer(world: Provided, peer: Peer, coun
 
 
 def until(seconds: int) -> dict[str, str]:
-    """`lease_constraints` of a lease that ends so long after the world began."""
+    """Return the `lease_constraints` of a lease that ends some seconds after the beginning of the world."""
     return {"expires_at": format_time(UnixTime(UNIX + seconds * SECOND))}
 
 
@@ -530,13 +530,13 @@ def test_the_provisioner_is_not_asked_for_a_lease_without_credentials(required: 
     peer = world.client()
     submit(peer, lease_request={"tool.call": ["*"]})
     submit(peer, lease_request={"model.use": []})
-    assert len(world.asked) == (0 if required else 1)  # Without model.use any model is allowed.
+    assert len(world.asked) == (0 if required else 1)  # A lease without model.use allows any model.
     if not required:
         world.issue()
     assert answers(peer) == [("job.accepted", "req1"), ("job.accepted", "req2")]
     submit(peer, lease_request={"model.use": ["small"]})
     submit(peer, lease_request={"model.use": []})
-    assert answers(peer)[2:] == []  # The last one waits for the answer before its own.
+    assert answers(peer)[2:] == []  # The last submit waits for the answer to the one before it.
     world.issue()
     assert answers(peer)[2:] == [("job.accepted", "req3"), ("job.accepted", "req4")]
     assert len(world.asked) == (1 if required else 2)
