@@ -1,4 +1,4 @@
-"""What each record does: one table, live and in recovery alike."""
+"""The effect of each record, by one table for live operation and recovery."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ OBSERVED = records.Observed(OTHER, JOB, None)
 
 
 def applied(*made: Record) -> Runtime:
-    """A runtime to which records were applied, without what recovery decides by itself."""
+    """Return a runtime to which records were applied, without the decisions of a recovery."""
     runtime = Runtime(CONFIG, seed=SEED, now=START, unix=UNIX)
     apply(state_of(runtime), *made)
     return runtime

@@ -1,4 +1,4 @@
-"""Facts: written as bytes, read again, and without a secret."""
+"""Records: they are written as bytes, read again, and hold no secret."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ JOURNAL = msgspec.structs.replace(CONFIG, journal=True)
 
 
 def busy() -> tuple[World, list[Peer]]:
-    """A world in which nearly everything has happened."""
+    """Return a world in which most kinds of records were made, and its clients."""
     world = World(JOURNAL)
     peer, other = world.client(), world.client()
     job = peer.submit(lease_request={"cost.budget": ["USD:1"]}, max_runtime_sec=3, idempotency_key="k")

@@ -1,4 +1,4 @@
-"""A restart: what every session and job is afterwards."""
+"""A restart: the state of each session and job afterwards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AGAIN = msgspec.structs.replace(JOURNAL, agents=(AgentInfo("echo", restartable=T
 
 
 def started(world: World, events: int = 0, **submit: Any) -> tuple[Peer, str]:
-    """A client with a job that has emitted."""
+    """Return a client with a job that has emitted some events, and the job."""
     peer = world.client()
     job = peer.submit(**submit)
     for _ in range(events):
@@ -354,7 +354,7 @@ def test_the_retention_of_a_long_job_begins_at_its_end(world: World) -> None:
     assert world.state.jobs[job].ended
 
 
-# What recovery decides.
+# Decisions of a recovery.
 
 
 def test_decisions_of_recovery_are_handed_out_by_the_first_take(world: World) -> None:

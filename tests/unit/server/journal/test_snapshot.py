@@ -1,4 +1,4 @@
-"""A snapshot is every record before it: restoring either gives the same."""
+"""A snapshot stands for every record before it: both restore the same state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def restored(world: World, records: list[Record]) -> Runtime:
 
 
 def law(world: World) -> Runtime:
-    """The snapshot restores what all records restore, and decides the same; returns it."""
+    """Check that the snapshot restores the state and the decisions of all records, and return the runtime."""
     one = restored(world, world.runtime.snapshot())
     other = restored(world, world.records)
     assert one.snapshot() == other.snapshot()
@@ -182,7 +182,7 @@ def test_a_job_keeps_its_number_when_others_are_forgotten() -> None:
 
 @pytest.mark.parametrize("first", ["records", "snapshot"])
 def test_a_runtime_continues_equally_from_snapshot_and_records(first: str) -> None:
-    """Frames after a restart are the same bytes, whether the journal was compacted or not."""
+    """Compare the bytes of frames after a restart, with and without a compaction of the journal."""
 
     def frames(records: list[Record], world: World, peer: Peer) -> list[bytes]:
         again = World(world.config, runtime=restored(world, records))

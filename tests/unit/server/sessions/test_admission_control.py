@@ -1,4 +1,4 @@
-"""What one peer, one principal and all of them may take, by a virtual clock."""
+"""The limits of a peer, of a principal and of all principals, under a virtual clock."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def details(frame: Frame) -> dict[str, Any]:
 
 
 def refused(frames: list[Frame], limit: str, most: int) -> None:
-    """One error, as a limit that passes with time has it."""
+    """Check that the only frame is the error for a limit that passes with time."""
     [error] = frames
     assert error["type"] == "session.error"
     payload = error["payload"]
@@ -193,7 +193,7 @@ def test_a_group_with_a_session_again_is_not_forgotten(left: str) -> None:
         again.drop()
     else:
         again.slow = True
-        again.send("session.close", {})  # Its answer waits for the transport.
+        again.send("session.close", {})  # The answer waits for the transport.
         world.advance(1)
     assert (len(standing.sessions), standing.connections) == ((1, 0) if left == "session" else (0, 1))
     world.client("tok-bob").drop()
@@ -255,7 +255,7 @@ def test_a_replay_of_a_recording_keeps_the_order_of_paused_requests() -> None:
                 continue
             if peer in lines:
                 peer.feed(b'{"type":"session.ping","id":"x","payload":{"nonce":"n"}}\n' * 4)
-            else:  # A driver that does not look at `reading`.
+            else:  # This driver ignores `reading`.
                 ping(peer)
         world.advance(0.5)
     again = replay(recording)
@@ -522,7 +522,7 @@ def test_an_origin_that_another_host_throttles_is_throttled_until_its_allowance_
     member = world.client()
     assert not world.runtime.throttles("192.0.2.1:1", now=world.now)
     world.runtime.throttle("192.0.2.1:1", now=world.now)
-    world.runtime.throttle("192.0.2.1:2", now=world.now)  # It takes no longer for that.
+    world.runtime.throttle("192.0.2.1:2", now=world.now)  # The throttle does not last longer for that.
     assert world.runtime.throttles("192.0.2.1:3", now=world.now)
     assert not world.runtime.throttles("192.0.2.2:1", now=world.now)
     refused(world.connect(peer="192.0.2.1:4").hello(), "failed_authentications", 3)

@@ -1,4 +1,4 @@
-"""When what is kept was noted: coarse marks."""
+"""The ages of numbers in a log, which are kept as coarse marks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arcp_proto.server.sessions.event_log import MARK, Ages
 
 
 def ages_of(*seconds: float) -> Ages:
-    """Numbers from 1 on, noted at these times."""
+    """Return an index of numbers from 1 on, which were noted at these times."""
     ages = Ages()
     for number, second in enumerate(seconds, 1):
         ages.note(number, at(second))

@@ -18,7 +18,7 @@ JOURNAL = msgspec.structs.replace(CONFIG, journal=True)
 
 
 def opened(world: World, seconds: float | None, **resume: Any) -> Peer:
-    """Return a client that the host verified, for so many seconds or for ever."""
+    """Return a client that the host has verified for a number of seconds, or without an end."""
     peer = world.connect()
     peer.hello(resume=resume or None)
     expires = None if seconds is None else world.state.unix + int(seconds * SECOND)
@@ -34,12 +34,12 @@ def by_token(world: World, peer: Peer) -> Peer:
 
 
 def asked(world: World) -> int:
-    """Return how often the host was asked."""
+    """Return the number of times that the host was asked to authenticate."""
     return len(world.all(Authenticate))
 
 
 def refused(peer: Peer) -> None:
-    """Check that a resume was refused for want of a bearer, and that the connection closes."""
+    """Check that a resume without a bearer token was refused, and that the connection closes."""
     (frame,) = peer.frames
     assert (frame["type"], frame["payload"]["code"]) == ("session.error", "UNAUTHENTICATED")
     assert "fresh token" in frame["payload"]["message"]

@@ -198,7 +198,7 @@ def test_a_guest_submits_and_cancels_nothing(kind: str, payload: dict[str, Any])
     assert audited(world, "guest_denied") == [("carol", facts)]
 
 
-# Who becomes a guest.
+# The admission of guests.
 
 
 def test_a_guest_is_an_audit_fact() -> None:

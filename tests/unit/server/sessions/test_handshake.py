@@ -1,4 +1,4 @@
-"""How a session goes on: who may resume it, with which token, and what it gets again."""
+"""Sessions that continue: the clients and tokens that may resume one, and the events that are sent again."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SMALL = msgspec.structs.replace(CONFIG, limits=Limits(max_session_events=16))
 
 
 def session_of(world: World) -> Session:
-    """The only session."""
+    """Return the only session."""
     [session] = world.state.sessions.values()
     return session
 
 
 def started(world: World, events: int = 3, **hello: Any) -> tuple[Peer, str]:
-    """A client with a job that has emitted."""
+    """Return a client with a job that has emitted some events, and the job."""
     peer = world.client(**hello)
     job = peer.submit()
     for _ in range(events):
@@ -37,21 +37,21 @@ def started(world: World, events: int = 3, **hello: Any) -> tuple[Peer, str]:
 
 
 def attempt(world: World, token: str, last: int = 0, bearer: str = "tok-alice", **resume: Any) -> Peer:
-    """A connection that asks for the session of a token."""
+    """Return a connection that has asked for the session of a token with session.hello."""
     peer = world.connect()
     peer.hello(bearer, resume={"resume_token": token, "last_event_seq": last, **resume})
     return peer
 
 
 def asked_by_token(world: World, token: str, last: int = 0, **fields: Any) -> Peer:
-    """A connection that asks with session.resume."""
+    """Return a connection that has asked for the session of a token with session.resume."""
     peer = world.connect()
     peer.send("session.resume", {"resume_token": token, "last_event_seq": last, **fields})
     return peer
 
 
 def refused(peer: Peer, code: str = "RESUME_WINDOW_EXPIRED", close: int = 1008) -> dict[str, Any]:
-    """The connection was refused and closes; what the error says."""
+    """Check that the connection was refused and closes, and return the payload of the error."""
     assert [frame["type"] for frame in peer.frames] == ["session.error"]
     assert peer.closing is not None and peer.closing.code == close
     assert peer.connection.phase is Phase.CLOSING
@@ -61,13 +61,13 @@ def refused(peer: Peer, code: str = "RESUME_WINDOW_EXPIRED", close: int = 1008) 
 
 
 def welcomed(peer: Peer) -> dict[str, Any]:
-    """The connection is in a session; what the welcome says."""
+    """Check that the connection is in a session, and return the payload of the welcome."""
     assert peer.frames[0]["type"] == "session.welcome"
     payload: dict[str, Any] = peer.frames[0]["payload"]
     return payload
 
 
-# What a resume gets.
+# Events that a resume sends again.
 
 
 def test_a_resumed_session_has_its_id_and_another_token(world: World) -> None:
@@ -356,7 +356,7 @@ def test_a_session_keeps_only_digests_of_its_tokens() -> None:
     assert first.token not in kept and second.token not in kept
 
 
-# Who may.
+# Resumes that are refused.
 
 
 Refuse = Callable[[World, Peer], Peer]
@@ -434,7 +434,7 @@ WAYS: list[Refuse] = [
 
 
 def bytes_of(peer: Peer) -> bytes:
-    """The answer but for its own id, which no other frame has."""
+    """Return the answer without its own id, which differs in each frame."""
     return peer.raw[0].replace(peer.frames[0]["id"].encode(), b"")
 
 
@@ -719,7 +719,7 @@ def test_a_second_takeover_supersedes_the_first(world: World) -> None:
 
 
 def expiring(world: World, seconds: float, **resume: Any) -> Peer:
-    """A client whose authentication holds for so long."""
+    """Return a client whose authentication holds for a number of seconds."""
     peer = world.connect()
     peer.hello(resume=resume or None)
     world.verdict("alice", expires=world.state.unix + int(seconds * SECOND))

@@ -1,4 +1,4 @@
-"""Who holds most: right whatever changes, and without a look at everybody (§14)."""
+"""The principal that holds most: it is right after any change, and needs no search of all (§14)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_ranking_finds_the_same_principal_as_a_full_search(steps: list[tuple[s
 
 
 def test_repeated_changes_keep_the_heap_of_a_ranking_within_its_bound() -> None:
-    """The largest never changes, so that nothing that was seen of the other comes to the top."""
+    """Keep the largest principal, so that old entries of the other one never come to the top of the heap."""
     held = {Principal("most"): 10**9, Principal("other"): 1}
     ranking = Ranking()
     for amount in range(1, 1_000):
@@ -64,7 +64,7 @@ def test_repeated_changes_keep_the_heap_of_a_ranking_within_its_bound() -> None:
 
 
 def test_a_ranking_is_given_up_when_it_is_not_asked() -> None:
-    """Principals that come and go leave nothing behind."""
+    """Check that principals that come and go leave no entries behind."""
     held = {Principal("stays"): 1}
     ranking = Ranking()
     assert ranking.first(held, lambda principal: held.get(principal, 0)) == "stays"
@@ -91,14 +91,14 @@ def test_a_ranking_keeps_no_principal_that_holds_nothing() -> None:
             assert (ranking.kept, len(ranking._changed), len(ranking._heap)) == (False, 0, 0)
 
 
-# Steps of an eviction, whatever the number of principals.
+# The steps of an eviction do not depend on the number of principals.
 
 EACH: Final = 10
 ROUNDS: Final = 200
 
 
 def steps_of(call: Callable[[], object]) -> int:
-    """Calls of Python functions and of C functions."""
+    """Return the number of calls of Python functions and of C functions."""
     count = 0
 
     def counted(frame: Any, event: str, argument: Any) -> None:
@@ -115,7 +115,7 @@ def steps_of(call: Callable[[], object]) -> int:
 
 
 def full_holdings(principals: int, **limits: int) -> Callable[[], None]:
-    """All may hold no more; what comes then drives out what the largest has."""
+    """Fill holdings to their limit, and return a call that adds events, which evict those of the largest."""
     holdings = Holdings(Limits(**limits))
     logs = {}
     for number in range(principals):

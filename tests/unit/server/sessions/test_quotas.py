@@ -1,4 +1,4 @@
-"""Who holds how many events: sums, limits, and whose events go first (§6.5)."""
+"""Quotas: the sums of events that principals hold, the limits, and the events that go first (§6.5)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WIDE: Final = Limits()
 
 
 def log_of(name: str, *times: int, size: int = 10) -> Log:
-    """A log with one event of so many bytes at each of these seconds."""
+    """Return a log with one event of this size at each of these seconds."""
     log = Log(SessionId(name))
     for at in times:
         log.append(Entry(b"head", b"x" * size), size, Monotonic(at * SECOND))
@@ -141,7 +141,7 @@ def test_a_flood_costs_no_event_of_a_principal_that_holds_less() -> None:
     assert flood.last == 900
 
 
-# Victims.
+# The holder that loses its oldest events.
 
 
 def test_the_victim_is_the_holder_of_the_oldest_event() -> None:
@@ -184,7 +184,7 @@ def test_a_holder_added_with_old_events_can_be_the_victim() -> None:
 
 
 class HoldingsMachine(RuleBasedStateMachine):
-    """Holders come, fill, empty and go while time passes; sums and victims are those of a plain look."""
+    """Holders that come, fill, empty and go while time passes; a plain search finds the same sums and victims."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class HoldingsMachine(RuleBasedStateMachine):
         )
 
     def oldest(self, principal: Principal) -> Holder | None:
-        """By looking at each; of equally old ones the first."""
+        """Return the holder with the oldest event, by a search; of equally old ones the first."""
         full = [holder for holder in self.holders[principal] if holder.events]
         return min(full, key=lambda holder: holder.oldest_at or 0, default=None)
 

@@ -1,4 +1,4 @@
-"""Finished jobs and keys count to the bytes of their principal, and the oldest go (§6.5, §7.2)."""
+"""Finished jobs and keys count for the bytes of their principal, and the oldest go first (§6.5, §7.2)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.world import CONFIG, Frame, Peer, World
 ALICE: Final = Principal("alice")
 QUIET: Final = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0, journal=True)
 WIDE: Final = {f"x-vendor.n{n}": [f"{m:02}" for m in range(64)] for n in range(28)}
-"""A lease of 9.5 KB, which takes 110 KB as lists of strings."""
+"""A lease of 9.5 KB as JSON, and of 110 KB as lists of strings."""
 
 
 def world_of(**limits: Any) -> World:
@@ -29,7 +29,7 @@ def world_of(**limits: Any) -> World:
 
 
 def finished(world: World, peer: Peer, result: Any = None, **payload: Any) -> str:
-    """A job that has ended, with all of its events acknowledged; its end is a log's for a moment, too."""
+    """Finish a job, acknowledge all of its events, the end included, and return its id."""
     job = peer.submit(**payload)
     world.finish(job, result)
     peer.send("session.ack", {"last_processed_seq": max(peer.numbers())})
@@ -146,11 +146,11 @@ def test_events_and_finished_jobs_are_freed_oldest_first() -> None:
         world.emit(job, "log", {"level": "info", "message": "x" * 1_000})
     peer.send("session.ack", {"last_processed_seq": max(peer.numbers())})
     assert held(world) > 60_000
-    second = finished(world, peer, "x" * 45_000)  # The first ten events go.
+    second = finished(world, peer, "x" * 45_000)  # This drives out the first ten events.
     assert (forgotten(world), world.state.jobs[job].history.first > 0) == ([], True)
     world.advance(5)
     third = finished(world, peer, "x" * 45_000)
-    assert forgotten(world) == [first]  # And not the last ten events, which are younger.
+    assert forgotten(world) == [first]  # The last ten events are younger, and stay.
     assert world.state.jobs[job].history.events >= 10
     assert list(world.state.jobs) == [job, second, third]
 
@@ -214,14 +214,14 @@ def keys_of(world: World, principal: str = "alice") -> list[str]:
 
 
 def forget_jobs(world: World) -> None:
-    """Let the window of finished jobs pass; keys stay for a day."""
+    """Let the retention of finished jobs pass; keys stay for a day."""
     world.advance(601)
     assert not world.state.jobs
 
 
 def test_keys_of_ended_jobs_are_pinned_until_they_are_forgotten(world: World, peer: Peer) -> None:
     job = peer.submit(idempotency_key="k")
-    assert world.state.holdings.pinned_by(ALICE) == 0  # The key of a running job is a part of it.
+    assert world.state.holdings.pinned_by(ALICE) == 0  # The key of a running job is part of the job.
     world.finish(job, "x" * 1_000)
     peer.send("session.ack", {"last_processed_seq": 1})
     forget_jobs(world)
@@ -233,7 +233,7 @@ def test_keys_of_ended_jobs_are_pinned_until_they_are_forgotten(world: World, pe
 
 
 def test_a_full_quota_does_not_forget_keys() -> None:
-    """A key that goes before its time lets a repeated submit run, and pay, twice."""
+    """Check that no key goes before its time, after which a repeated submit would run and pay twice."""
     world = world_of(max_principal_bytes=200_000)
     peer = world.client()
     keys = [f"k{number}" for number in range(5)]
@@ -244,7 +244,7 @@ def test_a_full_quota_does_not_forget_keys() -> None:
     job = peer.submit()
     for _ in range(40):
         world.emit(job, "log", {"level": "info", "message": "x" * 9_000})
-    assert world.state.jobs[job].history.first > 0  # Events go for the bytes of their principal.
+    assert world.state.jobs[job].history.first > 0  # Events go for the principal's bytes.
     assert keys_of(world) == keys
     for key, done in jobs.items():
         world.advance(1)

@@ -1,4 +1,4 @@
-"""Answers that may not have arrived: kept, bounded, dropped when something behind them was seen."""
+"""Answers that may not have arrived: they are kept within limits, until a later event is acknowledged."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_oldest_replies_are_dropped_above_their_bytes() -> None:
 
 
 def test_replies_use_no_more_memory_than_their_bytes() -> None:
-    """An encoder leaves room behind what it writes."""
+    """Measure the memory of replies, since an encoder leaves unused room behind its bytes."""
     lease = {f"x-vendor.n{number}": ["a" * 20] * 20 for number in range(17)}
     replies, limits = Replies(), Limits(max_session_replies=100, max_session_reply_bytes=10**7)
     tracemalloc.start()
@@ -126,7 +126,7 @@ def types(peer: Peer) -> list[str]:
 
 
 def deaf(world: World) -> Peer:
-    """A client that takes nothing after its welcome."""
+    """Return a client that takes no envelopes after its welcome."""
     peer = world.client()
     peer.slow = True
     return peer

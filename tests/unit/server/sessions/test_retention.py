@@ -1,4 +1,4 @@
-"""What is kept after its end, and how long."""
+"""Retention: the time for which jobs, sessions and their events are kept after their end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def limited(**limits: int) -> RuntimeConfig:
 
 
 def log_of(world: World) -> Log:
-    """Of the only session."""
+    """Return the log of the only session."""
     [session] = world.state.sessions.values()
     return session.log
 
@@ -183,7 +183,7 @@ def test_a_log_above_its_bytes_evicts_its_oldest_events() -> None:
 
 @pytest.mark.parametrize("limit", ["max_principal_events", "max_principal_bytes"])
 def test_events_of_a_principal_are_freed_by_64ths_of_its_limit(limit: str) -> None:
-    """Everything is of one age, so nothing else stops it."""
+    """Let all events have one age, so that only the limit stops the eviction."""
     world = World(limited(**{limit: 64 * 4} if limit == "max_principal_events" else {limit: 64 * 400}))
     job = world.client().submit()
     world.emit(job)
@@ -236,7 +236,7 @@ def test_a_principal_above_its_limit_loses_its_own_oldest_events() -> None:
 def test_a_principal_above_its_limit_loses_a_64th_of_it_at_a_time(
     limits: dict[str, int], least: int, most: int
 ) -> None:
-    """In events of 60 bytes and more, of the log of its session and of the history of its job."""
+    """Count the events, of 60 bytes and more, in the log of the session and in the history of the job."""
     world = World(limited(**limits), journal=True)
     job = world.client().submit()
     for _ in range(1_000):

@@ -1,4 +1,4 @@
-"""In every session that is told positions those of a job rise, from where its history was asked for last."""
+"""Positions of a job rise in each session that gets them, from the last request for history on."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_an_unsubscribe_ends_the_history_of_a_job_that_had_ended(world: World) -
 
 @pytest.mark.parametrize("asks_again", [False, True])
 def test_a_second_history_of_an_ended_job_keeps_the_events_that_wait(world: World, asks_again: bool) -> None:
-    """It is owed all the same: an unsubscribe takes back the second request, and not the job."""
+    """Let an unsubscribe end the second request for history, and not the events due to the submitter."""
     peer, job = started(world, 2, features=TOLD)
     asked(peer, job, 1)
     world.finish(job)
@@ -70,7 +70,7 @@ def test_a_second_history_of_an_ended_job_keeps_the_events_that_wait(world: Worl
 
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_cut_history_costs_the_submitting_session_no_event(ended: bool) -> None:
-    """What waits for a connection that does not read is numbered before the history goes."""
+    """Check that events for a connection that does not read are numbered before the history is cut."""
     limits = Limits(max_history_events=16, max_session_events=200, max_backlog_events=4)
     world = World(QUIET, limits=limits)
     peer, job = started(world, 10, features=TOLD)
@@ -121,7 +121,7 @@ def test_another_finished_job_is_forgotten_while_a_history_is_due_to_the_submitt
 
 @pytest.mark.parametrize(("room", "new"), [(16, False), (64, False), (64, True)])
 def test_a_job_that_is_forgotten_costs_its_submitter_no_event(room: int, new: bool) -> None:
-    """Copies of what the session had got are left out if they do not fit beside what it was not sent."""
+    """Leave out copies of received events if there is no room for them beside events that were not sent."""
     limits = Limits(max_principal_finished_jobs=1, max_session_events=room, max_backlog_events=4)
     world = World(QUIET, limits=limits)
     peer, job = started(world, 14, features=TOLD)
@@ -187,7 +187,7 @@ def test_a_job_ends_after_a_child_that_waits_behind_a_history() -> None:
 
 
 def test_a_history_cut_while_it_was_numbered_is_not_cut_again() -> None:
-    """What waits at home is numbered for the history's limit, which makes room for the principal."""
+    """Number the events that wait for the submitter, for the history's limit and that of the principal."""
     limits = Limits(
         max_history_events=16, max_session_events=400, max_principal_events=40, max_backlog_events=4
     )
@@ -202,7 +202,7 @@ def test_a_history_cut_while_it_was_numbered_is_not_cut_again() -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_history_that_is_trimmed_while_it_is_owed_overflows_no_log(late: bool) -> None:
-    """Only what is dropped is numbered at once; the rest waits until the session has room."""
+    """Number only the events that are dropped at once; the others wait until the session has room."""
     limits = Limits(max_session_events=80, max_history_events=70, max_backlog_events=4)
     world = World(QUIET, limits=limits, journal=True)
     peer, job = started(world, 69, features=TOLD)

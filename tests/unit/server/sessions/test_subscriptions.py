@@ -1,4 +1,4 @@
-"""Jobs seen from elsewhere: history first, then live, and never at the job's cost."""
+"""Subscriptions: an observer gets the history and then live events, and never delays the job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENDS = ("job.result", "job.error")
 
 
 def started(world: World, events: int = 0, **hello: Any) -> tuple[Peer, str]:
-    """A client with a job that has emitted `1`, `2`, …"""
+    """Return a client with a job that has emitted `1`, `2`, …, and the job."""
     peer = world.client(**hello)
     job = peer.submit()
     say(world, job, *range(1, events + 1))
@@ -34,7 +34,7 @@ def say(world: World, job: str, *numbers: int) -> None:
 
 
 def subscribed(peer: Peer, job: str, **payload: Any) -> dict[str, Any]:
-    """Subscribe; the answer. What follows comes as time goes on."""
+    """Subscribe, let the frames that follow come, and return the payload of the answer."""
     frame = peer.send("job.subscribe", {"job_id": job, **payload})[0]
     assert frame["type"] == "job.subscribed"
     assert frame["job_id"] == frame["payload"]["job_id"] == job
@@ -44,7 +44,7 @@ def subscribed(peer: Peer, job: str, **payload: Any) -> dict[str, Any]:
 
 
 def texts(peer: Peer, job: str) -> list[str]:
-    """What the job said, its ends and the notices, in order."""
+    """Return the texts of the events of a job, its end and the notices, in order."""
     return [said(frame) for frame in peer.about(job)]
 
 
@@ -299,7 +299,7 @@ def test_two_histories_are_replayed_one_after_the_other() -> None:
     assert [frame["job_id"] for frame in other.frames if "event_seq" in frame] == [one] * 3 + [two] * 3
 
 
-# Again, at home, and no longer.
+# A second subscribe, a subscribe in the submitting session, and an unsubscribe.
 
 
 def test_a_second_subscribe_is_answered_and_doubles_no_event(world: World) -> None:
@@ -456,7 +456,7 @@ def test_a_job_counts_once_while_its_history_comes() -> None:
     assert answer["type"] == "job.subscribed"
 
 
-# Who may.
+# The right to subscribe.
 
 
 def test_an_unknown_job_and_an_invisible_one_are_the_same(world: World) -> None:
@@ -530,7 +530,7 @@ def test_a_right_that_stays_keeps_the_observation() -> None:
     assert texts(bob, job) == texts(own, job) == texts(peer, job) == ["1"]
 
 
-# What an observer may cost.
+# The resources of an observer.
 
 
 def test_an_observer_never_makes_a_job_wait(world: World) -> None:
@@ -542,7 +542,7 @@ def test_an_observer_never_makes_a_job_wait(world: World) -> None:
 
 
 def not_reading(world: World, job: str, how: str) -> Peer:
-    """An observer with a job of its own whose transport is full, or gone, while `job` says 1 to 39."""
+    """Return an observer with its own job, whose transport is full or gone while `job` emits 1 to 39."""
     other = world.client()
     own = other.submit()
     world.emit(own, "thought", {"text": "own"})

@@ -1,4 +1,4 @@
-"""Children and terminals that wait in the submitting session, behind a history that is replayed first."""
+"""Children and terminals in the submitting session wait behind a history that is sent again first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def say(world: Tree, job: JobId, count: int) -> None:
 
 
 def waiting(count: int = 5, limits: Limits = FEW) -> Tree:
-    """The history of the root waits for a connection that does not read."""
+    """Return a tree, the history of whose root waits for a connection that does not read."""
     world = tree(limits)
     say(world, world.root, count)
     asked(world.peer, world.root, 0)
