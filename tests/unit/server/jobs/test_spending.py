@@ -39,7 +39,7 @@ def states(gate: Gate) -> Any:
     return gate.job.budget.remaining, gate.job.budget.held, gate.job.holds, gate.said()
 
 
-# Events that spend.
+# Metrics that spend.
 
 
 def test_a_cost_reduces_the_counter_of_its_currency() -> None:

@@ -414,7 +414,7 @@ STORIES: Final[dict[Callable[[Staged], object], tuple[tuple[JobStage, JobStage],
     is_left_and_returns_with_credentials: ((J.LEFT, J.REVOKING),),
     is_left_and_returns_before_its_child: ((J.LEFT, J.WAITING_FOR_CHILDREN),),
 }
-"""A way to each transition of a job."""
+"""The transitions of jobs in each story."""
 
 A: Final = AgentStage
 AGENT_STORIES: Final[dict[Callable[[Staged], object], tuple[tuple[AgentStage, AgentStage], ...]]] = {
@@ -423,7 +423,7 @@ AGENT_STORIES: Final[dict[Callable[[Staged], object], tuple[tuple[AgentStage, Ag
     is_over_before_it_is_asked_for: ((A.HELD, A.NONE),),
     starts_without_a_journal: ((A.NONE, A.ASKED), (A.ASKED, A.NONE)),
 }
-"""A way to each transition of an agent."""
+"""The transitions of agents in each story."""
 
 
 def test_each_transition_has_a_story() -> None:
