@@ -1,4 +1,4 @@
-"""A runtime at a virtual clock, a client of it that was welcomed, and a job of this client; see world.py."""
+"""A runtime under a virtual clock, a client that has received its welcome, and its job; see world.py."""
 
 from __future__ import annotations
 

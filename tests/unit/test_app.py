@@ -1,4 +1,4 @@
-"""arcp_io.app: registration, and what a Runtime is told."""
+"""arcp_io.app: the registration of agents, and the configuration of a Runtime."""
 
 from __future__ import annotations
 

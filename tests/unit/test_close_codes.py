@@ -1,4 +1,4 @@
-"""The codes with which connections are closed: one table, which everything else names."""
+"""The codes with which connections are closed: one table, to which all other code refers."""
 
 from __future__ import annotations
 

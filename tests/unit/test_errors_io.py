@@ -1,4 +1,4 @@
-"""arcp_io.errors: one class for each code, and what they carry."""
+"""arcp_io.errors: one class for each code, and the fields of each."""
 
 from __future__ import annotations
 

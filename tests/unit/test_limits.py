@@ -1,4 +1,4 @@
-"""The bounds, and that they fit into each other."""
+"""Limits: their defaults, and the relations between them."""
 
 from __future__ import annotations
 

@@ -309,7 +309,7 @@ def test_a_resumed_client_is_recorded_with_its_resumption() -> None:
         client.subscribe(JobId("job_2"), 0, True, now=START)
         client.unsubscribe(JobId("job_3"), now=START)
         client.list_jobs(["running"], now=START)
-        client.dial_failed("refused at 80", now=START)
+        client.dial_failed("host is down", now=START)
         client.connect(Secret("s3cret"), now=START)
         outputs.append(client.take())
         client.stream_result(JobId("job_1"), now=START)

@@ -1,4 +1,4 @@
-"""A Secret shows nothing, wherever it goes."""
+"""A Secret shows its value in no text, and is compared by its digest alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One transport: bytes in, envelopes out, in order, and nothing after its end."""
+"""One connection: bytes in and envelopes out, in order, and no envelope after its end."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def test_silence_is_not_counted_during_the_verification() -> None:
 def test_silence_is_not_counted_while_the_driver_does_not_read(world: World, peer: Peer) -> None:
     for _ in range(2):
         world.carry_out(peer.connection.stopped_reading(now=world.now))
-    assert peer.connection.reading  # Receiving is not forbidden.
+    assert peer.connection.reading  # The runtime still allows reading.
     world.advance(100)
     assert peer.connection.phase is Phase.OPEN
     assert len(peer.of("session.ping")) == 10
@@ -276,7 +276,7 @@ def test_a_session_outlives_its_connection_by_its_window(window: int) -> None:
     assert world.state.timers.keys() == []
 
 
-# Answers that wait.
+# The limit of answers that wait.
 
 
 def test_a_close_above_the_limit_of_answers_still_closes() -> None:
@@ -326,7 +326,7 @@ def test_a_recorder_that_fails_does_not_stop_the_machine() -> None:
     assert peer.numbers() == [1]
 
 
-# Small things.
+# Small functions.
 
 
 def test_cut_limits_the_length_of_a_text() -> None:

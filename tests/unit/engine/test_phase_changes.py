@@ -1,4 +1,4 @@
-"""The phases of a connection: what the table says, and that both roles make every change."""
+"""The phases of a connection: the table, and every change in both roles."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ STORIES: Final[dict[Callable[[], None], tuple[tuple[Phase, Phase], ...]]] = {
     client_leaves: ((P.OPEN, P.CLOSING), (P.CLOSING, P.CLOSED)),
     client_loses_the_runtime: ((P.OPEN, P.CLOSED),),
 }
-"""How each change of a phase comes about, in the role that the name of the function begins with."""
+"""The changes of a phase in each story; the name of its function begins with the role."""
 
 
 def _makes(change: PhaseChange, role: Role) -> bool:

@@ -1,4 +1,4 @@
-"""The command line: what it understands, prints and exits with. Nothing here opens a socket."""
+"""The command line: its arguments, its output and its exit codes. These tests open no socket."""
 
 from __future__ import annotations
 
@@ -475,7 +475,7 @@ def test_budgets_are_amounts() -> None:
             budget_argument([amount])
 
 
-# What is printed
+# Output
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class Rows:
         )
 
     def until_claims(self, *alive: str) -> list[Decision]:
-        """Read a beat at a time, while some nodes are alive, until something is decided."""
+        """Read a beat at a time, while some nodes are alive, until the node makes a decision."""
         for _ in range(30):
             self.beat(*alive)
             decisions = self.read()
@@ -626,7 +626,7 @@ def test_a_node_that_has_claimed_late_is_given_shards_again() -> None:
     for _ in range(5):
         rows.beat("idle")
         rows.read()
-    rows.shard(3, "idle", epoch=2)  # It was cut off from the store, and was not unable to read the records.
+    rows.shard(3, "idle", epoch=2)  # The node was cut off from the store, and could read the records.
     assert offered(rows, 5) == [2]
 
 

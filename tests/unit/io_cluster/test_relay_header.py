@@ -104,7 +104,7 @@ def test_a_changed_byte_makes_a_header_invalid(header: RelayHeader, data: st.Dat
     message = bytearray(sent(header))
     message[data.draw(st.integers(0, len(message) - 1))] ^= data.draw(st.integers(1, 255))
     with suppress(RelayForged):
-        assert OwnerHandshake(KEY, OWNER).receive(bytes(message)) is None  # It may have lost its newline.
+        assert OwnerHandshake(KEY, OWNER).receive(bytes(message)) is None  # The newline may be lost.
 
 
 def test_a_header_is_one_line_of_json() -> None:

@@ -1,4 +1,4 @@
-"""arcp_io.cluster.splice: bytes between two streams that are pretended."""
+"""arcp_io.cluster.splice: bytes between two simulated streams."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from arcp_io.drivers.transport import Receiver
 
 
 class Stream:
-    """A stream that takes writes at once or, while `full`, when it is told to."""
+    """A stream that finishes a write at once or, while `full`, when `take` is called."""
 
     transport: Receiver
 
@@ -71,7 +71,7 @@ class Stream:
 
 
 class Loop:
-    """A loop that only collects tasks."""
+    """A loop that only notes the names of tasks."""
 
     def __init__(self) -> None:
         self.tasks: list[str] = []
@@ -89,7 +89,7 @@ class Stand:
 
     def __init__(self, first: bytes = b"", rest: bytes = b"", *, joined: bool = True) -> None:
         self.loop = Loop()
-        self.splices = Splices(self.loop)  # A task for all splices is the only one.
+        self.splices = Splices(self.loop)  # One task serves all splices.
         self.client, self.owner = Stream(), Stream()
         self.splice = self.splices.begin(self.client, first)
         if joined:
@@ -236,7 +236,7 @@ def test_a_stream_that_closes_at_its_end_is_not_broken() -> None:
     stand.owner.full = True
     stand.client.transport.received(b"last")
     stand.client.transport.received_eof()
-    stand.client.transport.ended("the stream was closed")  # As TLS does.
+    stand.client.transport.ended("the stream was closed")  # TLS reports this at its end.
     stand.owner.transport.received(b"too late")
     assert stand.owner.ending == [] and stand.client.written == b""
     stand.owner.take()
@@ -316,7 +316,7 @@ def test_all_splices_are_closed_and_one_task_looks_at_them() -> None:
 
 
 class SpliceMachine(RuleBasedStateMachine):
-    """Two streams that are as slow and as impolite as they like."""
+    """Two streams that receive, fill, take and end in any order."""
 
     def __init__(self) -> None:
         super().__init__()

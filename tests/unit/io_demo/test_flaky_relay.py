@@ -48,7 +48,7 @@ class MadeUpSession:
             yield SessionLost(session_id, "RESUME_WINDOW_EXPIRED", "too late", False)
         resumed = self._ends == "resumed"
         yield Welcomed(connection, session_id, Peer("script", "1"), frozenset(), [], 600, resumed)
-        raise AssertionError("the changes of a session end with its welcome")
+        raise AssertionError("a change was read after the welcome")
 
     async def list_jobs(self, *, page_size: int) -> AsyncIterator[Any]:
         self.listed += page_size

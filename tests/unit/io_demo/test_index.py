@@ -30,7 +30,7 @@ RUN: Callable[..., Any] = index
 
 
 class RecordedJob:
-    """Stands in for a job: records what the agent emits, in order."""
+    """A stand-in for a job, which records the events of its agent in order."""
 
     def __init__(self) -> None:
         self.emitted: list[tuple[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Descriptors: how many there are, and how many of them connections take."""
+"""Descriptors: the limit of the process, and the part of it that connections may take."""
 
 from __future__ import annotations
 

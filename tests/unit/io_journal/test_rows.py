@@ -1,4 +1,4 @@
-"""Rows of a journal: many records as one blob, which shows when it is not as it was written."""
+"""Rows of a journal: many records as one blob, in which any damage is found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_records_round_trip_through_rows(first: int, records: list[bytes]) -> No
 
 
 class Long(bytes):
-    """A record that says how long it is, and holds less."""
+    """A record whose length is larger than its content."""
 
     said: int
 

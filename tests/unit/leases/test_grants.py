@@ -137,7 +137,7 @@ def test_a_star_of_a_path_stays_in_its_segment() -> None:
 @pytest.mark.parametrize(
     ("pattern", "inside", "outside"),
     [
-        # A path.
+        # Paths.
         (
             "https://example.com/a/**",
             [
@@ -169,7 +169,7 @@ def test_a_star_of_a_path_stays_in_its_segment() -> None:
             ["https://example.com/b..c", "https://example.com/x/../b.%2Ec"],
             ["https://example.com/a/b..c"],
         ),
-        # Scheme and host in any case, the port by its number.
+        # Scheme and host are compared in any case, and the port by its number.
         (
             "HTTPS://Example.COM/**",
             ["https://example.com/", "HTTPS://EXAMPLE.COM:443/a", "https://example.com:0443/"],
@@ -187,7 +187,7 @@ def test_a_star_of_a_path_stays_in_its_segment() -> None:
             ["http://a/", "http://a:1/", "http://a:65535/"],
             ["https://a/", "http://a:1/b", "http://a:0/"],
         ),
-        # A star in a host never crosses a dot, and nothing of a host goes on behind it.
+        # A star in a host never crosses a dot, and never reaches beyond the host.
         (
             "https://*.example.com/**",
             ["https://a.example.com/", "https://A.Example.com/b"],
@@ -233,7 +233,7 @@ def test_a_star_of_a_path_stays_in_its_segment() -> None:
             ["https://127.0.0.1/"],
             ["https://127.0.0.1.evil.example/", "https://127.0.0/"],
         ),
-        # Internationalized.
+        # Internationalized hosts.
         (
             "https://bücher.example/",
             ["https://BÜCHER.example/", "https://xn--bcher-kva.example/", "https://XN--Bcher-KVA.example/"],

@@ -1,4 +1,4 @@
-"""Lease requests and expiries: what is taken, what is refused."""
+"""Lease requests and expiries that are accepted, and those that are refused."""
 
 from __future__ import annotations
 

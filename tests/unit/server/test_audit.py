@@ -14,7 +14,7 @@ CORE = Path(__file__).parents[3] / "arcp_proto"
 
 
 def facts_in(source: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Name and fields of every `note(…)` and `Audit(…)` with a name written out."""
+    """Yield the name and the fields of every `note(…)`, and of every `Audit(…)` with a literal name."""
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Call(func=ast.Name("note") | ast.Attribute(attr="note"), args=[_, what, _]):

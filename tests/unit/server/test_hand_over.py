@@ -54,7 +54,7 @@ def restarted(world: World, peer: Peer) -> Peer:
     return world.resumed(peer)
 
 
-# Its end.
+# The end of a runtime that hands over.
 
 
 def test_without_a_running_job_a_hand_over_ends_at_once() -> None:
@@ -144,7 +144,7 @@ def test_sessions_open_and_resume_during_a_hand_over() -> None:
 
 def test_a_hello_after_the_end_of_a_hand_over_is_refused() -> None:
     world = World(KEPT)
-    world.connect()  # It keeps the runtime from its end.
+    world.connect()  # This connection keeps the runtime from its end.
     hand_over(world)
     late = world.connect()
     late.hello()
@@ -314,7 +314,7 @@ def test_the_input_of_a_kept_job_counts_until_its_end() -> None:
     peer, _ = busy(world)
     before = world.state.holdings.pinned
     kept = submitted(peer, input="x" * 5_000)
-    assert world.state.holdings.pinned - before >= 10_000  # As JSON, and as a value.
+    assert world.state.holdings.pinned - before >= 10_000  # The input is kept as JSON and as a value.
     peer.cancel(kept)
     assert world.state.holdings.pinned == before
 
@@ -474,7 +474,7 @@ def test_submits_that_wait_for_a_key_are_answered_before_the_end_of_a_hand_over(
     assert first.closing is not None
 
 
-# What is not possible.
+# Hand-overs that are refused or cut short.
 
 
 def test_a_runtime_without_a_journal_hands_nothing_over(world: World) -> None:

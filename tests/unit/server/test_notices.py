@@ -15,7 +15,7 @@ CORE = Path(__file__).parents[3] / "arcp_proto"
 
 
 def notices_in(source: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Name and fields of every `notice(…)`."""
+    """Yield the name and the fields of every `notice(…)`."""
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Call(func=ast.Name("notice"), args=[_, ast.Constant(str(what)), _]):

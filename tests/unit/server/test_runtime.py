@@ -1,4 +1,4 @@
-"""The runtime's inputs: what they do, what they refuse before anything has changed, what they leave alone."""
+"""The inputs of a runtime: their effects, and their refusals, which change nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ JOURNAL = msgspec.structs.replace(CONFIG, journal=True)
 NOBODY = JobId("job_nobody")
 
 
-# Building one.
+# The configuration of a runtime.
 
 
 def test_a_seed_has_32_bytes() -> None:
@@ -402,7 +402,7 @@ def test_a_log_above_its_limit_evicts_its_oldest_events() -> None:
     [error] = peer.pull()
     assert error["payload"]["code"] == "INTERNAL_ERROR"
     assert peer.closing is not None and peer.closing.code == 1011
-    assert world.state.unfinished  # Jobs never notice.
+    assert world.state.unfinished  # The job continues.
     world.carry_out(peer.connection.overran(now=world.now))
     assert peer.pull() == []
 
@@ -502,7 +502,7 @@ def test_requests_come_out_in_order_once_their_records_are_durable() -> None:
     assert len(world.all(StartJob)) == 1
     job = world.last(StartJob).job_id
     world.carry_out(peer.connection.blocked(now=world.now))
-    assert world.all(PauseJob) == [PauseJob(job)]  # It waits for no record; its agent runs.
+    assert world.all(PauseJob) == [PauseJob(job)]  # The agent runs, so the pause is not held.
     world.persist()
     assert [type(request) for request in world.requests[-3:]] == [PauseJob, StartJob, PauseJob]
     peer.cancel(job)
@@ -556,7 +556,7 @@ def test_persisted_raises_for_a_count_out_of_range(count: int) -> None:
     world.persist()
 
 
-# Bugs of ours.
+# Bugs of this project.
 
 
 def test_a_runtime_stopped_by_a_bug_stays_stopped(

@@ -459,7 +459,7 @@ def test_a_payload_of_another_shape_is_refused(text: str) -> None:
     assert codec.decode_payload(msgspec.Raw(text.encode()), DECODE_PING) is None
 
 
-# What is written.
+# Values that are written.
 
 
 @given(JSON_VALUES)
@@ -747,7 +747,7 @@ def test_a_value_that_fits_no_shape_raises(data: bytes) -> None:
         decoders.suited_to([data])(data)
 
 
-# How many objects and lists a message holds.
+# The number of objects and lists in a message.
 
 
 def calls_of(function: Any, data: bytes) -> int:

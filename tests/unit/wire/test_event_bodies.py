@@ -1,4 +1,4 @@
-"""Bodies of events: what an agent may say, and how it is written (§8.2)."""
+"""Bodies of events: those that an agent may emit, and their written form (§8.2)."""
 
 from __future__ import annotations
 
@@ -350,4 +350,4 @@ def test_the_retryable_of_a_tool_result_is_the_tables_for_a_code_of_the_draft(co
     for body in (ToolResult("c", error=given), {"call_id": "c", "error": error}):
         encoded = json.loads(event_bodies.encode_body("tool_result", body))
         assert encoded == {"call_id": "c", "error": {**error, "retryable": expected}}
-    assert (given.retryable, error["retryable"]) == (said, said)  # What an agent holds stays as it is.
+    assert (given.retryable, error["retryable"]) == (said, said)  # The agent's object does not change.

@@ -1,4 +1,4 @@
-"""The first message of a connection, as a host sees it that has several runtimes."""
+"""The first message of a connection, as a host with several runtimes examines it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HELLO: Final = {"client": {"name": "t", "version": "1"}, "capabilities": {"encod
 
 
 def seen(message_type: str, payload: Any = None, **fields: Any) -> FirstMessage:
-    """Return what is seen in an envelope of this type."""
+    """Return the facts that are found in an envelope of this type."""
     return look(
         json.dumps({"arcp": "1.1", "id": "1", "type": message_type, "payload": payload, **fields}).encode()
     )
@@ -34,7 +34,7 @@ def hello(**fields: Any) -> FirstMessage:
     return seen("session.hello", {**HELLO, **fields})
 
 
-# What is seen.
+# Facts in a first message.
 
 
 def test_a_hello_with_a_bearer_token() -> None:
@@ -168,7 +168,7 @@ def test_a_runtime_sees_the_same(message: dict[str, Any]) -> None:
 
 
 def _check_with_a_runtime(message: bytes) -> None:
-    """Check what is seen against what a runtime does with the message."""
+    """Compare the facts in a message with the behaviour of a runtime that receives it."""
     found = look(message)
     world = World(tokens=None)
     peer = world.connect()

@@ -1,4 +1,4 @@
-"""RFC 3339 in and out."""
+"""Timestamps of RFC 3339: reading and writing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events in a row: which wait for each other, and what ends that. `test_together` compares what comes out."""
+"""Batches of events: which events are numbered together. `test_together` compares their envelopes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.world import CONFIG, World
 
 
 class Speaker(World):
-    """A job that says something without a take."""
+    """A job that emits events before the output is taken."""
 
     def __init__(self, *, journal: bool = False, **limits: int) -> None:
         super().__init__(msgspec.structs.replace(CONFIG, journal=journal, limits=Limits(**limits)))

@@ -1,4 +1,4 @@
-"""How the payloads of events begin."""
+"""The first bytes of the payloads of events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Home numbers: what `subscribed_from` and `from_event_seq` count, for clients without positions (§7.6)."""
+"""Home numbers, in which `subscribed_from` and `from_event_seq` count without positions (§7.6)."""
 
 from __future__ import annotations
 

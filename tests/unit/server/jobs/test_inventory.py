@@ -1,4 +1,4 @@
-"""Agents, their versions, and what a name means."""
+"""Agents, their versions, and the version that a name resolves to."""
 
 from __future__ import annotations
 

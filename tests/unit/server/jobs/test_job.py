@@ -1,4 +1,4 @@
-"""One run of an agent: its lifecycle, and what its envelopes share."""
+"""One job: its lifecycle, and the parts that its envelopes share."""
 
 from __future__ import annotations
 

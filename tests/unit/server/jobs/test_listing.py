@@ -27,7 +27,7 @@ ALL_OWNERS: Final = Everybody()
 TENANTS: Final = {ALICE: "", BOB: "", CAROL: "other"}
 """The tenants of principals in the test against a model."""
 WORDS: Final = (*JobStatus, "paused")
-"""Statuses, and a word that is none."""
+"""The statuses, and a word that is not a status."""
 ALL: Final = Filter()
 KEY: Final = bytes(range(32))
 
@@ -73,7 +73,7 @@ def numbers(found: tuple[list[Job], int | None]) -> list[int]:
 
 
 class Counting(Listing):
-    """Counts the jobs that are looked at."""
+    """A listing that counts the jobs that it examines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -368,7 +368,7 @@ def is_owned(job: Job, owners: Sequence[Principal] | Everybody) -> bool:
 
 
 class ListingMachine(RuleBasedStateMachine):
-    """Jobs come, change and go; every page is what sorting all of them would show."""
+    """Jobs that come, change and go; a sort of all jobs gives the same pages."""
 
     def __init__(self) -> None:
         super().__init__()

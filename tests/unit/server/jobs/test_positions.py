@@ -61,7 +61,7 @@ def limited(**limits: int) -> RuntimeConfig:
     return msgspec.structs.replace(CONFIG, limits=Limits(**limits))
 
 
-# The same in every session.
+# Positions are the same in every session.
 
 
 @pytest.mark.parametrize("history", [False, True])
@@ -309,7 +309,7 @@ def test_answers_tell_the_last_position_of_a_job(world: World) -> None:
         assert other.send("session.list_jobs")[-1]["payload"]["jobs"][0]["job_seq"] == 4
 
 
-# The same key again.
+# A repeated key.
 
 
 def test_a_repeated_submit_gets_the_last_position_of_its_job() -> None:
@@ -366,7 +366,7 @@ def test_positions_continue_after_a_restart(snapshot: bool, cut: bool) -> None:
         world.records = world.runtime.snapshot()
     world.restart()
     first, second = world.resumed(home, 2), world.resumed(other, 1)
-    assert first.numbered[:-1] == home.numbered[2:]  # The last one says that the job was restarted.
+    assert first.numbered[:-1] == home.numbered[2:]  # The last frame says that the job was restarted.
     assert second.numbered == other.numbered[1:]
     world.advance(0.001)
     speak(world, job, 1)

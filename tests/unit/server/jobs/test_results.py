@@ -131,7 +131,7 @@ def test_a_returned_value_above_its_limit_is_an_error(limits: Limits, code: str,
 @pytest.mark.parametrize("size", [*range(58_500, 61_600, 61), 30_000])
 @pytest.mark.parametrize("hello_id", ["plain", GO_ID])
 def test_a_summary_counts_for_the_size_of_a_result(world: World, size: int, hello_id: str) -> None:
-    """Around the limit, with the longest summary: inline or in chunks, but never too large and never lost."""
+    """Check results around the limit: they are inline or in chunks, never too large and never lost."""
     peer = narrow(world, hello_id=hello_id)
     job = peer.submit()
     world.finish(job, "x" * size, "\x01" * 1000)

@@ -486,7 +486,7 @@ def test_a_snapshot_and_the_records_restore_the_same_stages(story: Callable[[Sta
     assert stages[0] == stages[1]
 
 
-# When a grace is over.
+# Jobs whose grace is over.
 
 
 def test_a_child_that_has_decided_its_end_outlives_the_grace_of_a_parent_that_is_left() -> None:

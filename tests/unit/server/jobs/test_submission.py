@@ -1,4 +1,4 @@
-"""Submits with a key run once, and a job is cancelled only by its submitting session."""
+"""Submits with a key, which run once, and the sessions that may cancel a job."""
 
 from __future__ import annotations
 

@@ -522,7 +522,7 @@ def test_an_origin_that_another_host_throttles_is_throttled_until_its_allowance_
     member = world.client()
     assert not world.runtime.throttles("192.0.2.1:1", now=world.now)
     world.runtime.throttle("192.0.2.1:1", now=world.now)
-    world.runtime.throttle("192.0.2.1:2", now=world.now)  # The throttle does not last longer for that.
+    world.runtime.throttle("192.0.2.1:2", now=world.now)  # A second call does not prolong it.
     assert world.runtime.throttles("192.0.2.1:3", now=world.now)
     assert not world.runtime.throttles("192.0.2.2:1", now=world.now)
     refused(world.connect(peer="192.0.2.1:4").hello(), "failed_authentications", 3)

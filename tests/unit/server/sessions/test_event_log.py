@@ -109,7 +109,7 @@ def test_the_oldest_go_together_within_a_share() -> None:
     assert log.oldest(99, 99) == 4
 
 
-# What is allowed without a look at limits.
+# Events that are allowed without a check of the limits.
 
 
 def append(log: Log, size: int, at: float) -> bool:
@@ -173,7 +173,7 @@ def test_an_empty_log_has_no_allowance() -> None:
 
 def test_events_that_are_not_durable_are_not_visible() -> None:
     log = log_of(1, 1)
-    assert log.visible(persisted=0, records=0) == 2  # No journal.
+    assert log.visible(persisted=0, records=0) == 2  # There is no journal.
     log.append(Entry(b"", b""), 0, NOW)
     assert log.visible(persisted=4, records=5) == 2
     log.mark_run(5)
@@ -186,7 +186,7 @@ def test_runs_become_visible_one_by_one() -> None:
     for records in (1, 2, 3):
         log.append(Entry(b"", b""), 0, NOW)
         log.mark_run(records)
-        log.mark_run(records + 10)  # Nothing new: no run.
+        log.mark_run(records + 10)  # There is no new event for a run.
     assert [log.visible(persisted, 10) for persisted in (0, 1, 1, 2, 9)] == [0, 1, 1, 2, 3]
     assert log.visible(10, 10) == 3
 
@@ -214,7 +214,7 @@ def test_a_loaded_log_equals_the_saved_one() -> None:
 
 
 def test_a_log_of_a_version_before_positions_has_none() -> None:
-    """Such a version kept what follows a payload with the head, and can still read a log."""
+    """Load a log of a version that kept the end of an envelope with the head, and still reads a log."""
     copy = Log(SESSION)
     heads = [b'{"%%b":%b,"payload":%b}}', b'{"%%b":%b,"payload":%b,"source_seq":%d}}']
     copy.load(3, [(heads[0], b"{", 0), (heads[1], b"{", 9)], [], NOW)

@@ -72,7 +72,7 @@ def rights_set(world: World, guests: dict[str, dict[str, dict[str, str]]]) -> No
     world.take()
 
 
-# What a guest sees.
+# Jobs that a guest sees.
 
 
 def test_a_guest_lists_the_jobs_of_the_owners_that_it_has_a_right_to() -> None:
@@ -108,7 +108,7 @@ def test_a_right_to_list_is_none_to_observe() -> None:
 
 @pytest.mark.parametrize("owner", ["bob", "carol", "dave"])
 def test_a_job_that_is_not_of_the_tenant_is_like_an_unknown_one(owner: str) -> None:
-    """Bob's job is visible to carol in another tenant, and her own one in her own."""
+    """Check jobs of other tenants: that of bob is visible to carol there, and her own job at home."""
     world = world_of()
     job = at_home(world, owner).submit()
     peer = guest(world)
@@ -150,7 +150,7 @@ def test_a_cursor_is_valid_for_the_sessions_of_one_tenant() -> None:
         assert error(other.send("session.list_jobs", {"cursor": cursor}))["code"] == "INVALID_REQUEST"
 
 
-# What a guest may not do.
+# Requests of a guest that are refused.
 
 
 def test_only_these_messages_are_for_guests() -> None:

@@ -11,7 +11,7 @@ from tests.unit.world import Peer, World
 
 
 def replayed(world: World, peer: Peer) -> int:
-    """Take what a client is sent; returns how many events that was."""
+    """Let a client take its envelopes, and return the number of events among them."""
     world.take()
     events = len(peer.of("job.event"))
     del peer.frames[:]
@@ -65,7 +65,7 @@ def test_a_long_replay_waits_and_requests_beside_it_do_not() -> None:
     before = len(texts(other, job))
     assert EVENTS_A_REQUEST * 10 <= before <= EVENTS_A_REQUEST * 15
     for _ in range(5):
-        assert other.submit()  # At once.
+        assert other.submit()  # The submit is accepted at once.
     for _ in range(600):
         world.advance(0.1)
     assert len(texts(other, job)) == 3_000

@@ -184,7 +184,7 @@ def test_a_holder_added_with_old_events_can_be_the_victim() -> None:
 
 
 class HoldingsMachine(RuleBasedStateMachine):
-    """Holders that come, fill, empty and go while time passes; a plain search finds the same sums and victims."""
+    """Holders that come, fill, empty and go while time passes; a search finds the same sums and victims."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Answers that may not have arrived: they are kept within limits, until a later event is acknowledged."""
+"""Answers that may not have arrived: they are kept within limits, until a later event has arrived."""
 
 from __future__ import annotations
 

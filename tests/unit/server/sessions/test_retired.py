@@ -1,4 +1,4 @@
-"""Finished jobs in the order in which they go: beside a plain list of them."""
+"""Finished jobs in the order in which they are forgotten, against a plain list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One client's numbered stream."""
+"""One session, and its numbered stream of events."""
 
 from __future__ import annotations
 
