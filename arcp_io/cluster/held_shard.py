@@ -40,6 +40,8 @@ class HeldShard:
         self.given_away: int | None = None
         """When the shard began to be given away."""
         self.lost = False
+        self.lacking = False
+        """Whether the last beat has read that the store lacks records which were durable."""
         self.before_beat = (0, 0)
         """The epoch of the journal when the last beat was sent, and below which number all was durable."""
 

@@ -174,6 +174,11 @@ class PostgresJournal:
         mine = None if self._lane is None else self._lane.mine
         return epoch == self.epoch or (mine is not None and epoch == mine.healing)
 
+    @property
+    def heals(self) -> bool:
+        """Whether a heal is due, or under way: the store lacks what was durable."""
+        return self._lane is not None and self._lane.healing
+
     def heal(self) -> None:
         """Ask for the snapshot that heals a store that went back, although nothing is appended.
 

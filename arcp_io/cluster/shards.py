@@ -170,9 +170,19 @@ class Shards:
     # Readings.
 
     def idle(self) -> tuple[set[int], set[int]]:
-        """Return the shards that are served and have no unfinished job, and those of them with sessions."""
-        idle = {shard: counts for shard, counts in self._counts().items() if not counts.unfinished_jobs}
+        """Return the shards that are served and have no unfinished job, and those of them with sessions.
+
+        A shard of which the store lacks records is not idle: given away now, it would lose them.
+        """
+        idle = {
+            shard: counts
+            for shard, counts in self._counts().items()
+            if not counts.unfinished_jobs and not self._is_to_be_healed(self._held[shard])
+        }
         return set(idle), {shard for shard, counts in idle.items() if counts.sessions}
+
+    def _is_to_be_healed(self, held: HeldShard) -> bool:
+        return held.lacking or held.journal.heals
 
     def unfinished_jobs(self) -> dict[int, int]:
         """Return the number of unfinished jobs of each shard that is served."""
@@ -204,7 +214,8 @@ class Shards:
             elif not mine and held.given_away is not None and begun > held.given_away:
                 self.lose(shard)
             epoch, stored = held.before_beat
-            if mine and row.epoch == held.journal.epoch == epoch and row.next < stored:
+            held.lacking = mine and row.epoch == held.journal.epoch == epoch and row.next < stored
+            if held.lacking:
                 self.heal(shard)
 
     def open_doors(self) -> None:

@@ -119,6 +119,35 @@ async def test_a_shard_that_makes_no_records_is_healed_when_the_store_goes_back(
         ]
 
 
+async def test_a_shard_of_which_the_store_lacks_records_is_not_idle(make_store: MakeStore) -> None:
+    """Check that balance and drains leave such a shard until it is healed."""
+    store = make_store(shards=1)
+    async with beaten(make_app(), store) as one:
+        await one.url(0)
+        assert one.shards.idle() == ({0}, set())
+        one.shards._held[0].lacking = True
+        assert one.shards.idle() == (set(), set())
+
+
+async def test_a_shard_is_healed_before_its_node_gives_it_away(database: str, make_store: MakeStore) -> None:
+    """Check that no told record is lost when the first beat after a failover also releases the shard."""
+    first, second = make_store(shards=1), make_store(shards=1)
+    async with beaten(make_app(), first) as one, websocket(await one.url(0)) as peer:
+        welcome = await peer.hello()
+        state = await call_in_thread(lambda: State(database), name="test")
+        await peer.submit("echo", "x")
+        before = [*await peer.until("job.result")]
+        await call_in_thread(state.come_back, name="test")
+        one.ownership.drain()
+        await until(lambda: len(one.shards) == 0)
+    async with beaten(make_app(), second) as two, websocket(await two.url(0)) as peer:
+        await peer.resume(welcome, 0, token=None)
+        again = await peer.until("job.result")
+        assert [message for message in again if "event_seq" in message] == [
+            message for message in before if "event_seq" in message
+        ]
+
+
 async def test_a_zombie_stores_nothing_and_says_nothing(make_store: MakeStore) -> None:
     store, thief = make_store(shards=1), make_store(shards=1)
     async with beaten(make_app(), store, lease=1_000.0) as node:

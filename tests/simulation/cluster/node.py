@@ -40,6 +40,10 @@ class Service(Protocol):
         """Continue, since the node may act again."""
 
     @property
+    def heals(self) -> bool:
+        """Whether a heal is under way, so that the shard is not given away."""
+
+    @property
     def stored(self) -> tuple[int, int]:
         """The epoch under which records are stored, and the number below which they are durable."""
 
@@ -204,8 +208,13 @@ class Node:
 
     def _seen(self, reading: Reading, begun: int, stored: dict[int, tuple[int, int]]) -> None:
         held = not self.may_act
-        idle = [shard for shard, service in self.services.items() if service.idle]
         owns = self.ownership
+        lacking = self._look_for_losses(reading, stored)
+        idle = [
+            shard
+            for shard, service in self.services.items()
+            if service.idle and shard not in lacking and not service.heals
+        ]
         used = [shard for shard in idle if self.services[shard].used]
         decisions = owns.seen(
             reading.nodes, reading.shards, begun=begun, now=self.clock, idle=idle, used=used
@@ -218,18 +227,25 @@ class Node:
             return
         if held:
             self._thaw()
-        self._look_for_losses(reading, stored)
         self._poll_at(owns.next_poll)
 
-    def _look_for_losses(self, reading: Reading, stored: dict[int, tuple[int, int]]) -> None:
-        """Heal shards of which the store lacks records that were durable before the beat."""
+    def _look_for_losses(self, reading: Reading, stored: dict[int, tuple[int, int]]) -> set[int]:
+        """Heal shards of which the store lacks records that were durable before the beat; return them.
+
+        Tell the ownership about heals of which the answer has not come yet.
+        """
+        lacking = set()
         for row in reading.shards:
             service = self.services.get(row.shard)
             epoch, number = stored.get(row.shard, (0, 0))
-            if service is None or row.node != self.id or service.stored[0] != row.epoch:
+            if service is None or row.node != self.id:
                 continue
-            if row.epoch == epoch and row.next < number:
+            if service.heals and row.epoch == service.stored[0] + 1:
+                self.ownership.healed(row.shard, row.epoch, now=self.clock)
+            elif service.stored[0] == row.epoch == epoch and row.next < number:
+                lacking.add(row.shard)
                 service.heal(Heal(row.shard, row.epoch, None, 0))
+        return lacking
 
     def _thaw(self) -> None:
         if self.up and not self.paused and self.may_act:

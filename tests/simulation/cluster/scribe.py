@@ -62,6 +62,11 @@ class Scribe:
         """Ignore that the node may act again: the next turn notices that."""
 
     @property
+    def heals(self) -> bool:
+        """False: a scribe that loses its shard while it heals loses no record, since one statement heals."""
+        return False
+
+    @property
     def stored(self) -> tuple[int, int]:
         """The epoch of the scribe, and how many of its records are durable."""
         return self._epoch, self._number

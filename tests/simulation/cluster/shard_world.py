@@ -423,6 +423,11 @@ class ShardService:
         return self.epoch, self.journal.base + self.journal.count if serves else 0
 
     @property
+    def heals(self) -> bool:
+        """Whether a heal is under way."""
+        return self._healing
+
+    @property
     def serves(self) -> bool:
         """Whether the owner is well, and serves the shard."""
         well = not self.node.cut and self.node.acts_for(self.world.shard)
