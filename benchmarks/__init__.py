@@ -1,1 +1,1 @@
-"""How fast the runtime and its client are, beside the peer of PyPI and a floor: see `__main__`."""
+"""The speed of arcp-io beside a peer, which is an ARCP package of PyPI, and a floor: see `__main__`."""

@@ -1,10 +1,10 @@
-"""python -m benchmarks: measure everything side by side, and print the table of ratios.
+"""python -m benchmarks: measure all implementations side by side, and print the table of ratios.
 
-Needs the extra `bench`; the peer's own environment is made below build/ when there is none. Client and server
-are processes of their own, on cores of their own; CPU is what the operating system has counted for the one
-that is measured. Repetitions take turns, so that what disturbs one disturbs all: the ratios of one run are
-the result, figures alone are not. `--json` replaces in the file what it held of the scenarios that are run,
-and keeps the others: a whole run can be done in slices.
+Needs the extra `bench`; the run makes the peer's own environment below build/ when it is missing. Client and
+server are processes of their own, on cores of their own; CPU is the time that the operating system counts for
+the measured process. Repetitions take turns, so that a disturbance of the machine disturbs all
+implementations: the result is the ratios of one run, not its absolute figures. `--json` replaces the figures
+of the measured scenarios in the file and keeps the others, so that a whole run can be done in slices.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .targets import verdicts
 
 
 def main() -> int:
-    """Run what was asked for; 1 when something could not be measured."""
+    """Run the chosen scenarios; return 1 when a case could not be measured."""
     arguments = _parser().parse_args()
     allow_many_files()
     pin(CORES.client)
@@ -75,7 +75,7 @@ def _speed(figures: Figures, measured: set[str]) -> str:
     scale = statistics.median(run["scale"] for run in runs.values()) if runs else 1.0
     return (
         f"{sum(run['seconds'] for run in runs.values())} s ({took}); "
-        f"this machine takes {scale:.2f} of the time of the reference"
+        f"this machine takes {scale:.2f} times as long as the reference"
     )
 
 

@@ -1,4 +1,4 @@
-"""The agents that every server runs, written once; what differs between implementations is a Host."""
+"""The agents that every server runs, written once; a Host holds the calls of one implementation."""
 
 from __future__ import annotations
 
@@ -9,40 +9,42 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Gate(Protocol):
-    """An event of the loop that runs."""
+    """An event of the running loop."""
 
     def set(self) -> object:
-        """Let everybody through."""
+        """Release every task that waits."""
 
     async def wait(self) -> object:
-        """Until it is set."""
+        """Wait until the event is set."""
 
 
 class Host(NamedTuple):
-    """What agents need beside `job.log`, which is the same everywhere."""
+    """The calls that agents need beside `job.log`, which is the same in every implementation."""
 
     checkpoint: Callable[[], Awaitable[object]]
-    """Let others run."""
+    """Give the other tasks of the loop a turn."""
     gate: Callable[[], Gate]
     stream: Callable[[Any, str], AbstractAsyncContextManager[Any]]
-    """(job, encoding): a result stream with an async `write`."""
+    """Called with the job and an encoding: a result stream with an async `write`."""
     authorize: Callable[[Any, str, str], Awaitable[object]]
-    """(job, capability, target)."""
+    """Called with the job, a capability and a target."""
 
 
 Agent = Callable[[Any, Any], Awaitable[Any]]
 
 
 def agents_of(host: Host) -> dict[str, Agent]:
-    """Name to `async def agent(job, input)`."""
+    """Return the agents by name, each an `async def agent(job, input)`."""
     gates: dict[str, Gate] = {}
 
     def gate_of(input: Any) -> Gate:
         return gates.setdefault(input["gate"], host.gate())
 
     async def emit(job: Any, input: Any) -> Any:
-        """`n` log events, with `suspend` one turn of the loop after each, `size` characters longer than
-        they have to be; begins when its `gate` opens."""
+        """Publish `n` log events, whose messages are longer by `size` characters.
+
+        With `suspend`, one turn of the loop follows each event. With `gate`, the first event waits until that
+        gate opens."""
         count, checkpoint = input["n"], host.checkpoint if input.get("suspend") else None
         rest = "x" * input.get("size", 0)
         if "gate" in input:
@@ -60,7 +62,7 @@ def agents_of(host: Host) -> dict[str, Agent]:
         return input
 
     async def emit_for(job: Any, input: Any) -> Any:
-        """Events of `size` characters for `seconds`, one turn of the loop each; returns how many."""
+        """Publish events of `size` characters for `seconds`, one a turn of the loop; return their number."""
         end, message, count = time.perf_counter() + input["seconds"], "x" * input["size"], 0
         while time.perf_counter() < end:
             await job.log("info", message)
@@ -69,7 +71,7 @@ def agents_of(host: Host) -> dict[str, Agent]:
         return {"n": count}
 
     async def chunks(job: Any, input: Any) -> Any:
-        """A result of `total` characters or bytes in pieces of `chunk`, each a new object, as data is."""
+        """Stream a result of `total` characters or bytes in pieces of `chunk`, each of them a new object."""
         size, encoding = input["chunk"], input["encoding"]
         text = ("0123456789abcde\n" * (size // 16 + 1))[16:size]
         rest = text.encode() if encoding == "base64" else text
@@ -80,7 +82,7 @@ def agents_of(host: Host) -> dict[str, Agent]:
                 await host.checkpoint()
 
     async def authorize(job: Any, input: Any) -> Any:
-        """`n` questions at the gate; returns the microseconds of CPU of one."""
+        """Ask for authorization `n` times; return the microseconds of CPU of one call."""
         count, capability, target = input["n"], input["capability"], input["target"]
         start = time.process_time()
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""What is measured: cases of scenarios, on implementations."""
+"""Cases of scenarios, and the implementations on which they are measured."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from typing import Any, NamedTuple
 
 
 class Implementation(StrEnum):
-    """Whose code runs, and on which event loop."""
+    """An implementation, and the event loop that it runs on."""
 
     ASYNCIO = "asyncio"
     UVLOOP = "uvloop"
     TRIO = "trio"
     PEER = "peer"
-    """agentruntimecontrolprotocol of PyPI, in an environment of its own, on asyncio."""
+    """The package agentruntimecontrolprotocol of PyPI, in an environment of its own, on asyncio."""
     FLOOR = "floor"
-    """What codec, framing and writing cost alone, on asyncio (see `servers.floor`)."""
+    """Codec, framing and writing alone, on asyncio (see `servers.floor`)."""
 
 
 ALL = tuple(Implementation)
 OURS = (Implementation.ASYNCIO, Implementation.UVLOOP, Implementation.TRIO)
 ONE_LOOP = (Implementation.ASYNCIO, Implementation.PEER, Implementation.FLOOR)
-"""For what no event loop takes part in: ours stands in the column of asyncio."""
+"""The implementations of a case without an event loop: the column of asyncio shows arcp-io."""
 
 Metrics = dict[str, float]
-"""Name to value: `…_us`, `…_ms`, `…_kb`, `…_mb`, `…_percent`, or `…_per_s`, of which more is better."""
+"""Values by name: `…_us`, `…_ms`, `…_kb`, `…_mb`, `…_percent`, or `…_per_s`, of which more is better."""
 
 
 class Case(NamedTuple):
-    """One row of a scenario for each metric and implementation."""
+    """A case of a scenario, which yields one row for each metric and implementation."""
 
     name: str
     open: Callable[[Implementation], AbstractContextManager[Any]]
-    """Opens what is measured, once; `measure` is called with it at each repetition."""
+    """Opens the subject of the case, once; each repetition passes it to `measure`."""
     measure: Callable[[Any], Metrics]
     quick: bool = True
-    """Part of a quick run."""
+    """Whether a quick run includes the case."""
     quick_peer: bool = True
-    """The peer is too: it takes it less than 5 s."""
+    """Whether a quick run includes the peer, which then takes less than 5 s."""
     implementations: Iterable[Implementation] = ALL
     repetitions: int | None = None
-    """Instead of those of the run, for what is exact, or long."""
+    """The number of repetitions in place of that of the run, for a metric that is exact, or takes long."""
 
 
 class Scenario(NamedTuple):
-    """Cases that show one thing."""
+    """Cases that measure the same aspect."""
 
     letter: str
     name: str
@@ -55,7 +55,7 @@ class Scenario(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One figure of the report; the ratios are this value over the other one."""
+    """One figure of the report; its ratios are this value over that of the other implementation."""
 
     scenario: str
     case: str
@@ -68,5 +68,5 @@ class Row(NamedTuple):
 
 
 def more_is_better(metric: str) -> bool:
-    """Whether a metric is a rate."""
+    """Return whether a metric is a rate."""
     return metric.endswith("_per_s")

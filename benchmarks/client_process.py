@@ -12,7 +12,7 @@ from .machine import CORES, pin
 
 
 def run_client(implementation: Implementation, **settings: Any) -> Metrics:
-    """Let a client carry out a task, see `clients`; returns what it has measured."""
+    """Run a client that carries out a task, see `clients`; return the metrics that it prints."""
     module = implementation if implementation in ("peer", "floor") else "ours"
     settings["loop"] = implementation
     process = subprocess.Popen(

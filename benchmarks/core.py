@@ -26,7 +26,7 @@ from .servers.ours import ROOMY
 
 UNIX: Final = 1_780_000_000 * SECOND
 BATCH: Final = 64
-"""Events between two pulls, as drivers have it."""
+"""The number of events between two pulls, as in the drivers."""
 UPGRADE: Final = (
     b"GET /arcp HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -34,7 +34,7 @@ UPGRADE: Final = (
 
 
 class Core:
-    """A running job with so many observers; time goes a microsecond at each input."""
+    """A running job with a number of observers; the clock advances by one microsecond at each input."""
 
     def __init__(self, observers: int = 0) -> None:
         config = RuntimeConfig(name="core", version="1", agents=(AgentInfo("agent"),), limits=ROOMY)
@@ -44,7 +44,7 @@ class Core:
         self._codecs: dict[Connection, ServerCodec] = {}
         self._started: list[StartJob] = []
         self.framed = 0
-        """Bytes."""
+        """The number of bytes of all frames so far."""
         owner = self.connect()
         self.send(owner, "job.submit", {"agent": "agent", "input": None})
         self.job = self._started[0].job_id
@@ -52,12 +52,12 @@ class Core:
             self.send(self.connect(), "job.subscribe", {"job_id": self.job})
 
     def now(self) -> int:
-        """Later than before."""
+        """Return a time that is later than all before."""
         self._now += SECOND // 1_000_000
         return self._now
 
     def connect(self, *features: str) -> Connection:
-        """Open another session; `features` are negotiated beside `subscribe`."""
+        """Open a session; `features` are negotiated beside `subscribe`."""
         connection = self.runtime.connect(now=self.now())
         codec = ServerCodec(Admission(path="/arcp", hosts=("127.0.0.1",), origins=()), limit=1 << 20)
         codec.receive(UPGRADE)
@@ -72,12 +72,12 @@ class Core:
         return connection
 
     def send(self, connection: Connection, kind: str, payload: dict[str, Any]) -> None:
-        """A message of a client, and everything that comes of it."""
+        """Receive a message of a client, and carry out the output that follows."""
         envelope = {"arcp": "1.1", "id": f"01J{next(self._ids)}", "type": kind, "payload": payload}
         self._carry_out(connection.receive(json.dumps(envelope).encode(), now=self.now()))
 
     def emit(self, count: int) -> None:
-        """Log events of the job, up to framed bytes."""
+        """Publish log events of the job, and frame their envelopes."""
         emit, job = self.runtime.agents.emit, self.job
         for number in range(count):
             body = event_bodies.log("info", f"processed item {number} of the batch")

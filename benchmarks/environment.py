@@ -1,4 +1,4 @@
-"""The peer's own virtual environment, made once and kept below build/."""
+"""The peer's own virtual environment below build/, made once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PEER: Final = "agentruntimecontrolprotocol==1.1.3"
 
 @cache
 def peer_environment() -> Path:
-    """The `bin` directory of an environment with the peer; made when there is none."""
+    """Return the `bin` directory of the peer's environment; make the environment when it is missing."""
     version = "{}.{}".format(*sys.version_info)
     place = ROOT / "build" / "benchmarks" / f"{PEER.replace('==', '-')}-python{version}"
     if not (place / "complete").exists():
@@ -30,7 +30,7 @@ def peer_environment() -> Path:
 
 
 def commit() -> str:
-    """The commit that runs, with a plus if files differ from it; empty outside a repository."""
+    """Return the current commit, with a plus if files differ from it; return "" outside a repository."""
     words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=7", "--exclude=*"]
     try:
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
@@ -39,11 +39,11 @@ def commit() -> str:
 
 
 def python_of(implementation: str) -> str:
-    """The interpreter that an implementation runs on."""
+    """Return the path of the interpreter that an implementation runs on."""
     return str(peer_environment() / "python") if implementation == "peer" else sys.executable
 
 
 def variables() -> dict[str, str]:
-    """The environment of our processes: they find this package, and nothing of the caller's Python."""
+    """Return the environment variables of our processes: they find this package, and none of the caller's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return {**kept, "PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""The file of figures, `{"machine": …, "runs": …, "rows": …}`, written by slices of a run one by one."""
+"""The file of figures, `{"machine": …, "runs": …, "rows": …}`, to which each slice of a run adds."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ FIGURES: Final = Path(__file__).with_name("figures.json")
 
 @dataclass
 class Figures:
-    """What was measured; a scenario that is measured again replaces what there was of it."""
+    """The figures of a file; a scenario that is measured again replaces its former rows."""
 
     machine: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By letter of the scenario: `calibration_ms`, `scale` (how much slower than the machine of the targets
-    this one was), `quick`, the `seconds` that it took, and the `commit` that ran, with a plus if files
-    differed from it."""
+    """Runs by the letter of the scenario: `calibration_ms`, `scale` (the time of a fixed loop over its time
+    on the machine of the targets), `quick`, the `seconds` that the run took, and the `commit` that was
+    measured, with a plus if files differed from it."""
     rows: list[Row] = field(default_factory=list)
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """What the file says; nothing when there is no file."""
+        """Read a file of figures; return empty figures when the file does not exist."""
         if not file.exists():
             return cls()
         report = json.loads(file.read_text())
         return cls(report["machine"], report["runs"], [_row(row) for row in report["rows"]])
 
     def write(self, file: Path) -> None:
-        """Replace the file, in one step: who is interrupted loses only what was not written."""
+        """Replace the file in one step: an interrupted run keeps the scenarios that were written before."""
         anew = file.with_name(f"{file.name}.new")
         anew.write_text(self.text())
         anew.replace(file)
 
     def text(self) -> str:
-        """What is in the file: a row a line."""
+        """Return the text of the file, with one row on each line."""
         runs = ",\n".join(f"  {json.dumps(letter)}: {json.dumps(run)}" for letter, run in self.runs.items())
         rows = ",\n".join(f"  {json.dumps(row)}" for row in as_json(self.rows))
         machine = json.dumps(self.machine)
         return f'{{\n "machine": {machine},\n "runs": {{\n{runs}\n }},\n "rows": [\n{rows}\n ]\n}}\n'
 
     def replace(self, scenario: str, rows: Iterable[Row], run: dict[str, Any]) -> None:
-        """A scenario was measured."""
+        """Replace the rows and the run of a scenario."""
         self.runs = dict(sorted({**self.runs, scenario: run}.items()))
         others = [row for row in self.rows if row.scenario != scenario]
         self.rows = sorted([*others, *rows], key=lambda row: row.scenario)
 
     def scales(self) -> dict[str, float]:
-        """Of each scenario."""
+        """Return the scale of each scenario."""
         return {letter: float(run["scale"]) for letter, run in self.runs.items()}
 
 
 def as_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """The `rows` of a report."""
+    """Return rows as the `rows` of a report in JSON."""
     return [
         {
             "scenario": row.scenario,
@@ -75,7 +75,7 @@ def as_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def _short(value: float) -> float:
-    """Five digits: more are noise."""
+    """Round to five digits, since further digits are noise."""
     return float(f"{value:.5g}")
 
 

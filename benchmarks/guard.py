@@ -1,8 +1,8 @@
-"""python -m benchmarks.guard: do the hot paths still take the steps that they may?
+"""python -m benchmarks.guard: check that the hot paths take no more steps than their budget.
 
-Counts, not times: calls of Python functions, calls of C functions and bytecodes, for each event or job, on
-CPython 3.11, since other versions count otherwise. They have to stay within a tenth of budget.json;
-`--update` writes that anew.
+The guard counts steps and measures no time: calls of Python functions, calls of C functions and bytecodes,
+for each event or job. The counts have to stay within a tenth of budget.json, which `--update` writes anew.
+The budget is that of CPython 3.11, since other versions count otherwise.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Counts = dict[str, float]
 
 
 def measure() -> dict[str, Counts]:
-    """What each path takes for one unit."""
+    """Return the counts of each path for one unit."""
     return {
         "core: event": count_core(0),
         "core: delivery to one of 11": count_core(10),
@@ -44,7 +44,7 @@ def measure() -> dict[str, Counts]:
 
 
 def exceeded(found: Mapping[str, Counts], budget: Mapping[str, Counts]) -> list[str]:
-    """What takes more than a tenth more than it may, and what has no budget."""
+    """Return the counts that exceed their budget by more than a tenth, and those that have no budget."""
     problems = []
     for path, counts in found.items():
         for name, value in counts.items():
@@ -57,7 +57,7 @@ def exceeded(found: Mapping[str, Counts], budget: Mapping[str, Counts]) -> list[
 
 
 def main() -> int:
-    """Compare or write; 1 when something is exceeded."""
+    """Compare the counts with the budget, or write it; return 1 when a count exceeds its budget."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__)
     parser.add_argument("--update", action="store_true", help="write the budget anew")
     arguments = parser.parse_args()
@@ -79,11 +79,11 @@ def main() -> int:
 
 
 class Counter:
-    """Counts the calls or the bytecodes of this thread between `start` and `stop`.
+    """A counter of the calls or the bytecodes of this thread between `start` and `stop`.
 
-    Logging is off in between: what it takes depends on the handlers and levels that others have set. So is
-    the cyclic garbage collector: when it runs depends on all that the process has allocated before, and what
-    it runs (finalizers, callbacks of weak references, hooks in `gc.callbacks`) is not what is to be counted.
+    Logging is off in between, since its cost depends on handlers and levels that other code has set. The
+    cyclic garbage collector is off as well: its runs depend on all earlier allocations of the process, and
+    the finalizers, callbacks of weak references and hooks in `gc.callbacks` that it calls are not counted.
     """
 
     def __init__(self, *, bytecodes: bool) -> None:
@@ -103,10 +103,10 @@ class Counter:
         sys.settrace(None)
         if self._bytecodes:
             frame: FrameType | None = sys._getframe(1)
-            while frame is not None:  # Those that run already, a task of the loop for example.
+            while frame is not None:  # Frames that run already, such as a task of the loop.
                 frame.f_trace, frame.f_trace_opcodes = self._stepped, True
                 frame = frame.f_back
-            sys.settrace(self._entered)  # Python 3.12 looks only now whether a frame wants its opcodes.
+            sys.settrace(self._entered)  # Python 3.12 checks only here whether a frame asks for its opcodes.
         else:
             sys.setprofile(self._called)
 
@@ -135,7 +135,7 @@ class Counter:
 
 
 def count_core(observers: int, count: int = 1_024) -> Counts:
-    """What the core takes for an event, or for the delivery of one to its submitter or an observer."""
+    """Count the steps of the core for an event, or for its delivery to one submitter or observer."""
     counts: Counts = {}
     for bytecodes in (False, True):
         core, counter = Core(observers), Counter(bytecodes=bytecodes)
@@ -146,7 +146,7 @@ def count_core(observers: int, count: int = 1_024) -> Counts:
 
 
 def count_drivers(do: Callable[..., Awaitable[object]], *arguments: Any, count: int = 512) -> Counts:
-    """What the drivers and the core take for one of the `count` events or jobs of this."""
+    """Count the steps of drivers and core for one of the `count` events or jobs that `do` runs."""
     counts: Counts = {}
     for bytecodes in (False, True):
         counter = Counter(bytecodes=bytecodes)

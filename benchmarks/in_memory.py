@@ -1,4 +1,4 @@
-"""The drivers on the asyncio loop that runs, without sockets: one server, and what is on the other end."""
+"""The drivers on the running asyncio loop, without sockets: one server, a load session and a client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HELLO = {
 
 
 class Load:
-    """A session that looks for the ends of jobs, and for nothing else."""
+    """A session that waits for the ends of jobs, and decodes no other message."""
 
     def __init__(self, server: MemoryServer) -> None:
         runtime = server.server
@@ -40,29 +40,29 @@ class Load:
         runtime.pump.run()
 
     def send(self, kind: str, payload: dict[str, Any]) -> None:
-        """A message."""
+        """Send one message."""
         envelope = {"arcp": "1.1", "id": f"01J{next(self._ids)}", "type": kind, "payload": payload}
         self._stream.write(LengthCodec(1 << 20).frame([msgspec.json.encode(envelope)]))
 
     async def run(self, agent: str, input: Any) -> None:
-        """One job."""
+        """Submit one job, and wait for its end."""
         self._arrived.clear()
         self.send("job.submit", {"agent": agent, "input": input})
         await self._arrived.wait()
 
     def received(self, data: bytes) -> None:
-        """Bytes of the server."""
+        """Receive bytes of the server, and note the end of a job or the welcome."""
         if b'"type":"job.result"' in data or b'"type":"session.welcome"' in data:
             self._arrived.set()
 
     async def hello(self) -> None:
-        """Until the welcome."""
+        """Open the session, and wait for the welcome."""
         self.send("session.hello", HELLO)
         await self._arrived.wait()
 
 
 class _Sink(StreamTransport):
-    """In the place of a transport, on our end."""
+    """The load session's end of the stream, in the place of a transport."""
 
     __slots__ = ("_load",)
 
@@ -80,7 +80,7 @@ class _Sink(StreamTransport):
 
 
 class Pair:
-    """A server, a load session, and a session of our client."""
+    """A server, a load session, and a session of the client of arcp-io."""
 
     def __init__(self, load: Load, session: Session) -> None:
         self._load = load
@@ -89,23 +89,23 @@ class Pair:
     @classmethod
     @asynccontextmanager
     async def open(cls) -> AsyncIterator[Pair]:
-        """All are connected."""
+        """Serve, and connect both sessions."""
         async with serve_memory(app_of(Options("asyncio"))) as server, connect(server, TOKEN) as session:
             load = Load(server)
             await load.hello()
             yield cls(load, session)
 
     async def emit(self, count: int, suspend: bool) -> None:
-        """Events of one job, to the load session."""
+        """Publish events of one job to the load session."""
         await self._load.run("emit", {"n": count, "suspend": suspend})
 
     async def jobs(self, count: int) -> None:
-        """One after the other, of the load session."""
+        """Run jobs of the load session, one after the other."""
         for _ in range(count):
             await self._load.run("echo", {"x": 1})
 
     async def receive(self, count: int) -> None:
-        """Events of one job to our client, which iterates over them; both ends are counted."""
+        """Publish events of one job to the client, which iterates over them; the counts include both ends."""
         job = await self._session.submit("emit", {"n": count})
         received = 0
         async for _ in job:

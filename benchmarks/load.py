@@ -1,7 +1,7 @@
 """The load client: one session over one raw socket or pair of pipes, the same for every server.
 
-It reads large buffers, counts events by their first bytes, and parses everything else. It blocks: nothing is
-between the kernel and the clock.
+The client reads large buffers, counts events by their first bytes, and parses all other messages. Its calls
+block, so that no event loop is between the kernel and the clock.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ FEATURES: Final = ("ack", "list_jobs", "subscribe", "progress", "result_chunk", 
 BUFFER: Final = 256 * 1024
 EVENT: Final = b'"type":"job.event"'
 LOOK: Final = 200
-"""The type of a message is found in so many of its first bytes."""
+"""The number of first bytes of a message among which its type is searched."""
 PATIENCE: Final = 120.0
-"""Seconds; a server that is silent so long has failed."""
+"""Seconds of silence after which the server has failed."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -36,20 +36,20 @@ _ids = itertools.count(1)
 
 
 class Closed(Exception):
-    """The server has closed the connection, or has refused something."""
+    """An error: the server closes the connection, or refuses a request."""
 
 
 class Session:
-    """One session. Everything that is no event waits in `messages`, once somebody has read it."""
+    """One session. A message that is not an event waits in `messages` until `look_for` takes it."""
 
     def __init__(self, write: Callable[[bytes], object], read: Callable[[], bytes]) -> None:
         self.id = ""
         self.token = ""
-        """To resume with."""
+        """The resume token."""
         self.events = 0
-        """Events so far."""
+        """The number of events so far."""
         self.first_event_at = 0.0
-        """When the first one came, after `expect`."""
+        """The time of the first event after `expect`."""
         self.bytes_received = 0
         self.messages: deque[Message] = deque()
         self._write, self._read = write, read
@@ -61,7 +61,7 @@ class Session:
     def open(
         cls, port: int, resume: Message | None = None, features: Sequence[str] = (), token: str = TOKEN
     ) -> Self:
-        """Connect a WebSocket, and say hello."""
+        """Connect a WebSocket, and open or resume a session."""
         connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         key = base64.b64encode(os.urandom(16)).decode()
@@ -90,7 +90,7 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the socket."""
         if self.socket is not None:
             self.socket.close()
 
@@ -109,13 +109,13 @@ class Session:
         self.token = welcome["payload"]["resume_token"]
 
     def resumption(self, last_event_seq: int = 0) -> Message:
-        """What the next connection resumes with."""
+        """Return the `resume` of the next connection's hello."""
         return {"session_id": self.id, "resume_token": self.token, "last_event_seq": last_event_seq}
 
-    # To the server.
+    # Requests to the server.
 
     def envelope(self, kind: str, payload: Message, **fields: Any) -> bytes:
-        """A message, framed."""
+        """Return a message as a frame."""
         if self.id:
             fields["session_id"] = self.id
         number = next(_ids)
@@ -130,11 +130,11 @@ class Session:
         self._write(self.envelope(kind, payload, **fields))
 
     def send_frames(self, frames: Sequence[bytes]) -> None:
-        """Send many at once."""
+        """Send many frames at once."""
         self._write(b"".join(frames))
 
     def submission(self, agent: str, input: Any, **fields: Any) -> bytes:
-        """A submit, framed."""
+        """Return a submit as a frame."""
         return self.envelope("job.submit", {"agent": agent, "input": input, **fields})
 
     def submit(self, agent: str, input: Any, **fields: Any) -> None:
@@ -142,7 +142,7 @@ class Session:
         self._write(self.submission(agent, input, **fields))
 
     def start(self, agent: str, input: Any, **fields: Any) -> str:
-        """Submit; returns the id of the job once it is accepted."""
+        """Submit a job; return its id once it is accepted."""
         self.submit(agent, input, **fields)
         return job_id(self.until("job.accepted"))
 
@@ -152,14 +152,14 @@ class Session:
         self.until("job.subscribed")
 
     def expect(self) -> float:
-        """Forget the events so far; returns the time."""
+        """Set the count of events to zero, and return the time."""
         self.events, self.first_event_at = 0, 0.0
         return time.perf_counter()
 
-    # From the server.
+    # Messages of the server.
 
     def until(self, kind: str) -> Message:
-        """Read until a message of this type; others are dropped. Raises Closed for an error."""
+        """Read up to a message of this type, and drop the others; raises Closed for an error message."""
         while True:
             found = self.look_for(kind)
             if found is not None:
@@ -167,7 +167,7 @@ class Session:
             self.receive()
 
     def look_for(self, kind: str) -> Message | None:
-        """The next message of this type among those that have come; those before it are dropped."""
+        """Return the first waiting message of this type, or None; drop the messages before it."""
         while self.messages:
             message = self.messages.popleft()
             if message["type"] == kind:
@@ -177,17 +177,17 @@ class Session:
         return None
 
     def receive(self) -> None:
-        """Read once; waits for something to come."""
+        """Wait for bytes of the server, and parse them."""
         data = self._read()
         if not data:
             raise Closed("the connection is closed")
         self.bytes_received += len(data)
         self._parse(self._rest + data if self._rest else data)
 
-    # WebSocket frames (RFC 6455 §5.2). We mask with zeros.
+    # WebSocket frames (RFC 6455 §5.2). The client masks with zeros.
 
     def frame(self, message: bytes, first: int = 0x81) -> bytes:
-        """A frame of ours."""
+        """Return a message as a masked frame."""
         size = len(message)
         if size < 126:
             head = bytes((first, 0x80 | size))
@@ -226,7 +226,7 @@ class Session:
         self._rest = data[position:]
 
     def _other(self, first: int, message: bytes) -> int:
-        """What is no event at the usual place; returns how many events it is."""
+        """Handle a frame without the type of an event at the usual place; return its number of events."""
         if first == 0x89:  # Ping.
             self._write(self.frame(message, 0x8A))
         elif first == 0x88:
@@ -257,7 +257,7 @@ class Session:
 
 
 class Lines(Session):
-    """The same over pipes: an envelope a line."""
+    """A session over pipes, with one envelope on each line."""
 
     def frame(self, message: bytes, first: int = 0) -> bytes:
         return message + b"\n"
@@ -272,7 +272,7 @@ class Lines(Session):
 
 
 def until_all(sessions: Sequence[Session], kind: str) -> None:
-    """Until each has got a message of this type."""
+    """Read until every session has received a message of this type."""
     with selectors.DefaultSelector() as selector:
         for session in sessions:
             assert session.socket is not None
@@ -281,7 +281,7 @@ def until_all(sessions: Sequence[Session], kind: str) -> None:
         while waiting:
             ready = selector.select(PATIENCE)
             if not ready:
-                raise Closed(f"{waiting} wait for {kind}, and nothing comes")
+                raise Closed(f"{waiting} sessions wait for {kind} in vain")
             for key, _ in ready:
                 session = key.data
                 session.receive()
@@ -303,7 +303,7 @@ def attend(sessions: Sequence[Session], seconds: float) -> None:
 
 
 def job_id(message: Message) -> str:
-    """Of an answer; where it stands differs."""
+    """Return the job id of an answer, which has it in its payload or in the envelope."""
     return str(message["payload"].get("job_id") or message["job_id"])
 
 
@@ -312,7 +312,7 @@ def _now() -> str:
 
 
 def run_jobs(session: Session, submissions: Sequence[bytes], in_flight: int) -> None:
-    """Submit all, with never more than so many that have not ended."""
+    """Submit all jobs, with at most `in_flight` of them unfinished at a time."""
     session.send_frames(submissions[:in_flight])
     sent = min(in_flight, len(submissions))
     ended = 0

@@ -14,19 +14,19 @@ from typing import Final, NamedTuple
 import psutil
 
 REFERENCE_MS: Final = 5.5
-"""What `calibrate` returns on the machine of which the absolute targets are."""
+"""The result of `calibrate` on the machine of the absolute targets."""
 LINUX: Final = sys.platform == "linux"
 
 
 class Cores(NamedTuple):
-    """Where the two sides run; None where processes cannot be pinned."""
+    """The cores of server and client; None where processes cannot be pinned."""
 
     server: int | None
     client: int | None
 
 
 def cores() -> Cores:
-    """Two cores of those that we may use: of one core both sides share it."""
+    """Return two of the allowed cores; with a single core, both sides share it."""
     if not LINUX:
         return Cores(None, None)
     allowed = sorted(os.sched_getaffinity(0))
@@ -34,13 +34,13 @@ def cores() -> Cores:
 
 
 CORES: Final = cores()
-"""Found before anybody is pinned."""
+"""The cores that were allowed before any process was pinned."""
 ALLOWED: Final = tuple(sorted(os.sched_getaffinity(0))) if LINUX else ()
-"""All cores that we may use, found before anybody is pinned; none where processes cannot be pinned."""
+"""All cores that were allowed before any process was pinned; empty where processes cannot be pinned."""
 
 
 class NodeCores(NamedTuple):
-    """Where nodes and their store run."""
+    """The cores of nodes and of their store."""
 
     servers: tuple[int | None, ...]
     """The core of each node."""
@@ -50,27 +50,27 @@ class NodeCores(NamedTuple):
 
 
 def cores_for(nodes: int) -> NodeCores:
-    """Return cores for so many nodes: without enough of them, all nodes share that of servers."""
+    """Return cores for a number of nodes: where cores are too few, all nodes share that of servers."""
     own = len(ALLOWED) >= nodes + 2
     store = ALLOWED[-2] if len(ALLOWED) >= 3 else CORES.client
     return NodeCores(ALLOWED[:nodes] if own else (CORES.server,) * nodes, store, own)
 
 
 def pin(core: int | None, pid: int = 0) -> None:
-    """Keep a process, and what it starts, on one core."""
+    """Keep a process, and the processes that it starts, on one core."""
     if core is not None and LINUX:
         os.sched_setaffinity(pid, {core})
 
 
 def calibrate() -> float:
-    """Milliseconds of CPU of a fixed loop on the servers' core, the best of some: how fast it is now."""
+    """Return the best of some times of a fixed loop on the server's core, in ms of CPU: the current speed."""
     with _on(CORES.server):
         return min(_loop() for _ in range(3))
 
 
 @contextmanager
 def _on(core: int | None) -> Iterator[None]:
-    """Stay on a core for a block."""
+    """Keep this process on a core for a block."""
     if core is None:
         yield
         return
@@ -90,7 +90,7 @@ def _loop() -> float:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU that a process has used; from its own clock, to the nanosecond, where there is one."""
+    """Return the CPU time of a process; where the system has a clock for each process, in nanoseconds."""
     if LINUX:
         return time.clock_gettime((~pid << 3) | 2)
     times = psutil.Process(pid).cpu_times()
@@ -98,12 +98,12 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory(pid: int) -> int:
-    """Bytes that would be free if a process ended."""
+    """Return the number of bytes that the end of a process would free."""
     return psutil.Process(pid).memory_full_info().uss
 
 
 def resident_memory(pid: int) -> int:
-    """Bytes that are resident; from now on `peak_memory` is the most of them, where the system counts it."""
+    """Return the resident bytes; on Linux, also set the peak that `peak_memory` returns to this amount."""
     if LINUX:
         with open(f"/proc/{pid}/clear_refs", "w") as switch:
             switch.write("5")
@@ -111,7 +111,7 @@ def resident_memory(pid: int) -> int:
 
 
 def peak_memory(pid: int) -> int:
-    """The most bytes that a process has had resident; where nobody counts, what it has now."""
+    """Return the highest number of resident bytes of a process, or the current one where none is counted."""
     if LINUX:
         with open(f"/proc/{pid}/status") as status:
             for line in status:
@@ -121,7 +121,7 @@ def peak_memory(pid: int) -> int:
 
 
 def allow_many_files() -> int:
-    """Raise the limit of open files as far as we may; returns it."""
+    """Raise the limit of open files as far as the system allows; return it."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard == resource.RLIM_INFINITY:
         hard = 65_536
@@ -130,7 +130,7 @@ def allow_many_files() -> int:
 
 
 def describe() -> dict[str, object]:
-    """What a reader of figures has to know."""
+    """Return the properties of the machine that a reader of figures needs."""
     return {
         "system": platform.platform(),
         "processor": _processor(),

@@ -1,4 +1,4 @@
-"""Nodes over a store: each in a process of its own, over a private PostgreSQL that is started for them."""
+"""Nodes over a store, each in a process of its own, over a private PostgreSQL of the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ START_SEC: Final = 120.0
 
 
 class Postgres:
-    """A PostgreSQL server of a run's own."""
+    """A PostgreSQL server that serves one run alone."""
 
     def __init__(self, pid: int, url: str) -> None:
         self._process = psutil.Process(pid)
@@ -32,7 +32,7 @@ class Postgres:
         self._databases = 0
 
     def database(self) -> str:
-        """Make another database; return its URL, with patience for a busy machine."""
+        """Make another database; return its URL, whose connection timeout suits a busy machine."""
         import psycopg
 
         self._databases += 1
@@ -42,7 +42,7 @@ class Postgres:
         return f"{self._url.replace('/postgres?', f'/{name}?')}&connect_timeout={CONNECT_SEC}"
 
     def commit_p50(self, count: int) -> float:
-        """Return the median of seconds that a transaction takes which adds a row of 200 bytes."""
+        """Return the median of seconds of a transaction that inserts a row of 200 bytes."""
         import psycopg
 
         took = []
@@ -55,14 +55,14 @@ class Postgres:
         return statistics.median(took)
 
     def cpu(self) -> float:
-        """Return the seconds of CPU so far of all processes of the server, also of those that have ended."""
+        """Return the seconds of CPU so far of all processes of the server, with those that have ended."""
         ended = self._process.cpu_times()
         total = cpu_seconds(self._process.pid) + ended.children_user + ended.children_system
         for process in self._process.children(recursive=True):
             try:
                 total += cpu_seconds(process.pid)
             except (OSError, psutil.NoSuchProcess):
-                continue  # It has ended meanwhile.
+                continue  # The process has ended in the meantime.
         return total
 
 
@@ -116,7 +116,7 @@ class Nodes:
         return sum(amount.records for amount in self.store.amounts(self.store.read().shards[shard]))
 
     def warm_up(self) -> None:
-        """Let the interpreter of every node see every path, with clients of its own shards and of others."""
+        """Let the interpreter of every node run every path, with clients of its own shards and of others."""
         for server in self.servers:
             for tenants in self.tenants_by_owner():
                 warm_up(server, token_of(tenants[0]))
@@ -137,7 +137,7 @@ class Nodes:
 def nodes(
     implementation: Implementation, url: str, count: int, *, shards: int, **options: Any
 ) -> Iterator[Nodes]:
-    """Serve a new store from so many nodes that start together, with all their shards restored."""
+    """Serve a new store from `count` nodes that start together, with all their shards restored."""
     from arcp_io.cluster.store import PostgresStore
 
     store = PostgresStore(url)

@@ -1,4 +1,4 @@
-"""Servers, each in a process of its own, on its own core."""
+"""Servers, each in a process of its own, on a core of its own."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from .servers.options import TOKEN
 
 
 class Server:
-    """A running server; what it has used is read from the operating system."""
+    """A running server, whose CPU and memory are read from the operating system."""
 
     def __init__(self, implementation: Implementation, process: subprocess.Popen[bytes], port: int) -> None:
         self.implementation = implementation
         self.process = process
         self.port = port
-        """0 if it speaks on its standard streams."""
+        """The port, or 0 for a server on its standard streams."""
         self.node = ""
-        """The id of the node, if it is one."""
+        """The id of the node, or an empty text for a server that is not a node."""
         self._restored: dict[int, float] = {}
 
     def connect(
         self, resume: dict[str, Any] | None = None, features: tuple[str, ...] = (), token: str = TOKEN
     ) -> Session:
-        """A session of the load client over WebSocket."""
+        """Open a session of the load client over WebSocket."""
         return Session.open(self.port, resume, features, token)
 
     def listen(self) -> None:
@@ -45,11 +45,11 @@ class Server:
         """Wait until a node has restored a shard; return the seconds that it took."""
         while shard not in self._restored:
             if self._line(shard):
-                raise RuntimeError("a node tells what it restores, and nothing else")
+                raise RuntimeError("a node prints more than reports of restores")
         return self._restored[shard]
 
     def _line(self, shard: int | None = None) -> bytes:
-        """Read on to a line that says nothing of a restore; return nothing behind the restore of a shard."""
+        """Read up to a line other than a report of a restore, or return b"" after the restore of `shard`."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if not line.startswith(b"restored "):
@@ -61,23 +61,23 @@ class Server:
         raise RuntimeError(f"the server of {self.implementation} has ended")
 
     def cpu(self) -> float:
-        """Seconds of CPU so far."""
+        """Return the seconds of CPU so far."""
         return cpu_seconds(self.process.pid)
 
     def memory(self) -> int:
-        """Bytes that it holds."""
+        """Return the number of bytes that the process holds."""
         return memory(self.process.pid)
 
     def resident(self) -> int:
-        """Bytes that are resident; `peak_memory` is the most of them from now on."""
+        """Return the resident bytes, and start the peak that `peak_memory` returns from them."""
         return resident_memory(self.process.pid)
 
     def peak_memory(self) -> int:
-        """The most bytes that were resident since the last `resident`."""
+        """Return the highest number of resident bytes since the last call of `resident`."""
         return peak_memory(self.process.pid)
 
     def stop(self) -> None:
-        """At once."""
+        """Kill the process."""
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
@@ -86,7 +86,7 @@ class Server:
 
 
 def start(implementation: Implementation, **options: Any) -> Server:
-    """A server that listens; for the options see `servers.options`."""
+    """Start a server, and wait until it listens; for the options see `servers.options`."""
     server = spawn(implementation, CORES.server, **options)
     if not options.get("stdio"):
         server.listen()
@@ -94,14 +94,14 @@ def start(implementation: Implementation, **options: Any) -> Server:
 
 
 def spawn(implementation: Implementation, core: int | None, **options: Any) -> Server:
-    """A server on a core, which does not listen yet."""
+    """Start a server on a core, and return before it listens."""
     module = implementation if implementation in ("peer", "floor") else "ours"
     settings = json.dumps({"loop": implementation, **options})
     process = subprocess.Popen(
         [python_of(implementation), "-m", f"benchmarks.servers.{module}", settings],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL if implementation == "peer" else None,  # It logs every lost heartbeat.
+        stderr=subprocess.DEVNULL if implementation == "peer" else None,  # It logs each lost heartbeat.
         env=variables(),
     )
     pin(core, process.pid)
@@ -109,7 +109,7 @@ def spawn(implementation: Implementation, core: int | None, **options: Any) -> S
 
 
 def serving(**options: Any) -> Callable[[Implementation], AbstractContextManager[Server]]:
-    """For `Case.open`: a server with these options, warm."""
+    """Return a `Case.open` that starts a server with these options, and warms it up."""
 
     @contextmanager
     def opened(implementation: Implementation) -> Iterator[Server]:
@@ -124,7 +124,7 @@ def serving(**options: Any) -> Callable[[Implementation], AbstractContextManager
 
 
 def journaling(sync: str) -> Callable[[Implementation], AbstractContextManager[Server]]:
-    """The same with a journal in a file of SQLite."""
+    """Return a `Case.open` that starts a server with a journal in a file of SQLite, and warms it up."""
 
     @contextmanager
     def opened(implementation: Implementation) -> Iterator[Server]:
@@ -136,7 +136,7 @@ def journaling(sync: str) -> Callable[[Implementation], AbstractContextManager[S
 
 
 def warm_up(server: Server, token: str = TOKEN) -> None:
-    """Let the interpreter see every path of a job once or twice."""
+    """Let the interpreter run every path of a job once or twice."""
     with server.connect(token=token) as session:
         for suspend in (False, True):
             session.submit("emit", {"n": 300, "suspend": suspend})
@@ -148,12 +148,12 @@ def warm_up(server: Server, token: str = TOKEN) -> None:
 
 @contextmanager
 def anew(implementation: Implementation) -> Iterator[Implementation]:
-    """For `Case.open`: every repetition starts its own processes."""
+    """Open a case in which every repetition starts its own processes."""
     yield implementation
 
 
 def start_stdio(implementation: Implementation) -> tuple[Server, Lines]:
-    """A server on standard streams, and its only session."""
+    """Start a server on standard streams; return it with its only session."""
     server = start(implementation, stdio=True)
     into, out = server.process.stdin, server.process.stdout
     assert into is not None and out is not None

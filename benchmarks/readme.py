@@ -1,7 +1,7 @@
 """python -m benchmarks.readme [FIGURES]: write figures into README.md and docs/performance.md; draw plots.
 
-README.md has a few lines of the table, docs/performance.md has all of them and the plots. Without a file the
-figures are those that are committed, benchmarks/figures.json; another file replaces them.
+README.md has a few lines of the table, docs/performance.md has all of them and the plots. Without an argument
+the figures are those of benchmarks/figures.json; the figures of a given file replace these.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OURS: Final = (Implementation.ASYNCIO, Implementation.UVLOOP, Implementation.TRI
 
 
 class Line(NamedTuple):
-    """A line of the table."""
+    """A line of the table of figures."""
 
     what: str
     scenario: str
@@ -117,11 +117,11 @@ IN_SHORT: Final[Mapping[str, str]] = {
     "SQLite journal, FULL: events/s": "events/s into an SQLite journal, synced to the disk",
     "`import arcp_io`: ms of time": "`import arcp_io`: ms",
 }
-"""Lines of the table that README.md shows as well, and what they are called there."""
+"""The lines of the table that README.md shows as well, with their names on that page."""
 
 
 def main() -> int:
-    """Write the figures into both pages, and the plots; 0."""
+    """Write the figures and the plots into both pages; return 0."""
     if sys.argv[1:]:
         Figures.read(Path(sys.argv[1])).write(FIGURES)
     figures = Figures.read(FIGURES)
@@ -177,7 +177,7 @@ def part(figures: Figures) -> str:
             written.append(f"| {line.scenario}) {line.what} | {' | '.join(cells)} |")
     missed = [f"* {verdict.text}" for verdict in verdicts(figures) if not verdict.holds]
     written += ["", _about(figures), ""]
-    written += ["Of the musts are missed:", "", *missed, ""] if missed else ["All musts hold.", ""]
+    written += ["These musts are missed:", "", *missed, ""] if missed else ["All musts hold.", ""]
     written += [f"![{plot.title}](../benchmarks/plots/{plot.file}.svg)" for plot in PLOTS]
     return "\n".join([*written, ""])
 
@@ -199,7 +199,7 @@ def _ours(row: Row | None, stand: Iterable[Verdict]) -> str:
 
 
 def _mark(stand: list[Verdict]) -> str:
-    """Of the worst of them."""
+    """Return the mark of the targets of one figure: missed, held, or better than the aim."""
     if not stand:
         return ""
     if not all(one.holds for one in stand):
@@ -208,7 +208,7 @@ def _mark(stand: list[Verdict]) -> str:
 
 
 def _bounds(line: Line, which: str) -> str:
-    """What is asked of ours, for trio only where it differs."""
+    """Return the bounds of a line on asyncio, and those on trio where they differ."""
     bounds: dict[Implementation, list[str]] = defaultdict(list)
     for target in TARGETS:
         if _place(target) == (line.scenario, line.case, line.metric):
@@ -241,8 +241,8 @@ def _about(figures: Figures) -> str:
     commits = [f"{letter} at {run['commit']}" for letter, run in figures.runs.items() if run.get("commit")]
     return (
         f"A {kind} run of {minutes:.0f} minutes on {machine['processor']}, {machine['cores']} cores, "
-        f"CPython {machine['python']}; a loop takes {scales[0]:.2f} to {scales[-1]:.2f} of its time on the "
-        "machine of which the absolute bounds are."
+        f"CPython {machine['python']}; a fixed loop takes {scales[0]:.2f} to {scales[-1]:.2f} times as long "
+        "as on the machine of the absolute bounds."
         + (f" Commits, as far as they were noted: {', '.join(commits)}." if commits else "")
     )
 

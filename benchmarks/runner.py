@@ -1,6 +1,6 @@
-"""Runs cases: interleaved repetitions on all implementations, and the rows that come of them.
+"""The runner of cases: interleaved repetitions on all implementations, and the rows that follow from them.
 
-What took how long goes to standard error.
+The runner prints the time that each case takes to standard error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Samples = Mapping[Implementation, Mapping[str, list[float]]]
 
 
 class Runner:
-    """One run; `calibrations` are of every case since they were cleared."""
+    """One run; `calibrations` holds one value for each case since the list was cleared."""
 
     def __init__(self, *, quick: bool, implementations: Iterable[Implementation] = Implementation) -> None:
         self.quick = quick
@@ -34,7 +34,7 @@ class Runner:
         self._began = time.perf_counter()
 
     def run(self, scenario: Scenario) -> Iterator[list[Row]]:
-        """The rows of each case."""
+        """Measure the cases of a scenario, and yield the rows of each."""
         for case in scenario.cases:
             if case.quick or not self.quick:
                 self.calibrations.append(calibrate())
@@ -49,7 +49,7 @@ class Runner:
         print(f"{elapsed:6.0f} s  {case}: {sum(took.values()):.1f} s ({each})", file=sys.stderr, flush=True)
 
     def _samples(self, scenario: Scenario, case: Case, took: dict[str, float]) -> Samples:
-        """Every implementation in turn, and again; `took` has the seconds of each."""
+        """Measure every implementation in turn, repeatedly; add up the seconds of each in `took`."""
         samples: dict[Implementation, dict[str, list[float]]] = {}
         with ExitStack() as stack:
             opened: dict[Implementation, Any] = {}
@@ -86,7 +86,7 @@ class Runner:
 
 
 def _measured(case: Case, subject: Any) -> Metrics:
-    """Without a pause of our own garbage collector in it."""
+    """Measure a case while the garbage collector of this process is off."""
     gc.collect()
     gc.disable()
     try:
@@ -96,7 +96,7 @@ def _measured(case: Case, subject: Any) -> Metrics:
 
 
 def rows_of(scenario: str, case: str, samples: Samples) -> list[Row]:
-    """Medians, spreads and ratios."""
+    """Return a row of median, spread and ratios for each metric of each implementation."""
     medians = {
         implementation: {metric: statistics.median(values) for metric, values in metrics.items()}
         for implementation, metrics in samples.items()

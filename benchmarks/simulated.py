@@ -1,4 +1,4 @@
-"""An asyncio loop, and clocks, on which time is a count: the same program takes the same steps each time."""
+"""An asyncio loop and clocks on simulated time: the same program takes the same steps in every run."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from arcp_io.drivers.clock import Clock
 
 T = TypeVar("T")
 TICK: Final = 1_000
-"""Nanoseconds that go by each time somebody asks what time it is."""
+"""The nanoseconds by which each reading of the clock advances the time."""
 UNIX: Final = 1_780_000_000_000_000_000
 
 
 class Time:
-    """Nanoseconds since the beginning."""
+    """A simulated clock, in nanoseconds since its start."""
 
     def __init__(self) -> None:
         self._now = 0
 
     def now(self) -> int:
-        """Later each time."""
+        """Advance the time by one tick, and return it."""
         self._now += TICK
         return self._now
 
     def unix(self) -> int:
-        """The wall clock."""
+        """Return the time of the wall clock."""
         return UNIX + self._now
 
     def sleep(self, seconds: float) -> None:
-        """Nobody has anything to do for so long."""
+        """Advance the time by some seconds, in which the program is idle."""
         self._now += int(seconds * 1e9) + TICK
 
 
 class _Selector(selectors.SelectSelector):
-    """Does not wait: time jumps instead."""
+    """A selector that does not wait, but advances the simulated time."""
 
     def __init__(self, time: Time) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a program that does nothing but with what is in this process."""
+    """Run a program that communicates only inside this process, on simulated time."""
     time = Time()
     usual = Clock.__init__.__defaults__
     Clock.__init__.__defaults__ = (time.now, time.unix)

@@ -1,4 +1,4 @@
-"""Scaling plots as SVG: both axes logarithmic, one line an implementation."""
+"""Scaling plots as SVG: both axes are logarithmic, and each implementation has a line."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Point = tuple[float, float]
 
 
 class Plot(NamedTuple):
-    """A metric of one scenario, against the number in the names of some cases."""
+    """A metric of one scenario, against the number in the names of its cases."""
 
     file: str
     title: str
     scenario: str
     case: str
-    """A regular expression for the whole name, with a group that is the number."""
+    """A regular expression of the whole name of a case, with a group that is the number."""
     metric: str
     across: str
     up: str
@@ -47,7 +47,7 @@ PLOTS: Final = (
 
 
 def write_plots(rows: Iterable[Row], place: Path) -> list[Path]:
-    """Write every plot for which there are at least two points; returns the files."""
+    """Write every plot that has at least two points; return the files."""
     rows, written = list(rows), []
     place.mkdir(parents=True, exist_ok=True)
     for plot in PLOTS:
@@ -59,7 +59,7 @@ def write_plots(rows: Iterable[Row], place: Path) -> list[Path]:
 
 
 def lines_of(plot: Plot, rows: Iterable[Row]) -> dict[str, list[Point]]:
-    """Implementation to points, from left to right."""
+    """Return the points of each implementation, from left to right."""
     lines: dict[str, list[Point]] = defaultdict(list)
     for row in rows:
         number = re.fullmatch(plot.case, row.case)
@@ -69,7 +69,7 @@ def lines_of(plot: Plot, rows: Iterable[Row]) -> dict[str, list[Point]]:
 
 
 def drawn(plot: Plot, lines: Mapping[str, Sequence[Point]]) -> str:
-    """The picture."""
+    """Return the plot as SVG."""
     across = _Axis([x for points in lines.values() for x, _ in points], LEFT, WIDTH - RIGHT)
     up = _Axis([y for points in lines.values() for _, y in points], HEIGHT - BOTTOM, TOP)
     parts = [

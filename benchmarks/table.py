@@ -1,4 +1,4 @@
-"""The table of figures, and the JSON of them."""
+"""The table of figures, as text."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ WIDTH: Final = 22
 
 
 def heading() -> str:
-    """The first line."""
+    """Return the first line of the table."""
     names = "".join(f"{name:>{WIDTH}}" for name in Implementation)
     return f"{'':30}{names}"
 
 
 def lines(rows: Iterable[Row]) -> list[str]:
-    """For each metric of a case the medians with their spreads, and the ratios to peer and floor."""
+    """Return two lines for each metric of a case: medians with spreads, and ratios to peer and floor."""
     written: list[str] = []
     for (scenario, case, metric), group in groupby(sorted(rows, key=_place), key=_place):
         by_implementation = {row.implementation: row for row in group}
@@ -31,7 +31,7 @@ def lines(rows: Iterable[Row]) -> list[str]:
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Return a number with three digits, or with all digits before the point."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:.3g}M"
     if abs(value) >= 1e4:
@@ -40,7 +40,7 @@ def number(value: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """As people say it: 1/9 rather than 0.11."""
+    """Return a ratio as a fraction when it is below one half: 1/9 in place of 0.11."""
     return f"1/{number(1 / value)}" if 0 < value < 0.5 else number(value)
 
 

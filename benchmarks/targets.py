@@ -1,4 +1,4 @@
-"""What the figures have to be, and what they should be: the table of targets, and which of them hold."""
+"""The table of targets: the bounds that figures must keep and should reach, and the verdicts on figures."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ ASYNCIO, TRIO, PEER, FLOOR = (
 
 
 class To(Enum):
-    """What a value is compared with."""
+    """The reference of a target, with which its value is compared."""
 
     PEER = "of the peer"
     FLOOR = "of the floor"
     ASYNCIO = "of asyncio"
     REFERENCE = ""
-    """An absolute figure of the machine of which the targets are. What this machine takes is divided by how
-    much slower it is: by the peer's figure of the same case where that is known of both, else by the loop."""
+    """An absolute figure of the machine of the targets. The figure of another machine is divided by the
+    factor by which that machine is slower: the ratio of the peer's figures of this case where both are known,
+    else the scale of the run."""
     PLAIN = " "
-    """An absolute figure that no speed changes."""
+    """An absolute figure that does not depend on the speed of the machine."""
     CASE = "of the other case"
 
 
 class Target(NamedTuple):
-    """A bound of one figure; a `least` one is to be reached, any other not to be exceeded."""
+    """A bound of one figure: the lower limit if `least`, else the upper limit."""
 
     scenario: str
     case: str
@@ -45,11 +46,11 @@ class Target(NamedTuple):
     least: bool = False
     other_case: str = ""
     peer: float | None = None
-    """The peer's figure on the machine of which the targets are."""
+    """The peer's figure on the machine of the targets."""
 
 
 class Verdict(NamedTuple):
-    """How a target stands."""
+    """The verdict on one figure: whether it holds its target, and reaches the aim."""
 
     target: Target
     value: float
@@ -58,7 +59,7 @@ class Verdict(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What was found, and what was asked for."""
+        """Return the measured value beside the target."""
         target = self.target
         sign = "≥" if target.least else "≤"
         against = f" to {target.other_case}" if target.to is To.CASE else f" {target.to.value}".rstrip()
@@ -135,16 +136,16 @@ TARGETS: Final[tuple[Target, ...]] = (
         )
     ),
 )
-"""Ratios decide where there are any. An aim that we chose stands where none was asked for, and where the one
-that was asked for is behind us, as 50 for the import and 1/15 for observers of an agent that suspends: it is
-raised to what was reached, or a little beyond."""
+"""Targets are ratios wherever a ratio exists. An aim of our own stands where none was asked for, and where
+the figures have passed the aim that was asked for, such as 50 for the import and 1/15 for observers of an
+agent that suspends: the aim is then the figure that was reached, or slightly beyond."""
 
 
 Place = tuple[str, str, str, Implementation]
 
 
 def verdicts(figures: Figures) -> list[Verdict]:
-    """Of every target whose figure is there."""
+    """Return the verdict on every target whose figure was measured."""
     values = {(row.scenario, row.case, row.metric, row.implementation): row.value for row in figures.rows}
     scales, found = figures.scales(), []
     for target in TARGETS:

@@ -1,6 +1,6 @@
-"""python -m benchmarks.walks: which files of arcp_proto does a message visit, from its bytes to the answer's?
+"""python -m benchmarks.walks: count the files of arcp_proto that a message visits up to its answer.
 
-A walk is counted by `sys.setprofile` on a warm connection. `--files` names the files.
+The program counts a walk by `sys.setprofile` on a warm connection. `--files` names the files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEASE: Final = {"tool.call": ["search"], "cost.budget": ["USD:5"]}
 
 
 def measure() -> dict[str, list[str]]:
-    """Return the files of each walk, in the order in which it comes to them."""
+    """Return the files of each walk, in the order of the first visit."""
     core = Core()
     peer = core.connect("list_jobs", "cost.budget")
 

@@ -1,4 +1,4 @@
-"""One client process an implementation: `python -m benchmarks.clients.NAME SETTINGS`.
+"""One client process for each implementation: `python -m benchmarks.clients.NAME SETTINGS`.
 
-It carries out a task, and prints what it has measured as a JSON object: `seconds` and `cpu` of all of it.
+The process carries out a task, and prints its measurements as a JSON object: `seconds` and `cpu` of the task.
 """

@@ -1,4 +1,4 @@
-"""The floor of clients: frames are split and decoded, events wait for an iterator, and nothing is checked."""
+"""The floor of clients: it splits and decodes frames, keeps events for an iterator, and checks nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACK_EVERY: Final = 256
 
 
 class Payload(msgspec.Struct, gc=False):
-    """Of an event."""
+    """The payload of an event."""
 
     kind: str
     ts: str
@@ -26,7 +26,7 @@ class Payload(msgspec.Struct, gc=False):
 
 
 class Envelope(msgspec.Struct, gc=False):
-    """What is read of every message."""
+    """The fields that the client reads of every message."""
 
     type: str
     payload: msgspec.Raw
@@ -35,7 +35,7 @@ class Envelope(msgspec.Struct, gc=False):
 
 
 class Chunk(msgspec.Struct, gc=False):
-    """A part of a result."""
+    """A chunk of a result."""
 
     data: str
     encoding: str
@@ -109,18 +109,18 @@ class Client(asyncio.Protocol):
         self._transport.write(b"\x81" + length + bytes(4) + message)
 
     async def hello(self) -> None:
-        """Until the welcome."""
+        """Wait for the welcome."""
         self._session = (await self.receive()).session_id
 
     async def receive(self) -> Envelope:
-        """The next message."""
+        """Wait for the next message, and return it."""
         while not self._messages:
             self._arrived = asyncio.get_running_loop().create_future()
             await self._arrived
         return self._messages.popleft()
 
     async def events(self, agent: str, input: Any) -> AsyncIterator[Payload]:
-        """Those of one job."""
+        """Submit a job, and yield its events."""
         self.send("job.submit", {"agent": agent, "input": input})
         while (envelope := await self.receive()).type != "job.result":
             if envelope.type == "job.event":
@@ -129,7 +129,7 @@ class Client(asyncio.Protocol):
                 yield _payload(envelope.payload)
 
     async def join(self, input: Any) -> int:
-        """The size of a result in parts."""
+        """Receive a chunked result, and return its size."""
         parts: list[bytes] = []
         async for payload in self.events("chunks", input):
             chunk = _chunk(payload.body)
@@ -137,7 +137,7 @@ class Client(asyncio.Protocol):
         return len(b"".join(parts))
 
     async def jobs(self, count: int) -> float:
-        """One after the other; returns the median of seconds from submit to result."""
+        """Run jobs one after the other; return the median of seconds from submit to result."""
         took = []
         for _ in range(count):
             start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The client of arcp_io."""
+"""The client of arcp-io."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def _events(session: Session, settings: Settings) -> None:
 
 
 async def _jobs(session: Session, count: int) -> float:
-    """One after the other; returns the median of seconds from submit to result."""
+    """Run jobs one after the other; return the median of seconds from submit to result."""
     took = []
     for _ in range(count):
         start = time.perf_counter()

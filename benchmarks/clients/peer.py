@@ -1,4 +1,4 @@
-"""The client of the peer; runs in an environment of its own, in which it alone is installed."""
+"""The client of the peer, which runs in an environment that has the peer alone installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client process is told, and how it measures."""
+"""The settings of a client process, and its measurement."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 @dataclass
 class Settings:
-    """The task: `events` (iterate over those of one job), `result` (wait for a large one), or `jobs` (one
-    after the other, `count` of them)."""
+    """The settings of a client, with its task: `events` (iterate over the events of one job), `result` (wait
+    for a large result), or `jobs` (run `count` jobs one after the other)."""
 
     loop: str
     port: int
@@ -24,18 +24,18 @@ class Settings:
 
     @property
     def url(self) -> str:
-        """Where the server listens."""
+        """The URL of the server."""
         return f"ws://127.0.0.1:{self.port}/arcp"
 
 
 def from_command_line() -> Settings:
-    """The JSON object of the command line."""
+    """Return the settings in the JSON object of the command line."""
     return Settings(**json.loads(sys.argv[1]))
 
 
 @contextmanager
 def measured() -> Iterator[dict[str, float]]:
-    """Measure a block; prints it, with what the block adds."""
+    """Measure a block; print the figures, with those that the block adds."""
     found: dict[str, float] = {}
     cpu, start = time.process_time(), time.perf_counter()
     yield found

@@ -1,4 +1,4 @@
-"""The scenarios, one a file."""
+"""The scenarios, each in a file."""
 
 from __future__ import annotations
 
@@ -42,4 +42,4 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     o_start.SCENARIO,
     p_nodes.SCENARIO,
 )
-"""In the order of the report."""
+"""The scenarios in the order of the report."""

@@ -10,7 +10,7 @@ from ..process import Server, serving
 
 
 def events(count: int, suspend: bool, server: Server) -> Metrics:
-    """One job that emits `count` events: throughput, CPU, and when the first one came."""
+    """Run one job that publishes `count` events; measure throughput, CPU and the time of the first event."""
     with server.connect() as session:
         submission = session.submission("emit", {"n": count, "suspend": suspend})
         cpu, start = server.cpu(), session.expect()

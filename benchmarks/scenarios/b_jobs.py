@@ -1,4 +1,4 @@
-"""(b) Jobs that only return their input: from the submit to the result, and how many at a time."""
+"""(b) Jobs that only return their input: the time from submit to result, and the throughput."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..process import Server, serving
 
 
 def latency(count: int, server: Server) -> Metrics:
-    """One job after the other."""
+    """Run jobs one after the other."""
     with server.connect() as session:
         took = []
         cpu, begin = server.cpu(), time.perf_counter()
@@ -33,7 +33,7 @@ def latency(count: int, server: Server) -> Metrics:
 
 
 def throughput(count: int, in_flight: int, server: Server) -> Metrics:
-    """Many at a time, on one connection."""
+    """Run many jobs at a time, on one connection."""
     with server.connect() as session:
         submissions = [session.submission("echo", {"x": 1}) for _ in range(count)]
         cpu, start = server.cpu(), session.expect()

@@ -1,4 +1,4 @@
-"""(c) Events of one job to its submitter and to many who observe it."""
+"""(c) Events of one job to its submitter and to many observers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _gates = itertools.count(1)
 
 
 class Audience(NamedTuple):
-    """A job that waits at its gate, and all who will see its events."""
+    """A job that waits at its gate, and all sessions that receive its events."""
 
     owner: Session
     observers: list[Session]
@@ -26,11 +26,11 @@ class Audience(NamedTuple):
 
     @property
     def everybody(self) -> list[Session]:
-        """The owner first."""
+        """All sessions that receive the events, the submitter's first."""
         return [self.owner, *self.observers]
 
     def begin(self) -> float:
-        """Open the gate; returns the time."""
+        """Open the gate; return the time."""
         for session in self.everybody:
             session.expect()
         start = time.perf_counter()
@@ -40,7 +40,7 @@ class Audience(NamedTuple):
 
 @contextmanager
 def audience(server: Server, observers: int, agent: str, **input: object) -> Iterator[Audience]:
-    """Everybody is connected."""
+    """Connect the submitter, the observers, and the session that opens the gate."""
     with ExitStack() as stack:
         owner, keeper, *others = (stack.enter_context(server.connect()) for _ in range(observers + 2))
         gate = f"gate {next(_gates)}"
@@ -51,7 +51,7 @@ def audience(server: Server, observers: int, agent: str, **input: object) -> Ite
 
 
 def fan_out(observers: int, suspend: bool, server: Server) -> Metrics:
-    """Everything that one job emits, to everybody."""
+    """Measure the deliveries of all events of one job to its submitter and observers."""
     events = max(50, 20_000 // (observers + 1))
     deliveries = events * (observers + 1)
     with audience(server, observers, "emit", n=events, suspend=suspend) as seen_by:

@@ -1,4 +1,4 @@
-"""(d) A client comes back, and gets everything again."""
+"""(d) A client that resumes its session, and receives all events again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ..case import Case, Metrics, Scenario
 from ..process import Server, serving
 
 FORGOTTEN = 0.3
-"""Seconds in which a server notices that a client has gone."""
+"""Seconds in which a server notices the end of a connection."""
 
 
 def replay(count: int, server: Server) -> Metrics:
-    """From the connect to the last event of the replay."""
+    """Measure the time from the connect to the last event of the replay."""
     with server.connect() as session:
         session.submit("emit", {"n": count})
         session.until("job.result")

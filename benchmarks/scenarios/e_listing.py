@@ -1,4 +1,4 @@
-"""(e) A page of the list of jobs, however many there are."""
+"""(e) A page of the list of jobs, beside many other jobs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..load import run_jobs
 from ..process import Server, serving
 
 PAGES = 50
-"""The same page so many times; their median counts."""
+"""The number of requests for the same page, of which the median counts."""
 LIMIT = 100
 
 
 def filled(jobs: int) -> Callable[[Implementation], AbstractContextManager[Server]]:
-    """A server with so many jobs that have ended."""
+    """Return a `Case.open` that starts a server, and ends a number of jobs on it."""
 
     @contextmanager
     def opened(implementation: Implementation) -> Iterator[Server]:
@@ -31,7 +31,7 @@ def filled(jobs: int) -> Callable[[Implementation], AbstractContextManager[Serve
 
 
 def page(server: Server) -> Metrics:
-    """The first page of a hundred."""
+    """Request the first page of a hundred jobs."""
     took = []
     with server.connect() as session:
         cpu = server.cpu()

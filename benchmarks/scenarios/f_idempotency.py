@@ -1,4 +1,4 @@
-"""(f) Submits with idempotency keys, all different: does a key cost more when many are kept?"""
+"""(f) Submits with idempotency keys, all different: the cost of a job beside few and many kept keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IN_FLIGHT = 64
 
 
 def keys(count: int, implementation: Implementation) -> Metrics:
-    """CPU of a job in the first and in the last quarter."""
+    """Measure the CPU of a job in the first and in the last quarter."""
     with serving()(implementation) as server, server.connect() as session:
         quarters = []
         for quarter in range(4):

@@ -1,4 +1,4 @@
-"""(g) Memory of what only stays, and CPU of sessions that only stay."""
+"""(g) Memory of idle sessions, finished jobs and buffered events, and CPU of heartbeats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..process import Server, anew, serving
 
 KIB: Final = 1024
 SETTLING: Final = 0.5
-"""Seconds until what was written off is freed."""
+"""Seconds in which a server frees the memory that it has released."""
 WITH_HEARTBEATS = (*(name for name in Implementation if name is not Implementation.FLOOR),)
 
 
@@ -26,7 +26,7 @@ def _measured(implementation: Implementation) -> Iterator[tuple[Server, Session]
 
 
 def _grown(server: Server, do: Callable[[], object]) -> float:
-    """KB that it holds more, once it has settled."""
+    """Return the KB by which the memory of the server grows, once it has settled."""
     time.sleep(SETTLING)
     before = server.memory()
     do()
@@ -35,7 +35,7 @@ def _grown(server: Server, do: Callable[[], object]) -> float:
 
 
 def sessions(count: int, implementation: Implementation) -> Metrics:
-    """KB of an idle session."""
+    """Measure the KB of an idle session."""
     with ExitStack() as stack, _measured(implementation) as (server, _):
 
         def connect(sessions: int) -> None:
@@ -47,14 +47,14 @@ def sessions(count: int, implementation: Implementation) -> Metrics:
 
 
 def finished_jobs(count: int, implementation: Implementation) -> Metrics:
-    """KB of a job that has ended, and its result, which nobody has acknowledged."""
+    """Measure the KB of a finished job with its result, which the client has not acknowledged."""
     with _measured(implementation) as (server, session):
         submissions = [session.submission("echo", {"x": 1}) for _ in range(count)]
         return {"finished_job_kb": _grown(server, partial(run_jobs, session, submissions, 64)) / count}
 
 
 def buffered_events(count: int, implementation: Implementation) -> Metrics:
-    """KB of an event that nobody has acknowledged, and how long it is on the wire."""
+    """Measure the KB of a buffered event, which the client has not acknowledged, and its size on the wire."""
     with _measured(implementation) as (server, session):
 
         def emit() -> None:
@@ -68,7 +68,7 @@ def buffered_events(count: int, implementation: Implementation) -> Metrics:
 
 
 def heartbeats(count: int, interval: int, rounds: int, implementation: Implementation) -> Metrics:
-    """CPU of idle sessions, each with a ping and its pong every `interval` seconds."""
+    """Measure the CPU of idle sessions, each with a ping and its pong every `interval` seconds."""
     with ExitStack() as stack, serving(heartbeat=interval)(implementation) as server:
         idle: list[Session] = []
         for number in range(count):

@@ -1,6 +1,6 @@
-"""(h) Clients that do not read, and observers who have gone: nobody else pays for them.
+"""(h) Clients that do not read, and observers whose connections have ended: their cost for other clients.
 
-With the usual bounds of each implementation, since these are what a stalled client meets.
+The limits are the defaults of each implementation, since a stalled client meets these.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ MANY: Final = {
     "max_total_events": 10**9,
     "max_total_bytes": 10**12,
 }
-"""Everybody here is one principal; the bounds of a session and of a job are the usual ones."""
+"""The limits for many sessions of one principal; those of a session and of a job are the defaults."""
 WITH_PATIENCE: Final = tuple(name for name in Implementation if name is not Implementation.FLOOR)
-"""The agents of the floor wait for everybody."""
+"""All implementations but the floor, whose agents wait for every client."""
 
 
 def stalled(implementation: Implementation) -> Metrics:
-    """A job emits as fast as it may, and its client does not read."""
+    """Measure the memory of a server while a job publishes without a pause, and its client does not read."""
     with serving(roomy=False)(implementation) as server, server.connect() as session:
         before = server.memory()
         session.start("emit_for", {"seconds": SECONDS, "size": 200})
@@ -41,9 +41,9 @@ def stalled(implementation: Implementation) -> Metrics:
 
 
 def one_stalled(events: int, observers: int, implementation: Implementation) -> Metrics:
-    """Observers who read, while one does not; beside the same when all do.
+    """Compare the time of observers while one of them does not read with the time while all read.
 
-    They get 5 MB each, which is more than the kernel keeps for the one that does not read.
+    Each observer receives 5 MB, which is more than the kernel buffers for a client that does not read.
     """
     seconds = []
     with serving(roomy=False, limits=MANY)(implementation) as server:
@@ -57,9 +57,9 @@ def one_stalled(events: int, observers: int, implementation: Implementation) -> 
 
 
 def dead(events: int, observers: int, implementation: Implementation) -> Metrics:
-    """What each observer who has gone without a word costs at each event.
+    """Measure the cost of an observer whose connection has ended, for each event.
 
-    In one process, once it is warm: two of them differ by more than that.
+    All figures are of one warm process, since two processes differ by more than this cost.
     """
     cpus, grown = [], []
     with serving(roomy=False, limits=MANY)(implementation) as server:

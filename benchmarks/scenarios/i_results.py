@@ -1,4 +1,4 @@
-"""(i) A result of 30 MB in parts: to the load client, and to each implementation's own client."""
+"""(i) A result of 30 MB in chunks: to the load client, and to each implementation's own client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ open_server = serving(roomy=False, limits=FOUR_MIB)
 
 
 def raw(encoding: str, server: Server) -> Metrics:
-    """To the load client."""
+    """Send the result to the load client."""
     with server.connect() as session:
         cpu, start, before = server.cpu(), time.perf_counter(), server.resident()
         session.submit("chunks", {"total": TOTAL, "chunk": CHUNK, "encoding": encoding})
@@ -33,7 +33,7 @@ def raw(encoding: str, server: Server) -> Metrics:
 
 
 def own(encoding: str, server: Server) -> Metrics:
-    """To the client of the same implementation, which acknowledges and joins it."""
+    """Send the result to the client of the same implementation, which acknowledges and joins the chunks."""
     cpu = server.cpu()
     input = {"total": TOTAL, "chunk": CHUNK, "encoding": encoding}
     found = run_client(server.implementation, task="result", port=server.port, input=input)

@@ -1,4 +1,4 @@
-"""(j) The clients, all with the same server: ours on asyncio, which sends many events at a time."""
+"""(j) The clients, all with the same server: arcp-io on asyncio, which sends many events at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..process import Server, serving
 
 
 class Subject(NamedTuple):
-    """A client, and the server for it."""
+    """A client, and the server that it connects to."""
 
     client: Implementation
     server: Server
@@ -21,7 +21,7 @@ class Subject(NamedTuple):
 
 @contextmanager
 def facing_ours(client: Implementation) -> Iterator[Subject]:
-    """A server of ours for one client."""
+    """Start a server of arcp-io on asyncio for one client."""
     with serving()(Implementation.ASYNCIO) as server:
         yield Subject(client, server)
 
@@ -35,7 +35,7 @@ def receive(count: int, subject: Subject) -> Metrics:
 
 
 def jobs(count: int, subject: Subject) -> Metrics:
-    """Submit, and wait for the result, one after the other."""
+    """Submit jobs, and wait for each result before the next submit."""
     found = run_client(subject.client, task="jobs", port=subject.server.port, input=None, count=count)
     return {"client_cpu_us": found["cpu"] / count * 1e6, "p50_us": found["p50"] * 1e6}
 

@@ -10,7 +10,7 @@ from ..process import anew, start_stdio
 
 
 def events(count: int, implementation: Implementation) -> Metrics:
-    """As in (a), through pipes."""
+    """Run one job that publishes events through pipes, as scenario (a) does over a WebSocket."""
     server, session = start_stdio(implementation)
     try:
         for suspend in (True, False):

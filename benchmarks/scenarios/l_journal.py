@@ -1,6 +1,7 @@
-"""(l) Everything is stored before it is sent.
+"""(l) Events and jobs with a journal, which stores each message before it is sent.
 
-The peer has one way only: a commit an event, after its event was queued. It is beside both of ours.
+The peer stores in one way only: one commit for each event, after the event was queued. Its figure is beside
+both settings of arcp-io.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .b_jobs import throughput
 
 
 def journaled(count: int, server: Server) -> Metrics:
-    """Events of a job, then jobs."""
+    """Measure the events of one job, then a number of jobs."""
     found = events(count, False, server)
     jobs = throughput(count // 5, 64, server)
     return {"server_cpu_us": found["server_cpu_us"], "events_per_s": found["events_per_s"], **_of(jobs)}

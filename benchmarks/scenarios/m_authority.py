@@ -1,6 +1,6 @@
-"""(m) The gate: `authorize` in a job, and patterns alone.
+"""(m) The check of authority: `authorize` in a job, and the match of patterns alone.
 
-Of patterns alone the peer's figure is that of `fnmatch`, which it uses, and the floor's that of `re`.
+For patterns alone the peer's figure is that of `fnmatch`, which it uses, and the floor's is that of `re`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ ROUNDS = 5_000
 
 
 def patterns(count: int) -> list[str]:
-    """The last one covers TARGET."""
+    """Return patterns, the last of which covers TARGET."""
     return [*(f"/data/archive/{number}/**" for number in range(count - 1)), "/data/reports/**"]
 
 
 def authorize(count: int, server: Server) -> Metrics:
-    """Asked by an agent, which is allowed."""
+    """Measure an agent that authorizes an operation which its lease allows."""
     with server.connect() as session:
         input = {"n": ROUNDS, "capability": "fs.read", "target": TARGET}
         session.submit("authorize", input, lease_request={"fs.read": patterns(count)})
@@ -35,10 +35,10 @@ def authorize(count: int, server: Server) -> Metrics:
 
 
 def match(count: int, implementation: Implementation) -> Metrics:
-    """One target against all patterns, which are parsed before."""
+    """Match one target against all patterns, which are parsed before."""
     matches = _MATCHERS[implementation](patterns(count))
     if not matches(TARGET) or matches("/etc/passwd"):
-        raise AssertionError("this is no match")
+        raise AssertionError("a matcher gives a wrong answer")
     start = time.process_time()
     for _ in range(ROUNDS):
         matches(TARGET)

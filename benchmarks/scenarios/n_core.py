@@ -1,4 +1,4 @@
-"""(n) Events without I/O: what the runtime alone costs, up to framed bytes."""
+"""(n) Events without I/O: the cost of the runtime alone, from `emit` to framed bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..process import anew
 
 
 def ours(count: int, observers: int) -> float:
-    """Microseconds of CPU of a delivery."""
+    """Return the microseconds of CPU of one delivery by arcp_proto."""
     core = Core(observers)
     core.emit(500)
     start = time.process_time()
@@ -24,7 +24,7 @@ def ours(count: int, observers: int) -> float:
 
 
 def floor(count: int) -> float:
-    """The same of the floor, which writes to nobody."""
+    """Return the microseconds of CPU of one event of the floor, with a transport that drops all bytes."""
     return asyncio.run(_floor(count))
 
 
@@ -53,14 +53,14 @@ class _Nobody(asyncio.Transport):
 
 
 def peer(count: int) -> float:
-    """The same of the peer, in its own environment."""
+    """Return the microseconds of CPU of one event of the peer, in its own environment."""
     command = [python_of("peer"), "-m", "benchmarks.servers.peer_core", str(count)]
     done = subprocess.run(command, check=True, capture_output=True, env=variables())
     return float(json.loads(done.stdout))
 
 
 def emit(count: int, observers: int, implementation: Implementation) -> Metrics:
-    """One job."""
+    """Measure the events of one job."""
     if implementation is Implementation.PEER:
         return {"cpu_us": peer(count)}
     if implementation is Implementation.FLOOR:

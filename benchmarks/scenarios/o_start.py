@@ -1,4 +1,4 @@
-"""(o) From nothing to something: imports, the command line, and a server that answers."""
+"""(o) Starts: imports, the command line, and a server up to its first answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ USES = {
     Implementation.PEER: "import arcp, arcp.runtime, arcp.client",
     Implementation.FLOOR: "import asyncio, msgspec, websockets.server",
 }
-"""What a program imports that serves and connects."""
+"""The imports of a program that serves and connects."""
 VERSIONS = {
     Implementation.ASYNCIO: "from arcp_io.cli import main; main(['--version'])",
     Implementation.FLOOR: "import argparse; p = argparse.ArgumentParser();"
@@ -31,19 +31,19 @@ VERSIONS = {
 
 
 def python(code: dict[Implementation, str], implementation: Implementation) -> Metrics:
-    """A fresh interpreter that runs this."""
+    """Run code in a fresh interpreter."""
     return {"ms": _run([python_of(implementation), "-c", code[implementation]])}
 
 
 def version(implementation: Implementation) -> Metrics:
-    """`--version` on the command line."""
+    """Run the command line with `--version`."""
     if implementation is Implementation.PEER:
         return {"ms": _run([str(peer_environment() / "arcp"), "--version"])}
     return python(VERSIONS, implementation)
 
 
 def welcome(implementation: Implementation) -> Metrics:
-    """From the start of a process to its first welcome."""
+    """Measure the time from the start of a process to its first welcome."""
     begin = time.perf_counter()
     server = start(implementation)
     try:

@@ -1,11 +1,11 @@
-"""(p) Many nodes over one PostgreSQL: what they cost, beside one node and beside SQLite.
+"""(p) The cost of many nodes over one PostgreSQL, beside one node and beside SQLite.
 
-Each case has a private PostgreSQL with its default settings, so that a commit waits for the disk. What is
-compared takes turns in each of some rounds, a ratio is that of one round, and the median of the rounds is the
-value of a repetition. The CPU of PostgreSQL is beside that of the nodes: `store_...`.
+Each case has a private PostgreSQL with its default settings, so that a commit waits for the disk. The
+compared subjects take turns in each of some rounds; a ratio is that of one round, and the value of a
+repetition is the median of its rounds. The CPU of PostgreSQL is beside that of the nodes: `store_...`.
 
 Without a core for each process the nodes share that of servers, and PostgreSQL has that of the client. The
-throughput of many nodes is no figure then, but the CPU of all of them for an event is.
+throughput of many nodes is not a figure then, but the CPU of all of them for an event is.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from .b_jobs import latency
 T = TypeVar("T")
 LOOPS: Final = (Implementation.ASYNCIO, Implementation.TRIO)
 REPETITIONS: Final = 3
-"""Each of some rounds."""
+"""The number of repetitions, each of them with some rounds."""
 COUNTS: Final = (1, 2, 4)
-"""Nodes over one store."""
+"""The numbers of nodes over one store."""
 
 
 class Sizes(NamedTuple):
-    """How much is measured."""
+    """The amounts that a run measures."""
 
     rounds: int = 4
-    """Rounds of a repetition, in which what is compared takes turns, in one order and in the other."""
+    """The rounds of a repetition; every other round measures the compared subjects in reverse order."""
     events: int = 10_000
-    """Of one job."""
+    """The events of one job."""
     jobs: int = 50
-    """One after the other."""
+    """The jobs that run one after the other."""
     requests: int = 250
-    """One after the other, without a record."""
+    """The requests, one after the other, that need no record."""
     clients: int = 8
-    """Of each node; every gateway has the same number of them of every owner."""
+    """The clients of each node; every gateway has equally many clients of every owner."""
     events_of_client: int = 1_000
     idle_seconds: float = 6.0
     restored_shards: int = 12
     restored_events: int = 8_300
-    """Of each of these shards: not so many that a snapshot would replace the records."""
+    """The events of each restored shard, so few that no snapshot replaces their records."""
     shards: int = 128
     lease: float = 5.0
 
 
 class OneNode(NamedTuple):
-    """One node and a server with a journal of SQLite."""
+    """One node, and a server with a journal of SQLite."""
 
     postgres: Postgres
     node: Nodes
@@ -65,7 +65,7 @@ class OneNode(NamedTuple):
 
 
 class Sets(NamedTuple):
-    """1, 2 and 4 nodes, each over a store of its own on one server."""
+    """Sets of 1, 2 and 4 nodes, each over a store of its own on one PostgreSQL."""
 
     postgres: Postgres
     of: dict[int, Nodes]
@@ -105,7 +105,7 @@ def _medians(rounds: Sequence[Metrics]) -> Metrics:
 
 
 def _turns(number: int, compared: Sequence[T]) -> Sequence[T]:
-    """Return what is compared, in the order of a round."""
+    """Return the compared subjects in the order of a round."""
     return compared[::-1] if number % 2 else compared
 
 
@@ -121,7 +121,7 @@ def _beside_sqlite(sizes: Sizes, implementation: Implementation) -> Iterator[One
 
 
 def price(sizes: Sizes, number: int, subject: OneNode) -> Metrics:
-    """Events of one job, then jobs one after the other, on each of the two."""
+    """Measure the events of one job, then jobs one after the other, on PostgreSQL and on SQLite."""
     found: Metrics = {}
     for name, server in _turns(number, (("postgres", subject.node.servers[0]), ("sqlite", subject.sqlite))):
         store = subject.postgres.cpu()
@@ -138,7 +138,7 @@ def price(sizes: Sizes, number: int, subject: OneNode) -> Metrics:
 
 
 def idle(sizes: Sizes, subject: OneNode) -> Metrics:
-    """CPU of a node that has all shards and no client, and its memory beyond that of the other server."""
+    """Measure CPU and memory of a node with all shards and without clients, beside a server with SQLite."""
     (node,) = subject.node.servers
     store, used, start = subject.postgres.cpu(), node.cpu(), time.perf_counter()
     time.sleep(sizes.idle_seconds)
@@ -161,7 +161,7 @@ def _two_nodes(sizes: Sizes, implementation: Implementation) -> Iterator[Nodes]:
 
 
 def relay(sizes: Sizes, number: int, subject: Nodes) -> Metrics:
-    """Events of a job, and requests that need no record: by a client of the owner, and of the other node."""
+    """Measure the events of a job, and requests that need no record, at the owner and at a gateway."""
     found: Metrics = {}
     owner, gateway = subject.servers if 0 in subject.tenants_by_owner()[0] else subject.servers[::-1]
     for name, server in _turns(number, (("direct", owner), ("relayed", gateway))):
@@ -175,7 +175,7 @@ def relay(sizes: Sizes, number: int, subject: Nodes) -> Metrics:
             found[f"{name}_owner_cpu_us"] = (owner.cpu() - of_owner) / sizes.events * 1e6
             found[f"{name}_gateway_cpu_us"] = (gateway.cpu() - of_gateway) / sizes.events * 1e6
     with owner.connect() as one, gateway.connect() as other:
-        # The fastest tenth: on a busy machine the median is the time until a process gets its core.
+        # The fastest tenth counts: on a busy machine the median is the wait of a process for its core.
         took = list(zip(*(map(_request, (one, other)) for _ in range(sizes.requests)), strict=True))
     found["direct_request_p10_ms"], found["relayed_request_p10_ms"] = (
         statistics.quantiles(one, n=10)[0] * 1e3 for one in took
@@ -212,7 +212,7 @@ def _sets_of_nodes(sizes: Sizes, implementation: Implementation) -> Iterator[Set
 
 
 def growth(sizes: Sizes, number: int, subject: Sets) -> Metrics:
-    """Events of as many clients a node, spread round robin: on 2 nodes half of them are relayed, on 4 3/4."""
+    """Measure events of equally many clients of each node; 2 nodes relay half of them, 4 nodes 3/4."""
     found: Metrics = {}
     speeds, working = {}, {}
     for count in _turns(number, COUNTS):
@@ -296,10 +296,10 @@ def _restarted(sizes: Sizes, implementation: Implementation) -> Iterator[Restart
 
 
 def restore(sizes: Sizes, subject: Restarted) -> Metrics:
-    """The restore of shards with many events, as the node itself measures it."""
+    """Measure the restore of shards with many events, by the durations that the node reports."""
     records, seconds, all_seconds = subject.again()
     if records < sizes.restored_events * sizes.restored_shards:
-        raise AssertionError(f"{records} records are not those of all events")
+        raise AssertionError(f"{records} records are fewer than the events")
     return {
         "records_per_s": records / seconds,
         "ms_of_100k_records": seconds / records * 1e8,

@@ -1,4 +1,4 @@
-"""One server process an implementation: `python -m benchmarks.servers.NAME OPTIONS`.
+"""One server process for each implementation: `python -m benchmarks.servers.NAME OPTIONS`.
 
-It prints its port on a line, and serves until it is killed. Options are a JSON object, see `options`.
+The process prints its port on a line, and serves until it is killed. OPTIONS is a JSON object, see `options`.
 """

@@ -1,7 +1,7 @@
-"""The floor: what codec, framing and writing cost in Python when nothing is checked and nothing else is done.
+"""The floor: the cost of codec, framing and writing in Python, without any check or other work.
 
-No limits, no leases, no errors, no states of jobs: never serve anybody with this. It marks how fast a runtime
-on asyncio could be, and shows how far the real one is from that.
+The floor has no limits, no leases, no errors and no states of jobs: it must never serve a real client. It
+shows how fast a runtime on asyncio could be, and how far the real one is from that.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from .floor_connection import Connection, Input, Store
 from .options import Options, from_command_line
 
 HELD: Final = 64 * 1024
-"""Bytes of a session that wait before its agent does."""
+"""The bytes of a session that may wait before the agent has to wait."""
 PREFIX: Final = b"01JF" + base64.b32encode(os.urandom(8))[:12].translate(bytes.maketrans(b"ILOU", b"0189"))
-"""Of every id; a number follows."""
+"""The beginning of every id; a number follows."""
 
 _encode = msgspec.json.Encoder().encode
 _number = itertools.count(1)
 
 
 class Inbound(msgspec.Struct):
-    """What is read of a message."""
+    """The fields that the floor reads of a message."""
 
     type: str
     id: str
@@ -49,7 +49,7 @@ class Log(msgspec.Struct, gc=False):
 
 
 class Chunk(msgspec.Struct, gc=False):
-    """The body of a part of a result."""
+    """The body of a chunk of a result."""
 
     result_id: str
     chunk_seq: int
@@ -63,7 +63,7 @@ _parse = msgspec.json.Decoder().decode
 
 
 class Clock:
-    """The time as the wire has it, formatted once a millisecond."""
+    """A clock that formats the time for the wire, once a millisecond."""
 
     def __init__(self) -> None:
         self._millisecond = self._second = 0
@@ -85,7 +85,7 @@ _clock = Clock()
 
 
 class Session:
-    """What has been sent, and what waits to be."""
+    """A session: the log of its numbered messages, and the messages that wait to be written."""
 
     def __init__(self, connection: Connection) -> None:
         self.id = b"sess_%b%010d" % (PREFIX, next(_number))
@@ -95,7 +95,7 @@ class Session:
         self.size = 0
 
     def say(self, kind: bytes, payload: bytes, job: bytes = b"", *, logged: bool = False) -> None:
-        """An answer, or the end of a job."""
+        """Queue an answer, or the result of a job."""
         head = b'{"arcp":"1.1","id":"%b%010d","type":"%b","session_id":"%b",' % (
             PREFIX,
             next(_number),
@@ -125,7 +125,7 @@ class Job:
         self.observe(owner)
 
     def observe(self, session: Session) -> None:
-        """Events go there too from now on; its head is what does not change from one to the next."""
+        """Add an observer; its head is the part of its envelopes that is the same for every event."""
         head = (
             b'{"arcp":"1.1","id":"%b%%010d","type":"job.event","session_id":"%b","job_id":"%b",'
             b'"event_seq":%%d,"payload":%%b}'
@@ -133,12 +133,12 @@ class Job:
         self._heads.append((session, head % (PREFIX, session.id, self.id)))
 
     async def log(self, level: str, message: str) -> None:
-        """An event."""
+        """Publish a log event."""
         if full := self.emit(b"log", _encode(Log(level, message))):
             await full.relieved()
 
     def emit(self, kind: bytes, body: bytes) -> Connection | None:
-        """Write an event to everybody; returns a connection that holds too much."""
+        """Publish an event to all observers; return a connection that holds too many bytes, or None."""
         payload = b'{"kind":"%b","ts":"%b","body":%b}' % (kind, _clock(), body)
         full = None
         for session, head in self._heads:
@@ -156,14 +156,14 @@ class Job:
         return full
 
     def end(self, payload: bytes) -> None:
-        """Tell everybody."""
+        """End the job with a result, and send it to all observers."""
         self.ended = True
         for session, _ in self._heads:
             session.say(b"job.result", payload, self.id, logged=True)
 
 
 class Stream:
-    """A result in parts."""
+    """A result in chunks."""
 
     def __init__(self, job: Job, encoding: str) -> None:
         self._job, self._encoding = job, encoding
@@ -187,7 +187,7 @@ class Stream:
 
 
 class Floor:
-    """All sessions and jobs."""
+    """The runtime of the floor: all sessions and jobs."""
 
     def __init__(self) -> None:
         host = Host(partial(asyncio.sleep, 0), asyncio.Event, _stream, _authorize)
@@ -198,11 +198,11 @@ class Floor:
         self.tasks: set[asyncio.Task[None]] = set()
 
     def open(self, connection: Connection) -> Session:
-        """For a new connection."""
+        """Open a session for a new connection."""
         return Session(connection)
 
     def receive(self, connection: Connection, message: bytes) -> None:
-        """One message of a client."""
+        """Handle one message of a client."""
         inbound = _read(message)
         payload = _parse(inbound.payload)
         match inbound.type:
@@ -297,11 +297,11 @@ async def _stream(job: Job, encoding: str) -> AsyncIterator[Stream]:
 
 
 async def _authorize(job: Job, capability: str, target: str) -> None:
-    """Nothing is checked."""
+    """Allow every operation."""
 
 
 def _open_store(options: Options) -> Store | None:
-    """Write what is sent to a table first, one transaction a write."""
+    """Return a function that inserts messages into a table, with one transaction for each write."""
     if options.journal is None:
         return None
     database = sqlite3.connect(options.journal)

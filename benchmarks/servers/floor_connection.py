@@ -1,4 +1,4 @@
-"""The wire of the floor: framing, and when what waits is written."""
+"""The wire of the floor: the framing, and the time at which waiting messages are written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Store = Callable[[Sequence[bytes]], object]
 
 
 class Connection(asyncio.Protocol):
-    """A WebSocket, or with `lines` a pair of pipes."""
+    """A connection over a WebSocket, or with `lines` over a pair of pipes."""
 
     def __init__(self, floor: Floor, *, lines: bool = False, store: Store | None = None) -> None:
         self.session: Session = floor.open(self)
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
             self._floor.receive(self, message)
 
     def flush_soon(self) -> None:
-        """The first event at once, those after it once a millisecond."""
+        """Write the first event at once, and later events at most once a millisecond."""
         if not self._scheduled:
             self._scheduled = True
             wait = self._quiet_until - self._loop.time()
@@ -79,11 +79,11 @@ class Connection(asyncio.Protocol):
                 self._loop.call_soon(self._flush_events)
 
     def flush_next(self) -> None:
-        """Everything that waits, in two turns of the loop: what an agent says in the first goes with it."""
+        """Write all waiting messages after two turns of the loop, with the events of the first turn."""
         self._loop.call_soon(self._loop.call_soon, self._flush)
 
     async def relieved(self) -> None:
-        """Until it holds less."""
+        """Write, and wait until the connection takes more bytes."""
         self._flush()
         if self._paused is not None:
             await self._paused
@@ -130,7 +130,7 @@ def _frame(messages: Sequence[bytes]) -> bytes:
 
 
 def _unframe(data: bytes) -> list[bytes]:
-    """The messages, and what is left. The load client masks with zeros; others really mask."""
+    """Split bytes into messages, and the rest. A mask of zeros, which the load client uses, costs nothing."""
     found, position, size = [], 0, len(data)
     while size - position >= 6:
         length, start = data[position + 1] & 0x7F, position + 2
@@ -153,7 +153,7 @@ def _unframe(data: bytes) -> list[bytes]:
 
 
 class Input(asyncio.Protocol):
-    """What comes in on a pipe."""
+    """The pipe from which a connection reads."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

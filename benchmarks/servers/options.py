@@ -1,4 +1,4 @@
-"""What a server process is told."""
+"""The options of a server process."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from typing import Final
 TOKEN: Final = "token"
 PRINCIPAL: Final = "me"
 TENANTS: Final = 256
-"""How many principals ours know; the others know one."""
+"""The number of principals of arcp-io; the other implementations have one."""
 
 
 def token_of(tenant: int) -> str:
-    """Return the token of a principal by its number; 0 is that of every server."""
+    """Return the token of a principal by its number; every server has the principal 0."""
     return f"{TOKEN}{tenant or ''}"
 
 
 def principal_of(tenant: int) -> str:
-    """Return the name of a principal by its number; 0 is that of every server."""
+    """Return the name of a principal by its number; every server has the principal 0."""
     return f"{PRINCIPAL}{tenant or ''}"
 
 
 @dataclass
 class Options:
-    """Defaults are those of most cases: nothing is cut, and no heartbeats."""
+    """The options of a server; the defaults are those of most cases: no limit cuts, and no heartbeats."""
 
     loop: str
     stdio: bool = False
     journal: str | None = None
-    """A file for a journal of SQLite."""
+    """The file of a journal of SQLite."""
     sync: str = "full"
     store: str | None = None
-    """The URL of a store, for a node among others."""
+    """The URL of the store of a node."""
     listen: str = "127.0.0.1:0"
-    """Where a node listens for others."""
+    """The address at which a node listens for other nodes."""
     lease: float = 5.0
-    """Seconds, of a node."""
+    """The lease of a node in seconds."""
     heartbeat: int = 0
-    """Seconds."""
+    """The interval of heartbeats in seconds; 0 for none."""
     roomy: bool = True
-    """With bounds so high that none cuts anything; otherwise with the implementation's own."""
+    """Whether limits are so high that none is met, in place of the defaults of the implementation."""
     limits: dict[str, int] = field(default_factory=dict)
-    """Of ours, on top of that."""
+    """Limits of arcp-io that replace single ones of these."""
 
 
 def from_command_line() -> Options:
-    """The JSON object of the command line."""
+    """Return the options in the JSON object of the command line."""
     return Options(**json.loads(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""arcp_io, on asyncio, on asyncio with uvloop, or on trio."""
+"""The server of arcp-io, on asyncio, on asyncio with uvloop, or on trio."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ ROOMY = Limits(
     max_principal_connections=PLENTY,
     max_early_connections=PLENTY,
 )
-"""The bounds that a benchmark would meet. One client does here what a thousand do elsewhere."""
+"""The limits that a benchmark would meet, since its one client does the work of a thousand."""
 
 
 def host() -> Host:
-    """The native calls of the loop that runs."""
+    """Return the native calls of the running loop."""
     if current() == "trio":
         import trio
 
@@ -61,7 +61,7 @@ def host() -> Host:
 
 
 def app_of(options: Options) -> App:
-    """The App with all agents, which are bound to the loop that runs."""
+    """Return the App with all agents, which are bound to the running loop."""
     limits = msgspec.structs.replace(ROOMY if options.roomy else Limits(), **options.limits)
     tokens = {token_of(tenant): principal_of(tenant) for tenant in range(TENANTS)}
     app = App("benchmark", "1", tokens=tokens, heartbeat=options.heartbeat, limits=limits)
@@ -71,7 +71,7 @@ def app_of(options: Options) -> App:
 
 
 def main(options: Options) -> None:
-    """Serve until killed."""
+    """Serve until the process is killed."""
     logging.getLogger("arcp_io").setLevel(logging.ERROR)
     if options.loop == "trio":
         import trio
@@ -103,7 +103,7 @@ async def _serve(options: Options) -> None:
 
 
 async def _serve_node(app: App, options: Options, url: str) -> None:
-    """Serve as a node; prints the port, the id of the node, and what is restored."""
+    """Serve as a node; print the port, the id of the node, and the restored shards."""
     from arcp_io.cluster import Node, PostgresStore
 
     log = logging.getLogger("arcp_io")
@@ -118,7 +118,7 @@ async def _serve_node(app: App, options: Options, url: str) -> None:
 
 
 class _Restored(logging.Handler):
-    """Prints which shard was restored, and the seconds that it took."""
+    """A log handler that prints each restored shard, with the seconds that its restore took."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.msg.startswith("shard %d restored") and isinstance(record.args, tuple):

@@ -1,4 +1,4 @@
-"""The peer of PyPI; runs in an environment of its own, in which it alone is installed."""
+"""The server of the peer, which runs in an environment that has the peer alone installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .options import PRINCIPAL, TOKEN, Options, from_command_line
 
 
 def main(options: Options) -> None:
-    """Serve until killed."""
+    """Serve until the process is killed."""
     asyncio.run(_serve(options))
 
 

@@ -1,4 +1,4 @@
-"""The peer's runtime with a transport that only counts; prints the microseconds of CPU of an event."""
+"""The peer's runtime with a transport that drops events; prints the microseconds of CPU of an event."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .options import PRINCIPAL, TOKEN
 
 
 class Counting:
-    """Takes everything, and keeps only what is no event."""
+    """A transport that drops events, and keeps all other messages."""
 
     is_closed = False
 
@@ -35,12 +35,12 @@ class Counting:
         self.is_closed = True
 
     def say(self, kind: str, payload: dict[str, Any]) -> None:
-        """A message of the client."""
+        """Send a message to the runtime, as the client does."""
         message_id = f"01JBENCH{next(self._ids):018d}"
         self.inbox.put_nowait({"arcp": "1.1", "id": message_id, "type": kind, "payload": payload})
 
     async def until(self, kind: str) -> None:
-        """An answer of this type."""
+        """Wait for an answer of this type; raises RuntimeError for an error of the runtime."""
         while (answer := await self.answers.get())["type"] != kind:
             if answer["type"].endswith("error"):
                 raise RuntimeError(answer)
@@ -52,7 +52,7 @@ async def _emit(input: Any, context: Any) -> None:
 
 
 async def main(count: int) -> None:
-    """One job that emits `count` events."""
+    """Run one job that publishes `count` events, and print the microseconds of CPU of one."""
     runtime = ARCPRuntime(
         runtime=RuntimeInfo(name="benchmark", version="1"),
         bearer=StaticBearerVerifier({TOKEN: PRINCIPAL}),
