@@ -1,8 +1,8 @@
-"""Any messages of the process of an isolated agent: its own job may fail by them; nothing else is touched.
+"""Arbitrary messages of the process of an isolated agent, which may change the state of its own job alone.
 
-A line `q WHAT JSON` is a request for something with these arguments, `s WHAT JSON` one without an answer, and
-`h HEX` bytes as they come from the pipe; other lines are messages as they are. Outside there is a real
-runtime; there are no processes, tasks and pipes.
+A line `q NAME JSON` is a request of this name with these arguments, `s NAME JSON` a request without an
+answer, and `h HEX` bytes of the pipe; any other line is a message as it stands. The runtime is a real one;
+processes, tasks and pipes are replaced.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ with harness.instrumented(__name__):
 CORPUS: Final = Path(__file__).parent / "corpus" / "child.ndjson"
 MOST_LINES: Final = 64
 LOOKED_INTO: Final = 16
-"""After one input of so many everything inside the runtime is checked."""
+"""The number of inputs of which one is followed by a check of the runtime's whole state."""
 CONFIG: Final = RuntimeConfig(name="outside", version="1", agents=AGENTS)
 LEASE: Final = {
     "cost.budget": ["USD:5", "EUR:1"],
@@ -55,14 +55,14 @@ LEASE: Final = {
 
 
 async def agent(job: Any, input: Any) -> None:
-    """Stands for the agent, which is in its process."""
+    """Stand for the agent, which never runs here: an input replaces its process."""
 
 
 AGENT: Final = Agent("echo", None, agent)
 
 
 class Outside:
-    """A runtime with the job of an isolated agent, and one of another principal."""
+    """A runtime with the job of an isolated agent, and a job of another principal."""
 
     def __init__(self) -> None:
         self.world = World(CONFIG)
@@ -85,17 +85,17 @@ class Outside:
         self.isolated = Isolated(self.running, "asyncio", SupervisedProcess())
 
     def serve(self, pipes: Pipes) -> bool:
-        """Answer what comes over the pipes; False once the job has failed by it."""
+        """Answer the messages of the pipes; return False once they have failed the job."""
         try:
             _finished(self.isolated._serve(cast(Channel, pipes)))
         except ConnectionLost:
             return True
-        except (Exception, AgentStopped):  # It ends this job, as what any agent raises.
+        except (Exception, AgentStopped):  # Such an error ends this job, as any error of an agent does.
             return False
         return True
 
     def end(self, pipes: Pipes) -> None:
-        """What must hold whatever was sent."""
+        """Check that the other job is unchanged, that numbers are consecutive, and answers not too many."""
         ensure(self._of_the_other() == self.before, "the job of another principal has changed")
         numbers = self.mine.numbers()
         ensure(numbers == list(range(1, len(numbers) + 1)), "numbers are not consecutive")
@@ -107,7 +107,7 @@ class Outside:
 
 
 class Pipes:
-    """A channel through which the messages of one input come."""
+    """A channel that yields the messages of one input."""
 
     def __init__(self, data: bytes) -> None:
         self.asked = self.answered = 0
@@ -116,7 +116,7 @@ class Pipes:
             self._gathering.add(_bytes_of(text))
 
     async def receive(self) -> bytes:
-        """The next message."""
+        """Return the next message; raises ConnectionLost after the last."""
         message = self._gathering.take()
         if message is None:
             raise ConnectionLost("that was all")
@@ -124,7 +124,7 @@ class Pipes:
         return message
 
     async def send(self, data: bytes) -> None:
-        """An answer; it is one whole message."""
+        """Check that an answer is one whole message."""
         gathering = Gathering(None)
         gathering.add(data)
         json.loads(gathering.take() or b"")
@@ -133,7 +133,7 @@ class Pipes:
 
 
 def _bytes_of(line: bytes) -> bytes:
-    """What a line of an input stands for."""
+    """Return the bytes of the pipe that a line of an input stands for."""
     kind, _, rest = line.partition(b" ")
     if kind == b"h":
         with suppress(ValueError):
@@ -146,7 +146,7 @@ def _bytes_of(line: bytes) -> bytes:
 
 
 def check(data: bytes) -> None:
-    """Raises for messages by which something is touched that is not the process's own."""
+    """Send messages to a runtime; raises InvariantViolated if they change any state outside of their job."""
     outside, pipes = Outside(), Pipes(data)
     outside.serve(pipes)
     outside.end(pipes)
@@ -155,16 +155,16 @@ def check(data: bytes) -> None:
 
 
 def _finished(work: Coroutine[Any, Any, Any]) -> None:
-    """Run what never waits."""
+    """Run a coroutine that never waits."""
     try:
         work.send(None)
     except StopIteration:
         return
-    raise AssertionError("it waits")
+    raise AssertionError("the coroutine waits")
 
 
 async def _checkpoint() -> None:
-    """There are no others to run."""
+    """Return at once, since no other task runs."""
 
 
 def _crash(error: BaseException) -> None:
@@ -172,7 +172,7 @@ def _crash(error: BaseException) -> None:
 
 
 def words() -> list[str]:
-    """What lines are likely to hold."""
+    """Return texts that lines are likely to hold."""
     values = [
         '["USD","1"]',
         '["fs.read","/x"]',

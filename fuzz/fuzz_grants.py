@@ -1,7 +1,7 @@
-"""Any text, as patterns and targets: what is accepted is matched as it says, and covers what it says.
+"""Arbitrary texts as patterns and targets: an accepted pattern matches the targets that it describes.
 
-The first line names a namespace. Others are patterns of the parent (`+`), patterns of the child (`-`), and
-targets.
+The first line names a namespace. Each further line is a pattern of the parent (`+`), a pattern of the child
+(`-`), or a target.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ with harness.instrumented(__name__):
 
 CORPUS: Final = Path(__file__).parent / "corpus" / "grants.ndjson"
 MOST_COMPARED: Final = 64
-"""Characters of a target, and of a pattern, that are matched once more without an automaton."""
+"""The greatest length of a target and of a pattern for which the slow match runs as well."""
 MOST_TARGETS: Final = 50
 
 _TOKEN: Final = re.compile(r"/\*\*+(?=/|\Z)|\*+|.", re.DOTALL)
 
 
 def check(data: bytes) -> None:
-    """Raises for an input for which something does not hold."""
+    """Check the patterns and targets of one input; raises InvariantViolated."""
     namespace, *lines = data.decode("utf-8", "surrogateescape").split("\n")
     parent = read(namespace, [line[1:] for line in lines if line[:1] == "+"])
     child = read(namespace, [line[1:] for line in lines if line[:1] == "-"])
@@ -51,7 +51,7 @@ def check(data: bytes) -> None:
 
 
 def read(namespace: str, patterns: Sequence[str]) -> list[str]:
-    """Those that a lease may have."""
+    """Return the patterns that a lease may have."""
     valid = []
     for pattern in patterns:
         try:
@@ -65,7 +65,7 @@ def read(namespace: str, patterns: Sequence[str]) -> list[str]:
 
 
 def check_target(namespace: str, target: str) -> None:
-    """What is known of the form of a target."""
+    """Check the canonical and the matchable form of a target."""
     form = canonical(namespace, target)
     ensure((form is None) == (matchable(namespace, target) is None), "a target has one form of two")
     if form is None:
@@ -76,7 +76,7 @@ def check_target(namespace: str, target: str) -> None:
     if namespace.startswith("fs."):
         segments = form.split("/")
         ensure(form == "/" or not {"", ".", ".."} & {*segments[1:]}, "a path is not resolved")
-        ensure(segments[0] == "" and not re.search(r"[\0\\]", form), "a path is none")
+        ensure(segments[0] == "" and not re.search(r"[\0\\]", form), "a path has a wrong form")
     elif namespace == "net.fetch" and form.startswith(("http:", "https:")):
         check_url(form)
     elif namespace == "net.fetch":
@@ -95,7 +95,7 @@ def check_other_url(form: str) -> None:
 
 
 def check_url(form: str) -> None:
-    """The standard library reads it as the same parts."""
+    """Check that the standard library splits a URL into the same parts."""
     parts = urlsplit(form)
     ensure(parts.scheme in ("http", "https") and parts.hostname, "a URL has no host")
     ensure(parts.username is None and parts.password is None and not parts.fragment, "a URL has too much")
@@ -110,17 +110,17 @@ def check_url(form: str) -> None:
 
 
 def check_match(namespace: str, patterns: Sequence[str], target: str) -> None:
-    """The automaton, and the same once more, slowly."""
+    """Compare the result of the automaton with that of a slow match."""
     allowed = Grants.of({namespace: patterns}).allows(namespace, target)
     text = matchable(namespace, target)
     if text is None or namespace == "cost.budget":
-        ensure(not allowed, "what is no target is allowed")
+        ensure(not allowed, "a text that is not a target is allowed")
     elif len(text) <= MOST_COMPARED and all(len(pattern) <= MOST_COMPARED for pattern in patterns):
         ensure(allowed == any(slowly(namespace, pattern, text) for pattern in patterns), "a match is wrong")
 
 
 def slowly(namespace: str, pattern: str, text: str) -> bool:
-    """Whether a pattern matches: which beginnings of the text each stretch of it can have matched."""
+    """Return whether a pattern matches, by the prefixes of the text that each of its parts can match."""
     return any(
         len(text)
         in _ends(
@@ -151,7 +151,7 @@ def _runs(ends: Sequence[int], text: str, stops: str) -> list[int]:
 
 
 def words() -> list[str]:
-    """What inputs are likely to hold."""
+    """Return texts that inputs are likely to hold."""
     urls = [
         "https://",
         "http://",

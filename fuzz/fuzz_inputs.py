@@ -1,9 +1,9 @@
-"""Any text, as a list of inputs to a runtime: nothing is raised, and what clients get is read and numbered.
+"""Arbitrary texts as inputs to a runtime: no input raises, and clients receive valid, consecutive envelopes.
 
-A line is an action of `tests.properties.play` with its numbers (`submit 0 1 2`), `setup` with three of them
-to choose a configuration, or `>`, a digit and what that client sends, byte for byte. Others are passed over.
-The same words do here what they do there, but nobody knows what has to come of them, which is what takes
-most of the time there. One input in `PLAYED` is played there as well.
+A line is an action of `tests.properties.play` with its numbers (`submit 0 1 2`), `setup` with three numbers
+that choose a configuration, or `>`, a digit and the bytes that the client of this number sends. Other lines
+are skipped. An action has the same effect here as there, but no judge predicts the envelopes that follow,
+which takes most of the time there. One input in `PLAYED` is played there as well.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ with harness.instrumented(__name__):
 
 CORPUS: Final = Path(__file__).parent / "corpus" / "inputs.ndjson"
 MOST_ACTIONS: Final = 300
-"""Actions of one input that are carried out."""
+"""The greatest number of actions of one input that are carried out."""
 MOST_DIGITS: Final = 3
 MOST_CLIENTS: Final = 6
 PLAYED: Final = 2_048
-"""One input of so many is played by a judge who knows everything, and replayed: 10 to 100 ms."""
+"""The number of inputs of which one is played under the judge, and replayed: 10 to 100 ms each."""
 LOOKED_INTO: Final = 32
-"""After one input of so many everything inside the runtime is checked, and restored from its records."""
+"""The number of inputs of which one is followed by a check of the whole state, and by a restore."""
 ENDS: Final = ("job.result", "job.error")
 KINDS: Final = ("log", "status", "progress", "metric", "thought", "artifact_ref", "x-vendor.a.b", "zork")
 
 
 class Sent(NamedTuple):
-    """What a client sends, byte for byte."""
+    """Bytes that a client sends."""
 
     number: int
     data: bytes
 
 
 class Frame(msgspec.Struct):
-    """What is looked at of an envelope that a client gets."""
+    """The checked fields of an envelope that a client receives."""
 
     type: str
     payload: dict[str, Any] = {}
@@ -75,17 +75,17 @@ class Client:
         self.slow = False
         self.token = ""
         self.last = 0
-        """The last number that came."""
+        """The highest number received on the connection."""
         self.over: list[str] = []
-        """Jobs that have ended in what came."""
+        """The jobs whose ends the client has received."""
         self.lied = False
-        """It may have acknowledged what it has not received."""
+        """Whether the client may have acknowledged numbers that it has not received."""
         self.again: list[str] = []
-        """Jobs of which something may come after their end: their history, or the answer to a key again."""
+        """The jobs of which envelopes may follow the end: a history, or the answer to a repeated key."""
 
 
 class Inputs:
-    """A runtime, and around it no more than what its inputs need."""
+    """A runtime, with the clients and the journal that its inputs need."""
 
     def __init__(self, config: RuntimeConfig) -> None:
         self.now = START
@@ -99,18 +99,18 @@ class Inputs:
         self.jobs: list[JobId] = []
         self.holds: list[int] = []
         self.aborted: list[Connection] = []
-        """Connections that do not wait any more until what they hold is sent."""
+        """Connections that the runtime has aborted, whose envelopes may be left unsent."""
         self.crashes = 0
 
     def do(self, name: str, a: int, b: int, c: int) -> None:
-        """Carry out one action; what the runtime refuses to its host is refused."""
+        """Carry out one action; the runtime may refuse it with LocalProtocolError or Denied."""
         try:
             getattr(self, name)(a, b, c)
         except (LocalProtocolError, Denied):
             self.carry_out(self.runtime.take())
 
     def send(self, number: int, data: bytes, *, by_hand: bool = True) -> None:
-        """A client sends bytes, if it is read; `by_hand`: nobody knows which."""
+        """Receive bytes of a client, if it is read; `by_hand` says that the bytes may hold any message."""
         client = self._client(number)
         if client is not None and client.connection.reading:
             client.lied |= by_hand
@@ -119,7 +119,7 @@ class Inputs:
             self.carry_out(client.connection.receive(data, now=self.now))
 
     def carry_out(self, output: Output) -> None:
-        """Do what an output says, but for jobs and authentications, which are actions."""
+        """Carry out an output, except for jobs and authentications, which are actions of their own."""
         if output.records:
             self.records += output.records
             if self.durable:
@@ -143,7 +143,7 @@ class Inputs:
                 self._pull(client)
 
     def end(self) -> None:
-        """Read everything, and let all time pass."""
+        """Read all envelopes, end all connections, and let the longest time pass."""
         for client in self.clients:
             client.slow = False
             self._pull(client)
@@ -152,7 +152,7 @@ class Inputs:
         self.wait(255, 0, 0)
 
     def look_into(self) -> None:
-        """Everything that must hold inside, and the same state from the records."""
+        """Check the whole state, and restore a runtime from its records."""
         drains = state_of(self.runtime).timers.armed(TimerKind.DRAIN, 0) is not None
         structure.check(state_of(self.runtime), aborted=self.aborted, drain=drains)
         if self.config.journal:
@@ -371,7 +371,7 @@ class Inputs:
 
     def shut_down(self, a: int, b: int, c: int) -> None:
         if b & 1 and self.config.journal:
-            with suppress(LocalProtocolError):  # It shuts down already.
+            with suppress(LocalProtocolError):  # The runtime shuts down already.
                 self.runtime.hand_over(a % 3, now=self.now)
         else:
             self.runtime.shut_down(a % 3, now=self.now)
@@ -392,7 +392,7 @@ class Inputs:
             self.clients, self.pending, self.jobs, self.holds = [], [], [], []
             self.carry_out(self.runtime.take())
 
-    # Below: steps of the above.
+    # Steps of these actions.
 
     def _say(self, number: int, message_type: str, payload: dict[str, Any]) -> None:
         frame = {"arcp": "1.1", "id": f"i{number}", "type": message_type, "payload": payload}
@@ -415,7 +415,7 @@ class Inputs:
             self.carry_out(client.connection.overran(now=self.now))
 
     def _read(self, client: Client, frame: Frame) -> None:
-        ensure(frame.type in messages.TO_CLIENT, "an envelope has a type that no client knows")
+        ensure(frame.type in messages.TO_CLIENT, "an envelope has an unknown type")
         if frame.type == "session.welcome":
             client.token = frame.payload.get("resume_token", "")
         elif frame.type == "job.subscribed" or (frame.type == "job.accepted" and frame.job_id in client.over):
@@ -427,7 +427,7 @@ class Inputs:
         client.last = frame.event_seq
         if frame.type in ("job.event", *ENDS) and frame.job_id is not None:
             late = frame.job_id in client.over and frame.job_id not in client.again
-            ensure(not late, "something is said of a job after its end")
+            ensure(not late, "an envelope of a job follows its end")
             if frame.type in ENDS:
                 client.over.append(frame.job_id)
 
@@ -435,11 +435,11 @@ class Inputs:
 TABLE: Final[dict[str, Callable[[Inputs, int, int, int], None]]] = {
     name: getattr(Inputs, name) for name in ACTIONS
 }
-"""What each action does; the names are those of the corpus."""
+"""The actions by name; the corpus uses the same names."""
 
 
 def check(data: bytes) -> None:
-    """Raises for an input after which something does not hold."""
+    """Run one input; raises InvariantViolated if a check fails."""
     setup, actions = read(data)
     inputs = Inputs(config_of(*setup))
     for action in actions:
@@ -456,7 +456,7 @@ def check(data: bytes) -> None:
 
 
 def play(data: bytes) -> None:
-    """Raises for an input of which something comes that a judge, who looks at everything, knows is wrong."""
+    """Run one input under the judge of `tests.properties`, which predicts every envelope."""
     setup, actions = read(data)
     judged = Play(config_of(*setup))
     for action in actions:
@@ -469,7 +469,7 @@ def play(data: bytes) -> None:
 
 
 def read(data: bytes) -> tuple[tuple[int, int, int], list[Action | Sent]]:
-    """The configuration and the actions that a text names."""
+    """Return the configuration and the actions that a text names."""
     setup = (0, 0, 0)
     actions: list[Action | Sent] = []
     for line in data.split(b"\n"):
@@ -486,7 +486,7 @@ def read(data: bytes) -> tuple[tuple[int, int, int], list[Action | Sent]]:
 
 
 def words() -> list[str]:
-    """What inputs are likely to hold."""
+    """Return texts that inputs are likely to hold."""
     return [*(f"\n{name} 0 1 2\n" for name in ACTIONS), "setup ", *messages.TO_RUNTIME]
 
 

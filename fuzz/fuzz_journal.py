@@ -1,8 +1,8 @@
-"""Damaged files of a journal: what is opened is whole, or it is told what is lost; nothing else is raised.
+"""Damaged files of a journal: the journal opens whole, or reports its losses, or raises JournalError.
 
-The first byte of an input chooses one of a few journals of 42 records. Each six bytes behind it are a damage:
-its kind, three bytes that say where, a value, and which of the two files it is of. Kinds are a flipped bit, a
-byte, a sector of zeros, a cut, a piece that is moved, and bytes at the end.
+The first byte of an input chooses one of a few journals of 42 records. Every six bytes behind it are a
+damage: its kind, three bytes of its place, a value, and the file. A kind is a flipped bit, another byte, a
+sector of zeros, a cut, a moved piece, or bytes at the end.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ STEP: Final = 6
 MOST_DAMAGES: Final = 8
 FILES: Final = ("journal", "journal-wal")
 MEMORY: Final = "/dev/shm"
-"""Where files cost no write to a disk, if there is such a place."""
+"""A directory in memory, where the system has one, so that files cost no write to a disk."""
 
 
 class Damage(NamedTuple):
-    """One thing that has happened to a file."""
+    """A change of one of the two files."""
 
     kind: int
     at: int
     value: int
     log: bool
-    """To the write-ahead log."""
+    """Whether the damage is one of the write-ahead log."""
 
     @property
     def cuts(self) -> bool:
-        """Whether bytes at the end are gone: what a loss of power does, which nobody can tell."""
+        """Return whether the end of a file is gone, as after a loss of power, unnoticed by a journal."""
         return self.kind == 3
 
     def do(self, data: bytearray) -> None:
@@ -76,14 +76,14 @@ class Damage(NamedTuple):
 
 
 class Base(NamedTuple):
-    """A journal as it was: its two files, and what it holds."""
+    """An undamaged journal: its two files, and its records."""
 
     files: tuple[bytes, bytes]
     records: list[bytes]
 
 
 def check(data: bytes) -> None:
-    """Raises for a damage after which a journal is read wrongly, or breaks."""
+    """Open a damaged journal; raises InvariantViolated if it holds wrong records, or loses some unnoticed."""
     if not data:
         return
     base = bases()[data[0] % len(bases())]
@@ -102,7 +102,7 @@ def check(data: bytes) -> None:
 
 
 def check_files(path: Path, base: Base, *, may_be_cut: bool) -> None:
-    """Open the files, or repair them first."""
+    """Open the files, or repair them and open them then."""
     opened = open_at(path)
     if opened is None:
         try:
@@ -123,12 +123,12 @@ def check_files(path: Path, base: Base, *, may_be_cut: bool) -> None:
 
 
 def check_kept(held: Sequence[bytes], records: Sequence[bytes]) -> None:
-    """What is read was written, in this order, from the beginning."""
-    ensure(list(held) == list(records[: len(held)]), "a journal holds what was never written to it")
+    """Check that the records of a journal are the first ones that were written to it, in their order."""
+    ensure(list(held) == list(records[: len(held)]), "a journal holds a record that was never written to it")
 
 
 def open_at(path: Path) -> tuple[list[bytes], str] | None:
-    """What a journal holds, and what it has dropped; None when it is refused."""
+    """Return the records of a journal, and its notice of dropped ones; None when it refuses to open."""
     journal = SqliteJournal(path, sync="normal")
     try:
         journal.open(RECORD_VERSION, lambda count: None, lambda error: None)
@@ -141,7 +141,7 @@ def open_at(path: Path) -> tuple[list[bytes], str] | None:
 
 
 def read(data: bytes) -> Iterator[Damage]:
-    """The damages that bytes name."""
+    """Yield the damages that bytes name."""
     for start in range(0, min(len(data), MOST_DAMAGES * STEP), STEP):
         kind, high, middle, low, value, file = data[start : start + STEP].ljust(STEP, b"\0")
         yield Damage(kind % 6, high << 16 | middle << 8 | low, value, bool(file & 1))
@@ -149,13 +149,13 @@ def read(data: bytes) -> Iterator[Damage]:
 
 @cache
 def bases() -> list[Base]:
-    """Journals that are closed, that were left open, and that were compacted."""
+    """Return three journals: a closed one, one that was left open, and a compacted one."""
     return [_base(_closed), _base(_left_open), _base(_compacted)]
 
 
 @cache
 def place() -> Path:
-    """A directory for the files, which is gone at the end."""
+    """Return a directory for the files, which is removed at the exit."""
     directory = tempfile.mkdtemp(prefix="fuzz-journal-", dir=MEMORY if os.path.isdir(MEMORY) else None)
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return Path(directory)
@@ -163,7 +163,7 @@ def place() -> Path:
 
 @cache
 def records() -> list[bytes]:
-    """Records as a runtime makes them."""
+    """Return encoded records of a runtime."""
     world = World(msgspec.structs.replace(WORLD, journal=True))
     peer = world.client()
     while len(world.records) < 42:
@@ -195,7 +195,7 @@ def _closed(path: Path) -> list[bytes]:
 
 
 def _left_open(path: Path) -> list[bytes]:
-    """As after SIGKILL: the copy is taken while the journal is open."""
+    """Copy a journal while it is open, as SIGKILL would leave it."""
     original = path.with_name("original")
     watched = _filled(original)
     for name in FILES:

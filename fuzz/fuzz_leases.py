@@ -1,8 +1,8 @@
-"""Pairs of leases: one covers another exactly if it allows whatever that allows.
+"""Pairs of leases: one covers another exactly if it allows everything that the other allows.
 
-The first line names a namespace, others are patterns of the parent (`+`) and of the child (`-`). Targets are
-made from the patterns of the child, with something in place of each wildcard. The bytes are also read as four
-tiny patterns, of which all short texts are tried, by regular expressions.
+The first line names a namespace; further lines are patterns of the parent (`+`) and of the child (`-`).
+Targets are patterns of the child with a text in place of each wildcard. The bytes also stand for four tiny
+patterns, which regular expressions compare on all short texts.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ with harness.instrumented(__name__):
 CORPUS: Final = Path(__file__).parent / "corpus" / "leases.ndjson"
 ANY_NAMESPACE: Final = "x-vendor.a.b"
 MOST_TARGETS: Final = 24
-"""Targets that are made for one pair."""
+"""The number of targets that are made for one pair."""
 FILLINGS: Final = ("", "a", "b", "ab", "/", "a/b", "//", "/a", "b/", ".", "..", "a.b", ":", "é", "?", " ")
 SYMBOLS: Final = ("a", "b", "/", "*", "**")
 TEXTS: Final = tuple("".join(made) for size in range(1, 7) for made in product("abx/", repeat=size))
-"""All that tiny patterns are tried with: `x` stands for all letters that none of them names."""
+"""The texts on which tiny patterns are compared; `x` stands for all letters that no pattern names."""
 DECIDED: Final = 3
-"""Symbols of patterns for which the texts are long enough to tell any two languages apart."""
+"""The number of symbols of a pattern up to which the texts tell any two languages apart."""
 _TOKEN: Final = re.compile(r"(?:/\*\*+)(?=/|\Z)|\*+|.", re.DOTALL)
 
 
 def check(data: bytes) -> None:
-    """Raises for a pair of which the answer is wrong."""
+    """Check the pair of an input; raises InvariantViolated for a wrong answer."""
     check_tiny(data)
     namespace, *lines = data.decode("utf-8", "replace").split("\n")
     parent = read(namespace, [line[1:] for line in lines if line[:1] == "+"])
@@ -47,7 +47,7 @@ def check(data: bytes) -> None:
 
 
 def check_pair(namespace: str, parent: Sequence[str], child: Sequence[str], dice: random.Random) -> None:
-    """What is covered is allowed; more patterns cover no less, and fewer are covered no less."""
+    """Check that covered targets are allowed, and that a lease covers each part of itself."""
     one, other = (Grants.of({namespace: patterns}) for patterns in (parent, child))
     covered = one.covers(other)
     ensure(one.covers(one) and other.covers(other), "a lease does not cover itself")
@@ -56,21 +56,21 @@ def check_pair(namespace: str, parent: Sequence[str], child: Sequence[str], dice
         ensure(both.covers(one), "a lease does not cover a part of it")
         return
     for pattern in child[:4]:
-        ensure(one.covers(Grants.of({namespace: [pattern]})), "a part of what is covered is not covered")
+        ensure(one.covers(Grants.of({namespace: [pattern]})), "a part of a covered lease is not covered")
     for target in targets(child, dice):
         allowed = not other.allows(namespace, target) or one.allows(namespace, target)
         ensure(allowed, f"{target!r} is covered and not allowed")
 
 
 def targets(patterns: Sequence[str], dice: random.Random) -> Iterator[str]:
-    """Texts that the patterns may match."""
+    """Yield texts that the patterns may match."""
     for _ in range(MOST_TARGETS if patterns else 0):
         pattern = dice.choice(patterns)
         yield re.sub(r"\*+", lambda _: "".join(dice.choices(FILLINGS, k=dice.randrange(3))), pattern)
 
 
 def check_tiny(data: bytes) -> None:
-    """Four patterns, one of them the child's, against all short texts."""
+    """Compare four tiny patterns, two of them the parent's, on all short texts."""
     made = [
         "".join(SYMBOLS[byte % len(SYMBOLS)] for byte in part) for part in (data[0:3], data[3:6], data[6:9])
     ]
@@ -90,13 +90,13 @@ def check_tiny(data: bytes) -> None:
 
 @cache
 def language(pattern: str) -> int:
-    """Which of the texts a pattern matches, a bit a text."""
+    """Return the texts that a pattern matches, one bit for each text."""
     matches = re.compile(_expression(pattern), re.DOTALL).fullmatch
     return sum(1 << place for place, text in enumerate(TEXTS) if matches(text))
 
 
 def _expression(pattern: str) -> str:
-    """A pattern as docs/guides/leases.md explains it, as a regular expression."""
+    """Return a pattern as a regular expression, by the rules of docs/guides/leases.md."""
     words = {"*": "[^/]*", "**": ".*"}
     found = []
     for token in _TOKEN.findall(pattern):
@@ -108,7 +108,7 @@ def _expression(pattern: str) -> str:
 
 
 def words() -> list[str]:
-    """What leases are likely to hold."""
+    """Return texts that leases are likely to hold."""
     parts = [
         "**",
         "/**/",

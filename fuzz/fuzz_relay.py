@@ -1,7 +1,7 @@
-"""Any bytes to both sides of the opening of a relayed connection: nothing unsigned is accepted.
+"""Arbitrary bytes to both sides of the handshake of a relayed connection: no unsigned message is accepted.
 
-The first byte of an input says which side takes the stream behind it, and whether its first line is signed
-as by a process that has read the key; the second byte says how the stream is cut.
+The first byte of an input chooses the side that receives the stream, and whether its header or
+answer is signed with the key; the second byte is the size of the pieces that the stream is cut into.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ WORDS: Final = (
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a side made of a stream."""
+    """The result of one side: its header or answer, its error, and the bytes that it sent and left."""
 
     header: RelayHeader | None = None
     answer: Answer | None = None
@@ -70,7 +70,7 @@ class Outcome:
 
 
 def check(data: bytes) -> None:
-    """Run one input; raises AssertionError when a side accepts what it must not, or when cuts matter."""
+    """Run one input; raises AssertionError if a side accepts a forged message, or if the cuts matter."""
     flags, cut, stream = data[0] if data else 0, data[1] if data[1:] else 0, data[2:]
     signed = bool(flags & 2)
     run = owner if flags & 1 else gateway
@@ -120,14 +120,14 @@ def gateway(pieces: list[bytes]) -> Outcome:
 
 
 def sign_header(stream: bytes) -> bytes:
-    """Put the tail of a process that has read the key behind the first line of a stream."""
+    """Sign the first line of a stream, as a process with the key does."""
     line, newline, rest = stream.partition(b"\n")
     mac = header_mac(line + newline, KEY, OWNER_NONCE, GATEWAY_NONCE)
     return line + newline + GATEWAY_NONCE + mac + rest
 
 
 def sign_answer(stream: bytes) -> bytes:
-    """Return a good greeting and a signed answer, then the stream; its first byte says which answer."""
+    """Return a valid greeting, a signed answer chosen by the first byte of a stream, and the rest of it."""
     side = OwnerHandshake(KEY, OWNER_NONCE)
     side.receive(encode(HEADER, key=KEY, owner_nonce=OWNER_NONCE, gateway_nonce=GATEWAY_NONCE))
     answer = Answer(stream[0] % len(Answer)) if stream else Answer.ACCEPTED
@@ -138,7 +138,7 @@ def check_text(error: str, stream: bytes) -> None:
     """Raise AssertionError if a message shows a key, a nonce or received bytes."""
     for secret in (KEY, OWNER_NONCE, GATEWAY_NONCE):
         assert secret.hex() not in error and repr(secret)[2:-1] not in error
-    for at in range(0, min(len(stream), 4096) - 24, 24):  # The bounds that a message names are shorter.
+    for at in range(0, min(len(stream), 4096) - 24, 24):  # Limits in a message are shorter.
         assert stream[at : at + 24].decode("latin-1") not in error
 
 

@@ -1,6 +1,6 @@
-"""Any text as a URL: what the gate accepts is read by HTTP clients as the gate reads it.
+"""Arbitrary texts as URLs: HTTP clients read every URL that `net.fetch` accepts as arcp-io reads it.
 
-A line is a URL. Nothing is sent: tests/interop/fetching.py does that, a thousand times slower.
+A line is a URL. No request is sent: tests/interop/fetching.py sends them, and is a thousand times slower.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ MOST_URLS: Final = 20
 PORTS: Final = {"http": 80, "https": 443}
 PATTERNS: Final = ("/files/**", "/v1/*", "/a/**?*", "/*/*", "/**")
 REFUSALS: Final = (httpx.InvalidURL, RequestException, HTTPError, UnicodeError, ValueError)
-"""How clients refuse a URL; `UnicodeError` is what idna raises."""
+"""The errors by which clients refuse a URL; idna raises `UnicodeError`."""
 
 
 class Read(NamedTuple):
-    """What a client would look up, connect to and ask for."""
+    """The host that a client looks up, the port that it connects to, and its request line."""
 
     scheme: str
     host: str
     port: int
     target: str
-    """Path and query of the request line."""
+    """The path and the query of the request line."""
 
 
 def by_httpx(url: str) -> Read:
-    """As `httpx.Client.get` reads a URL."""
+    """Read a URL as `httpx.Client.get` does."""
     read = httpx.URL(url)
     return Read(
         read.scheme, _host(read.raw_host.decode()), read.port or PORTS[read.scheme], read.raw_path.decode()
@@ -54,7 +54,7 @@ def by_httpx(url: str) -> Read:
 
 
 def by_requests(url: str) -> Read:
-    """As `requests.get` does, which writes a URL anew and has urllib3 read that."""
+    """Read a URL as `requests.get` does, which writes it anew for urllib3."""
     prepared = requests.Request("GET", url).prepare().url or ""
     read = urllib3.util.parse_url(prepared)
     scheme = read.scheme or ""
@@ -62,7 +62,7 @@ def by_requests(url: str) -> Read:
 
 
 def by_urllib(url: str) -> Read:
-    """As `urllib.request.urlopen` does."""
+    """Read a URL as `urllib.request.urlopen` does."""
     read = Request(url)
     parts = urlsplit(f"//{read.host}")
     scheme = read.type or ""
@@ -70,7 +70,7 @@ def by_urllib(url: str) -> Read:
 
 
 def by_yarl(url: str) -> Read:
-    """As aiohttp does with `yarl.URL(url, encoded=True)`, as docs/guides/security.md says."""
+    """Read a URL as aiohttp does with `yarl.URL(url, encoded=True)`, as docs/guides/security.md advises."""
     read = yarl.URL(url, encoded=True)
     return Read(
         read.scheme, _host(read.raw_host or ""), read.port or PORTS[read.scheme], read.raw_path_qs or "/"
@@ -86,7 +86,7 @@ CLIENTS: Final[Mapping[str, Callable[[str], Read]]] = {
 
 
 def check(data: bytes) -> None:
-    """Raises for a URL that a client reads in another way than the gate."""
+    """Check the URLs of one input; raises InvariantViolated if a client reads one unlike arcp-io."""
     for url in data.decode("utf-8", "surrogateescape").split("\n")[:MOST_URLS]:
         form = canonical("net.fetch", url)
         ensure((form is None) == (matchable("net.fetch", url) is None), "a URL has one form of two")
@@ -96,7 +96,7 @@ def check(data: bytes) -> None:
 
 
 def check_form(url: str, form: str) -> None:
-    """What is handed back is read by everybody as it stands, or refused."""
+    """Check that every client reads a canonical URL as it stands, or refuses it."""
     scheme, _, rest = form.partition("://")
     authority, slash, target = rest.partition("/")
     ensure(slash, f"{form!r} has no path")
@@ -115,16 +115,16 @@ def check_form(url: str, form: str) -> None:
 
 
 def check_place(url: str, form: str) -> None:
-    """A client that is handed the URL as it came looks up and connects to the same place, or refuses."""
+    """Check that a client connects to the same place for the URL as it came, or refuses it."""
     place = _place(by_urllib(form))
     for name in ("httpx", "requests", "yarl"):
         with suppress(*REFUSALS):
             found = by_yarl_anew(url) if name == "yarl" else CLIENTS[name](url)
-            ensure(_place(found) == place, f"{name} looks up {found[:3]} for {url!r}, and the gate {place}")
+            ensure(_place(found) == place, f"{name} looks up {found[:3]} for {url!r}, and arcp-io {place}")
 
 
 def by_yarl_anew(url: str) -> Read:
-    """As aiohttp does with a text."""
+    """Read a URL as aiohttp does with a text."""
     read = yarl.URL(url)
     return Read(
         read.scheme, _host(read.raw_host or ""), read.port or PORTS[read.scheme], read.raw_path_qs or "/"
@@ -132,13 +132,13 @@ def by_yarl_anew(url: str) -> Read:
 
 
 def _place(read: Read) -> tuple[str, str | int, int]:
-    """Scheme, host and port; of an address in brackets its number, however it is written."""
+    """Return scheme, host and port; an address in brackets becomes its number."""
     host = int(IPv6Address(read.host)) if ":" in read.host else read.host.lower()
     return read.scheme, host, read.port
 
 
 def _split(authority: str) -> tuple[str, int | None]:
-    """Host and port of a canonical authority."""
+    """Return host and port of a canonical authority."""
     if authority.startswith("["):
         host, _, port = authority[1:].partition("]")
         return host, int(port[1:]) if port else None
@@ -147,12 +147,12 @@ def _split(authority: str) -> tuple[str, int | None]:
 
 
 def _host(text: str) -> str:
-    """A host as it is looked up: without brackets."""
+    """Return a host without brackets."""
     return text.removeprefix("[").removesuffix("]")
 
 
 def words() -> list[str]:
-    """What URLs are likely to hold."""
+    """Return texts that URLs are likely to hold."""
     hosts = ["a.example", "127.0.0.1", "0x7f.1", "[::1]", "[::ffff:1.2.3.4]", "xn--bcher-kva", "u:p@", "@"]
     dots = ["/..", "/.", "//", "/%2e%2e", "/.%2E", "%2f", "%5c", "%00", "%25", "%7e", "/..;/"]
     rest = [

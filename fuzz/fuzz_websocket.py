@@ -1,6 +1,6 @@
 """Fuzz the WebSocket codec against websockets alone, in both roles.
 
-Both get the same stream, cut at the same places, and must agree on messages, answers, close code and end.
+Both receive the same stream, cut at the same places, and must agree on messages, answers, close code and end.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ REQUEST = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 ACCEPT = b"$ACCEPT"
-"""Stands in a response for the value that answers the client's random key."""
+"""The placeholder of a response for the value that answers the client's random key."""
 RESPONSE = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: $ACCEPT\r\n\r\n"
@@ -44,20 +44,20 @@ WORDS = ("$ACCEPT", "Host: ", "Origin: ", "HTTP/1.1 ", "Content-Length: ", "Tran
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One run: a stream for a server or a client, after a good HTTP head unless it brings its own."""
+    """One run: a stream to a server or a client, behind a valid HTTP head unless `greet` is false."""
 
     stream: bytes
     server: bool = True
     greet: bool = True
     limit: int = LIMITS[0]
     cuts: tuple[int, ...] = ()
-    """Places in `stream`; a good head comes together with what stands before the first."""
+    """The places of the cuts in `stream`; a valid head arrives together with the first piece."""
     close_after: int | None = None
-    """Close with 1001 when the piece of this number is in."""
+    """The number of the piece after which the codec closes with 1001, or None."""
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Any bytes are a case: flags, limit, piece of our close, count of cuts, the cuts, the stream."""
+        """Read a case from any bytes: flags, limit, piece before the close, count of cuts, cuts, stream."""
         flags, limit, close_after, count = data[:4].ljust(4, b"\0")
         count %= 8
         cuts = data[4 : 4 + 2 * count]
@@ -71,7 +71,7 @@ class Case:
         )
 
     def pieces(self, key: str) -> list[bytes]:
-        """The stream as it arrives; `key` is what the client asked with."""
+        """Return the pieces of the stream in which they arrive; `key` is that of the client's request."""
         accept = hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()
         cuts = sorted({min(cut, len(self.stream)) for cut in self.cuts})
         pieces = [self.stream[start:end] for start, end in itertools.pairwise([0, *cuts, len(self.stream)])]
@@ -84,7 +84,7 @@ class Case:
 
 @dataclasses.dataclass
 class Outcome:
-    """What a run came to; `answers` are the frames that the protocol sent, unmasked: (opcode, payload)."""
+    """The result of a run; `answers` are the unmasked frames that were sent, each an opcode and a payload."""
 
     key: str
     messages: list[bytes]
@@ -101,20 +101,20 @@ def check(data: bytes) -> None:
 
 
 def compare(case: Case) -> None:
-    """Run a case cut as it says, then in one piece, then its first bytes one by one."""
+    """Run a case with its own cuts, in one piece, and with a cut after each of the first bytes."""
     for cuts in (case.cuts, (), tuple(range(100))):
         variant = dataclasses.replace(case, cuts=cuts)
         ours = run_codec(variant)
         alone = run_library(variant, ours.key)
         if case.server and ours.status in (403, 404):
-            # Admission is our own; the library alone would have let it in.
+            # Admission belongs to the codec; the library alone accepts such a request.
             assert ours.finished and not ours.messages, (variant, ours)
         else:
             assert ours == alone, f"{variant}\n  ours  {ours}\n  alone {alone}"
 
 
 def run_codec(case: Case) -> Outcome:
-    """Drive our codec the way a driver does."""
+    """Run the codec as a driver does."""
     codec: ServerCodec | ClientCodec
     if case.server:
         codec, key = ServerCodec(Admission(), limit=case.limit), ""
@@ -141,7 +141,7 @@ def run_codec(case: Case) -> Outcome:
 
 
 class Library:
-    """websockets' Sans-I/O layer alone; only the end of the HTTP head is marked out for it."""
+    """The Sans-I/O layer of websockets alone, which receives the HTTP head in one piece."""
 
     def __init__(self, case: Case, key: str) -> None:
         self.protocol: ServerProtocol | ClientProtocol
@@ -195,7 +195,7 @@ class Library:
                 self.status = event.status_code
 
     def answers(self) -> list[tuple[int, bytes]]:
-        """The frames sent since the last call, no more than the held pongs in a row."""
+        """Return the frames sent since the last call, with at most `PONGS_HELD` pongs in a row."""
         sent: list[tuple[int, bytes]] = []
         for chunk in self.protocol.data_to_send():
             self.finished |= not chunk
@@ -208,7 +208,7 @@ class Library:
 
 
 def run_library(case: Case, key: str) -> Outcome:
-    """Drive the library over the same pieces, asking with the same key."""
+    """Run the library on the same pieces, with the same key."""
     library = Library(case, key)
     protocol = library.protocol
     answers: list[tuple[int, bytes]] = []
@@ -226,7 +226,7 @@ def run_library(case: Case, key: str) -> Outcome:
 
 
 def frames(sent: bytes) -> list[tuple[int, bytes]]:
-    """Control frames as (opcode, payload), unmasked; of a 1009 the code only, its words are free."""
+    """Return frames as opcode and unmasked payload; a close with 1009 has its code only, without a reason."""
     found: list[tuple[int, bytes]] = []
     while sent:
         opcode, length, masked = sent[0] & 0x0F, sent[1] & 0x7F, sent[1] >> 7

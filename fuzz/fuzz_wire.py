@@ -1,6 +1,6 @@
-"""Any bytes, as one message and as lines: a typed message or a Refusal comes out, and nothing else.
+"""Arbitrary bytes, as one message and as lines: each yields a typed message or a Refusal.
 
-What was accepted is written and read again, and is the same.
+An accepted message is encoded and decoded again, and stays the same.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ LINE_LIMIT: Final = 1024
 
 
 class Role(NamedTuple):
-    """Who reads: which types it knows, and how."""
+    """A reading side, by the message types that it knows and its decoder."""
 
     shapes: Mapping[str, type[msgspec.Struct]]
     read: Callable[[codec.Envelope], msgspec.Struct]
 
 
 def read_request(envelope: codec.Envelope) -> msgspec.Struct:
-    """Return what a runtime reads; a submit has the value of its input."""
+    """Read a message as a runtime does; a submit holds the decoded value of its input."""
     message = lenient.read_request(envelope)
     if isinstance(message, messages.Submit):
         return messages.Submit(**msgspec.structs.asdict(message) | {"input": message.input.value()})
@@ -46,13 +46,13 @@ ROLES: Final = (
 
 
 def check(data: bytes) -> None:
-    """Raises for an input that is not read as it should be."""
+    """Read one input as a message and as lines; raises InvariantViolated if a check fails."""
     check_message(data)
     check_lines(data)
 
 
 def check_message(data: bytes) -> list[msgspec.Struct]:
-    """One message, in both roles: the payloads that were accepted."""
+    """Read one message in both roles; return the accepted payloads."""
     try:
         envelope = codec.decode_envelope(data)
     except Refusal as refusal:
@@ -64,7 +64,7 @@ def check_message(data: bytes) -> list[msgspec.Struct]:
 
 
 def check_envelope(envelope: codec.Envelope) -> None:
-    """What is known of every envelope that was accepted."""
+    """Check the fields of an accepted envelope, and encode it again."""
     for name in (envelope.id, envelope.session_id, envelope.job_id):
         ensure(name is None or len(name) <= MAX_ID_LENGTH, "an id is too long")
     ensure(envelope.type, "an envelope has no type")
@@ -81,7 +81,7 @@ def check_envelope(envelope: codec.Envelope) -> None:
 
 
 def check_payload(envelope: codec.Envelope, role: Role) -> msgspec.Struct | None:
-    """A payload, or None when it is refused."""
+    """Read a payload in a role; return None when it is refused."""
     try:
         message = role.read(envelope)
     except Refusal as refusal:
@@ -95,25 +95,25 @@ def check_payload(envelope: codec.Envelope, role: Role) -> msgspec.Struct | None
 
 
 def check_refusal(refusal: Refusal) -> None:
-    """A refusal can be sent as it is."""
+    """Check that a refusal can be sent as it stands."""
     ensure(refusal.code is ErrorCode.INVALID_REQUEST, "a shape is refused by another code")
-    ensure(0 < len(refusal.message) < 300, "a refusal says nothing, or too much")
+    ensure(0 < len(refusal.message) < 300, "a refusal has an empty or a long message")
     ensure(refusal.message.isprintable(), "a refusal cannot be printed")
 
 
 def check_lines(data: bytes) -> None:
-    """Bytes as lines: the same ones wherever they are cut, and each of them is a message."""
+    """Read bytes as lines, which must not depend on the cuts, and each line as a message."""
     whole = split(data, len(data) + 1)
     for step in (len(data) // 256 + 1, len(data) // 3 + 1):
-        ensure(split(data, step) == whole, f"cut every {step} bytes, the lines are others")
+        ensure(split(data, step) == whole, f"cut every {step} bytes, the lines differ")
     for line in whole:
         if line is not OVERLONG:
-            ensure(0 < len(line) <= LINE_LIMIT and b"\n" not in line, "this is no line")
+            ensure(0 < len(line) <= LINE_LIMIT and b"\n" not in line, "a line has a wrong form")
             check_message(line)
 
 
 def split(data: bytes, step: int) -> list[bytes | None]:
-    """The lines of `data`, fed `step` bytes at a time."""
+    """Return the lines of `data`, fed in pieces of `step` bytes."""
     splitter = LineSplitter()
     lines: list[bytes | None] = []
     for start in range(0, len(data), step):
@@ -124,7 +124,7 @@ def split(data: bytes, step: int) -> list[bytes | None]:
 
 
 def words() -> list[str]:
-    """Types, fields and values as they stand in a message."""
+    """Return types, fields and values in the form that they have in a message."""
     shapes: list[type[msgspec.Struct]] = [
         codec.Envelope,
         *messages.TO_RUNTIME.values(),

@@ -1,6 +1,6 @@
-"""One way to run every fuzz target: under atheris, or by random edits of its corpus.
+"""The runner of all fuzz targets: under atheris, or by random edits of a corpus.
 
-A target is a function of bytes that returns, or raises when what it checks does not hold:
+A target is a function of bytes that returns, or raises when one of its checks fails:
 
     with harness.instrumented(__name__):
         from arcp_proto import wire
@@ -10,9 +10,9 @@ A target is a function of bytes that returns, or raises when what it checks does
     if __name__ == "__main__":
         harness.run(check, CORPUS)
 
-From the root of the repository: `python -m fuzz.fuzz_wire --seed 1 --runs 100000` does the same each time,
-and `--seconds 600` ends by time. `python -m fuzz.fuzz_wire -max_total_time=600` runs libFuzzer by atheris, if
-that is installed; then inputs that reach new code are edited again.
+From the root of the repository, `python -m fuzz.fuzz_wire --seed 1 --runs 100000` tries the same inputs in
+every run, and `--seconds 600` stops after this time. `python -m fuzz.fuzz_wire -max_total_time=600` runs
+libFuzzer by atheris, if that is installed; inputs that reach new code are then edited further.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from typing import Any, Final
 Check = Callable[[bytes], None]
 
 MAX_LENGTH: Final = 64 * 1024
-"""Bytes of one input."""
+"""The greatest number of bytes of one input."""
 MOST_EDITS: Final = 6
 MOST_CUT: Final = 16
-"""Bytes that one edit takes away."""
+"""The greatest number of bytes that one edit removes."""
 
 
 def instrumented(module: str) -> AbstractContextManager[object]:
-    """Goes around the imports of what is fuzzed; counts their branches under atheris."""
+    """Return a context for the imports of the fuzzed code; under atheris it counts their branches."""
     if module != "__main__" or not _by_atheris():
         return nullcontext()
     context: AbstractContextManager[object] = _atheris().instrument_imports()
@@ -48,9 +48,9 @@ def instrumented(module: str) -> AbstractContextManager[object]:
 
 
 def seeds(corpus: Path) -> Iterator[tuple[str, bytes]]:
-    """The inputs of a corpus by name: one JSON object a line, with `name` and `text`, `hex` or `frame`.
+    """Yield the inputs of a corpus by name, from JSON lines with `name` and `text`, `hex` or `frame`.
 
-    `text` is sent as UTF-8, `hex` holds bytes that are no text, `frame` is an envelope as JSON.
+    `text` is sent as UTF-8, `hex` holds bytes that are not a text, `frame` is an envelope as JSON.
     """
     for number, line in enumerate(corpus.read_text(encoding="utf-8").splitlines(), 1):
         entry = json.loads(line)
@@ -58,9 +58,9 @@ def seeds(corpus: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def run(check: Check, corpus: Path, words: Sequence[str] = ()) -> None:
-    """Try a corpus, then whatever grows from it, until an input fails or what was asked for is done.
+    """Try a corpus, then inputs that grow from it, until an input fails or the runs or seconds are used up.
 
-    `words` are what inputs are likely to hold. Takes its options from the command line.
+    `words` are texts that inputs are likely to hold. The options are those of the command line.
     """
     for _name, data in seeds(corpus):
         check(data)
@@ -80,9 +80,9 @@ def edit(
     runs: int,
     seconds: float = float("inf"),
 ) -> str:
-    """Try random edits of a corpus, the same for the same seed; returns how many, and how fast.
+    """Try random edits of a corpus, the same ones for the same seed; return their number and rate as a text.
 
-    An input that fails is printed as a line for the corpus, and what it raises goes on.
+    An input that fails is printed as a line for the corpus, and its error is raised.
     """
     dice, inputs = random.Random(seed), [data for _name, data in seeds(corpus)]
     pieces = [word.encode() for word in words] or [b"\0"]
@@ -102,7 +102,7 @@ def edit(
 
 
 def edited(dice: random.Random, inputs: Sequence[bytes], pieces: Sequence[bytes]) -> bytes:
-    """Return one of the inputs with some bytes changed, taken away, doubled, or replaced by a piece."""
+    """Return one of the inputs with some bytes changed, removed, doubled, or replaced by a piece."""
     data = bytearray(dice.choice(inputs))
     for _ in range(1 + dice.randrange(MOST_EDITS)):
         at = dice.randrange(len(data) + 1)
@@ -138,7 +138,7 @@ def entry(data: bytes, name: str) -> str:
 
 
 def quoted(word: str) -> str:
-    """Return a word as a line of a dictionary of libFuzzer, which knows no other escapes than these."""
+    """Return a word as a line of a dictionary of libFuzzer, which reads no other escapes than these."""
     plain = (
         chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\x{byte:02X}"
         for byte in word.encode()
@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _by_atheris() -> bool:
-    """Return whether libFuzzer runs: it is there, and none of our own options are given."""
+    """Return whether libFuzzer runs: atheris is installed, and no option of the harness is given."""
     own = any(option.startswith("--") for option in sys.argv[1:])
     return not own and importlib.util.find_spec("atheris") is not None
 
@@ -176,7 +176,7 @@ def _atheris() -> Any:
 
 
 def _run_atheris(check: Check, corpus: Path, words: Sequence[str]) -> None:
-    folder = Path(tempfile.mkdtemp(prefix=f"{corpus.stem}-"))  # libFuzzer reads a file a seed.
+    folder = Path(tempfile.mkdtemp(prefix=f"{corpus.stem}-"))  # libFuzzer reads one seed from each file.
     grown = folder / "corpus"
     grown.mkdir()
     for number, (_name, data) in enumerate(seeds(corpus)):
