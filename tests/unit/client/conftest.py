@@ -1,4 +1,4 @@
-"""A runtime that has welcomed a client, which resumes its session when its connection is lost."""
+"""A runtime that has welcomed a client, which resumes its session after the loss of its connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which events the user holds, and up to which number of the session all are processed."""
+"""The events that the user holds, and the number of the session up to which all are processed."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_a_new_session_acks_no_event_of_the_one_before() -> None:
     later = Monotonic(2 * SECOND)
     acks.begin_session(later)
     assert (acks.told, acks.processed, acks.sent_at + ACK_INTERVAL) == (0, 0, later)
-    assert (acks.cursor(0), acks.size) == (0, 10), "nothing waits for an answer of the lost session"
+    assert (acks.cursor(0), acks.size) == (0, 10), "no event waits for an answer of the lost session"
     assert (acks.holds_of_lost(A), acks.holds_of_lost(B)) == (True, False)
     new = acks.handed_out(1, A, 10, job, 2, placed=True)
     acks.done(old, A)
@@ -147,7 +147,7 @@ def test_memory_of_acks_is_bounded_by_the_unprocessed_events() -> None:
 
 @dataclass
 class PlainEvent:
-    """An event as the plain model knows it."""
+    """An event in the model of acks."""
 
     job_id: JobId
     seq: int
@@ -161,7 +161,7 @@ class PlainEvent:
 
 @dataclass
 class PlainAcks:
-    """The same by a list of all events there ever were."""
+    """A model of acks: a list of all events so far."""
 
     events: list[PlainEvent] = field(default_factory=list)
     last: int = 0

@@ -1,4 +1,4 @@
-"""When the client connects again."""
+"""The times of a client's attempts to connect again."""
 
 from __future__ import annotations
 

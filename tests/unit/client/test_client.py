@@ -1,4 +1,4 @@
-"""The client: what the user calls, and when."""
+"""The client: its calls, and the states in which they are allowed."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_the_welcome_opens_the_session() -> None:
 
 
 def test_a_client_reads_large_messages_from_the_beginning() -> None:
-    """A replay of large frames may come in one read with the welcome: the driver judges both by one limit."""
+    """Check one limit for all messages, since a read may bring the welcome with large frames of a replay."""
     runtime = ScriptedRuntime()
     assert runtime.connection.message_limit == 4 * 1024 * 1024
     runtime.welcome()
@@ -313,7 +313,7 @@ def test_a_connection_holds_as_many_bytes_as_may_wait(
 
 
 def test_a_message_is_limited_to_the_size_of_a_frame() -> None:
-    """It is counted with more than its head takes."""
+    """Derive the largest input from the error, which counts the head of the envelope too."""
     runtime = ScriptedRuntime()
     runtime.welcome()
     size = 1024 * 1024

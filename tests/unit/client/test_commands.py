@@ -1,4 +1,4 @@
-"""What a client asks for, as messages; that nothing changes when one raises is in test_client."""
+"""Requests of a client as messages; test_client checks that a request that raises changes nothing."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ BOUNDS: Final = [
     ("model.use", {"lease_request": {"model.use": ["tier-fast/*"]}}, "the models tier-fast/*"),
     ("agent_versions", {"agent": "echo@1.0.0"}, "another version of echo than 1.0.0"),
 ]
-"""A feature, what uses it in a submit, and what nobody would hold to without it."""
+"""A feature, a submit that uses it, and the limit that a runtime without it does not enforce."""
 
 
 @pytest.mark.parametrize(("feature", "options", "consequence"), BOUNDS)
@@ -208,7 +208,7 @@ def test_a_bound_that_was_negotiated_is_sent(feature: str, options: dict[str, An
 def test_a_waiting_submit_is_not_sent_to_a_runtime_with_fewer_features(
     feature: str, options: dict[str, Any], consequence: str
 ) -> None:
-    """A session is lost, and the one in its place is opened at a runtime that enforces less."""
+    """Lose a session, and open another one at a runtime with fewer features."""
     runtime = ScriptedRuntime(ClientConfig())
     runtime.welcome()
     runtime.drop()

@@ -1,4 +1,4 @@
-"""The client: what runtimes say of the session, in every form that it accepts."""
+"""The client: the messages of a runtime about the session, in every accepted form."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_welcome_that_is_too_large_is_refused_by_its_header() -> None:
     assert (ended.code, runtime.closings[0].code) == ("INVALID_REQUEST", 1009)
 
 
-# What is ignored.
+# Ignored messages.
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_session_bye_of_the_runtime_ends_the_connection(runtime: ScriptedRuntime
     assert runtime.say("job.event", log(), job_id=JOB) == []
 
 
-# The table.
+# The table of messages.
 
 
 def test_the_table_names_every_message_of_a_runtime() -> None:
@@ -194,7 +194,7 @@ def test_the_table_names_every_message_of_a_runtime() -> None:
     assert not HANDLERS[Phase.CLOSED]
 
 
-# A resume that is not answered yet.
+# A resume before its answer.
 
 
 def resuming() -> ScriptedRuntime:

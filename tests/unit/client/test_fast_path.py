@@ -1,4 +1,4 @@
-"""Runs of events: whatever is read at once comes out as it would one by one."""
+"""Runs of events: messages that are read at once have the same effect as messages read one by one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def message(
     /,
     **fields: Any,
 ) -> dict[str, Any]:
-    """An event of the exact shape, but for what `fields` say."""
+    """Return an event of the exact form of the fast path, except for `fields`."""
     body = {"level": "info", "message": "hi"} if body is None else body
     payload = {"kind": kind, "ts": "2026-01-01T00:00:00Z", "body": body}
     if position is not None:
@@ -42,7 +42,7 @@ def message(
 
 
 def opened(config: ClientConfig | None = None, *, placed: bool = True) -> ScriptedRuntime:
-    """Two jobs run."""
+    """Return a runtime whose client has two running jobs."""
     runtime = ScriptedRuntime(config or ClientConfig())
     runtime.welcome(*(FEATURES if placed else NUMBERED))
     runtime.accept(JOB)
@@ -51,7 +51,7 @@ def opened(config: ClientConfig | None = None, *, placed: bool = True) -> Script
 
 
 def subscribe(runtime: ScriptedRuntime, job_id: JobId, last: int) -> None:
-    """Ask for the history of a job, and answer."""
+    """Ask for the history of a job, and answer the request."""
     runtime.client.subscribe(job_id, 0, True, now=runtime.now)
     runtime.take()
     asked = runtime.sent("job.subscribe")[-1]["id"]
@@ -60,14 +60,14 @@ def subscribe(runtime: ScriptedRuntime, job_id: JobId, last: int) -> None:
 
 
 def at_once(runtime: ScriptedRuntime, messages: list[bytes]) -> list[Event]:
-    """Receive them in one read; returns what happened."""
+    """Receive messages in one read; return the events that follow."""
     connection, now = runtime.connection, runtime.now
     assert runtime.client.receive_all(connection, messages, now=now) == len(messages)
     return runtime.carry_out(runtime.client.take())
 
 
 def state(runtime: ScriptedRuntime) -> object:
-    """What is to be the same."""
+    """Return the state of a client, which must not depend on the reads."""
     client, session = runtime.client, runtime.state.session
     assert session is not None
     jobs = [
@@ -91,11 +91,11 @@ def state(runtime: ScriptedRuntime) -> object:
 
 
 def heard(runtime: ScriptedRuntime) -> object:
-    """What it has said and told."""
+    """Return the events and messages of a client so far, which must not depend on the reads."""
     events = [
         msgspec.structs.replace(event, size=0) if isinstance(event, JobEvent) else event
         for event in runtime.events
-    ]  # Sizes are about.
+    ]  # The size of an event in a run is an estimate.
     return (repr(events), runtime.received, repr(runtime.closings), runtime.dials)
 
 
@@ -171,10 +171,10 @@ texts = st.sampled_from(
 
 @st.composite
 def reads(draw: st.DrawFn) -> list[list[bytes]]:
-    """Reads of a session: mostly the next event, now and then anything else.
+    """Draw the reads of a session: mostly its next event, and sometimes another message.
 
-    Positions go on with the numbers, but for some that come again and some that are left out; or there are
-    none, all along or now and then.
+    Positions rise with the numbers, except for some that are repeated or left out. Some sessions have no
+    positions at all, and some events have none.
     """
     seq, found = 0, []
     placed = draw(st.booleans())
@@ -208,7 +208,7 @@ def reads(draw: st.DrawFn) -> list[list[bytes]]:
 def test_messages_read_at_once_equal_messages_read_one_by_one(
     found: list[list[bytes]], placed: bool, asked: int | None, data: st.DataObject
 ) -> None:
-    """`asked` is the last position when the history of one job was asked for; None: it was not."""
+    """Compare both ways to read; `asked` is the last position of a requested history, or None without one."""
     together, single = opened(placed=placed), opened(placed=placed)
     for number, read in enumerate(found):
         if number == 1 and asked is not None and together.state.session is not None:
@@ -234,7 +234,7 @@ def test_messages_read_at_once_equal_messages_read_one_by_one(
 
 
 def texts_of(count: int, job_id: JobId = JOB, first: int = 1, position: int | None = None) -> list[bytes]:
-    """Events in a row, with positions from one on, or with none."""
+    """Return consecutive events, with positions that begin at `position`, or without positions."""
     return [
         msgspec.json.encode(
             message(first + one, None, "log", job_id, None if position is None else position + one)
@@ -307,7 +307,7 @@ def test_a_second_history_does_not_take_the_fast_path() -> None:
 
 @pytest.mark.parametrize("kind", ["status", "delegate"])
 def test_the_message_behind_a_run_leaves_its_job_unchanged(kind: str) -> None:
-    """A subscription ends, or a child is told of, right behind events of another job."""
+    """Receive the end of a subscription, or a notice of a child, right behind events of another job."""
     together, single = opened(), opened()
     body = {"phase": "unsubscribed"} if kind == "status" else {"child_job_id": "job_9", "agent": "a"}
     last = msgspec.json.encode(message(4, body, kind, FOREIGN))
@@ -347,7 +347,7 @@ def test_a_recording_holds_each_message_of_a_run() -> None:
 
 
 def test_every_event_of_a_run_is_decoded_by_itself() -> None:
-    """Nothing that a peer writes in one message reaches into another."""
+    """Receive two events in one message, which is not valid, and then a valid message."""
     runtime = opened()
     joined = b"\n".join(texts_of(2))
     events = at_once(runtime, [joined, *texts_of(1)])
@@ -355,7 +355,7 @@ def test_every_event_of_a_run_is_decoded_by_itself() -> None:
 
 
 def test_the_types_of_a_body_are_those_of_json() -> None:
-    """Beyond them it is read again, so nothing is lost by it."""
+    """Check that the decoder of the fast path refuses a deeper body, which the usual decoder then reads."""
     with pytest.raises(ValueError):
         fast_path._DECODERS.either(msgspec.json.encode(message(1, {"a": [[[[[1]]]]]})))
     fast_path._DECODERS.either(msgspec.json.encode(message(1, {"a": [[[1]]]})))

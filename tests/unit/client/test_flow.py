@@ -1,4 +1,4 @@
-"""Gaps in what comes, and back-pressure; acks are in test_client."""
+"""Gaps in the numbers of events, and back-pressure; acks are in test_client."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_gap_that_a_resume_does_not_fill_is_given_up_and_reported(runtime: Scr
     assert numbers(events) == [4, 5]
     assert runtime.state.connection is connection_state(runtime.connection)
     _, detached = runtime.advance(1.1)
-    assert isinstance(detached, Detached), "each gap is worth a resume"
+    assert isinstance(detached, Detached), "each gap leads to a resume"
     assert detached.reason == "events 6..6 are missing"
 
 
@@ -85,7 +85,7 @@ def test_a_gap_of_a_closing_session_is_reported_without_a_resume() -> None:
 
 
 def test_the_next_gap_waits_for_its_whole_time_when_the_one_before_was_given_up_early() -> None:
-    """The first gap is given up because too much waits behind it, 0.1 seconds before its time."""
+    """Give up the first gap 0.1 seconds early, because too many events wait behind it."""
     runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_gap_events=3)))
     runtime.welcome()
     for seq in (2, 3, 4, 5):

@@ -1,4 +1,4 @@
-"""Which events of a followed job are handed out, and from where a subscription asks for the rest."""
+"""The events of a followed job that reach the user, and the position from which a subscribe asks for more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def job(*, observed: bool = True, cursor: int = 0, home: int = 0) -> FollowedJob
 
 
 def take(followed: FollowedJob, *positions: int) -> list[int]:
-    """Return the positions of the events that are handed out."""
+    """Return the positions of the events that reach the user."""
     return [position for position in positions if followed.takes(position, 99, "e")]
 
 
@@ -45,7 +45,7 @@ def test_every_event_shows_that_a_job_is_sent_even_a_copy() -> None:
 
 
 def test_the_position_that_was_processed_last_is_stored() -> None:
-    """After a history that the user has asked for again it is lower than before."""
+    """Process lower positions, as after a history that the user has asked for again."""
     followed = job()
     take(followed, 1, 2, 5)
     for position in (2, 5, 1):
@@ -58,7 +58,7 @@ def test_the_position_that_was_processed_last_is_stored() -> None:
 
 
 @pytest.mark.parametrize("observed", [True, False])
-def test_nothing_with_a_position_is_taken_before_the_answer_to_a_subscription(observed: bool) -> None:
+def test_no_event_with_a_position_is_taken_before_the_answer_to_a_subscribe(observed: bool) -> None:
     followed = job(observed=observed, cursor=4)
     followed.awaited = True
     assert take(followed, 4, 5) == []
@@ -67,7 +67,7 @@ def test_nothing_with_a_position_is_taken_before_the_answer_to_a_subscription(ob
     assert take(followed, 4, 5) == [5]
 
 
-def test_in_the_next_session_a_job_comes_by_a_subscription_alone() -> None:
+def test_the_next_session_brings_a_job_by_a_subscription_alone() -> None:
     followed = job(observed=False, cursor=4, home=7)
     followed.keyed = True
     followed.heard = False
@@ -78,7 +78,7 @@ def test_in_the_next_session_a_job_comes_by_a_subscription_alone() -> None:
     assert take(followed, 5, 9, 10) == [5, 9, 10]
 
 
-def test_positions_rise_behind_what_came_while_a_job_was_awaited_until_the_session_is_lost() -> None:
+def test_positions_rise_behind_events_of_an_awaited_job_until_the_session_is_lost() -> None:
     followed = job(cursor=4)
     assert followed.takes(5, 7, "e")
     followed.awaited = True
@@ -128,10 +128,10 @@ def test_a_job_is_plain_while_the_cursor_alone_tells_copies_apart() -> None:
     assert job(observed=False, home=0).is_plain
 
 
-# Runtimes that tell no positions.
+# Runtimes without positions.
 
 
-def test_copies_without_positions_are_told_by_their_envelope_ids() -> None:
+def test_copies_without_positions_are_recognised_by_their_envelope_ids() -> None:
     followed = job()
     followed.heard = False
     assert [followed.takes(None, 1, one) for one in ("a", "b", "a", "c")] == [True, True, False, True]
@@ -173,7 +173,7 @@ def test_numbers_that_an_earlier_process_has_processed_are_copies_in_the_submitt
     followed = job(observed=False, home=4)
     assert [followed.takes(None, seq, f"e{seq}") for seq in (3, 4, 5, 0)] == [False, False, True, True]
     followed.lose()
-    assert followed.takes(None, 3, "e3"), "another session numbers by itself"
+    assert followed.takes(None, 3, "e3"), "another session has numbers of its own"
 
 
 def test_numbers_count_again_when_a_history_is_asked_for() -> None:

@@ -1,4 +1,4 @@
-"""The client: what runtimes say of jobs, in every form that it accepts."""
+"""The client: the messages of a runtime about jobs, in every accepted form."""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ def test_a_job_that_had_ended_before_it_was_cancelled_ends(
 
 
 @pytest.mark.parametrize("fields", [{}, {"history": True, "after": 9}])
-def test_a_job_of_which_nothing_is_to_come_ends_when_it_is_observed(
+def test_an_ended_job_without_later_events_ends_when_it_is_observed(
     runtime: ScriptedRuntime, fields: dict[str, Any]
 ) -> None:
     runtime.positions[JOB] = 9
@@ -611,7 +611,7 @@ def test_a_job_error_after_chunks_ends_with_the_error(runtime: ScriptedRuntime) 
 
 
 def subscribe(runtime: ScriptedRuntime, after: int | None = 0, **answer: Any) -> None:
-    """Observe a job, with its history."""
+    """Subscribe to a job with its history, and answer."""
     history = after is not None
     request_id = runtime.client.subscribe(JOB, after, history, now=runtime.now)
     runtime.take()
@@ -622,7 +622,7 @@ def subscribe(runtime: ScriptedRuntime, after: int | None = 0, **answer: Any) ->
 def at(
     runtime: ScriptedRuntime, seq: int, position: int | None, payload: dict[str, Any] | None = None
 ) -> list[Event]:
-    """An event of the job with a number of the session and a position."""
+    """Send an event of the job with a number of the session and a position; return the client's events."""
     return runtime.say("job.event", {**(payload or log()), "job_seq": position}, job_id=JOB, event_seq=seq)
 
 
@@ -659,10 +659,10 @@ def test_events_of_a_subscription_that_was_taken_back_are_not_of_the_next_one(
     assert at(runtime, 1, 1) == []
     runtime.only(Subscribed, runtime.say("job.subscribed", {**payload, "request_id": second}, job_id=JOB))
     assert [event.seq for event in (*at(runtime, 2, 1), *at(runtime, 3, 2))] == [2, 3]
-    assert runtime.client.cursor == 1, "nobody has to process the first"
+    assert runtime.client.cursor == 1, "the first event does not wait for the user"
 
 
-def test_a_subscription_from_above_the_last_event_brings_all_that_follows_that(
+def test_a_subscription_from_above_the_last_event_brings_all_later_events(
     runtime: ScriptedRuntime,
 ) -> None:
     subscribe(runtime, 20)
@@ -671,7 +671,7 @@ def test_a_subscription_from_above_the_last_event_brings_all_that_follows_that(
 
 
 def test_an_event_of_a_job_that_is_not_followed_is_handed_out(runtime: ScriptedRuntime) -> None:
-    """Its receipt keeps the ack back, as that of any event."""
+    """Check that the event holds the ack back until its receipt is processed."""
     event = runtime.only(JobEvent, at(runtime, 1, 7))
     assert runtime.client.cursor == 0
     runtime.client.mark_processed(JOB, event.receipt, now=runtime.now)
@@ -679,13 +679,15 @@ def test_an_event_of_a_job_that_is_not_followed_is_handed_out(runtime: ScriptedR
 
 
 @pytest.mark.parametrize("after", [None, 3])
-def test_a_subscription_brings_what_is_above_a_position(runtime: ScriptedRuntime, after: int | None) -> None:
+def test_a_subscription_brings_the_events_above_a_position(
+    runtime: ScriptedRuntime, after: int | None
+) -> None:
     subscribe(runtime, after, job_seq=3)
     assert at(runtime, 1, 2) + at(runtime, 2, 3) == []
     assert positions(at(runtime, 3, 4)) == [4]
 
 
-def test_after_an_unsubscribe_nothing_comes(runtime: ScriptedRuntime) -> None:
+def test_no_event_is_handed_out_after_an_unsubscribe(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     runtime.client.unsubscribe(JOB, now=runtime.now)
     runtime.take()
@@ -721,7 +723,7 @@ def test_the_number_of_unsubscribed_jobs_kept_is_limited() -> None:
     assert list(runtime.state.session.unwanted) == ["job_6", "job_7", "job_8"]
 
 
-def test_history_of_a_job_of_ours_comes_before_its_new_events(runtime: ScriptedRuntime) -> None:
+def test_the_history_of_a_submitted_job_comes_before_its_new_events(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     at(runtime, 1, 1, chunk(0, "a"))
     subscribe(runtime, job_seq=1)
@@ -756,7 +758,7 @@ def test_an_ended_job_without_a_kept_history_is_not_awaited(
     assert not runtime.state.session.jobs
 
 
-# Runtimes that tell no positions, and may replay a history before they answer.
+# Runtimes without positions, which may replay a history before their answer.
 
 
 @pytest.fixture
@@ -780,7 +782,7 @@ def test_history_that_comes_before_the_answer_waits_for_it(numbered: ScriptedRun
     assert numbered.client.cursor == 2
 
 
-def test_history_that_comes_behind_the_answer_waits_for_nothing(numbered: ScriptedRuntime) -> None:
+def test_history_behind_the_answer_is_handed_out_at_once(numbered: ScriptedRuntime) -> None:
     subscribe(numbered)
     assert numbers(numbered.say("job.event", log("1"), job_id=JOB, event_seq=1)) == [1]
 
@@ -824,10 +826,10 @@ def test_an_event_that_comes_too_early_and_finds_no_room_is_handed_out() -> None
     assert numbers(runtime.say("job.event", log("2"), job_id=JOB, event_seq=2)) == [2]
 
 
-# Errors that name nothing.
+# Errors without the name of a request.
 
 
-def test_an_internal_error_of_a_runtime_that_names_what_it_refuses_is_the_connections(
+def test_an_internal_error_without_a_request_id_concerns_the_connection_if_others_have_one(
     runtime: ScriptedRuntime,
 ) -> None:
     runtime.accept()
@@ -838,7 +840,7 @@ def test_an_internal_error_of_a_runtime_that_names_what_it_refuses_is_the_connec
     request_id = runtime.submit()
     runtime.only(SessionFailed, runtime.say("session.error", error("INTERNAL_ERROR")))
     assert refused(runtime, "session.error", error("AGENT_NOT_AVAILABLE")).request_id == request_id, (
-        "others may leave out the name"
+        "an error with another code may still answer it"
     )
 
 

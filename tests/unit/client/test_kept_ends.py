@@ -1,4 +1,4 @@
-"""Ends of jobs that come before the answer to the client's own subscribe, which may bring nothing."""
+"""Ends of jobs that arrive before the answer to the client's own subscribe, which may bring no events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.scripted_runtime import FEATURES, JOB, NUMBERED, ScriptedRuntime
 
 
 def restarted(*features: str, limits: Limits | None = None, seen: int = 0) -> ScriptedRuntime:
-    """A process that resumes a session, which holds only later events of a job than the next one."""
+    """Resume a session in another process, whose log holds later events of a job than the next one."""
     cursor = 0 if seen else 3
     job = ResumedJob(JOB, cursor, seen=seen, observed=True, behind=True)
     resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 0, (job,))
@@ -59,7 +59,7 @@ def test_an_error_that_a_resume_brings_is_handed_out_when_the_job_is_forgotten()
 def test_an_end_that_a_subscription_brings_again_comes_once() -> None:
     runtime = restarted()
     assert succeed(runtime, 1, 5) == []
-    assert runtime.client.cursor == 0, "it may be needed after another restart"
+    assert runtime.client.cursor == 0, "another process may need the end again"
     answer(runtime, current_status="success", job_seq=5)
     assert runtime.client.cursor == 1
     assert positions(at(runtime, 2, 4)) == [4]
@@ -95,7 +95,7 @@ def test_an_end_is_handed_out_when_the_session_is_lost_and_the_job_is_forgotten(
     assert any(isinstance(event, SessionLost) for event in lose(runtime))
     assert subscribes(runtime) == [(JOB, 3), (JOB, 3)]
     end = runtime.only(JobEnded, refuse(runtime, "JOB_NOT_FOUND"))
-    assert (end.seq, end.job_seq) == (0, 5), "its number was of another session"
+    assert (end.seq, end.job_seq) == (0, 5), "the number belongs to another session"
     assert runtime.client.cursor == 0
     runtime.client.mark_processed(JOB, end.receipt, now=runtime.now)
     assert runtime.client.cursor == 0
@@ -122,7 +122,7 @@ def test_an_end_of_a_runtime_without_positions_is_handed_out_when_the_job_is_for
     ("code", "told"),
     [("JOB_NOT_FOUND", JobEnded), ("PERMISSION_DENIED", JobLost)],
 )
-def test_nothing_follows_an_answer_before_which_an_end_came(
+def test_a_second_subscribe_follows_an_answer_behind_an_end(
     code: str, told: type[JobEnded | JobLost]
 ) -> None:
     runtime = restarted(*NUMBERED, seen=4)
@@ -139,7 +139,7 @@ def test_a_refusal_tells_that_a_job_is_lost_while_its_history_is_there(code: str
     assert at(runtime, 1, 8) + succeed(runtime, 2, 9) == []
     lost = runtime.only(JobLost, refuse(runtime, code))
     assert lost.code == code
-    assert runtime.client.cursor == 2, "nothing of it is awaited"
+    assert runtime.client.cursor == 2, "no event of the job is awaited"
     runtime.client.subscribe(JOB, 0, True, now=runtime.now)
     runtime.take()
     answer(runtime, current_status="success", job_seq=9)
@@ -187,6 +187,6 @@ def test_kept_ends_are_bounded() -> None:
     ends = KeptEnds(2, 10)
     assert ends.keep(kept("job_1", 6)) and not ends.keep(kept("job_1", 1))
     assert not ends.keep(kept("job_2", 5)) and ends.keep(kept("job_2", 4))
-    assert not ends.keep(kept("job_3", 0)), "two are enough"
+    assert not ends.keep(kept("job_3", 0)), "the limit is two"
     assert ends.take(JobId("job_3")) is None and ends.take(JobId("job_1")) is not None
     assert JobId("job_1") not in ends and ends.keep(kept("job_3", 6))

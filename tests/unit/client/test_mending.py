@@ -35,7 +35,7 @@ WHOLE = {"final_status": "success", "completed_at": "t", "result_id": "res_1", "
 
 
 def begin(*features: str) -> ScriptedRuntime:
-    """Another process goes on with a job, the first chunk of which is processed."""
+    """Continue a job in another process, after its first chunk was processed."""
     first = ScriptedRuntime(ClientConfig())
     first.welcome(*features)
     first.accept()
@@ -51,13 +51,13 @@ def begin(*features: str) -> ScriptedRuntime:
 
 
 def end(runtime: ScriptedRuntime, *, size: int = 4) -> list[Event]:
-    """The rest of the chunks, and the end of the job."""
+    """Send the other chunk, and the end of the job."""
     runtime.say("job.event", chunk(1, "cd", more=False), job_id=JOB, event_seq=2)
     return runtime.say("job.result", {**WHOLE, "result_size": size}, job_id=JOB, event_seq=3)
 
 
 def history(runtime: ScriptedRuntime, seq: int = 4, **fields: Any) -> list[Event]:
-    """The history of the job, with numbers from `seq` on."""
+    """Send the history of the job, with numbers that begin at `seq`."""
     told = [chunk(0, "ab"), chunk(1, "cd", more=False)]
     events = [
         event
@@ -103,7 +103,7 @@ def test_the_end_of_a_mended_job_is_acked_once_it_is_processed(runtime: Scripted
 
 
 def test_a_history_for_mending_counts_from_its_answer(runtime: ScriptedRuntime) -> None:
-    """An earlier process may have asked for it from further on."""
+    """Drop events before the answer: an earlier process may have asked for them from a later position on."""
     end(runtime)
     assert at(runtime, 4, 2) == []
     assert runtime.say("job.result", {**WHOLE, "job_seq": 3}, job_id=JOB, event_seq=5) == []

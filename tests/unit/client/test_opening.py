@@ -24,7 +24,7 @@ NOW = 1_000 * SECOND
 
 
 def opening(**config: Any) -> tuple[Client, list[Dial]]:
-    """A client that has asked for its first transport, and its request."""
+    """Return a client that has asked for its first transport, and its requests."""
     client = Client(ClientConfig(**config), seed=bytes(32), now=NOW, unix=UNIX)
     client.dial(now=NOW)
     return client, dials_of(client.take())

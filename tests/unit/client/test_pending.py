@@ -1,4 +1,4 @@
-"""Which outstanding request an answer is for."""
+"""The outstanding request that an answer belongs to."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_job_accepted_takes_the_submit_with_its_trace_id() -> None:
     assert accept(requests, "job_3", "of a user") == "s3"
     assert accept(requests, "job_4", "of a user") == "s4"
     assert accept(requests, "job_5", "minted_2") is None, "a child has the trace id of its parent"
-    assert accept(requests, "job_6", "unknown") == "s5", "only a job of an earlier submit has another one"
+    assert accept(requests, "job_6", "unknown") == "s5", "a job of an earlier submit has another trace id"
     assert accept(requests, "job_7", "unknown") is None
     assert accept(requests, "job_1") == "s1"
 
@@ -249,7 +249,7 @@ def test_a_repeated_answer_without_an_id_is_recognised() -> None:
     assert not requests.repeated("", None)
     assert not requests.repeated("", None)
     assert not requests.repeated("e3", None)
-    assert not requests.repeated("e1", "job_1"), "only the last are remembered"
+    assert not requests.repeated("e1", "job_1"), "only the last answers are remembered"
 
 
 def test_requests_can_be_taken_during_an_iteration(requests: Requests) -> None:

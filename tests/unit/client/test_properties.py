@@ -1,4 +1,4 @@
-"""The client under anything that a runtime may say, in any order."""
+"""The client under arbitrary messages of a runtime, in any order."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
 
 
 def said(message_type: str) -> st.SearchStrategy[dict[str, Any]]:
-    """Envelopes of a type with everything that they need, and now and then with something else in it."""
+    """Draw envelopes of a type with all required fields, and sometimes with optional ones."""
     payload = st.fixed_dictionaries(
         {name: FIELDS[name] for name in NEEDED.get(message_type, ())},
         optional={name: FIELDS[name] for name in OPTIONAL.get(message_type, ())},
@@ -170,7 +170,7 @@ def armed(client: Client) -> list[TimerKey]:
 
 
 def _do(runtime: ScriptedRuntime, asked: list[str], action: str, argument: Any) -> None:
-    """One step; what the client does not allow in its state is left out."""
+    """Do one step, unless the client does not allow it in its state."""
     client, session = runtime.client, runtime.state.session
     can_ask = (
         session is not None
@@ -201,7 +201,7 @@ def _do(runtime: ScriptedRuntime, asked: list[str], action: str, argument: Any) 
 
 
 def _check_bounds(client: Client) -> None:
-    """Nothing that a runtime says makes the client hold more than its limits."""
+    """Check that no message of a runtime makes the client exceed its limits."""
     assert state_of(client).timers.size <= 2 * len(state_of(client).timers) + 64
     session = state_of(client).session
     if session is None:
@@ -215,7 +215,7 @@ def _check_bounds(client: Client) -> None:
 
 
 def _check_events(events: list[Event], asked: list[str]) -> None:
-    """Each request is answered at most once, a job ends once, nothing follows the end of a connection."""
+    """Check that no request has two answers, no job two ends, and no connection an event behind its end."""
     answers = [
         event.request_id
         for event in events

@@ -1,4 +1,4 @@
-"""Events of a job that come before the answer by which the client follows it."""
+"""Events of a job that arrive before the answer by which the client follows it."""
 
 from __future__ import annotations
 

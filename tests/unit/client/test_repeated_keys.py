@@ -1,4 +1,4 @@
-"""Submits whose key names a job of an earlier submit, at runtimes that send nothing more (§7.2)."""
+"""Submits that repeat the key of an earlier job, whose events the runtime does not send unasked (§7.2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIRST_TRACE = "ab" * 16
 
 
 def repeat(runtime: ScriptedRuntime, trace_id: str | None = FIRST_TRACE, **fields: Any) -> None:
-    """A submit with a key is accepted as the job that an earlier one has made."""
+    """Accept a submit with a key as the job of an earlier submit."""
     request_id = runtime.submit(idempotency_key="k")
     if trace_id is not None:
         fields["trace_id"] = trace_id
@@ -68,7 +68,7 @@ def test_a_job_of_a_key_that_ends_is_not_observed(runtime: ScriptedRuntime) -> N
 
 
 def test_the_history_of_a_key_may_precede_its_answer(runtime: ScriptedRuntime) -> None:
-    """TypeScript and PyPI replay first, with numbers of this session."""
+    """Replay the history first, as the runtimes in TypeScript and Python do, with numbers of this session."""
     runtime.reconnect(*NUMBERED)
     repeat(runtime)
     runtime.advance(1)
@@ -88,7 +88,7 @@ def test_the_history_of_a_key_may_follow_its_answer(runtime: ScriptedRuntime) ->
 
 
 def test_events_that_come_during_the_subscribe_are_handed_out_once(runtime: ScriptedRuntime) -> None:
-    """It was silent, and speaks just then; so it comes live, and again with the history."""
+    """Send the first event of a silent job during the subscribe, live and again with its history."""
     repeat(runtime)
     runtime.advance(1)
     assert said(runtime, 1, "b", job_seq=2) == ["b"]
@@ -143,7 +143,7 @@ def test_a_job_that_the_submit_itself_has_started_is_not_observed(runtime: Scrip
 
 @pytest.mark.parametrize("age", [4, 6])
 def test_a_trace_id_of_an_earlier_job_makes_the_client_observe_it(runtime: ScriptedRuntime, age: int) -> None:
-    """Java repeats it for a job that was accepted before."""
+    """Repeat the trace id for a job that was accepted before, as the runtime in Java does."""
     runtime.submit(idempotency_key="k")
     (submit,) = runtime.sent("job.submit")
     earlier = format_time(runtime.state.unix - age * SECOND)
@@ -164,7 +164,7 @@ def test_a_trace_id_of_the_user_does_not_show_a_new_job(runtime: ScriptedRuntime
 def test_a_repeated_submit_may_be_answered_by_its_own_job(
     runtime: ScriptedRuntime,
 ) -> None:
-    """Its first answer was lost with the session, in which its events come."""
+    """Lose the first answer, and the events behind it, with the session."""
     runtime.submit(idempotency_key="k")
     runtime.reconnect(session_id="sess_2")
     submit = runtime.sent("job.submit")[-1]
@@ -209,7 +209,7 @@ def test_a_new_session_subscribes_to_a_job_of_a_key_like_any_other(runtime: Scri
 
 
 def test_an_unsubscribe_keeps_a_job_that_the_session_may_have_submitted(runtime: ScriptedRuntime) -> None:
-    """As without the subscription of our own: nobody knows whether it comes by itself."""
+    """Unsubscribe from a job whose events the runtime may send without a subscription too."""
     repeat(runtime)
     runtime.advance(1)
     answer(runtime)
@@ -220,7 +220,7 @@ def test_an_unsubscribe_keeps_a_job_that_the_session_may_have_submitted(runtime:
 
 
 def test_a_job_that_cannot_be_observed_in_another_session_is_lost(runtime: ScriptedRuntime) -> None:
-    """There nothing comes of it by itself."""
+    """Refuse the subscribe in another session, which receives no events of the job without it."""
     repeat(runtime)
     runtime.reconnect(session_id="sess_2")
     request_id = runtime.sent("job.subscribe")[-1]["id"]
@@ -262,7 +262,7 @@ def test_a_cut_history_of_a_key_doubles_no_event(runtime: ScriptedRuntime) -> No
     runtime.client.subscribe(JOB, 0, True, now=runtime.now)
     runtime.take()
     answer(runtime)
-    assert said(runtime, 3, "c") == ["c"], "it comes by itself, before the history"
+    assert said(runtime, 3, "c") == ["c"], "the event arrives without the subscription, before the history"
     notice = {"kind": "status", "ts": "t", "body": {"phase": "unsubscribed"}, "job_seq": None}
     (ended,) = runtime.say("job.event", notice, job_id=JOB, event_seq=4)
     assert isinstance(ended, SubscriptionEnded)

@@ -209,7 +209,7 @@ def test_a_recovered_job_can_be_cancelled(runtime: ScriptedRuntime) -> None:
     assert refused.request_id == request_id
 
 
-def test_a_lost_session_that_is_given_up_subscribes_to_nothing() -> None:
+def test_a_lost_session_that_is_given_up_subscribes_to_no_job() -> None:
     runtime = ScriptedRuntime(ClientConfig(give_up_sec=30))
     runtime.welcome()
     runtime.accept()
@@ -235,7 +235,7 @@ def test_an_ended_subscription_is_renewed_after_a_second(runtime: ScriptedRuntim
     runtime.only(Subscribed, answer(runtime))
     assert numbers(at(runtime, 3, 3) + at(runtime, 4, 4)) == [4]
     runtime.client.mark_processed(JOB, 1, now=runtime.now)
-    assert runtime.client.cursor == 3, "nobody has to process the notice"
+    assert runtime.client.cursor == 3, "the notice does not wait for the user"
 
 
 def test_the_renewal_of_a_subscription_waits_while_detached(runtime: ScriptedRuntime) -> None:
@@ -264,7 +264,7 @@ def test_a_notice_to_one_session_has_no_position(runtime: ScriptedRuntime) -> No
     other = another_process(runtime)
     for client in (runtime, other):
         lose(client)
-        assert subscribes(client) == [(JOB, 0)], "nothing of the job has come"
+        assert subscribes(client) == [(JOB, 0)], "no event of the job has a position"
 
 
 @pytest.mark.parametrize("position", [None, 1])
@@ -351,7 +351,7 @@ def test_an_unsubscribe_during_the_subscribe_leaves_the_job(runtime: ScriptedRun
 def test_a_cut_history_beside_a_job_of_a_key_does_not_stop_its_events(
     runtime: ScriptedRuntime,
 ) -> None:
-    """The answer repeats a trace id that only this submit has: the job comes by itself."""
+    """Repeat a trace id in the answer that only this submit has, so that its job needs no subscription."""
     request_id = runtime.submit(idempotency_key="k")
     trace_id = runtime.sent("job.submit")[-1]["trace_id"]
     runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id}, trace_id=trace_id)
@@ -366,7 +366,7 @@ def test_a_child_of_a_job_of_a_key_needs_no_subscription(runtime: ScriptedRuntim
     runtime.say("job.event", {"kind": "delegate", "ts": "", "body": body}, job_id=JOB, event_seq=1)
     request_id = runtime.submit()
     runtime.reconnect(replies=True)
-    assert at(runtime, 2, 1, "job_2") == [], "it may be the job of the submit"
+    assert at(runtime, 2, 1, "job_2") == [], "job_2 may be the job of the submit"
     accepted = {"job_id": "job_3", "request_id": request_id}
     assert positions(runtime.say("job.accepted", accepted, job_id="job_3")) == [1]
 
@@ -385,7 +385,7 @@ def test_a_job_of_a_key_is_observed_from_its_last_event_on(runtime: ScriptedRunt
     accept_by_key(runtime)
     own(runtime, 1, 2)
     runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=3))
-    assert at(runtime, 4, 3) == [], "the subscription brings it"
+    assert at(runtime, 4, 3) == [], "the subscription brings the event again"
     runtime.advance(1.1)
     assert subscribes(runtime) == [(JOB, 2)]
     answer(runtime, job_seq=4)
@@ -393,7 +393,7 @@ def test_a_job_of_a_key_is_observed_from_its_last_event_on(runtime: ScriptedRunt
     assert positions(events) == [3, 4, 5, 6]
 
 
-# What is carried out twice.
+# Requests that the runtime carries out twice.
 
 
 def test_a_history_that_comes_twice_is_handed_out_once(runtime: ScriptedRuntime) -> None:
@@ -401,7 +401,7 @@ def test_a_history_that_comes_twice_is_handed_out_once(runtime: ScriptedRuntime)
     runtime.take()
     answer(runtime)
     assert positions(at(runtime, 1, 1) + at(runtime, 2, 2)) == [1, 2]
-    assert at(runtime, 3, 1) + at(runtime, 4, 2) == [], "its answer was lost"
+    assert at(runtime, 3, 1) + at(runtime, 4, 2) == [], "the history comes twice"
     assert positions(at(runtime, 5, 3)) == [3]
     runtime.client.subscribe(JOB, 1, True, now=runtime.now)
     runtime.take()
@@ -424,7 +424,7 @@ def test_unsubscribes_are_repeated_before_later_requests(runtime: ScriptedRuntim
 
 
 def test_a_history_whose_answer_was_lost_is_handed_out_once(runtime: ScriptedRuntime) -> None:
-    """The runtime has carried out the subscribe, and carries out its repetition."""
+    """Send the history of a subscribe whose answer was lost, and that of its repetition."""
     runtime.client.subscribe(JOB, None, False, now=runtime.now)
     runtime.take()
     answer(runtime, replayed=False, job_seq=3)
@@ -432,7 +432,7 @@ def test_a_history_whose_answer_was_lost_is_handed_out_once(runtime: ScriptedRun
     runtime.client.subscribe(JOB, 2, True, now=runtime.now)
     runtime.take()
     runtime.reconnect()
-    assert at(runtime, 2, 3) + at(runtime, 3, 4) == [], "nothing says yet that they were asked for"
+    assert at(runtime, 2, 3) + at(runtime, 3, 4) == [], "no answer has come to the subscribe"
     answer(runtime)
     assert positions(at(runtime, 4, 3) + at(runtime, 5, 4) + at(runtime, 6, 5)) == [3, 4, 5]
 
@@ -445,7 +445,7 @@ def test_a_subscribe_of_the_user_from_a_later_position_loses_no_event(runtime: S
     runtime.client.subscribe(JOB, 3, True, now=runtime.now)
     runtime.connect()
     runtime.welcome(session_id="sess_9")
-    assert subscribes(runtime) == [(JOB, 3), (JOB, 2)], "the user's leaves out position 3"
+    assert subscribes(runtime) == [(JOB, 3), (JOB, 2)], "the subscribe of the user leaves out position 3"
     users, ours = runtime.sent("job.subscribe")
     said = {"job_id": JOB, "current_status": "running", "agent": "a", "job_seq": 5, "replayed": True}
     runtime.say("job.subscribed", {**said, "request_id": users["id"]})

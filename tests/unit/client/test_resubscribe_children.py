@@ -64,7 +64,7 @@ def test_a_child_continues_when_its_subscription_ends(runtime: ScriptedRuntime) 
 
 
 def follow_an_ended_child_again(runtime: ScriptedRuntime) -> None:
-    """A child comes by itself up to its end; then the user asks for its history."""
+    """End a child that needs no subscription; then ask for its history."""
     runtime.accept()
     at(runtime, 1, 1, kind="delegate", body={"child_job_id": "job_2", "agent": "a"})
     at(runtime, 2, 1, "job_2")
@@ -83,7 +83,7 @@ def test_the_history_of_an_ended_child_is_subscribed_to_again_when_it_is_cut(
     notice = {**UNSUBSCRIBED, "job_seq": None}
     runtime.only(SubscriptionEnded, runtime.say("job.event", notice, job_id="job_2", event_seq=5))
     runtime.advance(1.1)
-    assert subscribes(runtime) == [("job_2", 0), ("job_2", 1)], "only its own subscription brings it"
+    assert subscribes(runtime) == [("job_2", 0), ("job_2", 1)], "the history comes by the subscription alone"
     assert [type(event) for event in refuse(runtime, "JOB_NOT_FOUND")] == [JobLost]
 
 
@@ -104,7 +104,7 @@ def test_a_child_of_a_lost_session_is_subscribed_again(runtime: ScriptedRuntime)
     answer(runtime, "job_2")
     runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
     runtime.advance(1.1)
-    assert subscribes(runtime) == [(JOB, 0), ("job_2", 0), ("job_2", 0)], "it does not come by itself"
+    assert subscribes(runtime) == [(JOB, 0), ("job_2", 0), ("job_2", 0)], "the child needs a subscription"
 
 
 def test_a_child_of_a_lost_session_needs_a_subscription_in_the_next(runtime: ScriptedRuntime) -> None:
@@ -138,7 +138,7 @@ def test_a_child_continues_after_an_unsubscribe(runtime: ScriptedRuntime) -> Non
     runtime.accept()
     runtime.client.unsubscribe(child, now=runtime.now)
     runtime.take()
-    assert runtime.say("job.event", log(), job_id=child, event_seq=1) == [], "whose it is, nobody knows"
+    assert runtime.say("job.event", log(), job_id=child, event_seq=1) == [], "its parent is unknown"
     said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": child, "agent": "a"}}
     runtime.say("job.event", said, job_id=JOB, event_seq=2)
     assert numbers(runtime.say("job.event", log(), job_id=child, event_seq=3)) == [3]
@@ -207,7 +207,7 @@ def test_a_restarted_client_learns_of_a_child_by_the_history(runtime: ScriptedRu
 def test_a_restarted_client_leaves_a_child_that_was_announced_to_an_earlier_process(
     runtime: ScriptedRuntime,
 ) -> None:
-    """It cannot tell such a child from a job that the earlier process observes."""
+    """Unsubscribe from a child that the client cannot tell from a job that the earlier process observes."""
     child = JobId("job_2")
     runtime.accept()
     at(runtime, 1, 1, kind="delegate", body={"child_job_id": child, "agent": "a"})
@@ -271,8 +271,8 @@ def test_a_child_is_stored_no_longer_once_the_cursor_has_passed_its_events(runti
     assert stored is not None and stored.unfollowed == () and stored.cursor == 3
 
 
-def test_nothing_more_comes_of_a_child_that_is_lost(runtime: ScriptedRuntime) -> None:
-    """Not in its process, and in none behind it: the end of such a job "will not be seen"."""
+def test_a_lost_child_has_no_later_end(runtime: ScriptedRuntime) -> None:
+    """Check that no later process reports an end of a lost child: its end "will not be seen"."""
     announces = {"kind": "delegate", "body": {"child_job_id": "job_2", "agent": "a"}}
     end = {"final_status": "success", "completed_at": "t", "result": 1, "job_seq": 1}
     processed_child(runtime)
@@ -283,7 +283,7 @@ def test_nothing_more_comes_of_a_child_that_is_lost(runtime: ScriptedRuntime) ->
     runtime.only(JobEnded, runtime.say("job.result", end, job_id="job_2", event_seq=3))
     other = another_process(runtime)
     assert positions(at(other, 1, 1, **announces)) == [1]
-    assert at(other, 2, 1, "job_2") == [], "it is asked for again"
+    assert at(other, 2, 1, "job_2") == [], "the history is asked for again"
     other.only(JobLost, refuse(other, "JOB_NOT_FOUND"))
     assert other.say("job.result", end, job_id="job_2", event_seq=3) == []
     third = another_process(other)

@@ -24,7 +24,7 @@ def test_without_positions_a_history_is_asked_from_a_home_number(numbered: Scrip
     lose(numbered, *NUMBERED)
     assert asked(numbered) == [{"job_id": JOB, "from_event_seq": 2}]
     answer(numbered)
-    assert numbers(own(numbered, 1, 2)) == [1, 2], "another session numbers by itself"
+    assert numbers(own(numbered, 1, 2)) == [1, 2], "another session has numbers of its own"
     lose(numbered, *NUMBERED)
     assert asked(numbered)[-1] == {"job_id": JOB, "from_event_seq": 2}
 
@@ -106,7 +106,7 @@ def test_the_history_of_a_job_that_had_ended_here_is_asked_for_if_it_came_too_ea
     assert asked(numbered) == [{"job_id": JOB, "from_event_seq": 0}]
 
 
-def test_the_end_of_a_job_whose_acceptance_was_lost_refuses_nothing(numbered: ScriptedRuntime) -> None:
+def test_the_end_of_a_job_whose_acceptance_was_lost_refuses_no_request(numbered: ScriptedRuntime) -> None:
     request_id = numbered.submit(idempotency_key="k")
     other = numbered.submit()
     numbered.reconnect(*NUMBERED, replies=True)
@@ -128,7 +128,7 @@ def test_a_history_before_an_answer_that_never_comes_is_asked_for_again(
     numbered.advance(1.1)
     assert own(numbered, 2) == []
     refuse(numbered, "INTERNAL_ERROR", retryable=True)
-    assert numbered.client.cursor == 2, "it comes again"
+    assert numbered.client.cursor == 2, "the event comes again"
     numbered.advance(1.1)
     assert own(numbered, 3) == []
     assert numbers(answer(numbered)) == [3]

@@ -1,4 +1,4 @@
-"""Subscriptions that a client restores in another process from what the first has stored."""
+"""Subscriptions that a client restores in another process from a stored session."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_restarted_client_does_not_subscribe_to_jobs_that_the_session_replays(
 
 
 def test_a_restarted_client_subscribes_to_a_job_that_is_followed_again(runtime: ScriptedRuntime) -> None:
-    """The user has not processed what came when it was followed first."""
+    """Keep the events of the first subscription unprocessed."""
     subscribe(runtime)
     runtime.client.unsubscribe(JOB, now=runtime.now)
     runtime.client.subscribe(JOB, 1, True, now=runtime.now)
@@ -81,7 +81,7 @@ def test_a_restarted_client_drops_events_of_a_job_left_before_an_empty_subscribe
 
 
 def test_a_restarted_client_leaves_an_unknown_job(runtime: ScriptedRuntime) -> None:
-    """An earlier process may have submitted it, or observes it: the unsubscribe is sent, and kept."""
+    """Unsubscribe from a job that an earlier process may have submitted, and store the unsubscribe."""
     other = another_process(runtime)
     assert positions(at(other, 1, 1)) == [1]
     other.client.unsubscribe(JOB, now=other.now)
@@ -128,7 +128,7 @@ def test_a_restarted_client_that_resumes_before_the_answer_subscribes_again(runt
     process_all(runtime)
     lose(runtime)
     subscribe_second(runtime)
-    assert at(runtime, 2, 7) == [], "it comes again behind the answer"
+    assert at(runtime, 2, 7) == [], "position 7 comes again behind the answer"
     answer(runtime)
     other = another_process(runtime)
     assert subscribes(other) == [(JOB, 2)]
@@ -184,7 +184,7 @@ def test_a_position_of_a_kind_not_taken_is_not_missed(runtime: ScriptedRuntime) 
 
 
 def test_a_restarted_client_takes_a_job_that_was_joined_again_from_a_resume_without_subscribe() -> None:
-    """A repeated key joins a job whose end is not processed; the resume brings both ends by itself."""
+    """Join a job with an unprocessed end by a repeated key; a resume brings both ends without a subscribe."""
     features = [feature for feature in FEATURES if feature != "subscribe"]
     runtime = ScriptedRuntime(ClientConfig())
     runtime.welcome(*features)
@@ -203,7 +203,7 @@ def test_a_restarted_client_takes_a_job_that_was_joined_again_from_a_resume_with
 
 @pytest.mark.parametrize("resume", [True, False])
 def test_the_end_of_an_earlier_subscription_is_not_taken_for_that_of_the_next(resume: bool) -> None:
-    """The user asked again in the earlier process; what comes of that comes by the subscribe of this one."""
+    """Send the end of an earlier process's subscription before the answer to the client's own subscribe."""
     job = ResumedJob(JOB, 3, observed=True, behind=True)
     resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 0, (job,))
     runtime = ScriptedRuntime(ClientConfig(resume=resume), resumption=resumption)

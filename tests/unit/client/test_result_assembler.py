@@ -1,4 +1,4 @@
-"""Streamed results as the client joins them."""
+"""Streamed results, which the client joins from their chunks."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ GONE = {"code": "RESUME_WINDOW_EXPIRED", "message": "gone", "details": {"final":
 
 @pytest.fixture
 def numbered() -> ScriptedRuntime:
-    """It tells no positions."""
+    """Return a runtime that sends no positions, with a welcomed client."""
     runtime = ScriptedRuntime(ClientConfig())
     runtime.welcome(*NUMBERED)
     return runtime
@@ -285,7 +285,7 @@ def test_events_that_wait_are_dropped_when_the_submit_is_refused(
     (refused,) = numbered.say("session.error", payload)
     assert isinstance(refused, RequestRefused)
     assert refused.request_id == request_id
-    assert numbered.client.cursor == 2, "nobody has to process them"
+    assert numbered.client.cursor == 2, "dropped events do not wait for the user"
     assert isinstance(numbered.say("job.accepted", accepted(request_id=other))[0], JobAccepted)
 
 
@@ -347,7 +347,7 @@ def test_an_unsubscribe_is_repeated_after_a_resume(runtime: ScriptedRuntime) -> 
     assert len(runtime.sent("job.unsubscribe")) == 3
 
 
-# Refused.
+# Refused resumes.
 
 
 def test_a_session_that_cannot_be_resumed_is_lost_and_another_opened(runtime: ScriptedRuntime) -> None:

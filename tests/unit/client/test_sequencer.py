@@ -1,4 +1,4 @@
-"""Numbered envelopes: in order, each once, whatever order they come in."""
+"""Numbered envelopes, which pass in order and once, in whichever order they arrive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def envelope(seq: int, job_id: str | None = "job_1", copy: str = "") -> Envelope
 
 
 def offer(numbering: Numbering, *envelopes: Envelope) -> list[str]:
-    """The ids that come out when these go in."""
+    """Offer envelopes; return the ids of those that pass."""
     return [handed.id for one in envelopes for handed in numbering.offer(one.event_seq or 0, one, size=10)]
 
 

@@ -1,4 +1,4 @@
-"""What the client remembers of the jobs of its session."""
+"""The memory of the client for the jobs of its session."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_session_without_a_token_has_no_resumption() -> None:
 
 
 def hand_out(opened: ClientSession, job: FollowedJob, seq: int, position: int | None) -> int:
-    """An event of a job comes; return its receipt."""
+    """Hand out an event of a job; return its receipt."""
     opened.numbers.last = seq
     assert job.takes(position, seq, f"e{seq}")
     if position is None:
@@ -83,7 +83,7 @@ def test_an_ended_job_is_kept_until_the_cursor_passes_its_end() -> None:
     assert [job.job_id for job in stored.jobs] == [other]
     assert stored.ended == ((job_id, 2),)
     again = ClientSession.of_resumption(stored, Limits(), Monotonic(0))
-    assert again.is_done_with(job_id), "its events come again, and are processed"
+    assert again.is_done_with(job_id), "the events come again, and are processed already"
     assert again.resumption() == stored
     opened.acks.done(first, other)
     stored = opened.resumption()
@@ -107,7 +107,7 @@ def test_a_job_whose_history_may_follow_its_end_is_kept_as_long_as_its_session()
     stored = opened.resumption()
     assert stored is not None
     assert (stored.cursor, stored.jobs) == (3, ())
-    assert [ended for ended, _ in stored.ended] == [job_id], "and the other one is forgotten"
+    assert [ended for ended, _ in stored.ended] == [job_id], "the client forgets the other job"
     again = ClientSession.of_resumption(stored, Limits(), Monotonic(0))
     assert again.is_done_with(job_id), "the process that has asked for its history is gone"
     again.renew(SessionId("sess_2"), Monotonic(0))
@@ -132,7 +132,7 @@ def test_a_job_of_a_key_that_an_earlier_process_may_have_asked_for_is_kept_as_lo
     assert [ended for ended, _ in stored.ended] == [job_id]
 
 
-def test_a_job_that_is_followed_again_keeps_what_was_not_processed_before_its_end() -> None:
+def test_a_job_that_is_followed_again_keeps_its_unprocessed_events() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.features = frozenset({Feature.POSITIONS, Feature.SUBSCRIBE})
     opened.token = Secret("rt_1")
@@ -163,7 +163,7 @@ def test_a_number_is_kept_of_a_job_without_positions() -> None:
     assert kept(opened) == (3, [ResumedJob(job_id, 0, 3)])
 
 
-def test_a_job_is_behind_until_what_a_lost_session_has_brought_is_processed() -> None:
+def test_a_job_is_behind_until_the_events_of_a_lost_session_are_processed() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
     job = opened.follow(job_id, observed=False)
@@ -178,7 +178,7 @@ def test_a_job_is_behind_until_what_a_lost_session_has_brought_is_processed() ->
     assert kept(opened) == (0, [ResumedJob(job_id, 2, observed=True)])
 
 
-def test_a_job_is_behind_while_a_resume_brings_what_came_before_its_answer() -> None:
+def test_a_job_is_behind_while_a_resume_brings_events_from_before_its_answer() -> None:
     opened, job, other = session(), FollowedJob(JobId("job_1"), observed=True), JobId("job_2")
     opened.token = Secret("rt_1")
     opened.jobs[job.id] = job
@@ -192,7 +192,7 @@ def test_a_job_is_behind_while_a_resume_brings_what_came_before_its_answer() -> 
     assert kept(opened)[1][0] == ResumedJob(job.id, 0, observed=True)
 
 
-def test_a_history_that_is_asked_for_again_is_gone_on_with_once_all_before_it_is_processed() -> None:
+def test_a_repeated_history_continues_once_all_earlier_events_are_processed() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
     job = opened.follow(job_id, observed=False, cursor=4)
@@ -209,7 +209,7 @@ def test_a_history_that_is_asked_for_again_is_gone_on_with_once_all_before_it_is
     assert kept(opened) == (2, [ResumedJob(job_id, 2)])
 
 
-def test_a_history_that_is_asked_for_again_when_all_is_processed_is_gone_on_with_at_once() -> None:
+def test_a_repeated_history_continues_at_once_when_all_events_are_processed() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
     job = opened.follow(job_id, observed=False, cursor=4)

@@ -1,4 +1,4 @@
-"""What outlives a client's process."""
+"""The stored session of a client, from which another process continues."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ OLD_STORE = b"""{"session_id":"sess_1","token":"rt_1","cursor":5,"jobs":[
 {"job_id":"job_3","seen":7,"keyed":true},
 {"job_id":"job_4","observed":true,"count":1},
 {"job_id":"job_5"}],"resume_window_sec":30}"""
-"""As the version before this one wrote it, which asked for numbers and counted the events of each."""
+"""A session stored by the version before positions, which kept a number and a count of its events."""
 
 
 def test_a_store_of_the_version_before_positions_is_read() -> None:
-    """Of the events with number 3 of `job_2` two are processed, so that it asks for that number again."""
+    """Read a job with two processed events of one number, for which the client asks again."""
     resumption = Resumption.of_json(OLD_STORE)
     assert (resumption.cursor, resumption.resume_window_sec) == (5, 30)
     assert resumption.jobs == (
