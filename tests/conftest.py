@@ -1,4 +1,4 @@
-"""Options, profiles and time limits of the whole suite."""
+"""Options, profiles and time limits of all tests."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests import loops
 from tests.runners import driver_of
 
 STDERR: Final = pytest.StashKey[int]()
-"""Standard error, also while it is captured."""
+"""The file descriptor of standard error, which stays open while pytest captures output."""
 
 QUICK: Final = 20
-"""Examples of a property in the profile `quick`, the default; `ci` tries 100, `long` 5,000."""
+"""The number of examples of a property in the profile `quick`, the default; `ci` tries 100, `long` 5,000."""
 PLANTED: Final = "test_planted.py"
-"""Tests of the judges, which find bugs that are planted; left out where pytest is run without a word."""
+"""The file of tests whose judges have to find planted bugs; `pytest` without arguments leaves it out."""
 MOST_WORKERS: Final = 8
-"""Processes that share the tests, at most; two a processor below that, since many tests wait."""
+"""The greatest number of processes that share the tests. Each processor has two, since many tests wait."""
 
 settings.register_profile("quick", deadline=None, print_blob=True, derandomize=True, max_examples=QUICK)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
@@ -42,7 +42,7 @@ settings.load_profile("quick")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rewrite", action="store_true", help="write what transcripts and tables say anew")
+    parser.addoption("--rewrite", action="store_true", help="write the transcripts and tables anew")
     parser.addoption(
         "--loops",
         choices=("one", "all"),
@@ -63,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def foreign_gateway(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `--foreign-gateway` or `--haproxy`, put some nodes in the place of a server."""
+    """Serve through several nodes in place of one server, with `--foreign-gateway` or `--haproxy`."""
     haproxy = request.config.getoption("--haproxy")
     if haproxy or request.config.getoption("--foreign-gateway"):
         from tests.cluster import balancers, foreign, servers
@@ -80,7 +80,7 @@ def foreign_gateway(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return how many processes `-n auto` starts: two a processor that this process may use."""
+    """Return the number of processes that `-n auto` starts: two for each processor that pytest may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return min(2 * (len(affinity(0)) if affinity else os.cpu_count() or 1), MOST_WORKERS)
 
@@ -88,7 +88,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_configure(config: pytest.Config) -> None:
     if (
         signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # As in a job that a script has put in the background.
+    ):  # The shell of a script sets this for a job in the background.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in (
         "anyio: run this async test under the runners of tests/loops.py",
@@ -96,7 +96,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "only_on(name): run it under this runner only",
     ):
         config.addinivalue_line("markers", line)
-    gc.disable()  # Nothing of what is imported and collected is garbage.
+    gc.disable()  # Imported modules and collected tests are not garbage.
     if sys.__stderr__ is not None:
         config.stash[STDERR] = os.dup(sys.__stderr__.fileno())
 
@@ -123,7 +123,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Keep modules and tests out of garbage collections: these took most of the time of tests for leaks."""
+    """Keep modules and tests out of garbage collections, which took most of the time of tests for leaks."""
     gc.freeze()
     gc.enable()
 
@@ -135,7 +135,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(autouse=True)
 def levels_of_loggers() -> Iterator[None]:
-    """Restore the levels of loggers, so that no test depends on what another has set."""
+    """Restore the levels of loggers, so that no test depends on the levels that another one has set."""
     loggers = [logging.getLogger(name) for name in ("", "arcp_io", "arcp_io.audit")]
     levels = [logger.level for logger in loggers]
     yield
@@ -145,19 +145,19 @@ def levels_of_loggers() -> Iterator[None]:
 
 @pytest.fixture
 def runner(request: pytest.FixtureRequest) -> str:
-    """The name of the runner that an async test runs under; see tests/loops.py."""
+    """Return the name of the runner that an async test runs under; see tests/loops.py."""
     return str(request.param)
 
 
 @pytest.fixture
 def anyio_backend(runner: str) -> str:
-    """The event loop that it runs on: asyncio or trio."""
+    """Return the event loop of the runner: asyncio or trio."""
     return driver_of(runner)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
-    """pytest lifts its time limit when a test fails, but what is torn down then may hang as well."""
+    """Set a time limit for the teardown of a failed test, for which pytest has lifted its own limit."""
     limit = float(node.config.getini("faulthandler_timeout"))
     if limit and isinstance(node, pytest.Item) and STDERR in node.config.stash:
         faulthandler.dump_traceback_later(limit, exit=True, file=node.config.stash[STDERR])

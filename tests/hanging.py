@@ -1,4 +1,4 @@
-"""Tests that hang fail, and tell what they wait for."""
+"""A time limit for async tests: a test that hangs fails, and shows where its tasks wait."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import anyio
 from arcp_io.drivers.loop import current
 
 PATIENCE: Final = 100
-"""Seconds that nothing of a test takes. pytest's own limit, which ends the whole process, is above it."""
+"""Seconds that no test takes, below the limit of pytest itself, which ends the whole process."""
 
 
 def bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """An async test that is cancelled when it hangs, and fails with where its tasks were.
+    """Return an async test that is cancelled when it hangs, and then fails with the places of its tasks.
 
-    The limit is kept by a thread: a deadline would be a timer of the loop, which some tests look for.
+    A thread keeps the limit, since a deadline would be a timer of the loop, which some tests look for.
     """
 
     @wraps(test)
@@ -46,13 +46,13 @@ def bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[Non
         finally:
             timer.cancel()
         if told:
-            raise AssertionError("\n".join([f"it hangs, after {PATIENCE} s:", *told]))
+            raise AssertionError("\n".join([f"the test hangs, after {PATIENCE} s:", *told]))
 
     return run
 
 
 def _running_loop() -> tuple[Callable[[Callable[[], None]], object], Callable[[], list[tuple[str, Any]]]]:
-    """How a thread calls into it, and its tasks: their names and coroutines."""
+    """Return how a thread calls into the loop, and a function for the names and coroutines of its tasks."""
     if current() == "trio":
         import trio
 
@@ -69,7 +69,7 @@ def _where(name: str, coro: Any) -> str:
 
 
 def _frames(awaited: Any) -> Iterator[str]:
-    """From the outermost; what is awaited inside an asynchronous generator is not to be seen."""
+    """Yield the frames of a coroutine, the outermost first; asynchronous generators do not show theirs."""
     while awaited is not None:
         frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
         if frame is not None:

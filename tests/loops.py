@@ -23,7 +23,7 @@ from tests.runners import RUNNERS, run
 ANYWHERE: Final = tuple(name for name in RUNNERS if name != "anyio")
 """The runners of a test that is not marked `on_every_loop`."""
 TWINS: Final = ("io", "interop", "attacks", "docs", "placing")
-"""The folders where `--loops=one` selects."""
+"""The folders in which `--loops=one` runs each test on one loop."""
 
 
 def generate(metafunc: pytest.Metafunc) -> None:
@@ -57,7 +57,7 @@ def call(item: pytest.Function) -> bool | None:
 def one_of_each(items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
     """Split tests into those that `--loops=one` runs and those that it leaves out.
 
-    Of tests that differ in nothing but the loop one runs. The choice depends on the name of the test alone.
+    Of tests that differ only in their loop, one runs. The choice depends on the name of the test alone.
     """
     twins: dict[str, list[pytest.Item]] = {}
     for item in items:
@@ -71,7 +71,7 @@ def one_of_each(items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytes
 
 
 def _twin_name(item: pytest.Item) -> str | None:
-    """Return the name of a test without its loop; None for a test that has none."""
+    """Return the name of a test without its loop, or None for a test without a loop."""
     call = getattr(item, "callspec", None)
     if call is None or Path(item.path).parent.name not in TWINS:
         return None

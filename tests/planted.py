@@ -1,7 +1,7 @@
-"""Bugs that are planted by name, to see which tests and judges find them: nothing of this is in the product.
+"""Bugs that are planted by name, to see which tests and judges find them; the packages do not contain them.
 
-`plant` switches one on for as long as a test lasts, and counts how often it has really done something. As a
-plugin this tells which layer finds a bug: `pytest -p tests.planted --planted NAME tests/unit`.
+`plant` switches a bug on for the duration of a test, and counts its effects. As a plugin this module shows
+which layer of tests finds a bug: `pytest -p tests.planted --planted NAME tests/unit`.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ Patch = pytest.MonkeyPatch
 
 
 class Hits:
-    """How often a bug could have done something, and has."""
+    """A count of the chances of a bug to take effect, and of its effects."""
 
     def __init__(self) -> None:
         self.chances = 0
         self.count = 0
 
     def hit(self, one_in: int = 1) -> bool:
-        """Whether this time it does: once in so many, beginning with the last of the first so many."""
+        """Count a chance, and return whether the bug takes effect: at every `one_in`-th chance."""
         self.chances += 1
         happens = self.chances % one_in == 0
         self.count += happens
         return happens
 
     def hit_job(self, job_id: str, one_in: int = 3) -> bool:
-        """The same for a job: always, or never."""
+        """Count a chance, and return whether the bug takes effect, which is always the same for a job."""
         happens = zlib.crc32(job_id.encode()) % one_in == 0
         self.chances += 1
         self.count += happens
@@ -69,11 +69,11 @@ class Hits:
 
 Bug = Callable[[Patch, Hits], None]
 BUGS: Final[dict[str, Bug]] = {}
-"""By name; the first are in the order of numbers 1 to 3 and 5 to 26 of the list of planted bugs."""
+"""Bugs by name."""
 
 
 def bug(planted: Bug) -> Bug:
-    """Put it into the list."""
+    """Add a bug to BUGS."""
     BUGS[planted.__name__] = planted
     return planted
 
@@ -85,16 +85,16 @@ def plant(name: str, patch: Patch) -> Hits:
     return hits
 
 
-# As a plugin.
+# The plugin.
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--planted", choices=BUGS, help="the bug that is there in every test")
+    parser.addoption("--planted", choices=BUGS, help="the bug that is switched on in every test")
 
 
 @pytest.fixture(autouse=True)
 def planted(request: pytest.FixtureRequest, monkeypatch: Patch) -> Iterator[None]:
-    """The bug of the command line."""
+    """Switch on the bug of the command line for a test."""
     name = request.config.getoption("planted")
     if name is None:
         yield
@@ -110,7 +110,7 @@ def planted(request: pytest.FixtureRequest, monkeypatch: Patch) -> Iterator[None
 
 @bug
 def event_skipped_at_a_resume(patch: Patch, hits: Hits) -> None:
-    """One resume in three that has something to bring leaves out its first event."""
+    """Leave out the first event of the replay in one of three resumes."""
     original = handshake._welcome
 
     def welcome(runtime: RuntimeState, pending: handshake.Pending, session: Session, cursor: int) -> None:
@@ -123,7 +123,7 @@ def event_skipped_at_a_resume(patch: Patch, hits: Hits) -> None:
 
 @bug
 def last_event_again_after_a_takeover(patch: Patch, hits: Hits) -> None:
-    """Who takes a session over gets the event again that it has."""
+    """Replay the last event once more to a connection that takes over a session."""
     taken: dict[str, bool] = {}
     take_over, welcome = handshake._take_over, handshake._welcome
 
@@ -141,7 +141,7 @@ def last_event_again_after_a_takeover(patch: Patch, hits: Hits) -> None:
 
 @bug
 def last_event_again_under_a_new_number(patch: Patch, hits: Hits) -> None:
-    """A takeover numbers the last event of the session once more."""
+    """Append the last event of a session once more, with a new number, at a takeover."""
     original = handshake._take_over
 
     def take_over(runtime: RuntimeState, session: Session, connection: ConnectionState) -> None:
@@ -155,7 +155,7 @@ def last_event_again_under_a_new_number(patch: Patch, hits: Hits) -> None:
 
 @bug
 def rest_given_back_twice(patch: Patch, hits: Hits) -> None:
-    """What a child has left goes back twice if it has siblings."""
+    """Return the rest of a child's budget twice if the child has siblings."""
     original = apply._leave
 
     def leave(job: Job, parent: Job) -> None:
@@ -174,7 +174,7 @@ def rest_given_back_twice(patch: Patch, hits: Hits) -> None:
 
 @bug
 def revoked_value_in_a_replay(patch: Patch, hits: Hits) -> None:
-    """The value of a rotated credential stays in the event that told of it."""
+    """Keep the value of a rotated credential in the event that reported it."""
 
     def forget(rotated: Rotated) -> None:
         hits.hit()
@@ -184,7 +184,7 @@ def revoked_value_in_a_replay(patch: Patch, hits: Hits) -> None:
 
 @bug
 def finished_keys_lost_at_a_restart(patch: Patch, hits: Hits) -> None:
-    """The keys of jobs that are over are free once the runtime was restarted."""
+    """Forget the idempotency keys of finished jobs at a restart."""
     original = restoring.restore
 
     def restore(runtime: RuntimeState, kept: Any) -> None:
@@ -198,7 +198,7 @@ def finished_keys_lost_at_a_restart(patch: Patch, hits: Hits) -> None:
 
 @bug
 def detached_observer_keeps_seeing(patch: Patch, hits: Hits) -> None:
-    """Observations of a session that is detached do not end when its right goes."""
+    """Keep the observations of detached sessions when their right ends."""
     original = subscriptions.revoke
 
     def revoke(runtime: RuntimeState) -> None:
@@ -220,7 +220,7 @@ def detached_observer_keeps_seeing(patch: Patch, hits: Hits) -> None:
 
 @bug
 def gap_in_place_of_an_overrun(patch: Patch, hits: Hits) -> None:
-    """A connection whose next event was evicted goes on with what is left."""
+    """Continue a connection with later events after its next event was evicted."""
     original = Outbox._next_events
 
     def next_events(outbox: Outbox, upto: int, size: int) -> list[bytes]:
@@ -234,7 +234,7 @@ def gap_in_place_of_an_overrun(patch: Patch, hits: Hits) -> None:
 
 @bug
 def ack_beyond_the_last_number(patch: Patch, hits: Hits) -> None:
-    """An ack of the number after the last one is taken."""
+    """Accept an ack of the number behind the last one."""
 
     def on_ack(runtime: RuntimeState, connection: ConnectionState, envelope: Envelope, ack: Ack) -> None:
         session = connection.session
@@ -248,7 +248,7 @@ def ack_beyond_the_last_number(patch: Patch, hits: Hits) -> None:
 
 @bug
 def cursor_skips_a_job(patch: Patch, hits: Hits) -> None:
-    """A page leaves out a job if the last one of the page before has left its status since."""
+    """Leave out a job of a page if the last job of the page before has changed its status since."""
     original = listing.page
 
     def page(
@@ -267,7 +267,7 @@ def cursor_skips_a_job(patch: Patch, hits: Hits) -> None:
 
 @bug
 def resume_window_stays_armed(patch: Patch, hits: Hits) -> None:
-    """One resume in three does not stop the end of the session."""
+    """Keep the resume window armed after one of three resumes, so that it ends the session."""
     original = handshake._take_over
 
     def take_over(runtime: RuntimeState, session: Session, connection: ConnectionState) -> None:
@@ -281,7 +281,7 @@ def resume_window_stays_armed(patch: Patch, hits: Hits) -> None:
 
 @bug
 def connections_of_another_counted_down(patch: Patch, hits: Hits) -> None:
-    """When a connection goes, another principal has one less."""
+    """Subtract an ended connection from another principal's count as well."""
     original = Caps.gone
 
     def gone(caps: Caps, connection: ConnectionState, now: Monotonic) -> None:
@@ -298,7 +298,7 @@ def connections_of_another_counted_down(patch: Patch, hits: Hits) -> None:
 
 @bug
 def valid_resume_refused(patch: Patch, hits: Hits) -> None:
-    """One session in five is not found by its token."""
+    """Refuse the resume of one in five valid tokens."""
     original = handshake._find
 
     def find(runtime: RuntimeState, resume: Any) -> Session | None:
@@ -308,12 +308,12 @@ def valid_resume_refused(patch: Patch, hits: Hits) -> None:
     patch.setattr(handshake, "_find", find)
 
 
-# Ends.
+# Ends of jobs.
 
 
 @bug
 def terminal_twice_at_home(patch: Patch, hits: Hits) -> None:
-    """The session that submitted a job gets its end twice, for one job in three."""
+    """Send the end of one in three jobs twice to its submitting session."""
     original = apply._job_ended
 
     def job_ended(runtime: RuntimeState, record: records.JobEndedRecord) -> None:
@@ -328,7 +328,7 @@ def terminal_twice_at_home(patch: Patch, hits: Hits) -> None:
 
 @bug
 def page_leaves_out_jobs(patch: Patch, hits: Hits) -> None:
-    """No page shows one job in three."""
+    """Leave out one in three jobs of every page."""
     original = listing.page
 
     def page(*arguments: Any) -> tuple[list[Job], int | None]:
@@ -340,7 +340,7 @@ def page_leaves_out_jobs(patch: Patch, hits: Hits) -> None:
 
 @bug
 def max_runtime_not_armed_after_a_restart(patch: Patch, hits: Hits) -> None:
-    """A job that has started again may run for ever."""
+    """Start a job again without its limit of run time."""
     original = submission.go
 
     def go(runtime: RuntimeState, job: Job, input: Any, attempt: int) -> None:
@@ -353,7 +353,7 @@ def max_runtime_not_armed_after_a_restart(patch: Patch, hits: Hits) -> None:
 
 @bug
 def other_observers_never_get_the_end(patch: Patch, hits: Hits) -> None:
-    """Who observes the jobs of another principal gets all but their ends."""
+    """Send observers of another principal's job all events but no end."""
     job_ended, catch_up = apply._job_ended, apply._catch_up
 
     def ended(runtime: RuntimeState, record: records.JobEndedRecord) -> None:
@@ -375,7 +375,7 @@ def other_observers_never_get_the_end(patch: Patch, hits: Hits) -> None:
 
 @bug
 def submit_refused_as_busy(patch: Patch, hits: Hits) -> None:
-    """One submit in ten is refused for no reason."""
+    """Refuse one in ten submits as busy."""
 
     def on_submit(
         runtime: RuntimeState, connection: ConnectionState, envelope: Envelope, submit: Submit
@@ -389,7 +389,7 @@ def submit_refused_as_busy(patch: Patch, hits: Hits) -> None:
 
 @bug
 def cancel_stops_no_restarted_agent(patch: Patch, hits: Hits) -> None:
-    """The agent of a job that has started again is not told to stop."""
+    """Cancel a restarted job without a stop of its agent."""
     original = completion.stop_agent
 
     def stop_agent(runtime: RuntimeState, job: Job, reason: str) -> None:
@@ -402,12 +402,12 @@ def cancel_stops_no_restarted_agent(patch: Patch, hits: Hits) -> None:
     patch.setattr(completion, "stop_agent", stop_agent)
 
 
-# The rest.
+# Other bugs.
 
 
 @bug
 def client_gives_up_a_job_after_a_resume(patch: Patch, hits: Hits) -> None:
-    """The client takes one job in three for lost when its session is resumed."""
+    """Report one in three jobs of a client as lost when its session is resumed."""
     original = resuming.welcomed
 
     def welcomed(client: ClientState, connection: ConnectionState, welcome: Welcome) -> None:
@@ -426,7 +426,7 @@ def client_gives_up_a_job_after_a_resume(patch: Patch, hits: Hits) -> None:
 
 @bug
 def history_begins_one_late(patch: Patch, hits: Hits) -> None:
-    """A replay of a history leaves out its first event."""
+    """Leave out the first event of a replayed history."""
     original = subscriptions.observe
 
     def observe(runtime: RuntimeState, session: Session, job: Job, start: int | None) -> None:
@@ -438,7 +438,7 @@ def history_begins_one_late(patch: Patch, hits: Hits) -> None:
 
 @bug
 def last_event_twice_when_live(patch: Patch, hits: Hits) -> None:
-    """An observer that has caught up gets the last event of the history again."""
+    """Send the last event of a history again to an observer that has caught up."""
     original = apply._catch_up
 
     def catch_up(runtime: RuntimeState, session: Session, job: Job) -> None:
@@ -455,7 +455,7 @@ def last_event_twice_when_live(patch: Patch, hits: Hits) -> None:
 
 @bug
 def superseded_token_stays_valid(patch: Patch, hits: Hits) -> None:
-    """A resume token that a later one has ended resumes its session all the same."""
+    """Accept a resume token after a later one has superseded it."""
     prove, find = Session.prove, handshake._find
     old: dict[bytes, str] = {}
 
@@ -482,7 +482,7 @@ def superseded_token_stays_valid(patch: Patch, hits: Hits) -> None:
 
 @bug
 def dead_peer_never_given_up(patch: Patch, hits: Hits) -> None:
-    """A peer that says nothing for long is not given up."""
+    """Keep the connection of a silent peer open."""
 
     def silent(runtime: RuntimeState, connection: ConnectionState) -> None:
         hits.hit()
@@ -492,7 +492,7 @@ def dead_peer_never_given_up(patch: Patch, hits: Hits) -> None:
 
 @bug
 def ack_frees_one_too_many(patch: Patch, hits: Hits) -> None:
-    """Every ack frees the event behind it, too."""
+    """Free one event more than an ack allows."""
     original = apply._released
 
     def released(runtime: RuntimeState, record: Released) -> None:
@@ -504,12 +504,12 @@ def ack_frees_one_too_many(patch: Patch, hits: Hits) -> None:
     patch.setitem(apply.APPLY, Released, released)
 
 
-# Positions.
+# Positions of events.
 
 
 @bug
 def position_of_what_the_submitter_takes(patch: Patch, hits: Hits) -> None:
-    """A history is told by positions that leave out the kinds that the submitter does not take."""
+    """Send a history with positions that leave out the kinds of events that the submitter does not take."""
     original, entry = apply._replayed, apply.Entry
 
     def replayed(runtime: RuntimeState, record: records.Replayed) -> None:
@@ -536,7 +536,7 @@ def position_of_what_the_submitter_takes(patch: Patch, hits: Hits) -> None:
 
 @bug
 def position_given_anew_after_a_restart(patch: Patch, hits: Hits) -> None:
-    """A job that was restored from a snapshot gives the last position once more."""
+    """Give the last position of a job again after a restore from a snapshot."""
     number, entry, restore = fan_out.number, fan_out.Entry, restoring.restore
     restored: dict[int, Job] = {}
     reading: list[RuntimeState] = []
@@ -569,7 +569,7 @@ def position_given_anew_after_a_restart(patch: Patch, hits: Hits) -> None:
 
 @bug
 def copy_is_taken_after_a_run(patch: Patch, hits: Hits) -> None:
-    """The client forgets for runs of events that it has handed them out."""
+    """Forget in the client that the events of a run were handed out."""
     original = fast_path._hand_out
 
     def hand_out(session: ClientSession, job: FollowedJob | None, *lists: Any) -> None:
@@ -583,7 +583,7 @@ def copy_is_taken_after_a_run(patch: Patch, hits: Hits) -> None:
 
 @bug
 def new_event_dropped_after_a_lost_session(patch: Patch, hits: Hits) -> None:
-    """The client takes the first event of a job after a lost session for a copy."""
+    """Drop the first event of a job after a lost session, as if it were a copy."""
     lose, takes = FollowedJob.lose, FollowedJob.takes
     is_plain: Any = FollowedJob.is_plain
     lost: set[FollowedJob] = set()
@@ -607,7 +607,7 @@ def new_event_dropped_after_a_lost_session(patch: Patch, hits: Hits) -> None:
 
 @bug
 def recovery_asks_from_one_too_high(patch: Patch, hits: Hits) -> None:
-    """A subscribe of the client's own leaves out the event behind the cursor."""
+    """Leave out the event behind the cursor in a subscribe of the client's own."""
     original = FollowedJob.asks_after.fget
 
     def asks_after(job: FollowedJob) -> int:
@@ -619,7 +619,7 @@ def recovery_asks_from_one_too_high(patch: Patch, hits: Hits) -> None:
 
 @bug
 def history_asked_again_is_dropped(patch: Patch, hits: Hits) -> None:
-    """The client takes for copies what the user asks for again."""
+    """Drop a history that the user asks for again, as if its events were copies."""
     original = ClientSession.go_back
 
     def go_back(session: ClientSession, job: FollowedJob, position: int) -> None:
@@ -631,7 +631,7 @@ def history_asked_again_is_dropped(patch: Patch, hits: Hits) -> None:
 
 @bug
 def set_back_before_it_is_processed(patch: Patch, hits: Hits) -> None:
-    """A store says at once where a job was set back to, while the user holds events from before."""
+    """Store the position that a job was set back to while the user still holds earlier events."""
     original = Acks.set_back
 
     def set_back(acks: Acks, job: FollowedJob, position: int) -> None:
@@ -645,7 +645,7 @@ def set_back_before_it_is_processed(patch: Patch, hits: Hits) -> None:
 
 @bug
 def failed_first_dial_is_the_last(patch: Patch, hits: Hits) -> None:
-    """A client whose first transport cannot be opened, or ends before the welcome, asks for no other."""
+    """Ask for no other transport after the first cannot be opened, or ends before the welcome."""
 
     def not_opened(client: ClientState) -> None:
         hits.hit()
@@ -655,7 +655,7 @@ def failed_first_dial_is_the_last(patch: Patch, hits: Hits) -> None:
 
 @bug
 def stored_session_is_dialled_once(patch: Patch, hits: Hits) -> None:
-    """A client that does not resume asks for one transport only when it has a stored session."""
+    """Ask for one transport only if a client without resume has a stored session."""
     original = resuming.not_opened
 
     def not_opened(client: ClientState) -> None:
@@ -666,6 +666,6 @@ def stored_session_is_dialled_once(patch: Patch, hits: Hits) -> None:
 
 
 def _handle(patch: Patch, kind: str, handle: Any) -> None:
-    """Let another function carry a message out."""
+    """Replace the handler of a message type in an open session."""
     rules: Any = dispatch.HANDLERS[Phase.OPEN]
     patch.setitem(rules, kind, msgspec.structs.replace(rules[kind], handle=handle))

@@ -40,7 +40,7 @@ RUNNERS: Final[dict[str, Callable[[Main], Any]]] = {
     **({"uvloop": _uvloop} if importlib.util.find_spec("uvloop") else {}),
     "anyio": anyio.run,
 }
-"""Name -> runs an async function without arguments, and returns what it returns."""
+"""Functions by name, each of which runs an async function without arguments and returns its result."""
 
 
 def run(name: str, main: Main) -> Any:

@@ -1,9 +1,9 @@
-"""How the runtime's times grow with what it holds, without I/O: figures, and whether they are flat or linear.
+"""The growth of the runtime's times with the number of jobs and events it holds, without I/O.
 
 python -m tests.scaling [--jobs 100,10000,100000] [--events 1000,10000,100000]
 
-Four tables: a page of `session.list_jobs`, a resume with buffered events, a restore, and the pause of a
-compaction. Exits with 1 when a time that has to be flat, or linear, grows FACTOR times as much.
+The four tables are a page of `session.list_jobs`, a resume with buffered events, a restore, and the pause of
+a compaction. The exit code is 1 if a time that must be flat, or linear, grows FACTOR times as much.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ JOBS: Final = (100, 10_000, 100_000)
 EVENTS: Final = (1_000, 10_000, 100_000)
 MICROSECOND: Final = SECOND // 1_000_000
 ROUNDS: Final = 50
-"""Pages of one kind; their median counts."""
+"""The number of pages of one kind, of which the median counts."""
 RUNNING: Final = 50
-"""Jobs that have not ended, beside those that have."""
+"""The number of unfinished jobs beside the finished ones."""
 FACTOR: Final = 4.0
-"""What counts as flat, or linear, between the smallest and the largest size; noise is below 2."""
+"""The growth from the smallest to the largest size that still counts as flat or linear; noise is below 2."""
 UNIX: Final = 1_780_000_000 * SECOND
 ROOMY: Final = Limits(
     max_principal_finished_jobs=10**9,
@@ -59,7 +59,7 @@ ROOMY: Final = Limits(
     max_history_bytes=10**12,
     back_pressure_events=10**9,
 )
-"""Nothing is cut: what is measured is the cost of holding so much."""
+"""Limits that evict no event and no job, since the tables show the cost of held ones."""
 
 FILTERS: Final[dict[str, dict[str, Any]]] = {
     "all": {},
@@ -67,19 +67,19 @@ FILTERS: Final[dict[str, dict[str, Any]]] = {
     "running": {"status": ["running"]},
     "agent": {"agent": "rare"},
 }
-"""Filters of the pages that are asked for; `rare` is an agent that no job has, so that a page looks at as
-many jobs as it may."""
+"""The filters of the requested pages; `rare` is an agent without jobs, so that a page looks at as many jobs
+as its limit allows."""
 
 
 class Page(NamedTuple):
-    """One page of a listing."""
+    """One page of a listing: its number of jobs, and whether more follow."""
 
     jobs: int
     more: bool
 
 
 class Host:
-    """A runtime whose time goes a microsecond at each input, and that believes every token."""
+    """A runtime that accepts every token, and whose clock advances by a microsecond at each input."""
 
     def __init__(self, runtime: Runtime | None = None, *, journal: bool = False) -> None:
         self.config = RuntimeConfig(
@@ -97,12 +97,12 @@ class Host:
         self._count = 0
 
     def now(self) -> int:
-        """Later than before."""
+        """Return a time that is later than all before."""
         self.time += MICROSECOND
         return self.time
 
     def carry_out(self, output: Output) -> None:
-        """Persist, authenticate, pull."""
+        """Persist records, answer requests, and pull envelopes."""
         self.records += output.records
         if output.records:
             self.runtime.persisted(self.runtime.record_count, now=self.now())
@@ -117,12 +117,12 @@ class Host:
                 self.started.append(request)
 
     def pull(self, connection: Connection) -> None:
-        """Everything that there is."""
+        """Pull all envelopes of a connection."""
         while envelopes := connection.envelopes_to_send():
             self.envelopes += envelopes
 
     def send(self, connection: Connection, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """Send a request; returns the last envelope that came of it."""
+        """Send a request; return the last envelope that follows."""
         self._count += 1
         envelope = {"arcp": "1.1", "id": f"r{self._count}", "type": kind, "payload": payload}
         self.carry_out(connection.receive(json.dumps(envelope).encode(), now=self.now()))
@@ -130,7 +130,7 @@ class Host:
         return last
 
     def connect(self, resume: dict[str, Any] | None = None) -> tuple[Connection, dict[str, Any]]:
-        """Open a session, or resume one; returns its connection, and the first envelope on it."""
+        """Open a session, or resume one; return its connection, and the first envelope on it."""
         connection = self.runtime.connect(now=self.now())
         self.carry_out(self.runtime.take())
         first = len(self.envelopes)
@@ -148,12 +148,12 @@ class Host:
         return self.started[-1]
 
     def finish(self, job: StartJob) -> None:
-        """Its agent returns."""
+        """Let the agent of a job return."""
         self.runtime.agents.finish(job.job_id, {"ok": True}, now=self.now())
         self.carry_out(self.runtime.take())
 
     def fill(self, connection: Connection, jobs: int) -> None:
-        """So many finished jobs, each with one event."""
+        """Finish a number of jobs, each with one event."""
         for _ in range(jobs):
             job = self.submit(connection)
             self.runtime.agents.emit(job.job_id, "log", {"level": "info", "message": "done"}, now=self.now())
@@ -162,16 +162,16 @@ class Host:
             self.started.clear()
 
     def page(self, connection: Connection, filter: dict[str, Any]) -> Page:
-        """Ask for one page."""
+        """Request one page."""
         answer = self.send(connection, "session.list_jobs", {"filter": filter, "limit": 100})["payload"]
         return Page(len(answer["jobs"]), answer["next_cursor"] is not None)
 
 
-# What is measured; each function prints a table and returns what it has to say against the figures.
+# Measurements: each function prints a table, and returns a text for each figure that grows too fast.
 
 
 def listing(sizes: Sequence[int]) -> list[str]:
-    """Pages of 100 jobs, beside so many: flat, but for a filter that has to look at jobs (1,000 at most)."""
+    """Measure pages of 100 jobs beside others: flat, but for a filter that looks at up to 1,000 jobs."""
     print("\nsession.list_jobs, a page of 100: median µs (jobs found)")
     print(f"{'jobs':>10}" + "".join(f"{name:>20}" for name in FILTERS))
     medians: dict[str, list[float]] = {name: [] for name in FILTERS}
@@ -200,7 +200,7 @@ def listing(sizes: Sequence[int]) -> list[str]:
 
 
 def resuming(sizes: Sequence[int]) -> list[str]:
-    """A resume from 0 with so many buffered events: the welcome is flat, the replay linear."""
+    """Measure a resume from 0 with many buffered events: the welcome is flat, the replay linear."""
     print("\nresume with buffered events")
     print(f"{'events':>10}{'to welcome µs':>16}{'replay ms':>12}{'events/s':>12}")
     welcomes, each = [], []
@@ -221,7 +221,7 @@ def resuming(sizes: Sequence[int]) -> list[str]:
         resumed, to_welcome, replay = _resume(host, token)
         numbers = [json.loads(envelope)["event_seq"] for envelope in resumed]
         if numbers != list(range(1, size + 1)):
-            raise RuntimeError(f"the replay of {size} events was not exact")
+            raise RuntimeError(f"the replay of {size} events has wrong numbers")
         welcomes.append(to_welcome)
         each.append(replay / size)
         print(
@@ -236,7 +236,7 @@ def resuming(sizes: Sequence[int]) -> list[str]:
 
 
 def _resume(host: Host, token: str) -> tuple[list[bytes], float, float]:
-    """Resume from 0; returns the events, the seconds until the first pull, and those of all pulls."""
+    """Resume from 0; return the events, the seconds until the first pull, and the seconds of all pulls."""
     connection = host.runtime.connect(now=host.now())
     host.runtime.take()
     hello = {
@@ -250,7 +250,7 @@ def _resume(host: Host, token: str) -> tuple[list[bytes], float, float]:
     begun = time.perf_counter()
     asked = connection.receive(frame, now=host.now()).requests[0]
     if not isinstance(asked, Authenticate):
-        raise TypeError(f"{asked} is not what a hello asks for")
+        raise TypeError(f"{asked} is not the request of a hello")
     host.runtime.authenticated(asked.request, "alice", now=host.now())
     pulled = connection.envelopes_to_send(1)
     welcomed = time.perf_counter()
@@ -260,7 +260,7 @@ def _resume(host: Host, token: str) -> tuple[list[bytes], float, float]:
 
 
 def restoring(sizes: Sequence[int]) -> list[str]:
-    """A restore of so many finished jobs, of all records and of a snapshot: linear; and a compaction."""
+    """Measure a restore of many finished jobs, of all records and of a snapshot, and a compaction: linear."""
     print("\nrestore of finished jobs from a file, and its compaction: on the loop's thread, and beside it")
     print(
         f"{'jobs':>10}{'records':>10}{'restore s':>11}{'records/s':>11}{'pause ms':>10}{'written s':>11}"
@@ -303,7 +303,7 @@ def restoring(sizes: Sequence[int]) -> list[str]:
 
 
 def _write(path: Path, jobs: int) -> int:
-    """A journal of so many finished jobs, never compacted; returns its number of records."""
+    """Write a journal of finished jobs that is never compacted; return its number of records."""
     host = Host(journal=True)
     connection, _ = host.connect()
     host.fill(connection, jobs)
@@ -316,18 +316,18 @@ def _write(path: Path, jobs: int) -> int:
 
 
 class _Due(SqliteJournal):
-    """A journal that is compacted at the next chance."""
+    """A journal that asks for a compaction whenever none runs."""
 
     compaction_due = property(lambda self: not self.compacting)
 
     @property
     def compacting(self) -> bool:
-        """Whether a compaction is under way."""
+        """Return whether a compaction is under way."""
         return self._compacting is not None
 
 
 class _Kept:
-    """A runtime that was restored as a server does it, with a loop on which nothing happens."""
+    """A runtime that is restored as a server does it, with a mock in place of the loop."""
 
     def __init__(self, path: Path) -> None:
         self._journal = _Due(path)
@@ -338,11 +338,11 @@ class _Kept:
         self._keeper.attach(nothing, nothing)
 
     def compact(self) -> None:
-        """Keep what there is to keep, which is little, and begin to compact."""
+        """Keep the few records of the restore, and begin to compact."""
         self._keeper.keep(self.runtime.take().records)
 
     def await_compaction(self) -> tuple[float, float]:
-        """Seconds until it is over, and for how long we stood still meanwhile at most."""
+        """Return the seconds until the compaction ends, and the longest pause of this thread meanwhile."""
         begun = time.perf_counter()
         gap = 0.0
         while self._journal.compacting:
@@ -352,12 +352,12 @@ class _Kept:
         return time.perf_counter() - begun, gap
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the journal."""
         self._keeper.close()
 
 
 def timed(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
-    """How many seconds a call takes, and what it returns."""
+    """Return the seconds that a call takes, and its value."""
     begun = time.perf_counter()
     value = call(*arguments)
     return time.perf_counter() - begun, value

@@ -1,11 +1,11 @@
-"""A fast agent, a client that reads all the time, and a disk that takes a set time for each commit.
+"""A fast agent, a client that reads without pause, and a disk with a set delay of each commit.
 
 python -m tests.slow_disk --commits 0.1,1,5,50 --events 50000 --rounds 3 --loops asyncio,trio
 
-Server and client are processes of their own; sockets and SQLite (sync=full) are real, and each commit is
-delayed by so many milliseconds more. Prints the medians of the rounds: events a second, events that were
-lost, times that the session was cut, the largest resident set of the server. Exits with 1 if an event was
-lost.
+Server and client are processes of their own; sockets and SQLite (sync=full) are real, and the delay in
+milliseconds adds to the time of each commit. The program prints the medians of the rounds: events a second,
+lost events, cuts of the session, and the largest resident set of the server. The exit code is 1 if an event
+was lost.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MIB: Final = 1024 * 1024
 
 
 class Figures(NamedTuple):
-    """What one run was like."""
+    """The figures of one run."""
 
     events_per_s: float
     lost: int
@@ -48,7 +48,7 @@ class Figures(NamedTuple):
 
 
 class SlowJournal(SqliteJournal):
-    """A journal each commit of which takes so many seconds more."""
+    """A journal with a delay in seconds before each commit."""
 
     def __init__(self, path: Path, delay: float) -> None:
         super().__init__(path, sync="full")
@@ -60,7 +60,7 @@ class SlowJournal(SqliteJournal):
 
 
 def make_app() -> App:
-    """An agent that publishes without pause."""
+    """Return an app whose agent publishes without pause."""
     app = App("slow disk", "1", tokens={TOKEN: "alice"})
 
     @app.agent("many")
@@ -71,7 +71,7 @@ def make_app() -> App:
     return app
 
 
-# The server's process.
+# The process of the server.
 
 
 async def serve_until_told(delay: float, directory: str) -> None:
@@ -87,11 +87,11 @@ def _resident() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
 
 
-# The client's process.
+# The process of the client.
 
 
 async def follow(url: str, count: int) -> tuple[float, int, int]:
-    """Submit a job and read its events; return the seconds, events that were lost, and cuts."""
+    """Submit a job and read its events; return the seconds, the number of lost events, and that of cuts."""
     began, seen, cuts = time.monotonic(), 0, 0
     async with connect(url, token=TOKEN) as session, anyio.create_task_group() as tasks:
 
@@ -122,7 +122,7 @@ async def follow(url: str, count: int) -> tuple[float, int, int]:
 
 
 def measure(loop: str, delay_ms: float, events: int) -> Figures:
-    """One run, with a server of its own, and the client in a process of its own as well."""
+    """Measure one run, with server and client each in a process of its own."""
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "tests.slow_disk", "--loops", loop]
         serving = [*command, "--serve", directory, "--commits", f"{delay_ms}"]
@@ -139,9 +139,9 @@ def measure(loop: str, delay_ms: float, events: int) -> Figures:
 
 
 def main() -> int:
-    """As the command line says."""
+    """Run the cases of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.slow_disk", description=__doc__)
-    parser.add_argument("--commits", default="0.1,1,5,50", help="milliseconds that a commit takes more")
+    parser.add_argument("--commits", default="0.1,1,5,50", help="delay of each commit in milliseconds")
     parser.add_argument("--events", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--loops", default="asyncio,trio")

@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: figures, targets, plots, guard, and servers for the load client."""
+"""The benchmarks: figures, targets, plots, the guard of hot paths, and servers for the load client."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.1, "1/10"), (0.6, "0.6"), (13.0, "13")])
-def test_ratios_are_read_as_people_say_them(value: float, text: str) -> None:
+def test_ratios_below_one_half_are_fractions(value: float, text: str) -> None:
     assert ratio(value) == text
 
 
@@ -216,7 +216,7 @@ def test_repetitions_are_interleaved_and_a_failure_costs_only_its_own_figures() 
 @pytest.mark.parametrize("implementation", OURS_AND_FLOOR)
 def test_servers_serve_the_load_client(implementation: Implementation) -> None:
     with serving()(implementation) as server:
-        # The clock of another process may stand still for as long as so few events take.
+        # The clock of another process may not advance during so short a run.
         assert any(events(200, False, server)["server_cpu_us"] > 0 for _ in range(50))
         assert throughput(50, 8, server)["jobs_per_s"] > 0
         assert fan_out(2, True, server)["deliveries_per_s"] > 0
@@ -248,7 +248,7 @@ def _frame(message: bytes) -> bytes:
 
 
 class _Garbage:
-    """An object of a cycle, whose finalizer is a Python function."""
+    """An object that refers to itself, whose finalizer is a Python function."""
 
     def __init__(self) -> None:
         self.itself = self
@@ -263,7 +263,7 @@ def _hook_of_the_collector(phase: str, info: dict[str, int]) -> None:
 
 @pytest.fixture
 def busy_collector() -> Iterator[None]:
-    """A collector that runs at nearly every allocation, and calls a hook each time."""
+    """Run the collector at nearly every allocation, with a hook that it calls each time."""
     threshold = gc.get_threshold()
     gc.callbacks.append(_hook_of_the_collector)
     gc.set_threshold(1)
@@ -327,7 +327,7 @@ def test_the_guard_fails_on_a_planted_slowdown_and_only_then(
             assert bool(re.search(f"EXCEEDED: {path}: [0-9.]+ {count}", out)) == counted
 
 
-def test_a_path_without_a_budget_is_told() -> None:
+def test_a_path_without_a_budget_is_reported() -> None:
     assert guard.exceeded({"new": {"c_calls": 1.0}}, {}) == ["new: c_calls has no budget"]
     assert guard.exceeded({"old": {"c_calls": 11.5}}, {"old": {"c_calls": 10.0}}) == [
         "old: 11.5 c_calls, +15% of 10.0"

@@ -1,7 +1,7 @@
-"""Both ends of the bound of every dependency are installed and tested by a script of .ci.
+"""The bounds of every dependency: a script of .ci installs and tests each end of them.
 
-`.ci/oldest` installs the lower ends, which .ci/oldest.txt lists; `.ci/run` installs what pip resolves without
-constraints, which has to reach the upper ends.
+`.ci/oldest` installs the lower ends, which .ci/oldest.txt lists; `.ci/run` installs the versions that pip
+chooses without constraints, which have to reach the upper ends.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ ROOT: Final = Path(__file__).parent.parent
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAME: Final = PROJECT["name"]
 ENGINES: Final = ("dask", "ray")
-"""Extras for tests/placing, where they are installed; both ends of their bounds are run by hand."""
+"""Extras for tests/placing, which runs where they are installed; their bounds are tested by hand."""
 
 
 def _requirements() -> dict[str, Requirement]:
-    """Return the requirements of the distribution and of its extras by name, those on itself left out."""
+    """Return the requirements of the distribution and its extras by name, those on itself left out."""
     lines = [*PROJECT["dependencies"]]
     for name, extra in PROJECT["optional-dependencies"].items():
         lines += () if name in ENGINES else extra
@@ -44,7 +44,7 @@ RANGES: Final = {name: one for name, one in REQUIREMENTS.items() if name not in 
 
 
 def _ends(requirement: Requirement) -> tuple[Version, Version]:
-    """Return the lower bound, inclusive, and the upper bound, exclusive."""
+    """Return the inclusive lower bound and the exclusive upper bound."""
     bounds = {one.operator: Version(one.version) for one in requirement.specifier}
     assert set(bounds) == {">=", "<"}, (
         f"{requirement} states no lower (>=) and upper (<) bound, or more than these"
@@ -53,7 +53,7 @@ def _ends(requirement: Requirement) -> tuple[Version, Version]:
 
 
 def _is_last_below(installed: Version, upper: Version) -> bool:
-    """Return whether no release line lies between an installed version and the upper bound, exclusive."""
+    """Return whether no line of releases lies between an installed version and the exclusive upper bound."""
     places = len(upper.release)
     line = (*installed.release, 0, 0)[:places]
     return (*line[:-1], line[-1] + 1) == upper.release

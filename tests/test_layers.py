@@ -1,4 +1,4 @@
-"""The layers of both packages: who may import whom, and no circles. Imports for types alone count as well."""
+"""The layers of both packages: the allowed imports, and no circles. Imports for types alone count as well."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ LAYER_OF: Final[Mapping[str, str]] = {
 }
 """The layer of a module or folder of a package that is not the layer of its own name.
 
-In arcp_proto `server` is a layer; in arcp_io it belongs to what runs agents and serves them.
+In arcp_proto `server` is a layer; in arcp_io it belongs to the layer that runs agents and serves them.
 """
 
 DOORS: Final = ("arcp_proto", "arcp_proto.leases", "arcp_proto.wire")
-"""The modules of the core whose `__all__` others use: machines, leases, and the form of messages."""
+"""The modules of the core whose `__all__` arcp_io uses: state machines, leases, and the form of messages."""
 
 
 class Import(NamedTuple):
-    """One module imports another; `typing` says that it does so for types alone."""
+    """An import of one module by another; `typing` says whether it serves types alone."""
 
     importer: str
     imported: str
@@ -48,7 +48,7 @@ class Import(NamedTuple):
 
 
 def modules(package: str) -> dict[str, Path]:
-    """Return the modules of a package by their dotted names; a folder is one by its `__init__`."""
+    """Return the modules of a package by their dotted names; an `__init__` has the name of its folder."""
     found = {}
     for path in sorted((ROOT / package).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -57,7 +57,7 @@ def modules(package: str) -> dict[str, Path]:
 
 
 def imports(package: str) -> Iterator[Import]:
-    """Return every import of a module of a package by another of the same package."""
+    """Yield every import of a module of a package by another one of it."""
     known = modules(package)
     for name, path in known.items():
         here = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
@@ -81,7 +81,7 @@ def layer(name: str) -> str:
 
 
 def rank(name: str) -> int:
-    """Return how high the layer of a module is."""
+    """Return the height of the layer of a module."""
     rows = LAYERS[name.partition(".")[0]]
     return next(number for number, row in enumerate(rows) if layer(name) in row)
 
@@ -114,7 +114,7 @@ def test_no_modules_import_each_other_when_they_are_loaded(package: str) -> None
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        pytest.fail(f"a circle: {error.args[1]}")
+        pytest.fail(f"modules import each other: {error.args[1]}")
 
 
 def test_the_two_packages_import_in_one_direction() -> None:
@@ -158,7 +158,7 @@ def test_imports_are_found() -> None:
 
 
 def _imports_of(tree: ast.Module) -> Iterator[tuple[ast.ImportFrom, bool]]:
-    """Return every `from … import …`, and whether it is not carried out when the module is loaded."""
+    """Yield every `from … import …`, and whether the load of the module leaves it out."""
     at_load = {id(node) for node in tree.body}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):

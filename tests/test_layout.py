@@ -1,4 +1,4 @@
-"""How the project is laid out: sizes, names, docstrings, and words that must not be left behind."""
+"""The layout of the project: sizes, names, docstrings, and words for unfinished work."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ TOP_LEVEL: Final = (
     *OTHERS,
     "docs",
     *("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"),
-    *("dist", "build", "PKG-INFO"),  # What builds make.
+    *("dist", "build", "PKG-INFO"),  # Files and folders that builds make.
 )
-"""And names that begin with a dot."""
+"""The names at the top of the project, beside those that begin with a dot."""
 MAX_LINES: Final = {**dict.fromkeys(PACKAGES, 600), **dict.fromkeys(OTHERS, 900)}
 MAX_FUNCTION_LINES: Final = {**dict.fromkeys(PACKAGES, 60), **dict.fromkeys(OTHERS, 80)}
 
@@ -32,21 +32,21 @@ LEFT_BEHIND: Final = re.compile(
     r"|type: *ig" + r"nore|no" + r"qa\b|pragma: *no" + r" cover"
     r"|pytest\.(?:sk" + r"ip|xf" + r"ail|imports" + r"kip)|mark\.(?:sk" + r"ip|xf" + r"ail)"
 )
-"""Work that is not done, and checks that are switched off."""
+"""Marks of unfinished work, and of checks that are switched off."""
 NEEDS_A_SERVER: Final = ("tests/cluster/conftest.py", "tests/placing/engines.py")
-"""The files that skip tests, with a reason: without PostgreSQL, a load balancer, or an engine of agents."""
+"""The files that skip tests, for want of PostgreSQL, a load balancer, or an engine of agents."""
 MACHINE_PATH: Final = re.compile(r"(?<![\w.*-])/(?:wo" + r"rk|ro" + r"ot|tm" + r"p|ho" + r"me/\w+)(?![\w-])")
 
 
 class Function(NamedTuple):
-    """A function and how many lines it has."""
+    """A function and its number of lines."""
 
     name: str
     lines: int
 
 
 def functions(source: str) -> list[Function]:
-    """Every function of a module, those in others too."""
+    """Return every function of a module, including nested ones."""
     return [
         Function(node.name, (node.end_lineno or 0) - node.lineno + 1)
         for node in ast.walk(ast.parse(source))
@@ -55,7 +55,7 @@ def functions(source: str) -> list[Function]:
 
 
 def documented(source: str) -> dict[str, bool]:
-    """The top-level names of a module, and whether a docstring stands in them, or after them."""
+    """Return the top-level names of a module, each with whether it has a docstring, in it or after it."""
     names: dict[str, bool] = {}
     body = ast.parse(source).body
     for node, after in zip(body, [*body[1:], None], strict=True):
@@ -70,7 +70,7 @@ def documented(source: str) -> dict[str, bool]:
 
 @cache
 def documented_anywhere() -> dict[str, bool]:
-    """The modules and top-level names of both packages, since arcp_io exports some names of arcp_proto."""
+    """Return modules and top-level names of both packages, since arcp_io exports names of arcp_proto."""
     found: dict[str, bool] = {}
     for path in _sources(*PACKAGES):
         source = path.read_text()
@@ -100,7 +100,7 @@ def test_a_file_can_be_read_at_one_sitting() -> None:
     assert found == []
 
 
-def test_nothing_is_left_behind() -> None:
+def test_no_file_has_marks_of_unfinished_work() -> None:
     paths = list(_sources(*PACKAGES, *OTHERS))
     assert len(paths) > 300
     found = {_name(path): LEFT_BEHIND.findall(path.read_text()) for path in paths}
@@ -122,14 +122,14 @@ def test_no_file_names_a_place_on_a_machine() -> None:
     assert found == []
 
 
-def test_nothing_else_stands_at_the_top() -> None:
+def test_the_top_folder_holds_known_names_only() -> None:
     names = sorted(path.name for path in ROOT.iterdir())
     assert [name for name in names if name not in TOP_LEVEL and not name.startswith(".")] == []
     assert set(PACKAGES) <= set(names)
 
 
 def test_every_test_is_run_by_one_of_the_two_commands() -> None:
-    """By `pytest` without a word, or by what `.ci/run` adds to it."""
+    """Compare the folders of tests with those that `pytest` runs by itself and those that `.ci/run` adds."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
     by_itself = {Path(name) for name in config["tool"]["pytest"]["ini_options"]["testpaths"]}
     added = {Path(name) for name in re.findall(r"\btests/\w+\b", (ROOT / ".ci" / "run").read_text())}
@@ -175,7 +175,7 @@ def test_missing_docstrings_are_found() -> None:
         "pytest.sk" + "ip()",
     ],
 )
-def test_leftovers_are_found(line: str) -> None:
+def test_marks_of_unfinished_work_are_found(line: str) -> None:
     assert LEFT_BEHIND.search(line)
 
 

@@ -1,4 +1,4 @@
-"""How `--loops=one` chooses among tests that differ in nothing but their loop."""
+"""The choice of `--loops=one` among tests that differ only in their loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.runners import RUNNERS
 
 
 class Collected:
-    """Stands in for a pytest.Item."""
+    """A test as pytest collects it, in place of a pytest.Item."""
 
     def __init__(self, nodeid: str, path: Path, **more: Any) -> None:
         self.nodeid = nodeid
@@ -24,7 +24,7 @@ class Collected:
 
 
 def item(name: str, folder: str = "io", **params: Any) -> pytest.Item:
-    """A test as far as the choice looks at it."""
+    """Return a collected test with the attributes that the choice reads."""
     ids = "-".join(str(value) for value in params.values())
     call = {"callspec": SimpleNamespace(id=ids, params=params)} if params else {}
     nodeid = f"tests/{folder}/{name}" + (f"[{ids}]" if params else "")
@@ -67,11 +67,11 @@ PROGRAMS: Final = [
     *(path for name in (*TWINS, "drops", "kill9") for path in (TESTS / name).glob("*.py")),
 ]
 STARTS: Final = re.compile(r"\s*(?!#).*\banyio\.run\(")
-"""A call of it, also in the text of a program that a test starts."""
+"""A call of `anyio.run`, which may also stand in the text of a program that a test starts."""
 
 
 def test_no_program_starts_under_the_runner_of_anyio_alone() -> None:
-    """Its context variable hides code that needs anyio outside a task; tests.runners has all runners."""
+    """Find programs without tests.runners: `anyio.run` sets a variable that hides calls outside of a task."""
     assert len(PROGRAMS) > 100
     lines = [
         (str(path.relative_to(TESTS)), line) for path in PROGRAMS for line in path.read_text().splitlines()

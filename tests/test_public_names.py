@@ -1,4 +1,4 @@
-"""The names that a host sees of the classes that it drives: few, and each documented."""
+"""The public names of the classes that a host drives: few, and each documented."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arcp_proto import Client, Connection, Runtime
 from arcp_proto.server.agent_api import AgentApi
 
 MOST: Final[Mapping[type, int]] = {Client: 30, Connection: 15, Runtime: 30, AgentApi: 30}
-"""How many public names each class may have."""
+"""The greatest number of public names of each class."""
 
 
 def public_names(shown: type) -> list[str]:

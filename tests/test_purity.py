@@ -1,4 +1,4 @@
-"""arcp_proto knows no I/O, clock, randomness, tasks or hash order; importing arcp_io starts no loop."""
+"""The purity of arcp_proto: no I/O, clock, randomness, tasks or hash order; the imports of both packages."""
 
 from __future__ import annotations
 
@@ -54,29 +54,29 @@ PURE_MODULES: Final = {
     "typing": None,
     "unicodedata": ("category", "normalize"),
 }
-"""What arcp_proto may import, and which of its names; None: all of them."""
+"""The modules that arcp_proto may import, with the names that it may use of them, or None for all names."""
 DECODES: Final = ("wire", "codec")
 """The names of the module that decodes."""
 ONLY_WIRE: Final = ("sys",)
-"""For its recursion limit: what a decoder does must not depend on how deep its caller stands."""
+"""Modules for the decoder alone, whose result must not depend on the stack of its caller."""
 IMPURE_BUILTINS: Final = (
     *("id", "hash"),
     *("open", "print", "input", "eval", "exec", "compile", "breakpoint", "__import__"),
 )
 IMPURE_METHODS: Final = ("now", "utcnow", "today", "getcontext", "setcontext", "localcontext")
-"""Of datetime, date and decimal."""
+"""Methods of datetime, date and decimal that read a clock or a context."""
 SETS: Final = ("set", "frozenset")
 ITERATES: Final = (
     *("list", "tuple", "deque", "iter", "next", "enumerate", "map", "filter", "zip", "reversed"),
     *("join", "extend", "extendleft", "fromkeys", "from_iterable"),
 )
-"""Calls that show in which order their arguments are iterated."""
+"""Calls whose results show the order in which their arguments are iterated."""
 STARTS_A_LOOP: Final = ("anyio.run", "start_blocking_portal")
 LOOPS: Final = ("asyncio", "trio", "anyio", "websockets")
 
 
 def impure_imports(source: str, module: str = "machine") -> list[str]:
-    """Imports of a module of arcp_proto that are not allowed."""
+    """Return the imports of a module of arcp_proto that are not allowed."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -93,7 +93,7 @@ def impure_imports(source: str, module: str = "machine") -> list[str]:
 
 
 def impure_code(source: str) -> list[str]:
-    """What arcp_proto does not do: calls of the above, async, assert, iterating a set."""
+    """Return code that arcp_proto must not contain: impure calls, async, assert, and iterations of sets."""
     tree = ast.parse(source)
     sets = _names_of_sets(tree)
     found = []
@@ -112,7 +112,7 @@ def impure_code(source: str) -> list[str]:
 
 
 def foreign_imports(source: str, names: tuple[str, ...]) -> list[str]:
-    """Which of these top-level packages a module imports, anywhere in it."""
+    """Return the imports of these top-level packages, anywhere in a module."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -123,9 +123,9 @@ def foreign_imports(source: str, names: tuple[str, ...]) -> list[str]:
 
 
 def anyio_outside_tasks(source: str) -> list[str]:
-    """Calls of anyio that do not stand in an `async def`, except those that start an event loop.
+    """Return the calls of anyio that stand outside of an `async def`, except those that start an event loop.
 
-    anyio finds its loop through the task that runs. Callbacks of transports and timers run outside a task.
+    anyio finds its loop through the running task, but callbacks of transports and timers run outside tasks.
     """
     tree = ast.parse(source)
     names: list[str] = []
@@ -261,7 +261,7 @@ asyncio.run(main())
 """
 
 
-def test_a_server_on_asyncio_starts_without_what_only_anyio_needs() -> None:
+def test_a_server_on_asyncio_loads_no_backend_of_anyio() -> None:
     loaded = _loaded_by(SERVING) - _loaded_by("import anyio")  # Old releases load more by themselves.
     assert "arcp_io.server.server" in loaded
     assert not [
@@ -269,7 +269,7 @@ def test_a_server_on_asyncio_starts_without_what_only_anyio_needs() -> None:
     ]
 
 
-def test_the_version_is_told_before_anything_is_loaded() -> None:
+def test_the_version_is_printed_before_any_module_is_loaded() -> None:
     before, told = _loaded_by(""), _loaded_by("from arcp_io.cli import main; main(['--version'])")
     assert {name for name in told - before if not name.startswith("arcp_io")} <= {
         "__future__",
@@ -352,7 +352,7 @@ def _is_pure(module: str | None, name: str | None, inside: str) -> bool:
 
 
 def _iterated(node: ast.AST) -> Iterator[ast.expr]:
-    """The expressions whose order a node shows."""
+    """Yield the expressions whose order a node shows."""
     match node:
         case ast.For(iter=item) | ast.comprehension(iter=item) | ast.YieldFrom(value=item):
             yield item
@@ -380,7 +380,7 @@ def _is_set(item: ast.expr, sets: list[str]) -> bool:
 
 
 def _names_of_sets(tree: ast.AST) -> list[str]:
-    """Names and `self.` attributes that a module annotates as sets, or binds to one."""
+    """Return names and `self.` attributes that a module annotates as sets, or binds to a set."""
     names: list[str] = []
     for node in ast.walk(tree):
         match node:
@@ -398,6 +398,6 @@ def _is_set_type(annotation: ast.expr) -> bool:
 
 
 def _loaded_by(code: str) -> set[str]:
-    """The modules that a fresh interpreter has loaded after running code."""
+    """Return the modules that a fresh interpreter has loaded after it has run some code."""
     command = [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"]
     return set(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split())

@@ -1,4 +1,4 @@
-"""The figures of `tests.scaling` are of what they say: that it works, with few jobs and events."""
+"""The figures of `tests.scaling`, with few jobs and events."""
 
 from __future__ import annotations
 
