@@ -42,9 +42,9 @@ from tests.io.test_limits import until
 pytestmark = pytest.mark.anyio
 
 MEMORY = 2 * 1024 * 1024
+"""Bytes that a gateway may hold for one splice, with any peers; the bound of a splice is lower."""
 NEVER_STALLED = 256 * 1024 * 1024
 """Bytes beyond what kernels take for a side that does not read (up to 32 MiB each here)."""
-"""Bytes that a gateway may hold for one splice, with any peers; the bound of a splice is lower."""
 
 
 class Client:
