@@ -225,8 +225,8 @@ class JobLost(ConnectionLost):
 
 
 class HistoryCut(ArcpError):
-    """Some events of the job `job_id` are lost: its session was lost, and a limit has shortened its
-    history (§7.6).
+    """Some events of the job `job_id` are lost: a limit has shortened its history, or the job was forgotten
+    before they were sent (§7.6).
 
     Another loop over the job continues after them. `details`: `last_seq`, the position of the last event
     before them, and `history_from`, that of the first one after them (numbers of the submitting session,

@@ -93,9 +93,7 @@ class Job(Generic[T]):
         self.parent_job_id: str | None = None
         """The job that delegated this one, for an observed job (§10)."""
         self.history_from: int | None = None
-        """The position of the first event that is left of the history, when a limit has shortened it
-        (§7.6).
-        """
+        """The position of the first event that is left, when the history was shortened or is gone (§7.6)."""
         self.current_status: str | None = None
         """The status in the answer to the last subscribe (§7.6); None for a job that was only submitted."""
         self.subscribed_from: int | None = None
@@ -370,6 +368,10 @@ class Job(Generic[T]):
 
     def _ended(self, end: JobEnded) -> None:
         """Take the end of the job."""
+        if end.history_from is not None:
+            self.history_from = end.history_from
+            if self._wanted and not self._joins_late:
+                self._inbox.waiting.append(self._cut(end.history_from))
         if end.seq:
             self.events_received += 1
             self.last_seq = end.job_seq or end.seq
@@ -378,6 +380,11 @@ class Job(Generic[T]):
         self._end_receipt = end.receipt
         self._finish()
         self._look_at_end()
+
+    @property
+    def _joins_late(self) -> bool:
+        """Whether nothing has come of the job but its end, behind the answer to a repeated key."""
+        return not (self._stored or self.events_received) and self.subscribed_from is None
 
     def _leave(self) -> None:
         """End the iteration, because the job is no longer observed."""

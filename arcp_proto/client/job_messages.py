@@ -204,6 +204,7 @@ def on_result(
         summary=result.summary,
         job_seq=result.job_seq,
         content_type=result.content_type,
+        history_from=_hole_before(session, job_id, result),
     )
     if result.final_status != SUCCESS:
         set_fault(end, result.final_status, result.summary)
@@ -232,10 +233,12 @@ def on_job_error(
     elif (mended := _mended(session, job_id)) is not None:
         if resubscribe.mends_by(session, mended):
             resubscribe.give_up_mending(client, session, mended)
-    elif _is_taken(session, envelope, job_id, error.job_seq):
-        _end(client, session, envelope, _end_of(envelope, error, job_id))
     else:
-        _keep(session, envelope, _end_of(envelope, error, job_id), None)
+        end = _end_of(session, envelope, error, job_id)
+        if _is_taken(session, envelope, job_id, error.job_seq):
+            _end(client, session, envelope, end)
+        else:
+            _keep(session, envelope, end, None)
 
 
 # For the other handlers.
@@ -432,7 +435,9 @@ def _refused_by(
     return requests.take_refused(error.code, job_id, trace_ids_of(envelope))
 
 
-def _end_of(envelope: codec.Envelope, error: messages.JobError, job_id: JobId) -> JobEnded:
+def _end_of(
+    session: ClientSession, envelope: codec.Envelope, error: messages.JobError, job_id: JobId
+) -> JobEnded:
     return JobEnded(
         job_id,
         envelope.event_seq or 0,
@@ -443,7 +448,16 @@ def _end_of(envelope: codec.Envelope, error: messages.JobError, job_id: JobId) -
         retryable=error.retryable,
         details=error.details or {},
         job_seq=error.job_seq,
+        history_from=_hole_before(session, job_id, error),
     )
+
+
+def _hole_before(
+    session: ClientSession, job_id: JobId, end: messages.Result | messages.JobError
+) -> int | None:
+    """Return the position of an end that comes alone, if the user lacks an event before it; else None."""
+    position, job = end.history_from_job_seq, session.jobs.get(job_id)
+    return None if position is None or (job is not None and job.cursor >= position - 1) else position
 
 
 def _keep(

@@ -307,6 +307,8 @@ def _hand_out(client: ClientState, session: ClientSession, job: FollowedJob, kep
     if kept.result is not None:
         join(session, end, kept.result)
     place = end.job_seq if end.job_seq is not None else 0 if job.observed else end.seq
+    if end.job_seq is not None and end.job_seq > job.cursor + 1:
+        end.history_from = end.job_seq
     job.awaited, job.cursor = False, max(job.cursor, end.job_seq or 0)
     end.receipt = session.acks.handed_out(end.seq, job.id, kept.size, job, place, placed=placed)
     client.timers.disarm(TimerKind.RESUBSCRIBE, job.id)

@@ -404,6 +404,9 @@ class JobEnded(msgspec.Struct):
     job_seq: int | None = None
     content_type: str | None = None
     receipt: int = 0
+    history_from: int | None = None
+    """The position of the end, if nothing brings the events between it and the last one handed out: the job
+    was forgotten, or may be observed no longer. None if nothing is missing."""
 
 
 class MarkedProcessed(msgspec.Struct):

@@ -424,6 +424,11 @@ END: Final = b"}}"
 JOB_SEQ: Final = b',"job_seq":'
 
 
+def left_alone(payload: OpenObject, position: int) -> OpenObject:
+    """Return the payload of a terminal at a position, in front of which the history of its job is gone."""
+    return OpenObject(b'%b,"history_from_job_seq":%d' % (payload, position))
+
+
 def event_tail(position: int) -> bytes:
     """Return the end of a numbered envelope with a position in its payload; without one for 0."""
     return b"%b%d}}" % (JOB_SEQ, position) if position else END

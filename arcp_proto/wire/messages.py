@@ -395,6 +395,7 @@ class Result(msgspec.Struct, omit_defaults=True):
     """`job.result` (§8.4): either `result`, or `result_id` and `result_size` (decoded bytes).
 
     `content_type` is our extension: application/json when an inline result was too large and sent in chunks.
+    With the feature POSITIONS `history_from_job_seq` is its position, if events before it are gone.
     """
 
     final_status: str
@@ -405,12 +406,14 @@ class Result(msgspec.Struct, omit_defaults=True):
     content_type: str | None = None
     summary: str | None = None
     job_seq: Count | None = None
+    history_from_job_seq: Count | None = None
 
 
 class JobError(msgspec.Struct, omit_defaults=True):
     """`job.error`: the end of a job that did not succeed (§7.3).
 
     `request_id` is present only when a peer refuses a request with it, which is not the end of the job.
+    With the feature POSITIONS `history_from_job_seq` is its position, if events before it are gone.
     """
 
     final_status: str
@@ -421,6 +424,7 @@ class JobError(msgspec.Struct, omit_defaults=True):
     details: dict[str, Any] | None = None
     request_id: str | None = None
     job_seq: Count | None = None
+    history_from_job_seq: Count | None = None
 
 
 TO_RUNTIME: Final[Mapping[MessageType, type[msgspec.Struct]]] = {

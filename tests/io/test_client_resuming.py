@@ -34,7 +34,7 @@ from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Detached, Welcomed
 from arcp_proto.engine.output import JobLost as JobLostChange
 from arcp_proto.engine.output import SessionLost as SessionLostChange
-from arcp_proto.ids import SECOND
+from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import Limits
 from tests.io.apps import TOKEN, Counters, make_app
 from tests.io.conftest import on_every_loop
@@ -857,3 +857,38 @@ async def test_jobs_are_listed_page_by_page() -> None:
         both = session.list_jobs(status=["running", "success"], agent="echo", page_size=2)
         assert len([entry async for entry in both]) == 6
         assert [entry async for entry in session.list_jobs(created_before="2020-01-01T00:00:00Z")] == []
+
+
+async def test_a_job_that_is_forgotten_while_its_history_is_awaited_ends_behind_a_hole() -> None:
+    async with place(max_principal_finished_jobs=1) as there, connect(there.url, TOKEN) as session:
+        there.step.set()
+        job = await session.submit("halves", [0, 9_000])
+        assert await job.result() == "done"
+        async with connect(there.url, TOKEN, buffer_size=1_000) as other:
+            slow = await other.attach(job.id)
+            seen: list[Event] = []
+            with pytest.raises(HistoryCut) as caught:
+                async for event in slow:
+                    seen.append(event)
+                    if len(seen) == 1:
+                        await (await session.submit("halves", [0, 1])).wait()
+                        await until(lambda: JobId(job.id) not in state_of(there.runtime).jobs)
+            assert numbers(seen) == list(range(len(seen)))
+            assert len(seen) < 9_000
+            assert caught.value.details.items() >= {"last_seq": len(seen), "history_from": 9_001}.items()
+            assert [event async for event in slow] == []
+            assert await slow.result() == "done"
+
+
+async def test_a_repeated_key_of_a_forgotten_job_brings_its_result_without_an_error() -> None:
+    async with place(max_principal_finished_jobs=1) as there, connect(there.url, TOKEN) as session:
+        there.step.set()
+        job = await session.submit("halves", [0, 10], idempotency_key="once")
+        await job.wait()
+        await (await session.submit("halves", [0, 1])).wait()
+        async with connect(there.url, TOKEN) as other:
+            again = await other.submit("halves", [0, 10], idempotency_key="once")
+            assert again.id == job.id
+            assert [event async for event in again] == []
+            assert again.history_from == 11
+            assert await again.result() == "done"

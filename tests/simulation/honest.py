@@ -179,7 +179,7 @@ class Honest:
 
     def _no_views(self) -> Views:
         features = frozenset(self.actor.features)
-        return Views(f"client {self.number}", self.actor.principal, self.world.truth, features)
+        return Views(f"client {self.number}", self.actor.principal, self.world, features)
 
     @property
     def _session_id(self) -> str | None:

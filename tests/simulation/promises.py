@@ -31,6 +31,9 @@ ASKS: Final = ("job.submit", "job.cancel", "job.subscribe", "job.unsubscribe", "
 AT_ONCE: Final = 100
 """Numbers that may have been given but not sent when an ack of one of them comes in."""
 
+OF_A_SESSION: Final = ("job_seq", "history_from_job_seq")
+"""Fields of an end that differ between sessions: one may lack positions, or the events before the end."""
+
 
 class Promises:
     """All sessions of a run, and the checks of the envelopes that are sent in them."""
@@ -420,8 +423,12 @@ class Promises:
         truth, job_id = self._world.truth, work.job_id
         if not truth.keeps_all and job_id not in truth.kept_ends:
             raise Broken("I3", f"the end of {job_id} is sent before it is durable")
-        payload = {name: value for name, value in frame.payload.items() if name != "job_seq"}
+        payload = {name: value for name, value in frame.payload.items() if name not in OF_A_SESSION}
         position = self._position(told, frame)
+        alone = frame.payload.get("history_from_job_seq", position)
+        ensure(
+            alone == position, "I1", f"the end of {job_id} at {position} says that {alone} is the first left"
+        )
         inline = frame.type == "job.result" and "result_chunk" not in told.features
         known = work.end_inline if inline else work.end
         if known is None:

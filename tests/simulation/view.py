@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arcp_proto.engine.output import JobEnded, JobEvent, Subscribed
 from tests.reference.cursor import Cursor, Step
@@ -17,7 +17,10 @@ from tests.reference.streams import begins
 from tests.reference.wire import FINAL, is_notice
 
 from .broken import Broken, ensure
-from .truth import Truth, Work, mark_of
+from .truth import Work, mark_of
+
+if TYPE_CHECKING:
+    from .world import World
 
 BROKEN = -1
 """The value for the next chunk of a result when a chunk is missing, so that the first has to come again."""
@@ -140,7 +143,7 @@ class Taken(NamedTuple):
 class Views:
     """The jobs of one user, and the check of each event of its client."""
 
-    def __init__(self, who: str, principal: str, truth: Truth, features: frozenset[str]) -> None:
+    def __init__(self, who: str, principal: str, world: World, features: frozenset[str]) -> None:
         self.jobs: dict[str, View] = {}
         self.who = who
         self.features = features
@@ -159,7 +162,8 @@ class Views:
         self.restarted = False
         """An earlier process has begun the session."""
         self._principal = principal
-        self._truth = truth
+        self._truth = world.truth
+        self._works = world.works
 
     # Answers.
 
@@ -240,12 +244,23 @@ class Views:
             )
             return None
         view = self._view(event.job_id, position)
-        if view.work.forgotten:
-            view.cut = position  # "the terminal always comes, alone if the history is gone".
+        if event.history_from is not None:
+            self._left_alone(view, position)
         taken = self._take(view, position)
         view.ended = True
         self._check_result(view, event)
         return taken
+
+    def _left_alone(self, view: View, position: int) -> None:
+        """Take an end that comes alone, as the user is told, since nothing brings the events before it.
+
+        "Unknown and invisible are the same JOB_NOT_FOUND" (§6): the job was forgotten, or the right to it was
+        withdrawn.
+        """
+        work = view.work
+        hidden = self._works.rights(self._principal, work.owner, 0) != {"observe"}
+        ensure(work.forgotten or hidden, "I1", f"{self.who} cannot get the history of {work.job_id}")
+        view.cut = position
 
     def _take(self, view: View, position: int) -> Taken:
         """Check that an event is the next one behind the cursor, and give it to the user."""

@@ -273,6 +273,8 @@ def _end_again(state: RuntimeState, session: Session, claim: Claim, trace_id: st
         session.quirk, message_type, payload, state.limits.max_envelope_bytes - codec.HEAD_BYTES
     )
     position = claim.position
+    if session.positions and position > 1:
+        payload = codec.left_alone(payload, position)
     state.commit(
         Delivered(session.id, claim.job_id, message_type, payload, trace_id=trace_id, position=position)
     )

@@ -23,8 +23,8 @@ the position of the client in that job. For this to hold, the positions of a job
 is told positions: a history goes first, and events that are published meanwhile wait behind it, in the
 session of the submitter too (see `backlogs`).
 
-A history is bounded. When the part above the position is gone, the answer says where the rest begins, so
-that a hole is never silent.
+A history is bounded. When the part above the position is gone, the answer says where the rest begins. When a
+job is forgotten before its history was sent, its end comes alone and says so. So a hole is never silent.
 """
 
 from __future__ import annotations

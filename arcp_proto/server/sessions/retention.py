@@ -26,6 +26,7 @@ from arcp_proto.server.journal.records import (
     SessionEnded,
     Unobserved,
 )
+from arcp_proto.wire import codec
 
 from .event_log import MARK, Log
 from .session import Session
@@ -232,12 +233,17 @@ def _may_end_alone(state: RuntimeState, job: Job) -> bool:
 
 
 def _end_alone(state: RuntimeState, session: Session, job: Job) -> None:
-    """Send the terminal event, without the rest of the history, to a session that is behind (§7.2)."""
+    """Send the terminal event, without the rest of the history, to a session that is behind (§7.2).
+
+    With positions it says so, as nothing else would tell the client.
+    """
     if job.id not in session.observed:
         state.commit(Unobserved(session.id, job.id))
         return
     end = require(job.end, "a job is forgotten after its end")
     message_type, payload = ending(state, job, session, end)
+    if session.positions and session.backlogs[job.id].position < job.history.end:
+        payload = codec.left_alone(payload, job.last_position)
     state.commit(Unobserved(session.id, job.id, payload, message_type, job.last_position))
     state.delivered(session)
 

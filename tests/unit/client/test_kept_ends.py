@@ -33,8 +33,9 @@ def succeed(runtime: ScriptedRuntime, seq: int, position: int | None, **fields: 
     return runtime.say("job.result", end, job_id=JOB, event_seq=seq)
 
 
-def fail(runtime: ScriptedRuntime, seq: int, position: int | None) -> list[Event]:
+def fail(runtime: ScriptedRuntime, seq: int, position: int | None, **fields: Any) -> list[Event]:
     end = {"final_status": "error", "code": "INTERNAL_ERROR", "completed_at": "t", "job_seq": position}
+    end.update(fields)
     return runtime.say("job.error", end, job_id=JOB, event_seq=seq)
 
 
@@ -43,10 +44,29 @@ def test_an_end_that_a_resume_brings_is_handed_out_when_the_job_is_forgotten() -
     assert at(runtime, 1, 8) + succeed(runtime, 2, 9) == []
     end = runtime.only(JobEnded, refuse(runtime, "JOB_NOT_FOUND"))
     assert (end.seq, end.job_seq, end.result, end.code) == (2, 9, 1, "")
+    assert end.history_from == 9, "nothing brings the events from 4 to 8"
     assert runtime.client.cursor == 1
     runtime.client.mark_processed(JOB, end.receipt, now=runtime.now)
     assert runtime.client.cursor == 2
     assert subscribes(another_process(runtime)) == []
+
+
+def test_an_end_next_to_the_last_event_leaves_no_hole() -> None:
+    runtime = restarted()
+    assert succeed(runtime, 1, 4) == []
+    assert runtime.only(JobEnded, refuse(runtime, "JOB_NOT_FOUND")).history_from is None
+
+
+@pytest.mark.parametrize(("position", "hole"), [(5, 5), (4, None)])
+def test_an_end_that_comes_alone_tells_of_the_hole_before_it(position: int, hole: int | None) -> None:
+    runtime = restarted()
+    answer(runtime, job_seq=3)
+    events = succeed(runtime, 1, position, history_from_job_seq=position)
+    assert runtime.only(JobEnded, events).history_from == hole
+    runtime = restarted()
+    answer(runtime, job_seq=3)
+    events = fail(runtime, 1, position, history_from_job_seq=position)
+    assert runtime.only(JobEnded, events).history_from == hole
 
 
 def test_an_error_that_a_resume_brings_is_handed_out_when_the_job_is_forgotten() -> None:

@@ -333,6 +333,36 @@ def test_a_repeated_submit_gets_the_last_position_of_its_job() -> None:
     assert repeat() == (4, [4])
 
 
+@pytest.mark.parametrize(("features", "says"), [(TOLD, {"history_from_job_seq": 2}), (FEATURES, {})])
+def test_the_end_of_a_forgotten_job_says_that_it_comes_alone(
+    features: tuple[str, ...], says: dict[str, int]
+) -> None:
+    world = World(JOURNAL)
+    job = world.client(features=TOLD).submit(idempotency_key="k")
+    speak(world, job, 1)
+    world.finish(job, 1)
+    world.advance(600)
+    peer = world.client(features=features)
+    peer.send("job.submit", {"agent": "echo", "input": None, "idempotency_key": "k"})
+    assert alone(peer, job) == says
+
+
+def test_the_end_of_a_forgotten_job_without_events_is_all_of_it() -> None:
+    world = World(JOURNAL)
+    job = world.client(features=TOLD).submit(idempotency_key="k")
+    world.finish(job, 1)
+    world.advance(600)
+    peer = world.client(features=TOLD)
+    peer.send("job.submit", {"agent": "echo", "input": None, "idempotency_key": "k"})
+    assert told(peer, job) == [1] and alone(peer, job) == {}
+
+
+def alone(peer: Peer, job_id: str) -> dict[str, int]:
+    """Return the part of the last terminal of a job that tells that it comes alone."""
+    payload = peer.about(job_id)[-1]["payload"]
+    return {name: payload[name] for name in ("history_from_job_seq",) if name in payload}
+
+
 def test_an_observer_behind_a_forgotten_job_gets_the_position_of_its_end() -> None:
     world = World(JOURNAL, limits=Limits(max_principal_finished_jobs=1))
     home = world.client(features=TOLD)
@@ -344,9 +374,22 @@ def test_an_observer_behind_a_forgotten_job_gets_the_position_of_its_end() -> No
     slow.send("job.subscribe", {"job_id": job, "history": True})
     world.finish(home.submit(), 1)
     assert job not in world.state.jobs
-    assert told(slow, job) == [4]
+    assert told(slow, job) == [4] and alone(slow, job) == {"history_from_job_seq": 4}
     world.restart()
     assert world.resumed(slow, 0).numbered == slow.numbered
+
+
+def test_an_observer_that_has_all_of_a_history_gets_an_end_that_is_not_alone() -> None:
+    world = World(JOURNAL, limits=Limits(max_principal_finished_jobs=1))
+    home = world.client(features=TOLD)
+    job = home.submit()
+    speak(world, job, 3)
+    slow = observer(world, job, history=True)
+    world.carry_out(slow.connection.blocked(now=world.now))
+    world.finish(job, 1)
+    world.finish(home.submit(), 1)
+    assert job not in world.state.jobs
+    assert told(slow, job) == [1, 2, 3, 4] and alone(slow, job) == {}
 
 
 # Resumes and restarts.
