@@ -1,10 +1,14 @@
 """A runtime with a journal that is killed again and again under real clients, and what is left of its word.
 
 python -m tests.kill9 --kills N [--client-kills N] [--clients N] [--seed S] [--keep DIRECTORY]
+    [--credentials] [--haproxy]
 
 `arcp-io serve --journal` runs in a process of its own, now on asyncio, now on trio; it gets SIGKILL at random
 points and is started again on the same port. Half of the clients live through all of it, the other half are
 killed themselves and go on from their SessionStore. A proxy before the runtime writes down every frame.
+With --haproxy the runtime is the owner of the only shard of a store in PostgreSQL, and clients reach it
+through HAProxy, which sends them to two other nodes in turn.
+
 Ends with the figures, and with exit code 1 if anything is wrong.
 """
 
@@ -21,8 +25,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
-from arcp_io.journal.credential_report import Outstanding, outstanding_in
-from tests.kill9.audit import Found, audit, check_histories, check_integrity
+from tests.kill9.audit import Found, check_histories
 from tests.kill9.client_process import ClientProcess
 from tests.kill9.final import look_at_everything
 from tests.kill9.judge import Judged, check_repeats, check_tags, judge
@@ -49,7 +52,7 @@ class Run:
         self._directory = directory
         self._ledger = ledger
         self._source = random.Random(options.seed)
-        self.server = Server(directory / "journal")
+        self.server = _behind_haproxy(directory) if options.haproxy else Server(directory / "journal")
         self.clients: list[ClientProcess] = []
         self.to_listen: list[float] = []
         self.to_first_frame: list[float] = []
@@ -61,18 +64,16 @@ class Run:
     def witnesses(self) -> list[Witness]:
         return [client.witness for client in self.clients]
 
-    def _outstanding(self) -> Sequence[Outstanding]:
-        return outstanding_in(self.server.journal)
-
     async def run(self) -> None:
         """Kill, look, and start again; at the end let all clients finish, and judge."""
-        await self.server.start(LOOPS[0])
-        await self.server.listening()
-        for number in range(self._options.clients):
-            await self._add_client(number)
         kills = ["server"] * self._options.kills + ["client"] * self._options.client_kills
         self._source.shuffle(kills)
         try:
+            await self.server.start(LOOPS[0])
+            await self.server.listening()
+            await self.server.open()
+            for number in range(self._options.clients):
+                await self._add_client(number)
             for kill in kills:
                 if kill == "server":
                     await self._kill_server()
@@ -91,7 +92,7 @@ class Run:
             await self.server.end()
 
     async def _add_client(self, number: int) -> None:
-        witness = Witness(self.server.port, self.server.path)
+        witness = Witness(self.server.client_port, self.server.path)
         await witness.listen()
         mortal = self._options.client_kills > 0 and number % 2 == 1
         name = f"{'mortal' if mortal else 'alive'}{number}"
@@ -109,10 +110,10 @@ class Run:
             touched |= witness.touched
             witness.touched.clear()
             witness.first_frame = 0.0
-        found = audit(self.server.journal, self._directory, self.witnesses, touched)
+        found = self.server.audit(self._directory, self.witnesses, touched)
         self.audits.append(found)
         if self._ledger is not None:
-            self.wrong += self._ledger.after_a_kill(self._outstanding)
+            self.wrong += self._ledger.after_a_kill(self.server.outstanding)
         self.wrong += found.wrong
         await self.server.start(self._source.choice(LOOPS))
         if self._source.random() < 0.1:  # Another time while it starts.
@@ -165,7 +166,7 @@ class Run:
 
     async def _judge(self) -> None:
         """Everything has ended: what clients wrote is what the runtime tells, and what its journal holds."""
-        end = await look_at_everything(f"ws://127.0.0.1:{self.server.port}{self.server.path}")
+        end = await look_at_everything(f"ws://127.0.0.1:{self.server.client_port}{self.server.path}")
         self.judged = [judge(client.notes, end.history, client.witness.accepted) for client in self.clients]
         for client, judged in zip(self.clients, self.judged, strict=True):
             self.wrong += judged.wrong + client.witness.wrong
@@ -183,9 +184,9 @@ class Run:
         if self._ledger is not None:
             await asyncio.to_thread(self._ledger.settle)
         await self.server.stop()
-        self.wrong += check_integrity(self.server.journal)
+        self.wrong += self.server.check_integrity()
         if self._ledger is not None:
-            self.wrong += self._ledger.at_the_end(self._outstanding)
+            self.wrong += self._ledger.at_the_end(self.server.outstanding)
 
     judged: Sequence[Judged] = ()
 
@@ -212,6 +213,20 @@ class Run:
         )
 
 
+def _behind_haproxy(directory: Path) -> Server:
+    """Return a runtime that clients reach through HAProxy and gateways; needs psycopg."""
+    from tests.cluster.owner_process import OwnerProcess
+
+    return OwnerProcess(directory)
+
+
+def missing_for_haproxy() -> str:
+    """Return why there can be no run behind HAProxy; empty if there can."""
+    from tests.cluster import balancers, servers
+
+    return servers.missing() or balancers.missing("haproxy")
+
+
 def percentiles(seconds: Sequence[float]) -> str:
     """Return the median and the 99th."""
     if not seconds:
@@ -230,7 +245,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="leave the journal and all notes in this directory")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds in which all clients end")
     parser.add_argument("--credentials", action="store_true", help="issue a key for every job, and count")
+    parser.add_argument("--haproxy", action="store_true", help="kill the owner behind HAProxy and gateways")
     options = parser.parse_args(words)
+    if reason := options.haproxy and missing_for_haproxy():
+        print(reason, file=sys.stderr)
+        return 2
     if options.client_kills is None:
         options.client_kills = options.kills
     print(f"seed {options.seed}", flush=True)

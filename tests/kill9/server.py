@@ -7,10 +7,14 @@ import re
 import signal
 import time
 from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from arcp_io.journal.credential_report import Outstanding, outstanding_in
 from tests.io.processes import COMMAND, environment
+from tests.kill9.audit import Found, audit, check_integrity
+from tests.kill9.witness import Witness
 
 START_TIMEOUT: Final = 60.0
 """Seconds."""
@@ -32,6 +36,14 @@ class Server:
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
+
+    @property
+    def client_port(self) -> int:
+        """The port that clients connect to."""
+        return self.port
+
+    async def open(self) -> None:
+        """Start what stands between clients and the first process, once that listens."""
 
     async def start(self, loop: str) -> None:
         """Start a process; returns at once."""
@@ -82,6 +94,18 @@ class Server:
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
+
+    def audit(self, scratch: Path, witnesses: Iterable[Witness], jobs: Collection[str]) -> Found:
+        """Look at the journal while no process runs, as `audit.audit`."""
+        return audit(self.journal, scratch, witnesses, jobs)
+
+    def outstanding(self) -> Sequence[Outstanding]:
+        """Return the credentials that the journal lists and that are not revoked."""
+        return outstanding_in(self.journal)
+
+    def check_integrity(self) -> list[str]:
+        """Return what is wrong with the journal after an orderly end."""
+        return check_integrity(self.journal)
 
     async def _end(self, number: signal.Signals) -> int:
         self.send_signal(number)

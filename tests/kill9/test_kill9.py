@@ -14,8 +14,9 @@ from websockets.frames import Frame, Opcode
 from arcp_io.journal import SqliteJournal
 from arcp_io.journal.credential_report import outstanding_in
 from arcp_proto.server.journal.records import RECORD_VERSION
+from tests.cluster.conftest import skip_for
 from tests.io.gateway import Key
-from tests.kill9.__main__ import main
+from tests.kill9.__main__ import main, missing_for_haproxy
 from tests.kill9.audit import History, check_histories, check_integrity
 from tests.kill9.frames import HEAD_END, FrameReader
 from tests.kill9.judge import Stored, check_repeats, check_tags, judge
@@ -34,6 +35,15 @@ def test_a_few_kills_leave_no_unknown_key(capsys: pytest.CaptureFixture[str]) ->
     code = main(["--kills", "2", "--client-kills", "1", "--seed", "5", "--credentials"])
     printed = capsys.readouterr().out
     assert code == 0, printed
+    assert "0 valid at the end; 3 looks" in printed
+
+
+def test_a_few_kills_of_an_owner_behind_haproxy_lose_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    skip_for(missing_for_haproxy())
+    code = main(["--kills", "2", "--client-kills", "1", "--seed", "9", "--credentials", "--haproxy"])
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert "2 kills of the runtime, 1 of clients" in printed
     assert "0 valid at the end; 3 looks" in printed
 
 

@@ -81,7 +81,7 @@ class Witness:
         self._port = port
         self._path = path
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.Task[None]] = set()
+        self._open: dict[asyncio.Task[None], _Connection] = {}
 
     @property
     def url(self) -> str:
@@ -95,17 +95,20 @@ class Witness:
         self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
 
     async def settle(self) -> None:
-        """Wait until the connections to a runtime that is dead are over: all that it said has come."""
-        while self._open:
-            await asyncio.wait(self._open)
+        """Wait until the sessions with a runtime that is dead are over: all that it said has come.
+
+        A load balancer may hold connections that come meanwhile until the next runtime answers them.
+        """
+        while told := [task for task, seen in self._open.items() if seen.session]:
+            await asyncio.wait(told)
 
     async def close(self) -> None:
         """End everything."""
         if self._server is not None:
             self._server.close()
-        for task in list(self._open):
+        for task in self._open:
             task.cancel()
-        await self.settle()
+        await asyncio.gather(*self._open, return_exceptions=True)
 
     async def _dial_port(self) -> Stream:
         return await asyncio.open_connection("127.0.0.1", self._port)
@@ -113,25 +116,26 @@ class Witness:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._open.add(task)
+        self._open[task] = seen = _Connection(self)
         try:
-            await self._both_ways(reader, writer)
+            await self._both_ways(reader, writer, seen)
         finally:
-            self._open.discard(task)
+            del self._open[task]
             writer.close()
 
     def step(self, what: str) -> None:
         """Note a step of a connection."""
         self.steps.append((time.monotonic(), what))
 
-    async def _both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _both_ways(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: _Connection
+    ) -> None:
         self.step("connection")
         try:
             from_runtime, to_runtime = await self._dial()
         except OSError:
             self.step("no server")
             return  # No server is there; the client sees its connection end.
-        seen = _Connection(self)
         outward = asyncio.create_task(_copy(reader, to_runtime, seen.from_client))
         inward = asyncio.create_task(_copy(from_runtime, writer, seen.from_runtime))
         try:
@@ -155,7 +159,8 @@ class _Connection:
         self._witness = witness
         self._inward = FrameReader()
         self._outward = FrameReader()
-        self._session = ""
+        self.session = ""
+        """The session that this connection has; empty before its welcome."""
         self._cursor: int | None = None
 
     def from_client(self, data: bytes) -> None:
@@ -166,8 +171,8 @@ class _Connection:
                 case "session.hello" if "resume" in payload:
                     self._witness.step("hello")
                     self._cursor = payload["resume"]["last_event_seq"]
-                case "session.ack" if self._session:
-                    seen = self._witness.sessions[self._session]
+                case "session.ack" if self.session:
+                    seen = self._witness.sessions[self.session]
                     seen.acked = max(seen.acked, payload["last_processed_seq"])
 
     def from_runtime(self, data: bytes) -> None:
@@ -189,8 +194,8 @@ class _Connection:
         if kind == "session.welcome":
             witness.welcomes += 1
             witness.current, witness.welcomed_at = self, time.monotonic()
-            self._session = frame["session_id"]
-            seen = witness.sessions[self._session]
+            self.session = frame["session_id"]
+            seen = witness.sessions[self.session]
             seen.tokens.append(frame["payload"]["resume_token"])
             if self._cursor is not None:
                 seen.resumed_from.append(self._cursor)
@@ -206,7 +211,7 @@ class _Connection:
         witness, number = self._witness, frame["event_seq"]
         if frame["type"] != "job.event":
             witness.ends[frame["job_id"]] = frame["type"]
-        told = witness.sessions[self._session].told
+        told = witness.sessions[self.session].told
         before = told.get(number)
         if before is None:
             told[number] = Told(frame["job_id"], message)
