@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from arcp_io.forks import keep_from_copies
 
-from .errors import StoreAway, StoreError
+from .errors import StoreAway, StoreError, StoreSlow
 from .url import StoreUrl
 
 try:
@@ -35,6 +35,11 @@ TRIES: Final = 10
 """How often a transaction is tried that the server ends for a conflict with another (40001, 40P01)."""
 FIRST_PAUSE: Final = 0.005
 """Seconds before the second try; each further pause is twice as long."""
+STARTS: Final = "the database system is "
+"""Words with which a server refuses connections while it starts, recovers or stops.
+
+libpq does not show the code of such an error (57P03). In another language the refusal is like any other.
+"""
 LEASE: Final = 5.0
 """Seconds within which a dead connection is recognized, unless the options of the URL say otherwise."""
 
@@ -110,8 +115,8 @@ class Connection:
 
         Each statement outside of `Db.transaction()` is a transaction of its own. After a conflict with
         another transaction `work` is called again, TRIES times in all. Raises StoreAway when the outcome is
-        unknown, because the connection was lost, could not be opened, or was silent for too long. Raises
-        StoreError when the server refuses a statement.
+        unknown, because the connection was lost, could not be opened, or was silent for too long (StoreSlow).
+        Raises StoreError when the server refuses a statement.
         """
         pause = FIRST_PAUSE
         with self._lock:
@@ -143,7 +148,7 @@ class Connection:
             raise
         except TimeoutError as error:
             self._drop()
-            raise StoreAway(
+            raise StoreSlow(
                 f"the store {self.url.shown} does not answer for {self._answer_seconds:g} s"
             ) from error
         except psycopg.Error as error:
@@ -196,7 +201,9 @@ class Connection:
                 db.close()
 
     def _away(self, error: BaseException) -> StoreAway:
-        return StoreAway(f"the store {self.url.shown} cannot be reached: {_said(error)}")
+        slow = isinstance(error, (pg.ConnectionTimeout, TimeoutError)) or STARTS in str(error)
+        kind = StoreSlow if slow else StoreAway
+        return kind(f"the store {self.url.shown} cannot be reached: {_said(error)}")
 
     def _refused(self, error: BaseException) -> StoreError:
         return StoreError(f"the store {self.url.shown} refuses a statement: {_said(error)}")

@@ -16,5 +16,9 @@ class StoreAway(StoreError):
     """A store that cannot be reached, or does not answer; a statement may have been carried out or not."""
 
 
+class StoreSlow(StoreAway):
+    """A store that does not answer in time; it may answer later."""
+
+
 class NoStore(StoreError):
     """A database without a store."""

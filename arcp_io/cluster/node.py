@@ -29,6 +29,7 @@ from .relay_header import KEY_BYTES
 from .relay_listener import RelayListener
 from .rows import NodeRow, Reading
 from .shards import Shards
+from .starting import first_answer
 
 if TYPE_CHECKING:
     from arcp_io.app import App
@@ -67,7 +68,8 @@ class Node:
 
         The store is made if there is none. Raises OSError when it cannot listen, ValueError for invalid
         arguments and a journal that is not a store, and StoreError for a store that cannot be reached or
-        used; when the store takes no record for too long, JournalFailed is raised.
+        used, or that does not answer within a minute; when the store takes no record for too long,
+        JournalFailed is raised.
         """
         from .store import PostgresStore
 
@@ -75,7 +77,7 @@ class Node:
             raise ValueError(f"a node is served over a PostgresStore as journal, not over {store!r}")
         entrance.check()
         _check(app, self)
-        await call_in_thread(store.open, name="arcp-io store")
+        await first_answer(store.open, name="arcp-io store")
         auditor = Auditor(app.audit, app.audit_bytes)
         try:
             async with open_loop() as loop:
@@ -222,8 +224,14 @@ async def _begun(app: App, store: PostgresStore, node: Node, loop: Loop, auditor
     )
     admitting.append(server.gateway)
     store.describe(address, key)
-    begun = since_boot()
-    reading = await call_in_thread(store.beat, name="arcp-io beat")
+    begun = 0
+
+    def beat() -> Reading:
+        nonlocal begun
+        begun = since_boot()
+        return store.beat()
+
+    reading = await first_answer(beat, name="arcp-io beat")
     await _check_addresses(store, address, reading, node.lease)
     beating.take(reading, begun=begun)
     beating.start()
@@ -265,7 +273,7 @@ async def _check_addresses(store: PostgresStore, address: str, reading: Reading,
     if not before:
         return
     await anyio.sleep(lease * 2 / 5)
-    again = await call_in_thread(store.read, name="arcp-io beat")
+    again = await first_answer(store.read, name="arcp-io beat")
     for row in again.nodes:
         if row.node in before and row.beat > before[row.node].beat:
             local = address if is_loopback(split_address(address)[0]) else row.address

@@ -31,6 +31,9 @@ class Proxy:
         self.statements = 0
         """Statements that were passed on."""
         self._down = False
+        self._flows = threading.Event()
+        self._flows.set()
+        self._left: int | None = None
         self._sockets: set[socket.socket] = set()
         self._mute: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -56,6 +59,15 @@ class Proxy:
         """Take connections again."""
         self._down = False
 
+    def hold(self, *, after: int = 0) -> None:
+        """Let new connections wait, once this number of further ones was passed on."""
+        self._left = after
+
+    def flow(self) -> None:
+        """Pass on the connections that wait, and new ones."""
+        self._left = None
+        self._flows.set()
+
     def silence(self) -> None:
         """Take what comes on the connections of now, and pass nothing on."""
         with self._lock:
@@ -70,6 +82,7 @@ class Proxy:
 
     def close(self) -> None:
         self._down = True
+        self.flow()
         self._listener.close()
         self.lose()
 
@@ -80,12 +93,23 @@ class Proxy:
                 if self._down:
                     client.close()
                     continue
+                self._wait_in_turn()
                 server = self._dial()
                 with self._lock:
                     self._sockets |= {client, server}
                 state = _Connection(self, client, server)
                 threading.Thread(target=state.from_client, daemon=True).start()
                 threading.Thread(target=state.from_server, daemon=True).start()
+
+    def _wait_in_turn(self) -> None:
+        if self._left is None:
+            return
+        if self._left:
+            self._left -= 1
+            return
+        self._flows.clear()
+        if self._left is not None:
+            self._flows.wait()
 
     def _dial(self) -> socket.socket:
         host, port = self._target
