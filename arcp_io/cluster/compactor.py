@@ -111,6 +111,8 @@ class Compactor:
             lane = compaction.lane
             if compaction.heals or lane.stored >= compaction.start or self._is_given_up(lane):
                 return compaction
+            if lane.healing:
+                return compaction  # Its records will not be stored before a heal: it is given up.
         return None
 
     def _is_given_up(self, lane: Lane) -> bool:
@@ -119,8 +121,10 @@ class Compactor:
     def _carry_out(self, compaction: Compaction) -> None:
         lane, kept = compaction.lane, None
         try:
-            if not self._is_given_up(lane):
-                kept = self._heal(compaction) if compaction.heals else self._compact(compaction)
+            if compaction.heals and not self._is_given_up(lane):
+                kept = self._heal(compaction)
+            elif not lane.healing and not self._is_given_up(lane):
+                kept = self._compact(compaction)
         except _Given:
             pass
         except StoreError as error:
@@ -130,16 +134,16 @@ class Compactor:
             failure.__cause__ = error
             self._writer.fail(lane, failure)
         compaction.compacted(kept)
-        if compaction.heals:
+        if compaction.heals or lane.healing:
             self._after_heal(lane)
 
     def _compact(self, compaction: Compaction) -> Amount:
         lane, start = compaction.lane, compaction.start
         mine = lane.mine
         generation = self._next_generation(lane, mine)
-        kept = self._write(compaction, mine, generation)
+        kept, count = self._write(compaction, mine, generation)
         self._certain(
-            lane, lambda db: statements.complete_compaction(db, lane.shard, mine, generation, start)
+            lane, lambda db: statements.complete_compaction(db, lane.shard, mine, generation, count, start)
         )
         return kept
 
@@ -148,16 +152,18 @@ class Compactor:
         lane.generation = max(lane.generation + 1, mine.epoch * GENERATIONS)
         return lane.generation
 
-    def _write(self, compaction: Compaction, mine: Claimed, generation: int) -> Amount:
-        """Write a snapshot as a generation that is not valid yet, and return its size."""
+    def _write(self, compaction: Compaction, mine: Claimed, generation: int) -> tuple[Amount, int]:
+        """Write a snapshot as a generation that is not valid yet; return its size and its number of rows."""
         lane = compaction.lane
         records = size = 0
+        count = 1
         for row in rows(compaction.snapshot, ROW_BYTES):
             self._add(lane, mine, generation, row)
             records += row.span
             size += row.size
+            count += 1
         self._add(lane, mine, generation, pack(records, ()))
-        return Amount(records, size)
+        return Amount(records, size), count
 
     def _add(self, lane: Lane, mine: Claimed, generation: int, row: Row) -> None:
         if self._is_given_up(lane):
@@ -167,7 +173,7 @@ class Compactor:
     def _certain(self, lane: Lane, statement: Callable[[Db], bool]) -> None:
         """Carry out a statement; raises StoreError if the shard is not ours, as the next append will find."""
         if not self._connection.run(statement):
-            raise StoreError("its row is not that of this owner any longer")
+            raise StoreError("its row is not that of this owner any longer, or the store went back")
 
     # A store that went back.
 
@@ -197,9 +203,11 @@ class Compactor:
             return None  # The owner has woken up, or the next beat of this node makes its row again.
         lane.generation = max(lane.generation, row.generation)
         generation = self._next_generation(lane, mine)
-        kept = self._write(compaction, mine, generation)
+        kept, count = self._write(compaction, mine, generation)
         lane.heal_start = start
-        self._certain(lane, lambda db: statements.complete_heal(db, lane.shard, mine, generation, start))
+        self._certain(
+            lane, lambda db: statements.complete_heal(db, lane.shard, mine, generation, count, start)
+        )
         self._healed(lane, mine.epoch, start)
         return kept
 

@@ -24,11 +24,15 @@ class Outcome(Enum):
 
 
 class Claimed(NamedTuple):
-    """The claim of a shard by a node; `healing` is the epoch that a heal under way may have set, or 0."""
+    """The claim of a shard by a node; `healing` is the last epoch of a heal under way, or 0."""
 
     node: str
     epoch: int
     healing: int = 0
+
+    def heals_under(self, epoch: int) -> bool:
+        """Return whether some attempt of the heal under way may have set this epoch of the node."""
+        return self.epoch < epoch <= self.healing
 
 
 def outcome(mine: Claimed, first: int, span: int, row: ShardRow | None, *, silent: bool) -> Outcome:
@@ -46,7 +50,7 @@ def outcome(mine: Claimed, first: int, span: int, row: ShardRow | None, *, silen
         if row.next == first:
             return Outcome.AGAIN
         return Outcome.HEAL if row.next < first else Outcome.FENCED
-    if mine.healing and (row.node, row.epoch) == (mine.node, mine.healing):
+    if row.node == mine.node and mine.heals_under(row.epoch):
         return Outcome.HEAL
     if row.epoch < mine.epoch:
         return Outcome.HEAL if row.node in (mine.node, None) or silent else Outcome.WAIT

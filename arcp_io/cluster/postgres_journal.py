@@ -171,8 +171,7 @@ class PostgresJournal:
 
     def owns(self, epoch: int) -> bool:
         """Return whether an epoch of this node is that of the journal, or of a heal under way."""
-        mine = None if self._lane is None else self._lane.mine
-        return epoch == self.epoch or (mine is not None and epoch == mine.healing)
+        return epoch == self.epoch or (self._lane is not None and self._lane.mine.heals_under(epoch))
 
     @property
     def heals(self) -> bool:
@@ -189,11 +188,27 @@ class PostgresJournal:
         if lane is not None and lane.idle and lane.failed is None and not lane.healing:
             self._store.writer.need_heal(lane)
 
+    def settled(self) -> bool:
+        """Return whether nothing is left to do before the journal is closed: it has failed, or the store has
+        all records, as a statement finds out.
+
+        If the store went back, the next `compact` heals it first. Blocks; raises StoreError.
+        """
+        lane = self._lane
+        if lane is None or lane.failed is not None:
+            return True
+        if not lane.idle or lane.healing:
+            return False
+        if self._store.confirm(lane):
+            return True
+        self.heal()
+        return False
+
     def close(self) -> None:
         """Close the journal, as Journal.close; the shard stays claimed.
 
         This waits until the store has the waiting records, or the journal fails. It cannot heal a store that
-        went back.
+        went back: wait until `settled` returns true before.
         """
         lane = self._lane
         if lane is None:

@@ -35,13 +35,15 @@ if TYPE_CHECKING:
     from arcp_io.server.audit_log import Auditor
 
     from .ownership import Ownership
-    from .rows import Reading
+    from .rows import Reading, ShardRow
     from .store import PostgresStore
 
 logger = logging.getLogger("arcp_io")
 
 HEARTBEAT_SEC: Final = 10
 """Seconds between heartbeats unless the App states them: how clients learn of a gateway that is frozen."""
+SETTLE_SEC: Final = 0.02
+"""Seconds between two looks whether the store has all records of a shard that is given away."""
 AGAIN_SEC: Final = 0.5
 """Seconds after which the restore of a shard is tried again that the store did not answer."""
 
@@ -212,11 +214,20 @@ class Shards:
             if mine and not self._ownership.holds(shard, row.epoch):
                 self._ownership.healed(shard, row.epoch, now=self._now())
             elif not mine and held.given_away is not None and begun > held.given_away:
-                self.lose(shard)
+                self._look_at_given_away(held, row)
             epoch, stored = held.before_beat
             held.lacking = mine and row.epoch == held.journal.epoch == epoch and row.next < stored
             if held.lacking:
                 self.heal(shard)
+
+    def _look_at_given_away(self, held: HeldShard, row: ShardRow) -> None:
+        """End a shard that another node has claimed; heal one whose claim the store has lost."""
+        owner = row.node
+        alone = owner in (None, self._store.node) or self._ownership.dead_beat(str(owner)) is not None
+        if row.epoch < held.journal.epoch and alone:
+            held.journal.heal()
+        else:
+            self.lose(held.shard)
 
     def open_doors(self) -> None:
         """Let the shards act for as long as the ownership says; others wait."""
@@ -301,6 +312,21 @@ class Shards:
             held.served.set()
             await held.leaving.wait()
             await server.hand_over(held.drain)
+            await self._settle(held)
+
+    async def _settle(self, held: HeldShard) -> None:
+        """Wait until the store has all records of a shard that is given away.
+
+        Its runtime has ended but still knows everything, and so heals a store that went back.
+        """
+        journal = held.journal
+        try:
+            while not held.lost:
+                if await call_in_thread(journal.settled, name="arcp-io settles"):
+                    break
+                await anyio.sleep(SETTLE_SEC)
+        except StoreError as error:
+            logger.warning("shard %d is given away before the store answers: %s", held.shard, error)
 
     async def _free(self, shard: int, epoch: int) -> None:
         """Release the row of a shard; without an answer a later reading orders it again."""

@@ -33,7 +33,8 @@ _APPEND: Final = (
 _MINE: Final = "shard = %s AND epoch = %s AND node = %s::uuid"
 _COMPLETE: Final = (
     "WITH owned AS (UPDATE arcp.shard SET {what} WHERE shard = %s AND epoch = %s AND node = %s::uuid"
-    " AND {condition} RETURNING shard),"
+    " AND {condition} AND %s = (SELECT count(*) FROM arcp.kept k WHERE k.shard = %s AND k.generation = %s)"
+    " RETURNING shard),"
     " gone AS (DELETE FROM arcp.record r USING owned o WHERE r.shard = o.shard AND {gone} RETURNING 1),"
     " old AS (DELETE FROM arcp.kept k USING owned o WHERE k.shard = o.shard AND k.generation <> %s"
     " RETURNING 1) SELECT shard FROM owned"
@@ -228,15 +229,23 @@ def add_kept(db: Db, shard: int, claimed: Claimed, generation: int, row: Row) ->
     return found.fetchone() is not None
 
 
-def complete_compaction(db: Db, shard: int, claimed: Claimed, generation: int, start: int) -> bool:
-    """Let a generation stand for all records below a number, if they are there; return whether it does."""
-    values = (start, generation, shard, claimed.epoch, claimed.node, start, start, generation)
+def complete_compaction(db: Db, shard: int, claimed: Claimed, generation: int, rows: int, start: int) -> bool:
+    """Let a generation of `rows` rows stand for all records below a number; return whether it does.
+
+    It does not if the store lacks some of these records or rows, since it went back meanwhile.
+    """
+    mine, kept = (shard, claimed.epoch, claimed.node), (rows, shard, generation)
+    values = (start, generation, *mine, start, *kept, start, generation)
     return db.execute(_COMPACTED, values).fetchone() is not None
 
 
-def complete_heal(db: Db, shard: int, claimed: Claimed, generation: int, number: int) -> bool:
-    """Let a generation stand for everything, and continue with a number; return whether it does."""
-    values = (number, number, generation, shard, claimed.epoch, claimed.node, generation)
+def complete_heal(db: Db, shard: int, claimed: Claimed, generation: int, rows: int, number: int) -> bool:
+    """Let a generation of `rows` rows stand for everything, and continue with a number.
+
+    Returns whether it does: not if the store lacks some of the rows, since it went back once more.
+    """
+    mine, kept = (shard, claimed.epoch, claimed.node), (rows, shard, generation)
+    values = (number, number, generation, *mine, *kept, generation)
     return db.execute(_HEALED, values).fetchone() is not None
 
 

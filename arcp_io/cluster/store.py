@@ -194,6 +194,12 @@ class PostgresStore:
             lambda db: statements.raise_version(db, lane.shard, lane.mine, record_version), again=True
         )
 
+    def confirm(self, lane: Lane) -> bool:
+        """Return whether the store has exactly the records of a lane that are known to be stored."""
+        return self._reader.run(
+            lambda db: statements.confirm(db, lane.shard, lane.mine, lane.stored), again=True
+        )
+
     def amounts(self, row: ShardRow) -> tuple[Amount, Amount]:
         """Return the amounts of the snapshot of a shard and of the records behind it."""
         return self._reader.run(lambda db: statements.amounts(db, row), again=True)

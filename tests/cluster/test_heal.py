@@ -9,6 +9,7 @@ import pytest
 
 from arcp_io.cluster import compactor, statements
 from arcp_io.cluster.connection import Db
+from arcp_io.cluster.errors import StoreAway
 from arcp_io.cluster.rows import ShardRow
 from arcp_io.cluster.store import PostgresStore
 from arcp_io.journal import Fenced, JournalFailed
@@ -243,6 +244,103 @@ def test_a_heal_that_is_cut_is_begun_again(
     owner.add(2)
     owner.settle()
     owner.close()
+    assert held_by(make_store(), 0) == owner.records
+
+
+def test_a_heal_goes_on_after_an_attempt_that_did_not_reach_the_store(
+    database: str, store: PostgresStore, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Continue under the epoch of the attempt before."""
+    monkeypatch.setattr(compactor, "HEAL_PAUSE", 0.01)
+    reclaim, complete, tried = statements.reclaim, statements.complete_heal, []
+
+    def second_fails(*arguments: Any) -> bool:
+        tried.append("claim")
+        if tried.count("claim") == 2:
+            raise StoreAway("for this test")
+        return reclaim(*arguments)
+
+    def first_fails(*arguments: Any) -> bool:
+        tried.append("end")
+        if tried.count("end") == 1:
+            raise StoreAway("for this test")
+        return complete(*arguments)
+
+    monkeypatch.setattr(statements, "reclaim", second_fails)
+    monkeypatch.setattr(statements, "complete_heal", first_fails)
+    owner = Owner(store, 0)
+    owner.add(3)
+    owner.settle()
+    state = State(database)
+    owner.add(3)
+    owner.settle()
+    state.come_back()
+    owner.add(1)
+    owner.settle()
+    owner.close()
+    assert (owner.failures, tried) == ([], ["claim", "end", "claim", "claim", "end"])
+    assert held_by(make_store(), 0) == owner.records
+
+
+def test_a_snapshot_that_waits_for_records_is_given_up_for_a_heal(
+    database: str, store: PostgresStore, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Give it up, as the store takes no record before the heal: both would wait for ever."""
+    monkeypatch.setattr(compactor, "HEAL_PAUSE", 0.01)
+    owner = Owner(store, 0)
+    owner.add(3)
+    owner.settle()
+    state = State(database)
+    owner.add(3)
+    owner.settle()
+    state.come_back()
+    with store.writer.condition:  # Nothing is sent before the snapshot is given.
+        owner.add(2)
+        owner.journal.compact(list(owner.records))
+    owner.settle()
+    owner.add(1)
+    owner.settle()
+    owner.close()
+    assert (owner.failures, owner.told[-1]) == ([], 9)
+    assert held_by(make_store(), 0) == owner.records
+
+
+@pytest.mark.parametrize("heals", [False, True])
+def test_a_snapshot_of_which_the_store_lost_a_row_does_not_stand(
+    heals: bool,
+    database: str,
+    store: PostgresStore,
+    make_store: MakeStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Write it again: the store may fail over between two rows behind a pooler that keeps connections."""
+    monkeypatch.setattr(compactor, "rows", lambda records, least: rows_module.rows(records, 20))
+    monkeypatch.setattr(compactor, "HEAL_PAUSE", 0.01)
+    name, lost = ("complete_heal" if heals else "complete_compaction"), []
+    complete = getattr(statements, name)
+
+    def lose_a_row(db: Db, *arguments: Any) -> bool:
+        if not lost:
+            lost.append(db.execute("DELETE FROM arcp.kept WHERE first = 0 RETURNING 1").fetchone())
+        return bool(complete(db, *arguments))
+
+    monkeypatch.setattr(statements, name, lose_a_row)
+    owner = Owner(store, 0)
+    owner.add(5)
+    owner.settle()
+    state = State(database)
+    if heals:
+        owner.add(3)
+        owner.settle()
+        state.come_back()
+        owner.add(1)
+    else:
+        owner.journal.compact(list(owner.records))
+        owner.wait(lambda: not owner.journal._compacting)
+        owner.add(1)
+    owner.settle()
+    owner.close()
+    assert (owner.failures, lost) == ([], [(1,)])
     assert held_by(make_store(), 0) == owner.records
 
 

@@ -148,6 +148,35 @@ async def test_a_shard_is_healed_before_its_node_gives_it_away(database: str, ma
         ]
 
 
+async def test_a_shard_that_is_given_away_at_once_is_healed_first(
+    database: str, make_store: MakeStore
+) -> None:
+    """Check that no told record is lost when a node stops right after a failover, before a beat notices."""
+    first, second = make_store(shards=1), make_store(shards=1)
+    async with beaten(make_app(), first, lease=1_000.0) as one:
+        one.ownership.claimed(0, 1, now=0)
+        assert first.claim(0, 0, RECORD_VERSION) == (1, 0)
+        one.shards.begin(0, 1)
+        async with websocket(await one.url(0)) as peer:
+            welcome = await peer.hello()
+            state = await call_in_thread(lambda: State(database), name="test")
+            await peer.submit("echo", "x")
+            before = [*await peer.until("job.result")]
+        server = one.shards.server(0)
+        assert server is not None
+        await until(lambda: server.counts().connections == 0)
+        await call_in_thread(state.come_back, name="test")
+        one.shards.give_all(0.0)
+        await until(lambda: len(one.shards) == 0)
+        assert (await one.row(0)).epoch == 2
+    async with beaten(make_app(), second) as two, websocket(await two.url(0)) as peer:
+        await peer.resume(welcome, 0, token=None)
+        again = await peer.until("job.result")
+        assert [message for message in again if "event_seq" in message] == [
+            message for message in before if "event_seq" in message
+        ]
+
+
 async def test_a_zombie_stores_nothing_and_says_nothing(make_store: MakeStore) -> None:
     store, thief = make_store(shards=1), make_store(shards=1)
     async with beaten(make_app(), store, lease=1_000.0) as node:

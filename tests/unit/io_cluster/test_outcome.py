@@ -51,3 +51,11 @@ def test_a_row_tells_the_outcome(found: ShardRow | None, silent: bool, expected:
 )
 def test_a_heal_under_way_knows_its_own_epoch(found: ShardRow, expected: Outcome) -> None:
     assert outcome(MINE._replace(healing=6), 10, 3, found, silent=False) is expected
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [(row(ME, 6, 0), Outcome.HEAL), (row(ME, 7, 0), Outcome.HEAL), (row(OTHER, 6, 0), Outcome.FENCED)],
+)
+def test_a_heal_knows_the_epochs_of_all_its_attempts(found: ShardRow, expected: Outcome) -> None:
+    assert outcome(MINE._replace(healing=7), 10, 3, found, silent=False) is expected
