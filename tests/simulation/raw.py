@@ -133,7 +133,7 @@ class RawClient:
 
     def _resume(self, token: str, cursor: int, form: int, *, replies: bool = False) -> None:
         self.last = cursor
-        asked = {"resume_token": token, "last_event_seq": cursor}
+        asked = {"resume_token": self.world.relabelled(token), "last_event_seq": cursor}
         if replies:
             asked["replies"] = True
         hello = self._hello(f"token of {self.actor.principal}")

@@ -154,6 +154,8 @@ class Work:
     """A runtime has handed the job over, and its agent has not started again."""
     never_stops: bool = False
     provisioned: bool = False
+    drained: bool = False
+    """Whether it was stopped since the time of a hand-over had ended."""
     """Credentials of the job were requested after it was accepted."""
     closes: bool = False
     """The last piece of the result is published when the children of the job have ended."""
@@ -324,6 +326,8 @@ class Truth:
         self.jobs: dict[str, Work] = {}
         self.keeps_all = keeps_all
         """The run has no journal, and no crash."""
+        self.drained_at: int | None = None
+        """When the time for running jobs ends of a runtime that hands over; None while none does."""
         self.kept_jobs: set[str] = set()
         self.kept_marks: dict[str, set[int]] = {}
         self.kept_ends: set[str] = set()
@@ -437,6 +441,7 @@ class Truth:
             reasons = {
                 "the runtime was restarted": work.restarted and not work.kept,
                 "agent stopped": work.stopped,
+                "the runtime is shutting down": work.drained,
                 "no money": work.provisioned,
                 "credentials were not issued in time": work.provisioned,
             }

@@ -12,6 +12,7 @@ from arcp_proto.ids import SECOND
 from arcp_proto.limits import Limits
 from arcp_proto.server.jobs.job import Terms
 from arcp_proto.server.journal import records as facts
+from arcp_proto.server.sessions.admission_control import SHUTTING_DOWN
 from tests.reference.visibility import right
 from tests.reference.wire import CREDENTIALS
 
@@ -66,6 +67,8 @@ class Works:
                 self._world.truth.jobs[job_id].started_at = self._world.now
             case facts.OutcomeFixed(job_id=job_id, outcome=outcome):
                 self._world.deadlines.fixed(self._world.truth.jobs[job_id], outcome.code)
+                if outcome.message == SHUTTING_DOWN:
+                    self._drained(self._world.truth.jobs[job_id])
             case facts.CredentialRequested(job_id=job_id) if job_id in self._world.truth.jobs:
                 self._world.truth.jobs[job_id].provisioned = True
             case facts.KeyForgotten(principal=principal, key=key):
@@ -113,6 +116,16 @@ class Works:
         credentials = {CREDENTIALS} if self._world.options.credentials else set()
         above = set() if terms.parent_job_id is None else self._world.truth.jobs[terms.parent_job_id].others
         return frozenset(credentials | above | ({"cost.budget"} & terms.lease.keys()))
+
+    def _drained(self, work: Work) -> None:
+        """Check that a job is stopped for the end of its runtime only when the time to drain is over (I2)."""
+        until = self._world.truth.drained_at
+        ensure(
+            until is not None and self._world.now >= until,
+            "I2",
+            f"{work.job_id} is stopped before the time to drain is over",
+        )
+        work.drained = True
 
     def _key_forgotten(self, principal: str, key: str) -> None:
         job_id = self._keys.pop((principal, key), None)

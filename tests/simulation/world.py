@@ -274,6 +274,10 @@ class World:
         self.host.accept(link, lines, honest)
         return link
 
+    def relabelled(self, token: str) -> str:
+        """Return the resume token that a raw client shows in place of this one."""
+        return token
+
     def labelled(self, job_id: str, label: str) -> None:
         """Check that the job that answers a submit is the one that the client asked for (I7)."""
         self.works.answered(job_id, label)

@@ -28,7 +28,6 @@ from .node import Node, Service
 from .scribe import Scribe
 from .shard_world import ShardService, ShardWorld
 from .store import Store
-from .table import Entry
 
 START: Final = 10**6 * SECOND
 MOST_EVENTS: Final = 400_000
@@ -188,14 +187,14 @@ class Cluster:
         else:
             told.append(data)
 
-    def check_read(self, shard: int, entries: tuple[Entry, ...]) -> None:
+    def check_read(self, shard: int, datas: list[bytes]) -> None:
         """Check that the records that a new owner reads begin with those that readers were told (C4, C8)."""
-        self.note("shard", f"{shard} is read: {len(entries)} records; {len(self.told[shard])} were told")
-        told, datas = self.told[shard], [entry.data for entry in entries]
+        self.note("shard", f"{shard} is read: {len(datas)} records; {len(self.told[shard])} were told")
+        told = self.told[shard]
         if shard in self.store.table.went_back and datas[: len(told)] != told:
             # "Owner dead as well: sessions are as of the standby".
             self.count("as of the standby")
-            self.told[shard] = datas
+            self.told[shard] = list(datas)
             self.store.table.went_back.discard(shard)
             return
         ensure(
@@ -203,14 +202,16 @@ class Cluster:
             "C4",
             f"the new owner of shard {shard} lacks records that readers were told",
         )
-        self.told[shard] = datas  # Readers resume, and are told the other records.
+        self.told[shard] = list(datas)  # Readers resume, and are told the other records.
 
     # Faults.
 
-    def fail_over(self, behind: int) -> None:
-        """Replace the store by a standby that lacks some commits, at most once between two times of rest."""
+    def fail_over(self, behind: int, *, again: bool = False) -> None:
+        """Replace the store by a standby that lacks some commits; at most once between two times of rest,
+        unless it does so `again`.
+        """
         before = dict(self.store.table.shards)
-        if not self._failed_over and self.store.table.fail_over(behind):
+        if (again or not self._failed_over) and self.store.table.fail_over(behind):
             self.note("store", f"fails over to a standby that is {behind} behind")
             self.count("failed over")
             self._failed_over = True
@@ -224,10 +225,8 @@ class Cluster:
         if shard in self.unsettled:
             self.unsettled[shard] = min(self.unsettled[shard], self.now + self.lease)
 
-    def healed(self, shard: int, entries: tuple[Entry, ...]) -> None:
+    def healed(self, shard: int, datas: list[bytes]) -> None:
         """Take the records that an owner has written again; a later owner may have told more."""
-        datas = [entry.data for entry in entries]
-        self.owned(shard)
         if datas[: len(self.told[shard])] != self.told[shard]:
             ensure(
                 shard in self.unsettled,

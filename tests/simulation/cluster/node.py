@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from arcp_io.cluster.decisions import Claim, Claimed, Decision, Forget, Heal, Lost, Release
 from arcp_io.cluster.ownership import Ownership
-from arcp_io.cluster.rows import NodeRow, Reading, ShardRow
+from arcp_io.cluster.rows import NodeRow, Reading
 from arcp_proto.ids import SECOND
 
+from ..broken import ensure
 from .table import Table
+from .writer import Writer
 
 if TYPE_CHECKING:
     from .cluster import Cluster
@@ -22,30 +24,29 @@ T = TypeVar("T")
 class Service(Protocol):
     """The service of one shard on its owner, from a claim to its end."""
 
-    idle: bool
-    """Whether the shard has no unfinished job."""
-    used: bool
-    """Whether the shard has sessions."""
+    given_away: bool
+    """Whether the node gives the shard away."""
 
-    def stop(self, done: Callable[[], None]) -> None:
-        """Stop: store all records first, then call `done`."""
+    @property
+    def idle(self) -> bool:
+        """Whether the shard is served and has no unfinished job."""
+
+    @property
+    def used(self) -> bool:
+        """Whether the shard has sessions."""
+
+    @property
+    def writer(self) -> Writer | None:
+        """The writer of the records, once the shard is restored."""
+
+    def give_away(self, drain: int, done: Callable[[], None]) -> None:
+        """Give running jobs time, store all records, then call `done`; a later call may shorten the time."""
 
     def kill(self) -> None:
         """End at once, since another node owns the shard or the process dies."""
 
-    def heal(self, order: Heal) -> None:
-        """Write again the records that the store has lost."""
-
     def thaw(self) -> None:
         """Continue, since the node may act again."""
-
-    @property
-    def heals(self) -> bool:
-        """Whether a heal is under way, so that the shard is not given away."""
-
-    @property
-    def stored(self) -> tuple[int, int]:
-        """The epoch under which records are stored, and the number below which they are durable."""
 
 
 class Node:
@@ -67,7 +68,11 @@ class Node:
         self.services: dict[int, Service] = {}
         self.id = ""
         self.ownership = self._owns()
-        self._stopping: dict[int, Service] = {}
+        self._given_at: dict[int, int] = {}
+        """When the node began to give its shards away."""
+        self._lacking: set[int] = set()
+        """Shards of which the store lacks records that were durable before the last beat."""
+        self._has_row = False
         self._queue: deque[tuple[int, Callable[..., None], tuple[Any, ...]]] = deque()
         self._zero = self._offset = self._rate = 0
         self._ids = 0
@@ -113,11 +118,12 @@ class Node:
         self._zero, self._offset = cluster.now, cluster.pick(10**6) * SECOND
         self._rate = 9_900 + cluster.pick(201)
         self.ownership = self._owns()
-        self._enter()
+        self._has_row = False
+        self._poll()
 
-    def _enter(self) -> None:
-        row = NodeRow(self.id, self.address, b"", 0, False, str(self.record_version))
-        self.ask(lambda table: table.enter(row), lambda _: self._poll(), self._enter)
+    @property
+    def _row(self) -> NodeRow:
+        return NodeRow(self.id, self.address, b"", 0, self.ownership.draining, str(self.record_version))
 
     def die(self) -> None:
         """Kill the process."""
@@ -152,11 +158,16 @@ class Node:
         if self.well_since is not None:
             self.well_since = max(self.well_since, self.cluster.now + wait)
 
-    def drain(self) -> None:
-        """Drain the node: it gives all its shards away."""
+    def drain(self, seconds: int) -> None:
+        """Drain the node: it gives all its shards away, and running jobs get a time."""
         if self.up:
             self.draining = True
             self.ownership.drain()
+            self.deliver(self.life, self._give_all, seconds * SECOND)
+
+    def _give_all(self, drain: int) -> None:
+        for shard in list(self.services):
+            self._give_away(shard, drain)
 
     def deliver(self, life: int, what: Callable[..., None], *arguments: Any) -> None:
         """Deliver a message now, or when the process is resumed."""
@@ -181,7 +192,7 @@ class Node:
         """Return whether the node acts for a shard at this moment (C6)."""
         if not self.up or self.paused or shard not in self.services:
             return False
-        return self.ownership.may_act(self.clock, shard)
+        return self.ownership.may_act(self.clock, None if self.services[shard].given_away else shard)
 
     @property
     def may_act(self) -> bool:
@@ -191,11 +202,15 @@ class Node:
     # Beats.
 
     def _poll(self) -> None:
-        begun, me, draining = self.clock, self.id, self.draining
-        stored = {shard: service.stored for shard, service in self.services.items()}
+        begun, row, has_row = self.clock, self._row, self._has_row
+        before = {
+            shard: (service.writer.epoch, service.writer.lane.stored)
+            for shard, service in self.services.items()
+            if service.writer is not None
+        }
         self.ask(
-            lambda table: table.beat(me, draining),
-            lambda reading: self._seen(reading, begun, stored),
+            lambda table: table.beat(row, has_row=has_row),
+            lambda reading: self._seen(reading, begun, before),
             lambda: self._missed(begun),
         )
 
@@ -206,15 +221,11 @@ class Node:
     def _poll_at(self, clock: int) -> None:
         self.cluster.at(max(self.cluster.now + 1, self._when(clock)), self.deliver, self.life, self._poll)
 
-    def _seen(self, reading: Reading, begun: int, stored: dict[int, tuple[int, int]]) -> None:
-        held = not self.may_act
-        owns = self.ownership
-        lacking = self._look_for_losses(reading, stored)
-        idle = [
-            shard
-            for shard, service in self.services.items()
-            if service.idle and shard not in lacking and not service.heals
-        ]
+    def _seen(self, reading: Reading, begun: int, before: dict[int, tuple[int, int]]) -> None:
+        held, owns = not self.may_act, self.ownership
+        self._has_row = any(row.node == self.id for row in reading.nodes)
+        self._look(reading, begun, before)
+        idle = [shard for shard, service in self.services.items() if self._is_idle(shard, service)]
         used = [shard for shard in idle if self.services[shard].used]
         decisions = owns.seen(
             reading.nodes, reading.shards, begun=begun, now=self.clock, idle=idle, used=used
@@ -222,30 +233,36 @@ class Node:
         for decision in decisions:
             self.cluster.decided(self, decision)
             self._carry_out(decision)
-        if self.id not in {row.node for row in reading.nodes}:
-            self._enter()
-            return
         if held:
             self._thaw()
         self._poll_at(owns.next_poll)
 
-    def _look_for_losses(self, reading: Reading, stored: dict[int, tuple[int, int]]) -> set[int]:
-        """Heal shards of which the store lacks records that were durable before the beat; return them.
+    def _is_idle(self, shard: int, service: Service) -> bool:
+        """Return whether a shard may be given away: it has no unfinished job, and no heal is due."""
+        writer = service.writer
+        return service.idle and shard not in self._lacking and writer is not None and not writer.heals
 
-        Tell the ownership about heals of which the answer has not come yet.
-        """
-        lacking = set()
+    def _look(self, reading: Reading, begun: int, before: dict[int, tuple[int, int]]) -> None:
+        """Tell the ownership about heals, and notice shards that are lost, or that lack durable records."""
+        self._lacking.clear()
         for row in reading.shards:
             service = self.services.get(row.shard)
-            epoch, number = stored.get(row.shard, (0, 0))
-            if service is None or row.node != self.id:
+            writer = None if service is None else service.writer
+            if service is None or writer is None:
                 continue
-            if service.heals and row.epoch == service.stored[0] + 1:
+            mine = row.node == self.id and writer.owns(row.epoch)
+            epoch, stored = before.get(row.shard, (0, 0))
+            if mine and not self.ownership.holds(row.shard, row.epoch):
                 self.ownership.healed(row.shard, row.epoch, now=self.clock)
-            elif service.stored[0] == row.epoch == epoch and row.next < number:
-                lacking.add(row.shard)
-                service.heal(Heal(row.shard, row.epoch, None, 0))
-        return lacking
+            elif not mine and service.given_away and begun > self._given_at[row.shard]:
+                alone = row.node in (None, self.id) or self.ownership.dead_beat(str(row.node)) is not None
+                if row.epoch < writer.epoch and alone:
+                    writer.heal()
+                else:
+                    self.kill(row.shard)
+            if mine and row.epoch == writer.epoch == epoch and row.next < stored:
+                self._lacking.add(row.shard)
+                writer.heal()
 
     def _thaw(self) -> None:
         if self.up and not self.paused and self.may_act:
@@ -258,42 +275,45 @@ class Node:
                 me = self.id
                 self.ask(
                     lambda table: self._claim(table, me, decision),
-                    self._claimed,
+                    lambda found: self._claimed(decision.shard, found),
                     lambda: None,
                 )
             case Claimed(shard=shard, epoch=epoch):
                 self._serve(shard, epoch)
             case Release(shard=shard, epoch=epoch):
-                self._release(shard, epoch)
+                if shard in self.services:
+                    self._give_away(shard, 0)
+                else:
+                    self._free(shard, epoch)
             case Lost(shard=shard):
                 self.kill(shard)
             case Heal(shard=shard):
-                if shard in self.services:
-                    self.services[shard].heal(decision)
-            case Forget():
-                self.ask(lambda table: table.forget(decision), lambda _: None, lambda: None)
+                writer = self.services[shard].writer if shard in self.services else None
+                if writer is not None:
+                    writer.heal()
+            case Forget(node=node, beat=beat):
+                self.ask(lambda table: table.forget(node, beat), lambda _: None, lambda: None)
 
-    def _claim(self, table: Table, me: str, order: Claim) -> ShardRow | None:
-        owner = table.shards[order.shard].node
-        row = table.claim(me, order, self.record_version)
-        if row is not None:
+    def _claim(self, table: Table, me: str, order: Claim) -> tuple[int, int] | None:
+        row, version = table.shards[order.shard], self.record_version
+        found = table.claim(order.shard, order.epoch, me, version, order.owner, order.beat, order.named)
+        seen = (row.epoch, row.node or "") == (order.epoch, order.named)
+        ensure(
+            not seen or row.record_version <= version,
+            "C3",
+            f"{me} claims a shard whose records it cannot read: {row}",
+        )
+        if found is not None:
             self.cluster.owned(order.shard)
-            if owner is not None:
-                self.cluster.taken_over(self, owner, order)
-        return row
+            if row.node is not None:
+                self.cluster.taken_over(self, row.node, order)
+        return found
 
-    def _claimed(self, row: ShardRow | None) -> None:
-        if row is not None and row.epoch > self.ownership.held.get(row.shard, 0):
-            self.ownership.claimed(row.shard, row.epoch, now=self.clock)
-            self._serve(row.shard, row.epoch)
-
-    def healed(self, shard: int, epoch: int) -> None:
-        """Take a heal of a shard, which has a new epoch."""
-        self.ownership.healed(shard, epoch, now=self.clock)
-
-    def holds(self, shard: int, epoch: int) -> bool:
-        """Return whether the ownership still has a shard under this epoch."""
-        return self.ownership.holds(shard, epoch)
+    def _claimed(self, shard: int, found: tuple[int, int] | None) -> None:
+        if found is None or found[0] <= self.ownership.held.get(shard, 0) or self.ownership.draining:
+            return
+        self.ownership.claimed(shard, found[0], now=self.clock)
+        self._serve(shard, found[0])
 
     def fenced(self, shard: int, epoch: int) -> None:
         """Give a shard up, since an append was refused."""
@@ -303,34 +323,37 @@ class Node:
     # Shards.
 
     def _serve(self, shard: int, epoch: int) -> None:
+        service = self.services.get(shard)
+        writer = None if service is None or service.given_away else service.writer
+        if writer is not None and writer.epoch == epoch:
+            return
         self.kill(shard)
         self.services[shard] = self.cluster.serve(self, shard, epoch)
 
-    def _release(self, shard: int, epoch: int) -> None:
-        if shard in self._stopping:
-            return
-        service = self.services.pop(shard, None)
-        if service is None:
-            self._give(shard, epoch)
-            return
-        self._stopping[shard] = service
-        service.stop(lambda: self._stopped(shard, epoch))
+    def _give_away(self, shard: int, drain: int) -> None:
+        self._given_at.setdefault(shard, self.clock)
+        service = self.services[shard]
+        service.give_away(drain, lambda: self._given_away(shard, service))
 
-    def _stopped(self, shard: int, epoch: int) -> None:
-        self._stopping.pop(shard, None)
-        self._give(shard, epoch)
+    def _given_away(self, shard: int, service: Service) -> None:
+        """Release a shard whose records are all stored."""
+        assert service.writer is not None
+        if self.services.get(shard) is service:
+            self.ownership.leaves(shard, now=self.clock)
+            self.kill(shard)
+            self._free(shard, service.writer.epoch)
 
-    def _give(self, shard: int, epoch: int) -> None:
+    def _free(self, shard: int, epoch: int) -> None:
         me = self.id
-        self.ask(lambda table: table.release(me, shard, epoch), lambda _: None, lambda: None)
+        self.ask(lambda table: table.release(shard, epoch, me), lambda _: None, lambda: None)
 
     def kill(self, shard: int) -> None:
         """End the service of a shard at once."""
-        for services in (self._stopping, self.services):
-            service = services.pop(shard, None)
-            if service is not None:
-                service.kill()
+        self._given_at.pop(shard, None)
+        service = self.services.pop(shard, None)
+        if service is not None:
+            service.kill()
 
     def _kill_all(self) -> None:
-        for shard in [*self.services, *self._stopping]:
+        for shard in list(self.services):
             self.kill(shard)

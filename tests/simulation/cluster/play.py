@@ -122,7 +122,7 @@ def _carry_out(cluster: Cluster, move: Move) -> None:
         case "cut" | "join":
             node.cut_off(move.kind == "cut")
         case "drain":
-            node.drain()
+            node.drain(move.b % 20)
         case "outage":
             store.down = True
             cluster.run(move.b % 300 * SECOND // 10)

@@ -89,7 +89,7 @@ def _fault(cluster: Cluster, dice: random.Random) -> None:
         case "cut" | "join":
             node.cut_off(kind == "cut")
         case "drain":
-            node.drain()
+            node.drain(dice.randrange(20))
         case "outage":
             store.down = True
             cluster.run(dice.randrange(15_000) * MILLISECOND)
@@ -99,10 +99,10 @@ def _fault(cluster: Cluster, dice: random.Random) -> None:
         case "slow":
             store.latency = dice.choice((0, 20, 400)) * MILLISECOND
         case "fail_over":
-            _fail_over(cluster, dice.randrange(40))
+            _fail_over(cluster, dice, dice.randrange(40), dice.randrange(4))
 
 
-def _fail_over(cluster: Cluster, behind: int) -> None:
+def _fail_over(cluster: Cluster, dice: random.Random, behind: int, again: int) -> None:
     """Let a standby take over that lacks records of owners that are well, and let these heal what is lost.
 
     Without its owner such a record is lost for good, as the documentation says, and the judge knows of no
@@ -114,5 +114,15 @@ def _fail_over(cluster: Cluster, behind: int) -> None:
         return
     store.late = store.loses = 0
     cluster.fail_over(min(behind, store.table.commits_without_claims()))
+    if again < 2:
+        # A heal is several statements: the store fails over, or its node pauses, between two of them.
+        cluster.run(dice.randrange(2_000) * MILLISECOND)
+        node = dice.choice(cluster.nodes)
+        if again and not node.paused:
+            node.pause()
+            cluster.run(dice.randrange(cluster.lease // 2))
+            node.resume()
+        elif not again:
+            cluster.fail_over(min(1 + dice.randrange(8), store.table.commits_without_claims()), again=True)
     cluster.run(BEFORE_HEALED)
     store.late, store.loses = trouble

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from arcp_io.cluster.decisions import Heal
-from arcp_io.cluster.rows import ShardRow
 from arcp_proto import Connection, Framing
 from arcp_proto.engine.output import Output
-from arcp_proto.ids import MILLISECOND
+from arcp_proto.ids import MILLISECOND, SECOND
 from arcp_proto.server.journal.records import Record, decode_record, encode_record
+from arcp_proto.server.runtime import Runtime
 
 from .. import bounds
 from ..agents import Agents
@@ -27,14 +26,24 @@ from ..journal import Journal
 from ..network import Link, Socket
 from ..plan import Move, Plan
 from ..world import MOVES, World
-from .table import Appended, Entry
+from .table import Contents
+from .writer import Writer
 
 if TYPE_CHECKING:
     from .cluster import Cluster
     from .node import Node
 
-LEFT_OUT: Final = ("crash", "compact", "slow_disk", "step_clock")
-"""Moves of a world that are left out, since its nodes have faults of their own."""
+LEFT_OUT: Final = ("crash", "hand_over", "slow_disk", "step_clock")
+"""Moves of a world that are left out, since its nodes and its store do the same by themselves.
+
+A node that dies or is paused is a `crash`, and one that drains or has too many shards is a `hand_over`: both
+need another owner, which such a move does not have. A store that is slow or down is a `slow_disk`. The wall
+clock of a shard is that of all its owners: `step_clock` would set the clocks of nodes that do not own it.
+"""
+COMPACTS: Final = 2
+"""The percentage of moves after which a shard is compacted, besides the moves that do."""
+RELABELS: Final = 10
+"""The percentage of resumes in which a raw client shows its token with the label of another shard."""
 OF_CLIENTS: Final = (
     *("submit", "cancel", "subscribe", "unsubscribe", "list_jobs", "take_in", "wait", "drop", "half_close"),
     *("stall", "unstall", "kill_client", "close_session", "leave", "refuse_dials", "page", "watch_other"),
@@ -79,6 +88,7 @@ class ShardHost(Host):
         self.config = msgspec.structs.replace(self.config, label=f"s{shard}")
         self.up = False
         self._first = True
+        self._draining = False
 
     def accept(self, link: Link, lines: bool, honest: bool) -> None:
         framing = Framing.LINES if lines else Framing.MESSAGES
@@ -110,6 +120,40 @@ class ShardHost(Host):
         self._principals.clear()
         self.agents = Agents(self)
 
+    def hand_over_within(self, drain: int) -> None:
+        """Hand over to the next owner once no agent runs; agents get a time, in nanoseconds."""
+        if not self._draining:
+            self._draining = True
+            self.world.count("hand over")
+        until = self.world.now + drain
+        self.world.truth.drained_at = min(until, self.world.truth.drained_at or until)
+        self.runtime.hand_over(drain / SECOND, now=self.now)
+        self.take()
+
+    def _handed_over(self, life: int) -> None:
+        assert isinstance(self.world, ShardWorld)
+        if life == self.life and self.up and self.world.service is not None:
+            self.world.service.handed_over()
+
+    def compact(self) -> None:
+        """Give the store a snapshot, which has to restore the same state as all records (I3)."""
+        assert isinstance(self.world, ShardWorld)
+        service = self.world.service
+        if not self.up or service is None or service.writer is None or self._settling or self.world.frozen:
+            return
+        self.take()
+        if self.up and not service.over:
+            service.give_snapshot(service.writer)
+
+    def snapshot(self, records: Sequence[Record]) -> list[bytes]:
+        """Return a snapshot of the runtime, which has to restore the same state as its records do (I3)."""
+        snapshot = self.runtime.snapshot()
+        seed, now, unix = self.world.seed(), self.now, self.unix
+        one = Runtime.restore(self.config, records, seed=seed, now=now, unix=unix)
+        other = Runtime.restore(self.config, snapshot, seed=seed, now=now, unix=unix)
+        ensure(one.snapshot() == other.snapshot(), "I3", "a snapshot restores another state")
+        return [encode_record(record) for record in snapshot]
+
     def come_up(self, durable: int) -> None:
         """Restore the runtime on another owner; `durable` counts the durable records of the last runtime."""
         world = self.world
@@ -120,118 +164,76 @@ class ShardHost(Host):
             world.works.crash()
             world.gateway.crash()
             world.promises.crash(durable)
-        self._first = False
+        self._first = self._draining = False
+        world.truth.drained_at = None
         self._start()
 
 
 class ShardJournal(Journal):
-    """The records of a shard; those of the present runtime begin at `base`."""
+    """The records of a shard; `kept` has all that were ever durable, those of the present runtime from `base`
+    on.
+    """
 
     def __init__(self, world: ShardWorld) -> None:
         super().__init__(world)
         self.base = 0
-        self.heals = False
-        """Whether a snapshot is on its way in place of records."""
+        self.snapshots: dict[int, tuple[int, list[bytes]]] = {}
+        """The snapshots that were made, each with the number of the first record behind it."""
+        self._restored: list[bytes] = []
+        """The records from which the present runtime was restored."""
         self._shard_world = world
 
+    def append(self, records: Sequence[Record]) -> None:
+        """Append records; the writer of the owner stores them."""
+        super().append(records)
+        service = self._shard_world.service
+        if service is not None and service.writer is not None and not service.over:
+            service.writer.append([data for data, _ in self._open[-len(records) :]])
+
     def sync(self) -> None:
-        if not self._syncing and self._open and not self.heals:
-            self._syncing = len(self._open)
-            self._append()
+        """Do nothing: the writer stores records by itself."""
 
-    @property
-    def waits(self) -> bool:
-        """Whether some record is not stored yet."""
-        return bool(self._open)
+    def durable(self, number: int) -> None:
+        """Note that all records below a number are stored."""
+        self._keep(number - self.base - self.count)
 
-    def store_rest(self) -> None:
-        """Store all records; an append whose answer has not come is sent again."""
-        if self._syncing:
-            self._append()
-        self.sync()
+    def everything(self) -> list[Record]:
+        """Return what the present runtime was restored from, and all that it has made."""
+        made = [*self.kept[self.base :], *(data for data, _ in self._open)]
+        return [decode_record(data) for data in (*self._restored, *made)]
 
-    def is_of(self, life: int) -> bool:
-        """Return whether an append was sent in this life: no snapshot and no other owner has come since."""
-        return life == self._life
-
-    def _append(self) -> None:
-        service = self._shard_world.service
-        if service is not None:
-            first = self.base + self.count
-            datas = tuple(data for data, _ in self._open[: self._syncing])
-            service.append(first, datas, self._life)
-
-    def appended_at(self, end: int, life: int, answer: Appended) -> None:
-        """Take the answer of an append, which may be one that was sent again."""
-        service = self._shard_world.service
-        if life != self._life or service is None or end != self.base + self.count + self._syncing:
-            return
-        row = answer.row
-        if (row.epoch, row.node) != (service.epoch, service.me):
-            service.fenced()
-        elif row.next < self.base + self.count:
-            service.heal(Heal(row.shard, row.epoch, None, 0))
-        elif row.next == end:
-            count, self._syncing = self._syncing, 0
-            self._keep(count)
-            self._world.host.persisted(self.count)
-            self.sync()
-            service.when_stored()
-        else:
-            ensure(
-                row.next == self.base + self.count,
-                "C2",
-                f"the row is {row}, but its owner has records to {end}",
-            )
-            self._append()
-
-    def begin_heal(self) -> int:
-        """Append nothing more until a snapshot of all that is made is stored; return how many records it has.
-
-        The answer of an append that is under way says nothing any longer.
-        """
-        self.heals, self._syncing = True, 0
-        self._life += 1
-        return self.appended
-
-    def end_heal(self, snapshot: Sequence[bytes], count: int) -> None:
-        """Go on behind a snapshot that holds `count` records of the present runtime."""
-        self.heals = False
-        self._keep(count - self.count)
-        self.kept, self.base = list(snapshot), len(snapshot) - self.count
-        self._world.host.persisted(self.count)
-        self.sync()
-
-    def give_heal_up(self) -> None:
-        """Go on without a snapshot that the store did not take."""
-        self.heals = False
-        self.sync()
-
-    def settle(self, entries: Sequence[Entry]) -> int:
+    def settle(self, found: Contents) -> int:
         """Take what the next owner has read; return how many records of the last runtime are in it."""
-        self.heals = False
-        reached = len(entries) - self.base - self.count
+        row = found.row
+        reached = row.next - self.base - self.count
         ensure(reached >= 0, "C4", f"{-reached} durable records are lost")
         ensure(
             reached <= len(self._open),
             "C3",
             f"{reached} records are stored, but only {len(self._open)} were made",
         )
+        start, snapshot = self.snapshots[row.generation] if row.generation else (0, [])
         ensure(
-            [entry.data for entry in entries] == [*self.kept, *(data for data, _ in self._open[:reached])],
+            (row.start, list(found.snapshot)) == (start, snapshot),
+            "C3",
+            f"the stored snapshot differs from that which the runtime made: {row}",
+        )
+        made = [*self.kept, *(data for data, _ in self._open[:reached])]
+        ensure(
+            list(found.behind) == made[start:],
             "C3",
             "the stored records differ from those that the runtime made",
         )
         self._keep(reached)
-        count, self.count, self.base = self.count, 0, len(entries)
+        count, self.count, self.base = self.count, 0, row.next
+        self._restored = found.datas
         self._open.clear()
         self._ends.clear()
-        self._syncing = 0
         self._life += 1
         return count
 
     def records(self) -> list[Record]:
-        return [decode_record(data) for data in self.kept]
+        return [decode_record(data) for data in self._restored]
 
 
 class ShardWorld(World):
@@ -308,12 +310,12 @@ class ShardWorld(World):
 
     # Owners.
 
-    def take_over(self, service: ShardService, entries: Sequence[Entry]) -> None:
+    def take_over(self, service: ShardService, found: Contents) -> None:
         """Serve the shard on another owner, which has read all records."""
         if self.service is not None:
             self.service.over = True
         self.leave_host()
-        durable = self.journal.settle(entries)
+        durable = self.journal.settle(found)
         self.service = service
         self.host.come_up(durable)
 
@@ -323,7 +325,14 @@ class ShardWorld(World):
         self._waiting.clear()
 
     def dial(self, client: Socket | None, lines: bool, *, honest: bool) -> Link | None:
-        return None if self.frozen else super().dial(client, lines, honest=honest)
+        given_away = self.service is not None and self.service.given_away
+        return None if self.frozen or given_away else super().dial(client, lines, honest=honest)
+
+    def relabelled(self, token: str) -> str:
+        """Return a token, now and then with the label of another shard, which makes it invalid (C7)."""
+        if token.startswith("rt_s") and self.chance(RELABELS):
+            return f"rt_s{(self.shard + 1) % self.cluster.shards}.{token.rpartition('.')[2]}"
+        return token
 
     # The run.
 
@@ -345,6 +354,8 @@ class ShardWorld(World):
             return
         self.note("move", move)
         MOVES[move.kind](self, move)
+        if self.chance(COMPACTS):
+            self.host.compact()
         if self.host.up and not self.frozen:
             bounds.check(self.host)
             self.ledger.check_stopped()
@@ -364,50 +375,34 @@ class ShardService:
     def __init__(self, world: ShardWorld, node: Node, epoch: int) -> None:
         self.world = world
         self.node = node
-        self.epoch = epoch
         self.me = node.id
         self.over = False
+        self.given_away = False
+        self.writer: Writer | None = None
+        self._epoch = epoch
+        self._drain = 0
         self._done: Callable[[], None] | None = None
-        self._healing = False
         self._restore()
 
     @property
     def idle(self) -> bool:
-        """Whether the shard has no unfinished job."""
-        return self.world.service is self and self.world.host.up and not self.world.host.state.unfinished
+        """Whether the shard is served and has no unfinished job."""
+        return self._is_served and not self.world.host.state.unfinished
 
     @property
     def used(self) -> bool:
         """Whether the shard has sessions."""
-        return self.world.service is self and self.world.host.up and bool(self.world.host.state.sessions)
+        return self._is_served and bool(self.world.host.state.sessions)
 
-    def _restore(self) -> None:
-        if not self.over:
-            self.node.ask(lambda table: table.read(self.world.shard), self._read, self._restore)
+    @property
+    def _is_served(self) -> bool:
+        return self.world.service is self and self.world.host.up
 
-    def _read(self, found: tuple[ShardRow, tuple[Entry, ...]]) -> None:
-        row, entries = found
-        if self.over:
-            return
-        if (row.epoch, row.node) != (self.epoch, self.me):
-            self.fenced()
-        elif not self.node.acts_for(self.world.shard):
-            self.node.later(500 * MILLISECOND, self._restore)  # The service begins once the node may act.
-        else:
-            self.world.take_over(self, entries)
-            if self._done is not None:
-                self._leave()
-
-    def append(self, first: int, datas: tuple[bytes, ...], life: int) -> None:
-        """Append records, and try again until it is known what has become of them."""
-        me, shard, epoch, journal = self.me, self.world.shard, self.epoch, self.journal
-        if self.over or not journal.is_of(life):
-            return
-        self.node.ask(
-            lambda table: table.append(me, shard, epoch, first, datas),
-            lambda answer: self.world.when_thawed(journal.appended_at, first + len(datas), life, answer),
-            lambda: self.append(first, datas, life),
-        )
+    @property
+    def serves(self) -> bool:
+        """Whether the owner is well, and serves the shard."""
+        well = not self.node.cut and self.node.acts_for(self.world.shard)
+        return well and self._is_served and not self.over and self._done is None
 
     @property
     def journal(self) -> ShardJournal:
@@ -416,86 +411,100 @@ class ShardService:
         assert isinstance(journal, ShardJournal)
         return journal
 
-    @property
-    def stored(self) -> tuple[int, int]:
-        """The epoch of the owner, and the number below which its records are durable."""
-        serves = self.world.service is self and self.world.host.up
-        return self.epoch, self.journal.base + self.journal.count if serves else 0
+    def _restore(self) -> None:
+        if not self.over:
+            self.node.ask(lambda table: table.read(self.world.shard), self._read, self._restore)
 
-    @property
-    def heals(self) -> bool:
-        """Whether a heal is under way."""
-        return self._healing
+    def _read(self, found: Contents) -> None:
+        row = found.row
+        if self.over:
+            return
+        if (row.epoch, row.node) != (self._epoch, self.me):
+            self.on_fenced()
+        elif not self.node.acts_for(self.world.shard):
+            self.node.later(500 * MILLISECOND, self._restore)  # The service begins once the node may act.
+        else:
+            self.writer = Writer(self.node, row, self)
+            self.world.take_over(self, found)
+            if self._done is not None:
+                self._hand_over()
 
-    @property
-    def serves(self) -> bool:
-        """Whether the owner is well, and serves the shard."""
-        well = not self.node.cut and self.node.acts_for(self.world.shard)
-        return well and not self.over and self._done is None
+    def give_away(self, drain: int, done: Callable[[], None]) -> None:
+        """Hand over to the next owner, and store all records; a later call may shorten the time."""
+        self._drain = min(drain, self._drain) if self.given_away else drain
+        self.given_away = True
+        if self._done is None:
+            self._done = done
+        if self.writer is not None:
+            self._hand_over()
 
-    def when_stored(self) -> None:
-        """End the service, if it stops and all records are stored."""
-        if self._done is not None and not self.journal.waits and not self.over:
-            self.over = True
-            self._done()
+    def _hand_over(self) -> None:
+        self.world.when_thawed(self._begin_hand_over)
 
-    def stop(self, done: Callable[[], None]) -> None:
-        """Close the connections, and store all records."""
-        self._done = done
-        if self.world.service is self:
-            self._leave()
+    def _begin_hand_over(self) -> None:
+        if self._is_served and not self.over:
+            self.world.host.hand_over_within(self._drain)
 
-    def _leave(self) -> None:
-        if self._healing:
-            return  # It leaves once it is healed.
+    def handed_over(self) -> None:
+        """Store what the runtime has made: it has ended all connections, and no agent runs."""
+        if self.writer is not None and not self.over:
+            self.writer.store_rest(self._ended)
+
+    def _ended(self) -> None:
+        self.over = True
+        self.world.truth.handed_over()
         self.world.leave_host()
-        self.journal.store_rest()
-        self.when_stored()
+        assert self._done is not None
+        self._done()
 
     def kill(self) -> None:
         """End at once."""
         self.over = True
+        if self.writer is not None:
+            self.writer.end()
         if self.world.service is self:
             self.world.leave_host()
-
-    def fenced(self) -> None:
-        """Give the shard up, since an append was refused."""
-        self.node.fenced(self.world.shard, self.epoch)
-        self.kill()
 
     def thaw(self) -> None:
         """Continue, since the node may act again."""
         if self.world.service is self:
             self.world.thaw()
 
-    def heal(self, order: Heal) -> None:
-        """Write a snapshot of everything again, under a new epoch; a later reading asks again if it waits."""
-        world = self.world
-        if self.over or self._healing or world.service is not self or not world.host.up or world.frozen:
-            return
-        world.host.take()
-        self._healing, count = True, self.journal.begin_heal()
-        snapshot = [encode_record(record) for record in world.host.runtime.snapshot()]
-        me, epoch, version = self.me, self.epoch, self.node.record_version
-        entries = tuple(Entry(number, epoch + 1, me, data) for number, data in enumerate(snapshot))
-        self.node.ask(
-            lambda table: table.heal(me, order, epoch, entries, version),
-            lambda row: world.when_thawed(self._healed, row, snapshot, count),
-            lambda: world.when_thawed(self._healed, None, snapshot, count),
-        )
+    def give_snapshot(self, writer: Writer) -> None:
+        """Let a snapshot of everything be written; the runtime has handed out all that it has made."""
+        journal, host = self.journal, self.world.host
+        assert journal.base + journal.appended == writer.lane.next
+        snapshot = host.snapshot(journal.everything())
+        writer.compact(snapshot)
 
-    def _healed(self, row: ShardRow | None, snapshot: list[bytes], count: int) -> None:
-        """Take the answer of a heal: without one, a reading or the next append says what is to be done."""
-        if self.over:
+    # From the writer.
+
+    def on_durable(self, count: int) -> None:
+        """Tell the runtime what is durable, and heal the store if it went back."""
+        if not self.over and self.world.service is self and self.world.host.up:
+            self.journal.durable(count)
+            self.world.when_thawed(self._look)
+
+    def _look(self) -> None:
+        writer, host = self.writer, self.world.host
+        if self.over or writer is None or not host.up:
             return
-        self._healing = False
-        if row is None:
-            self.journal.give_heal_up()
-            return
-        self.epoch = row.epoch
-        self.world.count("healed")
-        self.world.cluster.note(self.me, f"has healed {self.world.shard}: {row}")
-        self.node.healed(self.world.shard, row.epoch)
-        self.journal.end_heal(snapshot, count)
-        if self._done is not None:
-            self._leave()
+        host.persisted(self.journal.count)
+        if writer.needs_snapshot and host.up:
+            host.compact()
+
+    def on_fenced(self) -> None:
+        """Give the shard up, since another node owns it."""
+        self.node.fenced(self.world.shard, self._epoch if self.writer is None else self.writer.epoch)
+        self.kill()
+
+    def on_reclaimed(self) -> None:
+        """Note that the shard is claimed for a heal."""
+        self.world.cluster.owned(self.world.shard)
+
+    def on_snapshot(self, generation: int, start: int, datas: Sequence[bytes]) -> None:
+        """Note a snapshot that is written under a generation."""
+        self.journal.snapshots[generation] = (start, list(datas))
+
+    def on_healed(self, snapshot: Sequence[bytes]) -> None:
+        """Do nothing: the next owner reads what was written."""
