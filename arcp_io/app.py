@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final, Literal, TypeAlias, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_type_hints
 
 from arcp_io.server.audit_log import LEAST_SIZE, SIZE, AuditTo
 from arcp_io.server.auth import TokenTable, Verifier, is_async
@@ -18,6 +18,10 @@ from .placing.links import Links
 from .placing.placement import Placement
 from .provisioning import CredentialProvisioner
 from .values import is_shape, read_as
+
+if TYPE_CHECKING:
+    from arcp_io.journal import Journal
+    from arcp_io.server.asgi import AsgiApp
 
 __all__ = ["Agent", "App", "run"]
 
@@ -216,6 +220,42 @@ class App:
             return function
 
         return register
+
+    def asgi(
+        self,
+        *,
+        path: str = "/arcp",
+        hosts: Sequence[str] | None = None,
+        origins: Sequence[str] = (),
+        allow_plain: bool = False,
+        drain: float = 30.0,
+        journal: Journal | None = None,
+    ) -> AsgiApp:
+        """Return an ASGI 3 application that serves this App, alone or mounted in another application.
+
+        It takes WebSockets at `path`, and answers `/livez` and `/readyz` for load balancers, all of them
+        below the path where it is mounted. `hosts` are the admitted Host headers, by default those of
+        loopback; `origins` are the admitted web origins, by default none. Clients without TLS are admitted
+        from loopback alone, unless `allow_plain`.
+
+        The lifespan of its server starts the runtime, and at the end running jobs get `drain` seconds. A
+        mounted application gets no lifespan: give its `lifespan` to the outer one. Otherwise the first
+        request starts the runtime, and jobs get no time at the end. With a `journal` sessions and jobs
+        survive the process. The server has to run one worker.
+
+        Raises ValueError for an invalid App, path or journal.
+        """
+        from arcp_io.server.asgi import AsgiApp
+
+        return AsgiApp(
+            self,
+            path=path,
+            hosts=hosts,
+            origins=origins,
+            allow_plain=allow_plain,
+            drain=drain,
+            journal=journal,
+        )
 
     def find(self, name: str, version: str | None) -> Agent:
         """Return the agent that was registered under this name and version; raises KeyError."""

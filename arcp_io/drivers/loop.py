@@ -144,6 +144,29 @@ def unwinding(cancelled: type[BaseException]) -> bool:
     return False
 
 
+def spawn(run: Callable[[], Coroutine[Any, Any, None]], name: str) -> object:
+    """Run a task that belongs to no other one, until the event loop ends; keep the result meanwhile.
+
+    The task sees no context variables of the caller. It may raise nothing but its cancellation.
+    """
+    if current() == "trio":
+        from arcp_io.drivers.trio.loop import spawn_alone as spawn_on_trio
+
+        return spawn_on_trio(run, name)
+    from arcp_io.drivers.asyncio.loop import spawn_alone
+
+    return spawn_alone(run, name)
+
+
+def identity() -> object:
+    """Return an object for the running event loop, and another one in each other loop."""
+    if current() == "trio":
+        from arcp_io.drivers.trio.loop import identity as identity_on_trio
+
+        return identity_on_trio()
+    return asyncio.get_running_loop()
+
+
 @asynccontextmanager
 async def open_loop() -> AsyncIterator[Loop]:
     """Yield the running event loop; leaving the block cancels its tasks, and waits for them.

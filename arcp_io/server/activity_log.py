@@ -56,9 +56,12 @@ class Refusals:
         text = f"a client was refused: the limit on open files allows only {room} connections"
         self._warn("files", f"{text}; ulimit -n raises it", 0)
 
-    def http_refused(self, status: int, asked: str) -> None:
-        """Log a WebSocket request that got an HTTP error; `asked` describes the request."""
-        hint = "; serve(hosts=..., origins=...) lists the admitted ones" if status == 403 else ""
+    def http_refused(self, status: int, asked: str, *, call: str = "serve") -> None:
+        """Log a WebSocket request that got an HTTP error.
+
+        `asked` describes the request, and `call` is the function whose arguments list what is admitted.
+        """
+        hint = f"; {call}(hosts=..., origins=...) lists the admitted ones" if status == 403 else ""
         self._warn(
             f"HTTP {status}", f"a client was refused with HTTP {status}: it asked for {asked}{hint}", 0
         )

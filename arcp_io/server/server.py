@@ -21,6 +21,7 @@ from arcp_io.drivers.descriptors import descriptors, early_of, room_of
 from arcp_io.drivers.door import Door, GuardedPump
 from arcp_io.drivers.journal_writer import Keeper
 from arcp_io.drivers.loop import Listening, Loop, open_loop
+from arcp_io.drivers.message_transport import MessageSocket, MessageTransport
 from arcp_io.drivers.pump import Pump
 from arcp_io.drivers.sockets import bracketed, is_loopback, open_listeners
 from arcp_io.drivers.stdio import RequestCodec, own_standard_streams
@@ -288,6 +289,24 @@ class Server:
         self.pump.run()
         await self._connection_ended.wait()
 
+    def refusal(self) -> tuple[CloseCode, str] | None:
+        """Return why a new connection is refused: the code and the reason of its close; None if it is not."""
+        if self._shutting_down:
+            return CloseCode.SERVICE_RESTART, "the runtime is shutting down"
+        if self.runtime.connection_count >= self._room:
+            self.refusals.full(self._room)
+            return CloseCode.TRY_AGAIN_LATER, "there are too many connections"
+        return None
+
+    async def carry_messages(
+        self, socket: MessageSocket, *, secure: bool, peer: str, verified: Verified | None = None
+    ) -> None:
+        """Serve one connection over a socket of messages, and return at its end; close it when cancelled."""
+        connection = self.connect(Framing.MESSAGES, secure=secure, peer=peer, verified=verified)
+        transport = MessageTransport(self.pump, connection, socket)
+        self.pump.run()
+        await transport.run()
+
     async def abort(self) -> int:
         """Stop everything at once and return how many agents do not stop; harmless after the end."""
         self._stop_listening()
@@ -302,15 +321,13 @@ class Server:
                     await call_in_thread(self._auditor.close, name="arcp-io audit closing")
 
     def _accepted(self, admission: Admission, secure: bool, stream: ByteStream, peer: str) -> StreamTransport:
+        refusal = self.refusal()
         connection = self.connect(Framing.MESSAGES, secure=secure, peer=peer)
         codec = ServerCodec(admission, limit=connection.message_limit)
         codec.most_controls = partial(most_controls, connection, self.runtime.limits.max_early_control_frames)
         transport = StreamTransport(self.pump, connection, codec, stream)
-        if self._shutting_down:
-            transport.close(CloseCode.SERVICE_RESTART, "the runtime is shutting down", abort=True)
-        elif self.runtime.connection_count > self._room:
-            self.refusals.full(self._room)
-            transport.close(CloseCode.TRY_AGAIN_LATER, "there are too many connections", abort=True)
+        if refusal is not None:
+            transport.close(*refusal, abort=True)
         self.pump.run()
         return transport
 
@@ -411,6 +428,11 @@ def warn_of_settings(app: App, url: str, *, secure: bool) -> None:
     """Log a warning for each setting of an App, served at a URL, that is not for production."""
     if app.provisioner is not None and not secure:
         logger.warning(PLAIN, app.name, url)
+    warn_of_app(app)
+
+
+def warn_of_app(app: App) -> None:
+    """Log a warning for each setting of an App that is not for production, wherever it is served."""
     if not app.ceilings:
         logger.warning("%s grants every lease that is requested: App(ceilings=...) bounds leases", app.name)
     warn_of_debug(app)

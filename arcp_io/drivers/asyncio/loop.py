@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -211,6 +212,11 @@ async def open_asyncio_loop() -> AsyncIterator[AsyncioLoop]:
             yield loop
     finally:
         await loop.aclose()
+
+
+def spawn_alone(run: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None]:
+    """Run a task of its own, as `arcp_io.drivers.loop.spawn`."""
+    return asyncio.get_running_loop().create_task(run(), name=name, context=contextvars.Context())
 
 
 def _nothing() -> None:

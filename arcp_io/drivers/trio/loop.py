@@ -213,5 +213,15 @@ async def open_trio_loop() -> AsyncIterator[TrioLoop]:
         raise failure
 
 
+def spawn_alone(run: Callable[[], Coroutine[Any, Any, None]], name: str) -> object:
+    """Run a task of its own, as `arcp_io.drivers.loop.spawn`."""
+    return trio.lowlevel.spawn_system_task(run, name=name)
+
+
+def identity() -> object:
+    """Return an object for the running loop, as `arcp_io.drivers.loop.identity`."""
+    return trio.lowlevel.current_trio_token()
+
+
 def _nothing() -> None:
     """Ignore a crash before the guard is entered, and a timer that is not armed."""

@@ -1,0 +1,281 @@
+"""An ASGI 3 application that serves an App: WebSockets that carry ARCP, and health routes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from websockets.datastructures import Headers
+from websockets.http11 import Request
+
+from arcp_io.drivers.sockets import address_text, is_loopback
+from arcp_proto import CloseCode
+
+from .activity_log import Refusals
+from .entrance import Entrance
+from .hosted import Hosted, Stage
+from .server import Server
+
+if TYPE_CHECKING:
+    from arcp_io.app import App
+    from arcp_io.journal import Journal
+
+logger = logging.getLogger("arcp_io")
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+DRAIN: Final = 30.0
+"""Seconds that running jobs get at the end of a lifespan."""
+CLEAR: Final = (
+    "tokens would cross the network in clear text: use TLS, let the server trust its proxy's headers,"
+    " or give asgi(allow_plain=True)"
+)
+_SILENT: Final = logging.Logger("arcp_io.server.asgi", logging.CRITICAL + 1)
+_HANDSHAKE: Final = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+"""The headers of an opening handshake, which the ASGI server has checked; HTTP/2 has none of them."""
+_REPLACED: Final = frozenset(name.lower() for name in (*_HANDSHAKE, "Sec-WebSocket-Extensions"))
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+class AsgiApp:
+    """The ASGI 3 application of an App, made by `App.asgi`."""
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        path: str = "/arcp",
+        hosts: Sequence[str] | None = None,
+        origins: Sequence[str] = (),
+        allow_plain: bool = False,
+        drain: float = DRAIN,
+        journal: Journal | None = None,
+    ) -> None:
+        """Take the arguments of `App.asgi`."""
+        if journal is not None and not hasattr(journal, "append"):
+            raise ValueError(
+                f"{journal!r} is not a journal: many nodes are served by `serve` or `arcp-io serve`"
+            )
+        app.config()
+        entrance = Entrance("localhost", 0, path, None, allow_plain, origins, hosts)
+        entrance.check()
+        self._app = app
+        self._path = path
+        self._allow_plain = allow_plain
+        self._refusals = Refusals(time.monotonic_ns)
+        self._admission = entrance.admission(partial(self._refusals.http_refused, call="asgi"))
+        self._hosted = Hosted(app, journal, drain)
+
+    def __repr__(self) -> str:
+        return f"<AsgiApp of {self._app.name} at {self._path}>"
+
+    @property
+    def server(self) -> Server:
+        """The running server, with `jobs`, `cancel` and `counts`.
+
+        Raises RuntimeError before its start and after its end.
+        """
+        return self._hosted.server
+
+    def lifespan(self, outer: object = None) -> AbstractAsyncContextManager[None]:
+        """Return a block during which the runtime serves, and at whose end running jobs get `drain` seconds.
+
+        It is the `lifespan=` of Starlette, FastAPI or Litestar, for an application that is mounted in one of
+        these, or stands within theirs; `outer` is not used. Raises as `serve`, at either end.
+        """
+        return self._hosted.lifespan()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection or request, or the lifespan of the server."""
+        match scope["type"]:
+            case "lifespan":
+                await self._span_life(receive, send)
+            case "websocket":
+                await self._connect(scope, receive, send)
+            case "http":
+                await self._request(scope, send)
+            case kind:
+                raise ValueError(f"an ASGI scope of type {kind!r} is not supported")
+
+    async def _span_life(self, receive: Receive, send: Send) -> None:
+        await receive()
+        span = self._hosted.lifespan()
+        try:
+            await span.__aenter__()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        try:
+            await span.__aexit__(None, None, None)
+        except Exception as error:
+            await send({"type": "lifespan.shutdown.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a WebSocket, or refuse it before the upgrade."""
+        await receive()
+        request = Request(_target(scope), _headers(scope, opening=True))
+        protocol = self._admission.protocol(_SILENT)
+        response = self._admission.answer(protocol, request)
+        if response.status_code != 101:
+            await _deny(scope, send, response.status_code, response.body)
+            return
+        peer = address_text(tuple(scope["client"])) if scope.get("client") else "unknown"
+        if not (self._allow_plain or _is_private(scope) or _is_local(scope)):
+            self._refusals.http_refused(403, f"{CLEAR}; it came from {peer}", call="asgi")
+            await _deny(scope, send, 403, CLEAR)
+            return
+        try:
+            server = await self._hosted.use()
+        except Exception:
+            await _put_off(scope, send, CloseCode.SERVICE_RESTART, self._hosted.trouble)
+            return
+        if (refusal := server.refusal()) is not None:
+            await _put_off(scope, send, *refusal)
+            return
+        try:
+            await send({"type": "websocket.accept", "subprotocol": protocol.subprotocol})
+        except OSError:
+            return  # The peer has gone meanwhile.
+        socket = AsgiSocket(receive, send)
+        secure = _is_private(scope) or (self._app.secure_loopback and _is_local(scope))
+        await server.carry_messages(socket, secure=secure, peer=peer)
+
+    async def _request(self, scope: Scope, send: Send) -> None:
+        """Answer an HTTP request."""
+        path = _path(scope)
+        if scope["method"] not in ("GET", "HEAD"):
+            await _respond(send, 405, "the method is GET\n", {"Allow": "GET, HEAD"})
+        elif path == "/livez":
+            failed = self._hosted.stage is Stage.FAILED
+            await _respond(send, *_health(self._hosted.trouble if failed else ""))
+        elif path == "/readyz":
+            await self._hosted.begin()
+            await _respond(send, *_health(self._hosted.trouble))
+        else:
+            request = Request(_target(scope), _headers(scope, opening=False))
+            response = self._admission.answer(self._admission.protocol(_SILENT), request)
+            if response.status_code == 101:
+                logger.error(
+                    "this ASGI server does not serve WebSockets: uvicorn needs the package websockets"
+                )
+                await _respond(send, 501, "this server does not serve WebSockets\n")
+                return
+            await _respond(send, response.status_code, response.body)
+
+
+class AsgiSocket:
+    """The WebSocket of an ASGI server, after it was accepted: a MessageSocket."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        """Take the two functions of the ASGI server."""
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> bytes | None:
+        message = await self._receive()
+        if message["type"] != "websocket.receive":
+            return None
+        text = message.get("text")
+        return bytes(message["bytes"]) if text is None else text.encode(errors="surrogatepass")
+
+    async def send(self, message: bytes) -> None:
+        await self._send({"type": "websocket.send", "text": message.decode()})
+
+    async def close(self, code: int, reason: str) -> None:
+        await self._send({"type": "websocket.close", "code": int(code), "reason": reason})
+
+
+def _path(scope: Scope) -> str:
+    """Return the path of a request below the place where the application is mounted."""
+    path, root = str(scope["path"]), str(scope.get("root_path") or "").rstrip("/")
+    if root and (path == root or path.startswith(f"{root}/")):
+        path = path[len(root) :]
+    return path if path.startswith("/") else f"/{path}"
+
+
+def _target(scope: Scope) -> str:
+    """Return the path and the query of a request, as the rules for admission take them."""
+    query = bytes(scope.get("query_string") or b"").decode("latin-1")
+    return f"{_path(scope)}?{query}" if query else _path(scope)
+
+
+def _headers(scope: Scope, *, opening: bool) -> Headers:
+    """Return the headers of a request; for an `opening` handshake with those that make it one."""
+    headers = Headers()
+    for name, value in scope["headers"]:
+        text = name.decode("latin-1").lower()
+        if not (opening and text in _REPLACED):
+            headers[text] = value.decode("latin-1")
+    if opening:
+        headers.update(_HANDSHAKE)
+    return headers
+
+
+def _is_private(scope: Scope) -> bool:
+    """Return whether the peer has connected over TLS, as far as the server knows."""
+    return scope.get("scheme") in ("wss", "https")
+
+
+def _is_local(scope: Scope) -> bool:
+    """Return whether the peer is on this machine; a client without an address uses a socket of Unix."""
+    client = scope.get("client")
+    return not client or not client[0] or is_loopback(client[0])
+
+
+def _health(trouble: str) -> tuple[int, str]:
+    """Return the status and the text that answer a health check."""
+    return (503, f"{trouble}\n") if trouble else (200, "ok\n")
+
+
+async def _deny(scope: Scope, send: Send, status: int, body: str | bytes | bytearray) -> None:
+    """Refuse a WebSocket before its upgrade, with an HTTP status where the server can send one."""
+    if _can_respond(scope):
+        await _respond(send, status, body, kind="websocket.http.response")
+    else:
+        await send({"type": "websocket.close", "code": int(CloseCode.POLICY_VIOLATION), "reason": ""})
+
+
+async def _put_off(scope: Scope, send: Send, code: CloseCode, reason: str) -> None:
+    """Refuse a WebSocket for a reason that passes: with HTTP 503, or after the upgrade with a close code."""
+    if _can_respond(scope):
+        await _respond(send, 503, f"{reason}\n", kind="websocket.http.response")
+    else:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": int(code), "reason": reason})
+
+
+def _can_respond(scope: Scope) -> bool:
+    return "websocket.http.response" in (scope.get("extensions") or {})
+
+
+async def _respond(
+    send: Send,
+    status: int,
+    body: str | bytes | bytearray,
+    headers: Mapping[str, str] = _NO_HEADERS,
+    *,
+    kind: str = "http.response",
+) -> None:
+    """Send a complete HTTP response of plain text, in messages of a kind."""
+    data = body.encode() if isinstance(body, str) else bytes(body)
+    fields = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(data)), **headers}
+    fields["Cache-Control"] = "no-store"
+    sent = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
+    await send({"type": f"{kind}.start", "status": status, "headers": sent})
+    await send({"type": f"{kind}.body", "body": data})

@@ -1,0 +1,132 @@
+"""An ASGI server in memory: lifespans, requests and WebSockets, for an application of the same loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from math import inf
+from typing import Any
+
+import anyio
+
+from tests.io.peers import Ended, Message, Peer
+
+EXTENSIONS: dict[str, Any] = {"websocket.http.response": {}}
+
+
+def scope_of(kind: str, path: str, **more: Any) -> dict[str, Any]:
+    """Return the scope of a request from this machine; `more` are other fields of it."""
+    scope: dict[str, Any] = {
+        "type": kind,
+        "asgi": {"version": "3.0"},
+        "scheme": "ws" if kind == "websocket" else "http",
+        "method": "GET",
+        "path": path,
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost:80")],
+        "client": ("127.0.0.1", 1234),
+        "extensions": EXTENSIONS,
+    }
+    return scope | more
+
+
+class AsgiPeer(Peer):
+    """A client of a WebSocket whose server runs the application in a task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_app, self.from_client = anyio.create_memory_object_stream[Message](inf)
+        self.from_app, self.to_client = anyio.create_memory_object_stream[Message](inf)
+        self.taking = anyio.Event()
+        """Set while the server takes what the application sends."""
+        self.taking.set()
+        self.scope = anyio.CancelScope()
+        """The scope of the application."""
+        self.ended = anyio.Event()
+        """Set when the application has returned."""
+
+    async def serve(self, app: Any, scope: dict[str, Any]) -> None:
+        """Run the application until it returns."""
+        await self.to_app.send({"type": "websocket.connect"})
+        try:
+            with self.scope:
+                await app(scope, self.from_client.receive, self._send)
+        finally:
+            self.ended.set()
+
+    async def _send(self, message: Message) -> None:
+        await self.taking.wait()
+        await self.from_app.send(message)
+
+    async def send_text(self, text: str) -> None:
+        await self.to_app.send({"type": "websocket.receive", "text": text, "bytes": None})
+
+    async def said(self) -> Message:
+        """Return the next message of the application to its server."""
+        return await self.to_client.receive()
+
+    async def receive(self) -> Message:
+        said = await self.said()
+        if said["type"] == "websocket.close":
+            raise Ended(said["code"])
+        message: Message = json.loads(said["text"])
+        if "event_seq" in message:
+            self.events.append(message)
+        return message
+
+    async def disconnect(self) -> None:
+        """Tell the application that the client is gone."""
+        await self.to_app.send({"type": "websocket.disconnect", "code": 1006})
+
+
+@asynccontextmanager
+async def connected(app: Any, path: str = "/arcp", **more: Any) -> AsyncIterator[AsgiPeer]:
+    """Run an application for a WebSocket, which is given up at the end of the block."""
+    peer = AsgiPeer()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(peer.serve, app, scope_of("websocket", path, **more))
+        yield peer
+        tasks.cancel_scope.cancel()
+    for stream in (peer.to_app, peer.from_client, peer.from_app, peer.to_client):
+        await stream.aclose()
+
+
+async def get(app: Any, path: str, **more: Any) -> tuple[int, str]:
+    """Return the status and the body of the answer to an HTTP request."""
+    said: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("the application needs no body")
+
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    await app(scope_of("http", path, **more), receive, send)
+    start, body = said
+    return start["status"], body["body"].decode()
+
+
+@asynccontextmanager
+async def lived(app: Any) -> AsyncIterator[list[Message]]:
+    """Give an application a lifespan, as a server does; yield what it says about it."""
+    said: list[Message] = []
+    started, stopped = anyio.Event(), anyio.Event()
+    messages = iter((("lifespan.startup", None), ("lifespan.shutdown", stopped)))
+
+    async def receive() -> Message:
+        kind, wait = next(messages)
+        if wait is not None:
+            await wait.wait()
+        return {"type": kind}
+
+    async def send(message: Message) -> None:
+        said.append(message)
+        started.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, {"type": "lifespan"}, receive, send)
+        await started.wait()
+        yield said
+        stopped.set()
