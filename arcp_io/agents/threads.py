@@ -11,17 +11,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
+from anyio.lowlevel import current_token
 
 from arcp_io.errors import InternalError
 
 from .blocking_context import BlockingJobContext
 from .running_job import RunningJob
-
-if TYPE_CHECKING:
-    from anyio.from_thread import BlockingPortal
 
 logger = logging.getLogger("arcp_io")
 
@@ -67,7 +65,7 @@ class Threads:
         async with anyio.create_task_group() as tasks, BlockingPortal() as portal:
             job = BlockingJobContext(running, portal)
             call = partial(running.agent.function, job, input)
-            worker = Worker(portal, anyio.Event(), call, name=f"arcp-io {running.start.job_id}")
+            worker = await _started(call, name=f"arcp-io {running.start.job_id}")
             tasks.start_soon(self._report_late, running)
             try:
                 await worker.wait()
@@ -91,14 +89,18 @@ class Threads:
 class Worker(Generic[T]):
     """One call of a plain function in a separate thread, with the caller's context variables.
 
-    The thread reaches the loop through `portal`, which has to be open when the worker is made; `ended` is set
-    there when the function has ended.
+    `ended` is set by `run_in_loop` when the function has ended.
     """
 
     def __init__(
-        self, portal: BlockingPortal, ended: anyio.Event, function: Callable[[], T], *, name: str
+        self,
+        run_in_loop: Callable[[Callable[[], object]], object],
+        ended: anyio.Event,
+        function: Callable[[], T],
+        *,
+        name: str,
     ) -> None:
-        self._portal = portal
+        self._run_in_loop = run_in_loop
         self._future: Future[T] = Future()
         self._ended = ended
         run = partial(contextvars.copy_context().run, self._run, function)
@@ -117,15 +119,23 @@ class Worker(Generic[T]):
             self._future.set_result(function())
         except BaseException as error:
             self._future.set_exception(error)
-        with contextlib.suppress(RuntimeError):  # No task waits: the portal, or its loop, is closed.
-            self._portal.start_task_soon(self._ended.set)
+        with contextlib.suppress(RuntimeError):  # No task waits: the loop is closed.
+            self._run_in_loop(self._ended.set)
+
+
+async def _started(function: Callable[[], T], *, name: str) -> Worker[T]:
+    """Start a thread that calls a plain function.
+
+    A callback sets the event of the end. A loop of asyncio that stops cancels a task before its first step,
+    and the coroutine of that task is never awaited.
+    """
+    from anyio.from_thread import run_sync
+
+    return Worker(partial(run_sync, token=current_token()), anyio.Event(), function, name=name)
 
 
 async def call_in_thread(function: Callable[[], T], *, name: str) -> T:
     """Run a plain function in a thread and return its result; cancelled, leave the thread running."""
-    from anyio.from_thread import BlockingPortal
-
-    async with BlockingPortal() as portal:
-        worker = Worker(portal, anyio.Event(), function, name=name)
-        await worker.wait()
+    worker = await _started(function, name=name)
+    await worker.wait()
     return worker.result()
