@@ -111,7 +111,7 @@ async def test_a_session_survives_kill_9_and_a_drain_of_its_nodes(
     assert [(node["alive"], 0 <= node["beat_age"] <= 1) for node in alive] == [(True, True)] * 3
     done = nodes[0].submit("echo", "--input", '{"x": 1}')
     assert done.returncode == 0, done.stderr
-    pids = _pids(nodes, database)
+    pids = pids_of(nodes, database)
     async with websocket(nodes[0].url) as peer:
         welcome = await peer.hello("s3cret")
         await peer.submit("echo", {"x": 2})
@@ -152,7 +152,7 @@ async def test_a_node_that_was_stopped_finds_its_shards_taken_when_it_wakes(
         words = ("--journal", database, "--lease", "1s", "--loop", loop)
         nodes.append(Served(tmp_path / str(number), *words))
     shards = await_owners(database, 2)
-    sleeper = _pids(nodes, database)[shards[shard_of("alice", 2)]["owner"]]
+    sleeper = pids_of(nodes, database)[shards[shard_of("alice", 2)]["owner"]]
     other = next(node for node in nodes if node is not sleeper)
     async with websocket(sleeper.url) as peer:
         welcome = await peer.hello("s3cret")
@@ -174,7 +174,7 @@ async def test_a_node_that_was_stopped_finds_its_shards_taken_when_it_wakes(
         assert node.stop() == 0
 
 
-def _pids(nodes: list[Served], url: str) -> dict[str, Served]:
+def pids_of(nodes: list[Served], url: str) -> dict[str, Served]:
     """Return the processes by the ids of their nodes, which started one after the other."""
     rows = query(url, "SELECT node::text FROM arcp.node ORDER BY started")
     return {str(row[0]): node for row, node in zip(rows, nodes, strict=True)}

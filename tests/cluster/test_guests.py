@@ -17,6 +17,8 @@ from arcp_io.cluster.node import NodeServer
 from arcp_io.cluster.placing import shard_of
 from arcp_io.cluster.relay_handshake import Answer
 from arcp_io.cluster.relay_header import RelayHeader
+from arcp_io.journal import MemoryJournal, SqliteJournal
+from arcp_io.server.server import serve
 from tests.cluster.conftest import MakeStore
 from tests.cluster.served import kill, owner_first, served, spread
 from tests.io.apps import make_app
@@ -278,6 +280,20 @@ async def test_our_client_is_a_guest_by_its_url(make_store: MakeStore) -> None:
             with pytest.raises(errors.PermissionDenied):
                 async with connect(f"{node.url}?tenant=carol", token="other"):
                     pass
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_a_server_without_a_store_ignores_the_tenant(kind: str, tmp_path: Path) -> None:
+    """Open an ordinary session with valid names of tenants, invalid ones, and names of other queries."""
+    journal = MemoryJournal() if kind == "memory" else SqliteJournal(tmp_path / "journal")
+    async with serve(app_of(), port=0, journal=journal) as server:
+        for query in ("tenant=alice", "tenant=nobody", "tenant=", "tenant=alice&tenant=carol", "other=1"):
+            async with websocket(f"{server.url}?{query}") as peer:
+                assert (await opened(peer))["type"] == "session.welcome"
+                assert (await peer.submit("echo", query))["type"] == "job.accepted"
+                assert (await peer.until("job.result"))[-1]["payload"]["result"] == query
+        async with connect(f"{server.url}?tenant=alice", token="other") as bob:
+            assert len([entry async for entry in bob.list_jobs()]) == 5
 
 
 async def test_the_audit_names_guests(make_store: MakeStore, tmp_path: Path) -> None:
