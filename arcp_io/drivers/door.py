@@ -159,6 +159,18 @@ class GuardedPump(Pump):
         if not self.postponed(partial(self.persisted, count, report)):
             super().persisted(count, report)
 
+    def keep_made(self) -> None:
+        """Give the records of the machine to the journal, and carry out nothing before the door is opened.
+
+        The door may stay closed until the journal has a snapshot, which has to include them.
+        """
+        if not self.is_held() or self.schedule is Schedule.STOPPED:
+            return
+        try:
+            self._gather(self.machine.take())
+        except BaseException as error:
+            self.crash(error)
+
     def receive(self, connection: Connection, messages: Sequence[bytes]) -> int:
         if self.is_held():
             self._waiting[connection] = self._transports[connection]

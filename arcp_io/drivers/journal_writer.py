@@ -153,6 +153,8 @@ class Keeper:
         self._pump.persisted(self._durable - self._base, self._runtime.persisted)
         if self._holding and self._journal.waiting_bytes <= AGENTS_GO_ON:
             self._hold(False)
+        if self._journal.compaction_due:
+            self._pump.keep_made()
         if self._next - self._base == self._runtime.record_count:
             self._compact()
 

@@ -245,6 +245,12 @@ class Pump:
         except BaseException as error:
             self.crash(error)
 
+    def keep_made(self) -> None:
+        """Keep the records that the machine has made, if nothing may be carried out for a while.
+
+        A journal that needs a snapshot waits for them. Without a door the next turn keeps them.
+        """
+
     def abandon(self, code: int, reason: str, error: BaseException) -> None:
         """Close every connection with a code, and stop the loop with an error."""
         if self.schedule is not _STOPPED:

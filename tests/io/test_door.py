@@ -326,3 +326,31 @@ def test_a_journal_that_is_fenced_while_it_is_read_says_so(monkeypatch: pytest.M
     with pytest.raises(Fenced) as raised:
         Guarded(journal=journal)
     assert raised.value is fenced
+
+
+def test_a_journal_gets_its_snapshot_behind_a_closed_door() -> None:
+    """Otherwise a shard whose claim the store has lost would never be healed, and its door stays closed."""
+    journal = SlowJournal()
+    stand = Stand(journal=journal, guarded=True)
+    stand.door.open_until(stand.at + SECOND)
+    stand.say(HELLO, SUBMIT)
+    journal.store()
+    stand.loop.turn()
+    stand.loop.turn()
+    (start,) = [request for request in stand.requests if isinstance(request, StartJob)]
+    journal.store()
+    stand.loop.turn()
+    stand.stream.messages()
+    stand.emit(start.job_id)
+    stand.at += 2 * SECOND
+    made = stand.runtime.record_count
+    assert journal.next < made
+    journal.compaction_due = True
+    journal.on_durable(journal.stored)
+    stand.loop.turn()
+    assert (len(journal.snapshots), journal.next) == (1, made)
+    assert stand.stream.messages() == []
+    stand.door.open_until(stand.at + SECOND)
+    journal.on_durable(journal.stored)
+    stand.loop.turn()
+    assert [[message["type"] for message in each] for each in stand.stream.messages()] == [["job.event"]]
