@@ -80,6 +80,9 @@ def _check_session_end(host: Host, session_id: str) -> None:
     lines = [end for end in host.ends.values() if told is not None and end.line.told is told]
     attached = any(end.connection.phase is Phase.OPEN for end in lines)
     ensure(not attached, "I1", f"{session_id} ends while it is attached")
+    session = next((one for one in host.state.sessions.values() if one.id == session_id), None)
+    if session is not None and host.world.works.is_revoked(session.principal):
+        return
     since = host.detached_at.get(session_id)
     window = host.config.resume_window_sec * SECOND
     if since is None or host.world.now - since >= window:

@@ -243,7 +243,7 @@ class Honest:
         machine = self.machine
         if number != self._dialling or machine is None or self.final:
             return
-        link = self.world.dial(None, self.actor.lines, honest=True)
+        link = self.world.dial(None, self.actor.lines, honest=True, guest=self.actor.guest)
         if link is None:
             machine.dial_failed("the runtime does not listen", now=self.now)
             self.take()
@@ -379,7 +379,7 @@ class Honest:
                 command, what = self._answered(event.request_id, "")
                 if command == "submit" and event.code == "JOB_NOT_FOUND":
                     self.views.forgotten.add(what[1])
-                self.world.refusals.passed_on(event.request_id, event.code)
+                self.world.refusals.passed_on(event.request_id, event.code, self.actor.principal)
                 self.world.count(f"refused {event.code}")
             case _:
                 self._session(event)
@@ -476,7 +476,9 @@ class Honest:
         self._stored = (resumption.to_json(), self.views.keep())
 
     def submit(self, agent: int, key: int, limit: int, **authority: Any) -> None:
-        """Submit a job; if it has an idempotency key, the key is one of three."""
+        """Submit a job, unless the client is a guest; an idempotency key is one of three."""
+        if self.actor.guest:
+            return
         self._labels += 1
         name = ("good", "late", "deaf", "endless", "good@1", "absent")[agent % 16 % 6]
         label = f"#{self.number}-{self._labels}"
@@ -494,7 +496,9 @@ class Honest:
         self.cancel_job(self._some_job(pick))
 
     def cancel_job(self, job_id: str) -> None:
-        """Cancel this job."""
+        """Cancel this job, unless the client is a guest."""
+        if self.actor.guest:
+            return
         self._ask("cancel", None, job_id=job_id, reason="r")
 
     def watch(self, job_id: str) -> None:

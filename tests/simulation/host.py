@@ -45,7 +45,8 @@ from .told import Line, Told, digest_of
 if TYPE_CHECKING:
     from .world import World
 
-TOKENS: Mapping[str, str] = {f"token of {name}": name for name in ("alice", "bob", "carol", "mallory")}
+PRINCIPALS = ("alice", "bob", "carol", "mallory", "dave")
+TOKENS: Mapping[str, str] = {f"token of {name}": name for name in PRINCIPALS}
 
 
 NO_END_SEC = 1_000_000
@@ -217,8 +218,8 @@ class Host:
 
     # Transports.
 
-    def accept(self, link: Link, lines: bool, honest: bool) -> None:
-        """Connect a link that a client has opened."""
+    def accept(self, link: Link, lines: bool, honest: bool, guest: bool) -> None:
+        """Connect a link that a client has opened; only a shard has guests."""
         framing = Framing.LINES if lines else Framing.MESSAGES
         connection = self.runtime.connect(framing, secure=self.world.options.credentials, now=self.now)
         end = self.ends[connection] = ServerEnd(self, link, connection, honest)

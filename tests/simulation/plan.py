@@ -45,6 +45,8 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True):
     stores: bool = False
     takes_at_once: bool = True
     features: tuple[str, ...] = ()
+    guest: bool = False
+    """Whether the client is one of another tenant, which may list and observe."""
     positions: bool = True
     """Whether the client negotiates positions; honest clients always do."""
 

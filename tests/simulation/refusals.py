@@ -33,6 +33,8 @@ class Refusals:
     """The error codes that were sent, and the check of each."""
 
     def __init__(self, world: World) -> None:
+        self.revoked: set[str] = set()
+        """Guests whose sessions have ended, as they have lost their rights."""
         self.codes: dict[str, set[str]] = {}
         """The codes by request."""
         self._world = world
@@ -91,6 +93,9 @@ class Refusals:
             case "INTERNAL_ERROR":
                 unread = world.options.limits.max_control_envelopes < 1_000
                 return told.evicted >= line.next or unread or "limit" in details
+            case "PERMISSION_DENIED":
+                self.revoked.add(told.principal)
+                return world.works.is_revoked(told.principal, line.opened)
             case _:
                 return code == "INVALID_REQUEST" and not line.honest
 
@@ -214,9 +219,13 @@ class Refusals:
             case _:
                 return False
 
-    def passed_on(self, request_id: str, code: str) -> None:
-        """Check that a refusal that a client reports comes from the runtime or from the client itself."""
-        known = {"CONNECTION_LOST", "NOT_NEGOTIATED", *self.codes.get(request_id, ())}
+    def passed_on(self, request_id: str, code: str, principal: str) -> None:
+        """Check that a refusal that a client reports comes from the runtime or from the client itself.
+
+        A client reports the end of a session of a guest as the answer to its open requests.
+        """
+        revoked = {"PERMISSION_DENIED"} if principal in self.revoked else set()
+        known = {"CONNECTION_LOST", "NOT_NEGOTIATED", *revoked, *self.codes.get(request_id, ())}
         if code not in known:
             raise Broken("codes", f"a client reports {code} for {request_id}, but got {sorted(known)}")
 

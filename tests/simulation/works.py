@@ -246,6 +246,14 @@ class Works:
         """Return whether a principal may observe jobs of another now, or at any time from `since` on."""
         return "observe" in self.rights(viewer, owner, self._clock if since is None else since)
 
+    def is_revoked(self, guest: str, since: int | None = None) -> bool:
+        """Return whether a principal of another tenant has no right, or had none at a time from `since`."""
+        if guest not in self._world.guests:
+            return False
+        since = self._clock if since is None else since
+        place = max(index for index, (at, _) in enumerate(self._grants) if at <= since or not index)
+        return any(not observers.get(guest) for _, observers in self._grants[place:])
+
     def may_list(self, viewer: str, owner: str, since: int) -> bool:
         """Return whether a principal might list jobs of another at any time from `since` on."""
         return self.rights(viewer, owner, since) != {""}

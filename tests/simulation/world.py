@@ -74,6 +74,8 @@ class World:
         self.ledger = Ledger(self)
         self.gateway = Gateway(self)
         self.journal = Journal(self)
+        self.guests = {actor.principal for actor in plan.options.cast if actor.guest}
+        """Principals of other tenants."""
         self.works = Works(self)
         self.deadlines = Deadlines(self)
         self.pages = Pages(self)
@@ -262,7 +264,7 @@ class World:
 
     # For clients.
 
-    def dial(self, client: Socket | None, lines: bool, *, honest: bool) -> Link | None:
+    def dial(self, client: Socket | None, lines: bool, *, honest: bool, guest: bool = False) -> Link | None:
         """Return a new link to the runtime; None if it does not listen."""
         if not self.host.listens or self.now < self._refuses_until:
             return None
@@ -271,7 +273,7 @@ class World:
             link.down.reader = link.up.writer = client
         self.links = [known for known in self.links if not known.over]
         self.links.append(link)
-        self.host.accept(link, lines, honest)
+        self.host.accept(link, lines, honest, guest)
         return link
 
     def relabelled(self, token: str) -> str:

@@ -222,7 +222,8 @@ class Node:
         self.cluster.at(max(self.cluster.now + 1, self._when(clock)), self.deliver, self.life, self._poll)
 
     def _seen(self, reading: Reading, begun: int, before: dict[int, tuple[int, int]]) -> None:
-        held, owns = not self.may_act, self.ownership
+        owns = self.ownership
+        held = [shard for shard in self.services if not self.acts_for(shard)]
         self._has_row = any(row.node == self.id for row in reading.nodes)
         self._look(reading, begun, before)
         idle = [shard for shard, service in self.services.items() if self._is_idle(shard, service)]
@@ -233,8 +234,9 @@ class Node:
         for decision in decisions:
             self.cluster.decided(self, decision)
             self._carry_out(decision)
-        if held:
-            self._thaw()
+        for shard in held:
+            if self.acts_for(shard):
+                self.services[shard].thaw()
         self._poll_at(owns.next_poll)
 
     def _is_idle(self, shard: int, service: Service) -> bool:

@@ -6,14 +6,17 @@ import random
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import MILLISECOND, SECOND
 
 from .. import plan as plans
 from ..broken import Broken
+from ..plan import NUMBERS, Actor, Move, Plan
 from .cluster import Cluster
 from .play import Result
-from .shard_world import ShardWorld
+from .shard_world import GUEST, GUEST_RIGHTS, ShardWorld
 
 SHARDS: Final = 4
 INPUTS: Final = 60
@@ -24,6 +27,8 @@ KINDS: Final = (
     *("die", "die", "restart", "pause", "pause", "resume", "resume", "cut", "join", "drain"),
     *("outage", "late", "slow", "start", "start", "fail_over"),
 )
+GUEST_MOVES: Final = ("subscribe", "subscribe", "watch_other", "watch_other", "page", "observers")
+"""The kinds of moves that come more often with a guest."""
 BEFORE_HEALED: Final = 8 * SECOND
 """The time in which owners that live heal what a failover has lost: some beats, and a slow store."""
 
@@ -36,6 +41,8 @@ def play(seed: int, note: Callable[[str], None] | None = None) -> Result:
     try:
         for shard in range(SHARDS):
             plan = plans.draw(seed * SHARDS + shard, INPUTS, authority=False)
+            if dice.random() < 0.5:
+                plan = _with_guest(plan, random.Random(f"guest {seed} {shard}"))
             cluster.worlds.append(ShardWorld(cluster, shard, plan))
         _run(cluster, dice)
     except Broken as broken:
@@ -50,6 +57,22 @@ def play(seed: int, note: Callable[[str], None] | None = None) -> Result:
             counts[key] = counts.get(key, 0) + value
     digest = cluster.digest + "".join(world.digest for world in cluster.worlds)
     return Result(name, message, digest, counts)
+
+
+def _with_guest(plan: Plan, dice: random.Random) -> Plan:
+    """Return the plan with a guest, moves of it, and moves that change its rights."""
+    options = plan.options
+    features = options.cast[0].features
+    guest = Actor(principal=GUEST, guest=True, stores=dice.random() < 0.5, features=features)
+    observers = {**options.observers, **({GUEST: GUEST_RIGHTS} if dice.random() < 0.8 else {})}
+    options = msgspec.structs.replace(options, cast=(*options.cast, guest), observers=observers)
+    moves = []
+    for move in plan.moves:
+        moves.append(move)
+        if dice.random() < 0.25:
+            kind = dice.choice(GUEST_MOVES)
+            moves.append(Move(0, kind, *(dice.randrange(NUMBERS) for _ in range(3))))
+    return Plan(options, tuple(moves))
 
 
 def _run(cluster: Cluster, dice: random.Random) -> None:

@@ -7,13 +7,13 @@ not act, messages for the runtime wait, and clients get no answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from arcp_proto import Connection, Framing
-from arcp_proto.engine.output import Output
+from arcp_proto.engine.output import Output, SessionLost
 from arcp_proto.ids import MILLISECOND, SECOND
 from arcp_proto.server.journal.records import Record, decode_record, encode_record
 from arcp_proto.server.runtime import Runtime
@@ -21,6 +21,7 @@ from arcp_proto.server.runtime import Runtime
 from .. import bounds
 from ..agents import Agents
 from ..broken import ensure
+from ..honest import Honest
 from ..host import Host, ServerEnd
 from ..journal import Journal
 from ..network import Link, Socket
@@ -42,6 +43,9 @@ clock of a shard is that of all its owners: `step_clock` would set the clocks of
 """
 COMPACTS: Final = 2
 """The percentage of moves after which a shard is compacted, besides the moves that do."""
+GUEST: Final = "dave"
+"""The principal of another tenant; a shard has one client of it, or none."""
+GUEST_RIGHTS: Final = {"alice": "observe", "bob": "list"}
 RELABELS: Final = 10
 """The percentage of resumes in which a raw client shows its token with the label of another shard."""
 OF_CLIENTS: Final = (
@@ -85,15 +89,37 @@ class ShardHost(Host):
 
     def __init__(self, world: ShardWorld, shard: int) -> None:
         super().__init__(world)
-        self.config = msgspec.structs.replace(self.config, label=f"s{shard}")
+        self.tenant = f"t{shard}"
+        self.config = msgspec.structs.replace(
+            self.config, label=f"s{shard}", **self._rights_of(self.config.observers)
+        )
         self.up = False
         self._first = True
         self._draining = False
 
-    def accept(self, link: Link, lines: bool, honest: bool) -> None:
+    def _rights_of(self, observers: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+        """Return rights as those within the tenant and those of guests, as nodes divide them."""
+        given = {viewer: dict(owners) for viewer, owners in observers.items()}
+        guests = {GUEST: {self.tenant: given.pop(GUEST)}} if GUEST in given else {}
+        return {"observers": given, "guests": guests}
+
+    def set_observers(self, observers: dict[str, dict[str, str]]) -> None:
+        """Change the rights of observers and of guests."""
+        world, rights = self.world, self._rights_of(observers)
+        world.works.grant(observers)
+        self.config = msgspec.structs.replace(self.config, **rights)
+        if self.up:
+            self.runtime.observers_set(rights["observers"], rights["guests"], now=self.now)
+            self.take()
+
+    def accept(self, link: Link, lines: bool, honest: bool, guest: bool) -> None:
         framing = Framing.LINES if lines else Framing.MESSAGES
         connection: Connection = self.runtime.connect(
-            framing, secure=self.world.options.credentials, now=self.now
+            framing,
+            secure=self.world.options.credentials,
+            tenant=self.tenant,
+            guest=guest,
+            now=self.now,
         )
         end = self.ends[connection] = ShardEnd(self, link, connection, honest)
         link.up.reader = link.down.writer = end
@@ -134,6 +160,14 @@ class ShardHost(Host):
         assert isinstance(self.world, ShardWorld)
         if life == self.life and self.up and self.world.service is not None:
             self.world.service.handed_over()
+
+    def keep_made(self) -> None:
+        """Give the records of the runtime to the journal; the rest of its output is carried out later."""
+        output = self.runtime.take()
+        if output.records:
+            self.world.journal.append(output.records)
+        assert isinstance(self.world, ShardWorld)
+        self.world.when_thawed(self.carry_out, output._replace(records=()))
 
     def compact(self) -> None:
         """Give the store a snapshot, which has to restore the same state as all records (I3)."""
@@ -324,9 +358,9 @@ class ShardWorld(World):
         self.host.go_down()
         self._waiting.clear()
 
-    def dial(self, client: Socket | None, lines: bool, *, honest: bool) -> Link | None:
+    def dial(self, client: Socket | None, lines: bool, *, honest: bool, guest: bool = False) -> Link | None:
         given_away = self.service is not None and self.service.given_away
-        return None if self.frozen or given_away else super().dial(client, lines, honest=honest)
+        return None if self.frozen or given_away else super().dial(client, lines, honest=honest, guest=guest)
 
     def relabelled(self, token: str) -> str:
         """Return a token, now and then with the label of another shard, which makes it invalid (C7)."""
@@ -353,16 +387,42 @@ class ShardWorld(World):
         if self.frozen and move.kind not in OF_CLIENTS:
             return
         self.note("move", move)
-        MOVES[move.kind](self, move)
+        if move.kind == "observers":
+            self.set_observers(move)
+        else:
+            MOVES[move.kind](self, move)
         if self.chance(COMPACTS):
             self.host.compact()
         if self.host.up and not self.frozen:
             bounds.check(self.host)
             self.ledger.check_stopped()
             self.deadlines.check()
+            self._check_guests()
+
+    def _check_guests(self) -> None:
+        """Check that a guest has no session while it has no right (I9)."""
+        for session in self.host.state.sessions.values():
+            revoked = session.guest and self.works.is_revoked(session.principal)
+            ensure(not revoked, "I9", f"{session.id} of {session.principal} goes on without a right")
+
+    def set_observers(self, move: Move) -> None:
+        """Change rights; the guest gets its rights by half of these moves, and loses them by the others."""
+        right = ("observe", "list")[move.a & 1]
+        observers = ({}, {"carol": {"*": right}}, {"bob": {"alice": right}})[move.b % 3]
+        guests = {GUEST: GUEST_RIGHTS} if move.c & 1 else {}
+        self.host.set_observers({**observers, **guests})
+
+    def check_loss(self, client: Honest, lost: SessionLost) -> None:
+        """Check the loss of a session; a guest that has lost its rights loses its session too."""
+        if client.actor.guest and lost.code == "PERMISSION_DENIED":
+            self.count("guest revoked")
+        else:
+            super().check_loss(client, lost)
 
     def heal_all(self) -> None:
-        """End all faults, and check that every client gets all that it has to."""
+        """End all faults, and check that every client gets all that it has to, also a guest."""
+        if any(client.actor.guest for client in self.clients):
+            self.host.set_observers({GUEST: GUEST_RIGHTS})
         self._heal()
 
     def _all_goes(self) -> None:
@@ -483,6 +543,8 @@ class ShardService:
         """Tell the runtime what is durable, and heal the store if it went back."""
         if not self.over and self.world.service is self and self.world.host.up:
             self.journal.durable(count)
+            if self.writer is not None and self.writer.needs_snapshot:
+                self._heal(self.writer)
             self.world.when_thawed(self._look)
 
     def _look(self) -> None:
@@ -490,8 +552,19 @@ class ShardService:
         if self.over or writer is None or not host.up:
             return
         host.persisted(self.journal.count)
-        if writer.needs_snapshot and host.up:
-            host.compact()
+
+    def _heal(self, writer: Writer) -> None:
+        """Give the snapshot that heals the store, also while nothing else may be carried out.
+
+        The shard may act only once it is healed, if the store has lost its claim.
+        """
+        world = self.world
+        if world.frozen:
+            world.host.keep_made()
+        else:
+            world.host.take()
+        if world.host.up and not self.over:
+            self.give_snapshot(writer)
 
     def on_fenced(self) -> None:
         """Give the shard up, since another node owns it."""

@@ -14,7 +14,7 @@ from arcp_io.cluster.ownership import Ownership
 from arcp_io.journal.rows import Row as JournalRow
 from arcp_proto.ids import MILLISECOND, SECOND
 from arcp_proto.server.journal.records import Record
-from arcp_proto.server.sessions import handshake
+from arcp_proto.server.sessions import guests, handshake
 from arcp_proto.server.state import RuntimeState
 from arcp_proto.wire.first import token_prefix
 from arcp_proto.wire.messages import Resume
@@ -289,6 +289,11 @@ def token_of_another_label(patch: Patch) -> None:
     )
 
 
+def a_guest_keeps_its_session(patch: Patch) -> None:
+    """Leave the sessions of a guest as they are when it loses its rights."""
+    patch.setattr(guests, "revoke", lambda _: None)
+
+
 WITH_RUNTIMES: Final = (
     Row(runtime_sends_before_persisted, 0, ("I3",)),
     Row(runtime_begins_with_half_of_its_records, 0, ("I1", "I2", "codes")),
@@ -299,7 +304,8 @@ WITH_RUNTIMES: Final = (
     Row(hold_left_out, 5, ("C6",)),
     Row(agents_wait_for_ever, 2, ("I10",)),
     Row(heal_without_the_last_record, 0, ("C3",)),
-    Row(token_of_another_label, 16, ("I9",)),
+    Row(token_of_another_label, 16, ("I9", "codes")),
+    Row(a_guest_keeps_its_session, 0, ("I9",)),
 )
 
 

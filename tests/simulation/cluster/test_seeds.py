@@ -50,6 +50,15 @@ def test_owners_with_runtimes_heal_a_store_that_went_back() -> None:
     assert sum(each.get("healed", 0) for each in counts) > 4
 
 
+def test_a_shard_that_has_lost_its_heal_is_healed_although_it_may_not_act() -> None:
+    assert runtimes.play(116).message == ""
+
+
+def test_guests_lose_their_sessions_with_their_rights() -> None:
+    counts = [runtimes.play(seed).counts for seed in range(10)]
+    assert sum(each.get("guest revoked", 0) for each in counts) > 2
+
+
 def test_the_same_seed_does_the_same_everywhere() -> None:
     seeds = list(FRESH[:3])
     command = [sys.executable, "-m", "tests.simulation.cluster", "--digest", *map(str, seeds)]
