@@ -164,7 +164,7 @@ def on_event(
         elif event.kind == RESULT_CHUNK and resubscribe.mends_by(session, mended):
             session.assembly.add(job_id, event.body)
         return
-    if not _is_taken(session, envelope, job_id, position):
+    if not _is_taken(session, envelope, job_id, position, follows=_ends_subscription(event)):
         if event.kind == DELEGATE:
             session.leave_child(job_id, name(event.body.get("child_job_id")))
         return
@@ -335,17 +335,26 @@ def _observe(
     return True
 
 
-def _is_taken(session: ClientSession, envelope: codec.Envelope, job_id: JobId, position: int | None) -> bool:
+def _is_taken(
+    session: ClientSession,
+    envelope: codec.Envelope,
+    job_id: JobId,
+    position: int | None,
+    *,
+    follows: bool = False,
+) -> bool:
     """Return whether an event or an end of a job is for the user, now.
 
     It is not if it was handed out before, if its job is over or observed no longer, or if it waits for the
-    answer by which its job is followed.
+    answer by which its job is followed. In a session of an earlier process it begins to follow its job. A
+    notice does not, unless it `follows`, because it does not say how far that process has come.
     """
+    follows = follows or position is not None or not session.is_placed
     seq, job = envelope.event_seq or 0, session.jobs.get(job_id)
     over = session.is_done_with(job_id) or _is_of_an_earlier_subscribe(session, job_id)
     if job is None and not over and _waits(session, envelope, job_id):
         return False
-    if job is None and session.restored and seq and not over:
+    if job is None and session.restored and seq and follows and not over:
         job = session.follow(job_id, observed=False, cursor=session.position_before(job_id, position))
         job.keyed = job.restored = True  # An earlier process has submitted it, or observes it.
     if job is None:

@@ -290,3 +290,16 @@ def test_a_lost_child_has_no_later_end(runtime: ScriptedRuntime) -> None:
     for process in (third, another_process(third)):
         assert positions(at(process, 1, 1, **announces)) == [1]
         assert process.say("job.result", end, job_id="job_2", event_seq=2) == []
+
+
+def test_a_notice_does_not_follow_a_child_of_an_earlier_process() -> None:
+    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 4, (ResumedJob(JOB, 2),))
+    runtime = ScriptedRuntime(ClientConfig(), resumption=resumption)
+    runtime.welcome()
+    said = {"phase": "back_pressure", "message": "slow"}
+    notice = runtime.only(JobEvent, at(runtime, 5, None, job_id="job_2", kind="status", body=said))
+    assert (notice.job_id, notice.job_seq) == ("job_2", None)
+    stored = runtime.client.resumption()
+    assert stored is not None
+    assert [job.job_id for job in stored.jobs] == [JOB], "the notice does not say how far the child has come"
+    assert positions(at(runtime, 6, 3, job_id="job_2")) == [3]
