@@ -186,8 +186,11 @@ def _check_session(host: Host, session: Session) -> None:
         raise Broken("I8", f"{session.id} holds {len(replies)} answers")
     if session.acked >= log.first and "ack" in session.features:
         raise Broken("I8", f"{session.id} has acked {session.acked}, and {log.first} is kept")
-    # Jobs of repeated idempotency keys do not count as subscriptions (§7.2).
-    observed = len(session.observed)
+    # Jobs of repeated idempotency keys do not count as subscriptions (§7.2), nor does a job of the session
+    # itself, the end of which waits for that of a child (§10).
+    waiting = session.backlogs
+    own = [job_id for job_id, backlog in waiting.items() if backlog.owed and not backlog.asked]
+    observed = len((session.observed.keys() | waiting.keys()).difference(own))
     more = observed - limits.max_session_subscriptions
     if more > 0 and more > host.world.works.keys_of(session.principal):
         raise Broken("I8", f"{session.id} observes {observed} jobs")

@@ -63,8 +63,8 @@ class Deadlines:
         world, interval = self._world, self._world.options.heartbeat_sec * SECOND
         for end in world.host.ends.values():
             told = end.line.told
-            if not end.takes():
-                end.heard_at = world.now
+            if told is None or not end.takes():
+                end.heard_at = world.now  # Heartbeats begin with the welcome.
             if not interval or told is None or "heartbeat" not in told.features:
                 continue
             silent = world.now - end.heard_at

@@ -226,9 +226,13 @@ class Promises:
                 return
 
     def _carried_out(self, session_id: str, begin: Begin) -> None:
-        """Record that a request was carried out, or that a subscription has ended."""
+        """Record that a request was carried out, or that a subscription has ended.
+
+        A record of a restart is seen once all of them are applied, and the number of its end is not known.
+        """
         state, at = self._world.host.state, self._world.works.tick()
-        last = state.sessions[SessionId(session_id)].log.last if begin.request_id else 0
+        known = begin.request_id or begin.record == state.record_count
+        last = state.sessions[SessionId(session_id)].log.last if known else 0
         self._begins.setdefault(session_id, []).append(begin._replace(seq=last, at=at))
 
     def _begin_all(self, told: Told, seq: int | None) -> None:
