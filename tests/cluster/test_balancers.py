@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import ssl
 import time
 from pathlib import Path
@@ -14,9 +15,10 @@ import pytest
 from arcp_io.app import App
 from tests.attacks.table import TABLE
 from tests.cluster import servers
-from tests.cluster.balancers import balancer, certificates, connections_to, free_port, missing
-from tests.cluster.conftest import skip_for
+from tests.cluster.balancers import balancer, certificates, connections_to, free_port, missing, plain_haproxy
+from tests.cluster.conftest import MakeStore, skip_for
 from tests.cluster.foreign import NOT_BEHIND_HAPROXY, serve_behind_haproxy
+from tests.cluster.served import served, spread
 from tests.cluster.test_cli import await_owners
 from tests.hanging import PATIENCE
 from tests.io.peers import Ended, Message, Peer, websocket
@@ -113,6 +115,23 @@ async def test_sessions_are_opened_through_haproxy_and_foreign_gateways() -> Non
             assert (await peer.hello("s3cret"))["type"] == "session.welcome"
         assert server.counts().attached_sessions == 2
         assert connections_to(server.port) == 2
+
+
+async def test_a_connection_that_a_frozen_node_takes_goes_on_at_another_node(make_store: MakeStore) -> None:
+    skip_for(missing("haproxy"))
+    app = App("behind", "1", tokens={"s3cret": "alice"})
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        async with served(app, make_store(shards=2)) as node:
+            await spread(node)
+            here = node.gateway.port
+            proxy = plain_haproxy([frozen.getsockname()[1], here])
+            port = await anyio.to_thread.run_sync(proxy.__enter__)
+            try:
+                for _ in range(2):
+                    async with websocket(node.url.replace(f":{here}/", f":{port}/")) as peer:
+                        assert (await peer.hello("s3cret"))["type"] == "session.welcome"
+            finally:
+                await anyio.to_thread.run_sync(proxy.__exit__, None, None, None)
 
 
 def test_attacks_that_are_left_out_behind_haproxy_are_in_the_table() -> None:
