@@ -15,9 +15,10 @@ class Dask(Placement):
     """Runs each job of an agent as a task of Dask: `placement=Dask("tcp://scheduler:8786")`.
 
     `client` is the address of a scheduler, a `distributed.Client`, or a function that returns one, which is
-    called once, by the first job. A job takes a thread of its worker until it ends, and `resources` of it, as
-    in Dask's own `submit`. `start_timeout` is the time in seconds from the start of a job until its worker
-    has to dial in.
+    called by the first job, and again after that client was closed: it closes itself when its scheduler was
+    away for too long. A job takes a thread of its worker until it ends, and `resources` of it, as in Dask's
+    own `submit`. `start_timeout` is the time in seconds from the start of a job until its worker has to dial
+    in.
     """
 
     engine: ClassVar[str] = "Dask"
@@ -60,7 +61,7 @@ class Dask(Placement):
 
     def _connection(self) -> Any:
         with self._connecting:
-            if self._connected is None:
+            if self._connected is None or self._connected.status == "closed":
                 client = self._client
                 if isinstance(client, str):
                     client = self.imported().Client(client, set_as_default=False)

@@ -82,6 +82,36 @@ async def test_a_worker_of_an_engine_that_is_killed(engine: Placement) -> None:
         assert await again.result() == "next"
 
 
+async def test_a_scheduler_of_dask_that_is_killed_and_started_again(tmp_path: Path) -> None:
+    """Kill the scheduler while a job runs, and cancel the job; submit others before and after a restart."""
+    engines.need("dask")
+    from dask import config
+
+    cluster = engines.DaskProcesses(tmp_path)
+    placement = Dask(cluster.address, start_timeout=60)
+    try:
+        with config.set({"distributed.comm.timeouts.connect": "6s"}):
+            async with serving(placed(placement)) as (_, session):
+                await anyio.to_thread.run_sync(cluster.start)
+                job, pids = await begun(session, "waits")
+                cluster.scheduler.kill()
+                refused = await session.submit("echo", "nobody")
+                assert isinstance(await outcome(refused), InternalError)
+                await job.cancel()
+                assert isinstance(await outcome(job), JobCancelled)
+                await until_gone(*pids[:2])
+                cluster.scheduler.wait()
+                with anyio.fail_after(60):
+                    while placement._connected.status != "closed":
+                        await anyio.sleep(0.1)
+                await anyio.to_thread.run_sync(cluster.start)
+                again = await session.submit("echo", "next")
+                assert await again.result() == "next"
+    finally:
+        placement.close()
+        cluster.close()
+
+
 async def test_a_frozen_link_at_an_engine(engine: Placement) -> None:
     async with serving(placed(engine)) as (_, session):
         job, pids = await begun(session, "waits")
