@@ -31,8 +31,9 @@ from arcp_io.client.result_reader import ResultReader
 from arcp_io.client.store import SessionStore
 from arcp_io.client.watch import Change, State
 from arcp_io.drivers.hop import Hop
-from arcp_proto import AgentEntry, Credential, JobEntry, Limits, Peer
+from arcp_proto import AgentEntry, Credential, JobDescription, JobEnded, JobEntry, Limits, Peer
 
+from . import observation
 from .client import connect as client
 from .client import job as client_job
 from .client import session as client_session
@@ -270,6 +271,22 @@ class Session:
 
         return self._job_of(subscribe)
 
+    def describe(self, job_id: str) -> JobDescription:
+        """Return one look at a job that is visible; see `arcp_io.Session.describe`."""
+        return self._hop.call(partial(self._session.describe, job_id))
+
+    def observe(
+        self,
+        job_id: str,
+        from_position: int = 0,
+        *,
+        kinds: str | Sequence[str] | None = None,
+        follow: bool = True,
+    ) -> Observation:
+        """Iterate over the events of a visible job above a position; see `arcp_io.Session.observe`."""
+        observation = self._session.observe(job_id, from_position, kinds=kinds, follow=follow)
+        return Observation(self._hop, observation)
+
     def unsubscribe(self, job: Job) -> None:
         """Stop observing a job: its iteration ends. The job itself continues."""
         self._hop.call(partial(self._session.unsubscribe, job._job))
@@ -313,6 +330,37 @@ class Session:
             return job
 
         return Job(self._hop, self._hop.call(asked))
+
+
+class Observation:
+    """`arcp_io.observation.Observation`, blocking: iterate over it for the events of a job."""
+
+    def __init__(self, hop: Hop, observation: observation.Observation) -> None:
+        self._observation = observation
+        self._events = hop.iterate(observation)
+
+    def __iter__(self) -> Iterator[Event]:
+        return self._events
+
+    @property
+    def job_id(self) -> str:
+        """The id of the job."""
+        return self._observation.job_id
+
+    @property
+    def position(self) -> int:
+        """The position of the last event that was returned."""
+        return self._observation.position
+
+    @property
+    def history_from(self) -> int | None:
+        """The position of the first event that was left, if the beginning of the history was cut off."""
+        return self._observation.history_from
+
+    @property
+    def end(self) -> JobEnded | None:
+        """The end of the job, once the iteration has reached it."""
+        return self._observation.end
 
 
 class Job(Generic[T]):

@@ -31,8 +31,10 @@ from arcp_proto.engine.output import (
     Detached,
     Dial,
     Event,
+    EventsRead,
     IssueCredentials,
     JobAccepted,
+    JobDescribed,
     JobEnded,
     JobEvent,
     JobLost,
@@ -61,7 +63,7 @@ from arcp_proto.leases.ceilings import Ceiling
 from arcp_proto.server.agent_api import AgentApi
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.credentials.model import IssuedCredential
-from arcp_proto.server.host_queries import Counts, JobInfo
+from arcp_proto.server.host_jobs import Counts, HostJobs, JobInfo
 from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.server.journal.records import (
     RECORD_VERSION,
@@ -109,6 +111,7 @@ from arcp_proto.wire.event_bodies import EventKind
 from arcp_proto.wire.framing import Framing
 from arcp_proto.wire.inputs import Input
 from arcp_proto.wire.messages import AgentEntry, JobEntry, Peer
+from arcp_proto.wire.reading import BudgetCounter, JobDescription, JobEnding
 
 from .close_codes import CLOSE_REASON_BYTES, CloseCode
 from .errors import RETRYABLE, Denied, ErrorCode, InvariantViolated, LocalProtocolError
@@ -135,6 +138,7 @@ __all__ = [
     "AgentInfo",
     "Audit",
     "Authenticate",
+    "BudgetCounter",
     "CancelAcknowledged",
     "Ceiling",
     "ChildEnded",
@@ -162,17 +166,22 @@ __all__ = [
     "ErrorCode",
     "Event",
     "EventKind",
+    "EventsRead",
     "Evicted",
     "Framing",
     "HistoryCut",
+    "HostJobs",
     "Input",
     "InvariantViolated",
     "IssueCredentials",
     "IssuedCredential",
     "JobAccepted",
     "JobAcceptedRecord",
+    "JobDescribed",
+    "JobDescription",
     "JobEnded",
     "JobEndedRecord",
+    "JobEnding",
     "JobEntry",
     "JobEvent",
     "JobForgotten",

@@ -23,6 +23,8 @@ class Feature(StrEnum):
     """Credentials that a runtime issues for jobs and revokes (§9.8)."""
     POSITIONS = "x-vendor.arcp-io.job_seq"
     """Events with their position in the job as `job_seq`; a session without the feature gets none."""
+    READING = "x-vendor.arcp-io.reading"
+    """The requests `describe` and `read`: one look at a job, and its events apart from subscriptions."""
 
 
 FEATURES: Final = tuple(Feature)

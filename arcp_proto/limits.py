@@ -137,6 +137,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         finished job counts by its lease and its end, if they have more than 512 bytes.
       max_total_bytes: Bytes held for all principals, by the same rule.
       max_session_subscriptions: Jobs that one session observes.
+      max_connection_reads: Requests to read the events of a job that wait on one connection.
+      max_page_events: Events in the answer to one of them.
+      max_read_wait_sec: Seconds for which such a request waits for an event at most.
       max_session_replies: Answers to submit and subscribe that one session keeps for a resume (§6.3).
       max_session_reply_bytes: Bytes of the answers that one session keeps for a resume.
       back_pressure_events: Unacknowledged events of a session before it gets a back-pressure notice; half
@@ -229,6 +232,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_principal_bytes: int = 64 * MIB
     max_total_bytes: int = 256 * MIB
     max_session_subscriptions: int = 1_000
+    max_connection_reads: int = 256
+    max_page_events: int = 1_000
+    max_read_wait_sec: int = 30
     max_session_replies: int = 64
     max_session_reply_bytes: int = 256 * KIB
     back_pressure_events: int = 5_000
@@ -266,6 +272,7 @@ WIRE_WORDS: Final[Mapping[str, str]] = {
     "max_principal_bytes": "principal_bytes",
     "max_total_bytes": "total_bytes",
     "max_session_subscriptions": "subscriptions",
+    "max_connection_reads": "reads",
     "max_principal_idempotency_keys": "idempotency_keys",
     "max_total_idempotency_keys": "idempotency_keys_total",
     "max_principal_idempotency_bytes": "idempotency_bytes",

@@ -24,6 +24,7 @@ from arcp_proto.engine.entropy import SEED_BYTES, Entropy
 from arcp_proto.engine.output import Output
 from arcp_proto.server.agent_api import AgentApi
 from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.host_jobs import HostJobs
 from arcp_proto.server.jobs.listing import Cursors
 from arcp_proto.server.runtime import Runtime
 from arcp_proto.server.state import RuntimeState
@@ -54,7 +55,6 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "authenticated",
         "throttle",
         "observers_set",
-        "cancel_job",
         "job_stopped",
         "persisted",
         "shut_down",
@@ -77,12 +77,15 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "finish",
         "fail",
     ),
+    "jobs": ("cancel_job", "read_events"),
     "client": (
         "submit",
         "cancel",
         "subscribe",
         "unsubscribe",
         "list_jobs",
+        "describe",
+        "read_events",
         "mark_processed",
         "stopped_iterating",
         "stream_result",
@@ -264,6 +267,8 @@ class _Player:
             return call(now=now, reason=rest[0]) if name == "lost" else call(*rest, now=now)
         elif name in INPUTS[role]:
             return self._call(self.machine, name, arguments, now)
+        elif isinstance(self.machine, Runtime) and name in INPUTS["jobs"]:
+            return self._call(self.machine.jobs, "cancel" if name == "cancel_job" else "read", arguments, now)
         elif isinstance(self.machine, Runtime) and name in INPUTS["agents"]:
             return self._call(self.machine.agents, name, arguments, now)
         else:
@@ -298,7 +303,7 @@ class _Player:
         self._connections[connection_state(connection).number] = connection
 
     def _call(
-        self, called: Runtime | Client | AgentApi, name: str, arguments: list[Any], now: int
+        self, called: Runtime | Client | AgentApi | HostJobs, name: str, arguments: list[Any], now: int
     ) -> Output | None:
         try:
             result = getattr(called, name)(*arguments, now=now)

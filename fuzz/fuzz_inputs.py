@@ -338,7 +338,7 @@ class Inputs:
         self.carry_out(self.runtime.take())
 
     def host_cancel(self, a: int, b: int, c: int) -> None:
-        self.runtime.cancel_job(self._job(a), "host", now=self.now)
+        self.runtime.jobs.cancel(self._job(a), "host", now=self.now)
         self.carry_out(self.runtime.take())
 
     # Time, and the host.

@@ -15,6 +15,7 @@ from arcp_io import errors
 from arcp_io.drivers.clock import Clock
 from arcp_io.errors import ArcpError, ConnectionLost, LocalProtocolError, error_for
 from arcp_io.lease_terms import moment, with_budget
+from arcp_io.observation import Observation, Observers, kinds_of
 from arcp_io.values import converted
 from arcp_proto import (
     AgentEntry,
@@ -25,7 +26,10 @@ from arcp_proto import (
     ConnectionEnded,
     Detached,
     Dial,
+    EventsRead,
     JobAccepted,
+    JobDescribed,
+    JobDescription,
     JobEnded,
     JobId,
     JobLost,
@@ -71,6 +75,8 @@ class Session:
         job = await session.attach(job_id)                 a job that was submitted before
         job = await session.subscribe(job_id)              a job of any principal
         async for entry in session.list_jobs(): ...        the visible jobs
+        await session.describe(job_id)                     one look at a job
+        async for event in session.observe(job_id): ...    its events, beside any other iterator
         async for change in session.watch(): ...           changes of the connection
         await session.cancel_all()                         cancel all unfinished jobs
         await session.unsubscribe(job)                     stop observing; the job continues
@@ -117,6 +123,7 @@ class Session:
             self._client, _PumpHost(self), loop, self._clock, self._keeper, self._jobs.tell
         )
         self._watchers = Watchers()
+        self._observers = Observers()
         self._failure: ArcpError | None = None
         self._dial: Dial | None = None
         """The client's request for the next attempt to open a first session."""
@@ -260,6 +267,39 @@ class Session:
         finally:
             self._subscribing.remove(job_id)
         return job
+
+    async def describe(self, job_id: str) -> JobDescription:
+        """Return one look at a job that is visible: status, times, attempt, lease, budget, progress, end.
+
+        It has no effect on what the session follows. Raises JobNotFound, PermissionDenied for a job that may
+        be listed only, LocalProtocolError if the runtime does not offer it, and ConnectionLost.
+        """
+        described: JobDescribed = await self._ask(partial(self._client.describe, JobId(job_id)))
+        return described.job
+
+    def observe(
+        self,
+        job_id: str,
+        from_position: int = 0,
+        *,
+        kinds: str | Sequence[str] | None = None,
+        follow: bool = True,
+    ) -> Observation:
+        """Iterate over the events of a visible job above a position, by default over all of them.
+
+        Any number of observations of one job may be under way in a session, beside its submitter's iterator:
+        each keeps its own position. `kinds` are the kinds of events to return, one or several; the end of the
+        job is always noticed. Without `follow` the iteration ends with the last event so far. Unlike those of
+        a Job, the chunks of a result are not joined. A slow loop costs nothing but its own delay.
+        """
+        words = kinds_of(kinds)
+
+        async def read(after: int, wait: float) -> EventsRead:
+            ask = partial(self._client.read_events, JobId(job_id), after, None, wait, words)
+            page: EventsRead = await self._ask(ask)
+            return page
+
+        return Observation(job_id, from_position, read, self._observers, follow=follow)
 
     async def unsubscribe(self, job: Job) -> None:
         """Stop observing a job: its iteration ends. The job itself continues."""
@@ -418,7 +458,7 @@ class Session:
             case CancelAcknowledged():
                 self._jobs.cancel_answered(event)
                 self._answers.give(event.request_id, event.final_status)
-            case JobsListed():
+            case JobsListed() | JobDescribed() | EventsRead():
                 self._answers.give(event.request_id, event)
             case MarkedProcessed():
                 self._jobs.marked_processed(event)

@@ -28,6 +28,7 @@ from arcp_io.drivers.stdio import RequestCodec, own_standard_streams
 from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ServerCodec
 from arcp_io.drivers.ws_admission import Admission
+from arcp_io.observation import Observation
 from arcp_io.provisioning import NoProvisioner, Provisioning
 from arcp_proto import (
     Audit,
@@ -36,13 +37,16 @@ from arcp_proto import (
     ConnectionEnded,
     Counts,
     Event,
+    EventsRead,
     Framing,
     IssueCredentials,
+    JobDescription,
     JobId,
     JobInfo,
     Noted,
     Phase,
     Request,
+    RequestRefused,
     RevokeCredential,
     Runtime,
     RuntimeConfig,
@@ -54,6 +58,7 @@ from . import activity_log
 from .audit_log import Auditor
 from .auth import Verified
 from .entrance import Entrance
+from .readers import Readers
 
 if TYPE_CHECKING:
     from arcp_io.app import App
@@ -133,6 +138,7 @@ class Server:
         self._auditor = shared.auditor or Auditor(app.audit, app.audit_bytes)
         self._closes_auditor = shared.auditor is None
         self.refusals = activity_log.Refusals(clock.now)
+        self._readers = Readers(runtime, self.pump)
         provisioner = app.provisioner or NoProvisioner()
         self._provisioning = Provisioning(
             provisioner, runtime, self.pump, loop, 0.9 * app.limits.issue_timeout_sec
@@ -173,7 +179,26 @@ class Server:
 
         With `finished` the list has all jobs that are listed to clients.
         """
-        return self.runtime.job_infos(finished=finished)
+        return self.runtime.jobs.infos(finished=finished)
+
+    def describe(self, job_id: str) -> JobDescription | None:
+        """Return one look at a job of any principal; None for a job that is not kept."""
+        return self.runtime.jobs.describe(JobId(job_id))
+
+    def observe(
+        self,
+        job_id: str,
+        from_position: int = 0,
+        *,
+        kinds: str | Sequence[str] | None = None,
+        follow: bool = True,
+    ) -> Observation:
+        """Iterate over the events of a job of any principal above a position, as `Session.observe` does.
+
+        With a journal an event comes once it is durable. Raises JobNotFound for an unknown job, also when it
+        is forgotten meanwhile, and ConnectionLost when the server has ended.
+        """
+        return self._readers.observe(job_id, from_position, kinds, follow=follow)
 
     def counts(self) -> Counts:
         """Return how many connections, sessions and jobs the server has."""
@@ -186,7 +211,7 @@ class Server:
         of 5 s is over; `jobs` shows the job until then. Returns False when the job has ended or already has
         an outcome: the first outcome wins. Raises LocalProtocolError for an unknown job.
         """
-        cancelled = self.runtime.cancel_job(JobId(job_id), reason, now=self.pump.now())
+        cancelled = self.runtime.jobs.cancel(JobId(job_id), reason, now=self.pump.now())
         self.pump.run()
         return cancelled
 
@@ -208,6 +233,7 @@ class Server:
         for event in events:
             if isinstance(event, RuntimeEnded):
                 self._ended.set()
+                self._readers.end()
             elif isinstance(event, ConnectionEnded):
                 self._connection_ended.set()
             elif isinstance(event, Audit):
@@ -215,6 +241,8 @@ class Server:
                 self.refusals.happened(event)
             elif isinstance(event, Noted):
                 activity_log.log(event)
+            elif isinstance(event, (EventsRead, RequestRefused)):
+                self._readers.happened(event)
             self._agents.happened(event)
 
     # Called by `serve`, `serve_stdio` and `serve_memory`.
@@ -311,6 +339,7 @@ class Server:
         """Stop everything at once and return how many agents do not stop; harmless after the end."""
         self._stop_listening()
         self.pump.stop()
+        self._readers.end()
         try:
             return await self._agents.aclose()
         finally:

@@ -24,7 +24,7 @@ from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.ids import JobId, Monotonic, RequestId, SessionId
 from arcp_proto.secret import Secret
-from arcp_proto.wire import codec, messages
+from arcp_proto.wire import codec, messages, reading
 from arcp_proto.wire.framing import Framing
 from arcp_proto.wire.result_chunks import ChunkReader
 
@@ -263,6 +263,45 @@ class Client(Endpoint[ClientState]):
         size = commands.check_size(state, session, message)
         state.enter(now, "list_jobs", *which)
         return self._ask(self._about(RequestKind.LIST, None, message, size))
+
+    def describe(self, job_id: JobId, *, now: int) -> RequestId:
+        """Ask for one look at a job; `JobDescribed` or `RequestRefused` answers.
+
+        Raises LocalProtocolError without a session, when the runtime does not offer it, and when too much is
+        unanswered.
+        """
+        state = self._state
+        session = self._asking()
+        message = reading.Describe(job_id)
+        commands.check_negotiated(session, message)
+        size = commands.check_size(state, session, message, job_id)
+        state.enter(now, "describe", job_id)
+        return self._ask(self._about(RequestKind.DESCRIBE, job_id, message, size))
+
+    def read_events(
+        self,
+        job_id: JobId,
+        after: int = 0,
+        most: int | None = None,
+        wait_sec: float = 0.0,
+        kinds: Sequence[str] | None = None,
+        *,
+        now: int,
+    ) -> RequestId:
+        """Ask for the events of a job above a position; `EventsRead` or `RequestRefused` answers.
+
+        The answer has at most `most` events, of these `kinds` and the terminal. If there are none, it comes
+        with the next one, or after `wait_sec` seconds, of which a runtime may allow fewer. It changes nothing
+        of what the session follows. Raises LocalProtocolError without a session, when the runtime does not
+        offer it, when too much is unanswered, and for values out of range.
+        """
+        state = self._state
+        session = self._asking()
+        message = commands.read_events(job_id, after, most, wait_sec, kinds)
+        commands.check_negotiated(session, message)
+        size = commands.check_size(state, session, message, job_id)
+        state.enter(now, "read_events", job_id, after, most, wait_sec, message.kinds)
+        return self._ask(self._about(RequestKind.READ, job_id, message, size))
 
     def mark_processed(self, job_id: JobId, receipt: int, *, now: int) -> None:
         """Note that the user has done with the events of a job, up to one of them: acks tell of it (§6.5).

@@ -12,12 +12,13 @@ import msgspec
 
 from arcp_proto.close_codes import CloseCode
 from arcp_proto.engine.connection_state import ConnectionState
-from arcp_proto.engine.output import JobsListed, SessionClosed, SessionFailed
+from arcp_proto.engine.job_pages import read_of
+from arcp_proto.engine.output import JobDescribed, JobsListed, SessionClosed, SessionFailed
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
-from arcp_proto.ids import JobId
-from arcp_proto.wire import codec, messages
+from arcp_proto.ids import JobId, RequestId
+from arcp_proto.wire import codec, messages, reading
 from arcp_proto.wire.lenient import read_message
 from arcp_proto.wire.messages import MessageType
 
@@ -233,6 +234,24 @@ def on_jobs(
         client.happened(JobsListed(request.id, page.jobs, page.next_cursor))
 
 
+def on_described(
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, answer: reading.Described
+) -> None:
+    """Handle `x-vendor.arcp-io.job.described`."""
+    request = jobs.session_of(client).requests.take(answer.request_id, RequestKind.DESCRIBE)
+    if request is not None:
+        client.happened(JobDescribed(request.id, answer.job))
+
+
+def on_events(
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, page: reading.EventsPage
+) -> None:
+    """Handle `x-vendor.arcp-io.job.events`, which changes nothing of what the session follows."""
+    read = read_of(RequestId(page.request_id), page)
+    if jobs.session_of(client).requests.take(page.request_id, RequestKind.READ) is not None:
+        client.happened(read)
+
+
 Handler = Callable[["ClientState", ConnectionState, codec.Envelope, Any], None]
 
 HANDLERS: Final[Mapping[Phase, Mapping[str, Handler]]] = {
@@ -252,6 +271,8 @@ HANDLERS: Final[Mapping[Phase, Mapping[str, Handler]]] = {
         MessageType.SESSION_CLOSED: on_closed,
         MessageType.SESSION_BYE: on_closed,
         MessageType.SESSION_JOBS: on_jobs,
+        MessageType.JOB_DESCRIBED: on_described,
+        MessageType.JOB_EVENTS: on_events,
         MessageType.JOB_ACCEPTED: on_accepted,
         MessageType.JOB_SUBSCRIBED: on_subscribed,
         MessageType.JOB_CANCELLED: jobs.on_cancelled,

@@ -23,6 +23,8 @@ class RequestKind(StrEnum):
     CANCEL = MessageType.JOB_CANCEL
     SUBSCRIBE = MessageType.JOB_SUBSCRIBE
     LIST = MessageType.SESSION_LIST_JOBS
+    DESCRIBE = MessageType.JOB_DESCRIBE
+    READ = MessageType.JOB_READ
 
 
 class Outstanding(msgspec.Struct):

@@ -17,7 +17,7 @@ from arcp_proto.wire.timestamps import Stamp
 from .connection import Connection
 from .connection_state import ConnectionState
 from .entropy import Entropy
-from .output import NOTHING, Closing, ConnectionEnded, Deadline, Event, Output, Request
+from .output import NOTHING, Closing, ConnectionEnded, Deadline, Event, EventsRead, Output, Request
 from .phases import DEAF, Phase
 from .timers import TimerKey, TimerKind, Timers
 
@@ -67,7 +67,7 @@ class Machine(ABC):
         self.ready: dict[ConnectionState, None] = {}
         """Connections that got something to pull since the last `take`."""
         self._requests: list[Request] = []
-        self._gated: list[tuple[int, Request]] = []
+        self._gated: list[tuple[int, Request | EventsRead]] = []
         self._closing: list[Closing] = []
         self._events: list[Event] = []
         self._first: tuple[Monotonic, TimerKey] | None = None
@@ -239,6 +239,13 @@ class Machine(ABC):
             return False
         self.ask_now(request)
         return True
+
+    def show(self, read: EventsRead) -> None:
+        """Hand out events that the host has read, with a journal only once all of them are persisted."""
+        if self._gated or self.record_count > self.persisted_count:
+            self._gated.append((self.record_count, read))
+        else:
+            self.happened(read)
 
     def ask_now(self, request: Request) -> None:
         """Ask the host at once, even if records are not persisted."""
@@ -496,8 +503,8 @@ class Machine(ABC):
             raise InvariantViolated("a timer outlived its connection")
         return connection
 
-    def _open_gate(self) -> Sequence[Request]:
-        """Take out the requests whose records are all persisted, in order."""
+    def _open_gate(self) -> Sequence[Request | EventsRead]:
+        """Take out the requests and the events read whose records are all persisted, in order."""
         passed = 0
         for count, _ in self._gated:
             if count > self.persisted_count:

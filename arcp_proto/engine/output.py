@@ -18,6 +18,7 @@ from arcp_proto.wire import codec
 from arcp_proto.wire.credential import Credential
 from arcp_proto.wire.inputs import NO_INPUT, Input
 from arcp_proto.wire.messages import AgentEntry, JobEntry, Peer
+from arcp_proto.wire.reading import JobDescription
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -409,6 +410,30 @@ class JobEnded(msgspec.Struct):
     was forgotten, or may be observed no longer. None if nothing is missing."""
 
 
+class JobDescribed(msgspec.Struct):
+    """The answer to a describe: one look at a job."""
+
+    request_id: RequestId
+    job: JobDescription
+
+
+class EventsRead(msgspec.Struct):
+    """The answer to a read: events of a job above a position, in their order.
+
+    They have no number in a session and no receipt, and the chunks of a result are not joined. `job_seq` is
+    the position up to which the job was read, from where the next read goes on. `ended` tells that nothing
+    follows. `history_from` is the position of the first event that is left, if some that were asked for are
+    gone.
+    """
+
+    request_id: RequestId
+    job_id: JobId
+    events: list[JobEvent | JobEnded]
+    job_seq: int
+    ended: bool = False
+    history_from: int | None = None
+
+
 class MarkedProcessed(msgspec.Struct):
     """The events of a job up to a receipt count as processed.
 
@@ -453,6 +478,8 @@ Event = (
     | JobEvent
     | CancelAcknowledged
     | JobEnded
+    | JobDescribed
+    | EventsRead
     | MarkedProcessed
     | SessionFailed
     | SessionClosed

@@ -53,6 +53,8 @@ class TimerKind(StrEnum):
     """The idempotency keys of jobs that ended long ago are forgotten (§7.2)."""
     BACKLOG = "backlog"
     """An observer gets the next piece of a history that it has asked for (§7.6)."""
+    READS = "reads"
+    """Requests to read the events of a job can be answered, or have waited long enough."""
     EXPIRY = "expiry"
     """The authentication of a session's connection has expired (§6.1)."""
     DRAIN = "drain"

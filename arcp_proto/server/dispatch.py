@@ -21,9 +21,10 @@ from arcp_proto.server.jobs.submit_queue import on_submit
 from arcp_proto.server.journal.records import Released, RuntimeKept
 from arcp_proto.server.sessions.guests import check_no_guest
 from arcp_proto.server.sessions.handshake import on_hello, on_resume, prove
+from arcp_proto.server.sessions.reads import on_describe, on_read
 from arcp_proto.server.sessions.session import Session, admission_of, session_of
 from arcp_proto.server.sessions.subscriptions import on_subscribe, on_unsubscribe, owners_listed
-from arcp_proto.wire import codec, messages
+from arcp_proto.wire import codec, messages, reading
 from arcp_proto.wire.lenient import read_request
 from arcp_proto.wire.messages import MessageType
 
@@ -33,7 +34,7 @@ from .hooks import Hooks
 from .jobs import completion, gate, results, submission, submit_queue
 from .jobs.job import Job, Verdict
 from .responses import entry_json
-from .sessions import admission_control, handshake, retention, subscriptions
+from .sessions import admission_control, handshake, reads, retention, subscriptions
 
 if TYPE_CHECKING:
     from .state import RuntimeState
@@ -219,6 +220,12 @@ HANDLERS: Final[Mapping[Phase, Mapping[str, Rule]]] = {
         MessageType.JOB_UNSUBSCRIBE: _rule(
             messages.Unsubscribe, on_unsubscribe, feature=Feature.SUBSCRIBE, for_guests=True
         ),
+        MessageType.JOB_DESCRIBE: _rule(
+            reading.Describe, on_describe, feature=Feature.READING, for_guests=True
+        ),
+        MessageType.JOB_READ: _rule(
+            reading.ReadEvents, on_read, feature=Feature.READING, counted=False, for_guests=True
+        ),
     },
     Phase.AUTHENTICATING: {},
     Phase.CLOSING: {},
@@ -287,6 +294,10 @@ def _connection(state: RuntimeState, owner: int | str) -> ConnectionState:
     return state.connections[int(owner)]
 
 
+def _number(state: RuntimeState, owner: int | str) -> int:
+    return int(owner)
+
+
 def _session_id(state: RuntimeState, owner: int | str) -> SessionId:
     return SessionId(str(owner))
 
@@ -335,6 +346,7 @@ DUE: Final[Mapping[TimerKind, Due]] = {
     TimerKind.RETENTION: _of_runtime(retention.forget_due),
     TimerKind.KEYS: _of_runtime(retention.forget_keys),
     TimerKind.BACKLOG: _due(_session, subscriptions.feed),
+    TimerKind.READS: _due(_number, reads.serve),
     TimerKind.EXPIRY: _due(_connection, handshake.expire),
     TimerKind.DRAIN: _of_runtime(shutdown.drain_over),
 }

@@ -13,12 +13,14 @@ from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import cut
 from arcp_proto.engine.phases import Phase
 from arcp_proto.errors import RETRYABLE, ErrorCode, Refusal, Unreadable, UnreadablePayload
+from arcp_proto.features import Feature
 from arcp_proto.ids import JobId, SessionId, ulid
 from arcp_proto.job_statuses import JobStatus
 from arcp_proto.leases.budget import to_wire
 from arcp_proto.limits import MAX_AGENT_LENGTH, MAX_ID_LENGTH
 from arcp_proto.namespaces import COST_BUDGET
 from arcp_proto.server.credentials.model import shown, with_credentials
+from arcp_proto.server.jobs.description import glance_at
 from arcp_proto.server.sessions.session import Session, attached_to
 from arcp_proto.wire import codec, messages
 from arcp_proto.wire.inputs import SMALL
@@ -148,7 +150,11 @@ def entry_json(job: Job, session: Session) -> bytes:
         entry = codec.encode_checked(entry_of(job, session))
         if job.end is not None and len(job.packed or b"") <= SMALL:
             job.entry = entry
-    return b'%b,"job_seq":%d}' % (codec.opened(entry), job.last_position) if session.positions else entry
+    if session.positions:
+        entry = b'%b,"job_seq":%d}' % (codec.opened(entry), job.last_position)
+    if Feature.READING in session.features:
+        entry = b"%b,%b" % (codec.opened(entry), codec.encode_checked(glance_at(job))[1:])
+    return entry
 
 
 def _constraints(job: Job) -> messages.LeaseConstraints | None:

@@ -29,7 +29,7 @@ job. With a journal, sessions and jobs also survive the process (see `server.jou
 
 The methods come in three kinds. Reports of the event loop (`connect`, `authenticated`, `job_stopped`,
 `handle_timer`, and `receive` or `lost` of a `Connection`) never raise for a fault of a peer. Decisions of
-the host (`cancel_job`) and calls of agents (`agents`) raise `LocalProtocolError` before anything has
+the host (`jobs.cancel`) and calls of agents (`agents`) raise `LocalProtocolError` before anything has
 changed. `take` hands out the Output. The rest are queries, and change nothing.
 """
 
@@ -53,14 +53,14 @@ from arcp_proto.server.journal.records import Record
 from arcp_proto.server.journal.snapshot import snapshot_of
 from arcp_proto.wire.framing import Framing
 
-from . import host_queries, shutdown
+from . import host_jobs, shutdown
 from .agent_api import AgentApi
 from .config import RuntimeConfig, check_guests, check_observers, check_tenant
 from .credentials import issuing, revocation
-from .host_queries import Counts, JobInfo
+from .host_jobs import Counts, HostJobs
 from .jobs import completion
 from .journal import recovery
-from .sessions import admission_control, handshake, subscriptions
+from .sessions import admission_control, handshake, reads, subscriptions
 from .sessions import guests as guest_sessions
 from .state import RuntimeState
 
@@ -68,7 +68,7 @@ from .state import RuntimeState
 class Runtime(Endpoint[RuntimeState]):
     """The server side of the protocol, as its host calls it."""
 
-    __slots__ = ("_agents",)
+    __slots__ = ("_agents", "_jobs")
 
     def __init__(self, config: RuntimeConfig, *, seed: bytes, now: int, unix: int) -> None:
         """Take 32 random bytes as `seed`, monotonic nanoseconds as `now` and wall-clock ones as `unix`.
@@ -78,6 +78,7 @@ class Runtime(Endpoint[RuntimeState]):
         """
         super().__init__(RuntimeState(config, seed=seed, now=now, unix=unix))
         self._agents = AgentApi(self._state)
+        self._jobs = HostJobs(self._state)
 
     @classmethod
     def restore(
@@ -97,6 +98,11 @@ class Runtime(Endpoint[RuntimeState]):
     def agents(self) -> AgentApi:
         """The calls of agents, always the same object."""
         return self._agents
+
+    @property
+    def jobs(self) -> HostJobs:
+        """The jobs as the host sees and cancels them, always the same object."""
+        return self._jobs
 
     def snapshot(self) -> list[Record]:
         """Return the live state as records: restoring them equals restoring every record so far."""
@@ -219,6 +225,7 @@ class Runtime(Endpoint[RuntimeState]):
         state.observers, state.guests = observers, guests
         guest_sessions.revoke(state)
         subscriptions.revoke(state)
+        reads.rights_changed(state)
         state.done()
 
     def credentials_issued(
@@ -308,29 +315,12 @@ class Runtime(Endpoint[RuntimeState]):
 
     # Queries and decisions of the host.
 
-    def cancel_job(self, job_id: JobId, reason: str = "", *, now: int) -> bool:
-        """Cancel a job of any principal, and its children before it. Take afterwards.
-
-        The job ends with CANCELLED like a job that a client cancels (§7.4), with the same grace. Returns
-        False and changes nothing when the job has ended or its end is decided: the first outcome counts. A
-        cancel by the host is an audit fact. Raises LocalProtocolError for a job that the runtime does not
-        have, and for a reason that is not valid Unicode.
-        """
-        return host_queries.cancel(self._state, job_id, reason, now=now)
-
-    def job_infos(self, *, finished: bool = False) -> list[JobInfo]:
-        """Return the unfinished jobs, oldest first; with `finished` also those that are still listed.
-
-        Changes nothing. It looks at every job that it returns.
-        """
-        return host_queries.job_infos(self._state, finished=finished)
-
     def counts(self) -> Counts:
         """Return how many connections, sessions and jobs there are.
 
         Changes nothing. It looks at every session.
         """
-        return host_queries.counts(self._state)
+        return host_jobs.counts(self._state)
 
 
 def _check_drain(drain: float) -> None:

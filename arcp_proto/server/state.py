@@ -12,7 +12,7 @@ from arcp_proto.close_codes import CloseCode
 from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.entropy import Entropy
 from arcp_proto.engine.machine import Machine
-from arcp_proto.engine.output import StartJob
+from arcp_proto.engine.output import EventsRead, StartJob
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKey
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
@@ -29,6 +29,7 @@ from arcp_proto.server.journal.apply import APPLY
 from arcp_proto.server.journal.records import Record
 from arcp_proto.server.sessions.event_log import History
 from arcp_proto.server.sessions.quotas import Holdings
+from arcp_proto.server.sessions.reads import Reads
 from arcp_proto.server.sessions.retired import Retired
 from arcp_proto.server.sessions.session import Session, attached_to
 from arcp_proto.wire import codec
@@ -39,7 +40,7 @@ from .config import EVENT_BYTES, Guests, Observers, RuntimeConfig, check_config
 from .credentials import issuing
 from .jobs import back_pressure, gate, submit_queue
 from .jobs import publish as publishing
-from .sessions import admission_control, handshake, retention, subscriptions
+from .sessions import admission_control, handshake, reads, retention, subscriptions
 
 PARTIAL: Final = 64 * KIB
 """Bytes of a partial message that are not counted: about what a driver reads at once."""
@@ -74,6 +75,7 @@ class RuntimeState(Machine):
         """Jobs whose terminal was not sent."""
         self.keys = Keys()
         self.listing = Listing()
+        self.reads = Reads()
         self.cursor_key: bytes | None = None
         """The recorded key of listing cursors, once there is one."""
         self.cursors = Cursors(self.entropy.key("cursors"))
@@ -99,8 +101,7 @@ class RuntimeState(Machine):
         """Sessions with events in their logs that are not known to be durable."""
         self._waiting: dict[ConnectionState, None] = {}
         self.speaker: Job | None = None
-        """The job of the last input, if that was an event; its next events are numbered together.
-        """
+        """The job of the last input, if that was an event; its next events are numbered together."""
         self.said: list[OpenObject] = []
         """The payloads of the collected events."""
         self.said_at = 0
@@ -135,6 +136,9 @@ class RuntimeState(Machine):
         self.persisted_count = count
         back_pressure.persisted(self)
         for request in self._open_gate():
+            if isinstance(request, EventsRead):
+                self.happened(request)
+                continue
             self.ask_now(request)
             if isinstance(request, StartJob):
                 back_pressure.agent_is_asked_for(self, request.job_id)
@@ -253,6 +257,7 @@ class RuntimeState(Machine):
         """Retire a job whose terminal was sent."""
         self.unfinished.pop(job.id, None)
         job.stream = None
+        reads.wake_job(self, job)
         retention.retire(self, job, Monotonic(self.now + self.limits.retention_sec * SECOND))
         if job.terms.idempotency_key is not None:
             retention.watch_keys(self)
@@ -313,6 +318,7 @@ class RuntimeState(Machine):
     def _detached(self, connection: ConnectionState) -> None:
         if connection.partial:
             self.hold_partial(connection, 0)
+        reads.leave(self, connection.number)
         session = attached_to(connection)
         if session is not None and session.connection is connection:
             session.connection = None
@@ -345,6 +351,7 @@ class RuntimeState(Machine):
                 subscriptions.fall_behind(self, session)
             else:
                 subscriptions.feed_soon(self, session)
+                reads.wake_reader(self, connection.number)
 
     def _on_own_timer(self, key: TimerKey) -> None:
         dispatch.carry_out(self, key)

@@ -392,6 +392,10 @@ RULES: Final[Mapping[str, Rule]] = {
     MessageType.JOB_CANCEL: Rule(ids=("job_id",), texts=("reason",)),
     MessageType.JOB_SUBSCRIBE: Rule(ids=("job_id",)),
     MessageType.JOB_UNSUBSCRIBE: Rule(ids=("job_id",)),
+    MessageType.JOB_DESCRIBE: Rule(ids=("job_id",)),
+    MessageType.JOB_READ: Rule(ids=("job_id",)),
+    MessageType.JOB_DESCRIBED: Rule(),
+    MessageType.JOB_EVENTS: Rule(),
     MessageType.SESSION_WELCOME: Rule(
         ids=("session_id",), texts=("resume_token", "accepted_at"), repair=_repair_welcome
     ),

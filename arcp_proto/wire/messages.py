@@ -22,15 +22,14 @@ from arcp_proto.limits import (
 )
 
 from .codec import Count
+from .fields import Id as Id
+from .fields import Lease as Lease
+from .reading import BudgetCounter, Describe, Described, EventsPage, ReadEvents
 
 UNSET = msgspec.UNSET
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
-"""The id of a session or a job; peers choose its form."""
 Nonce = Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)]
 Reason = Annotated[str, msgspec.Meta(max_length=MAX_REASON_LENGTH)]
 IdempotencyKey = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_IDEMPOTENCY_KEY_LENGTH)]
-Lease = dict[str, list[str]]
-"""Capability namespace -> patterns (§9.2)."""
 
 
 class MessageType(StrEnum):
@@ -58,6 +57,10 @@ class MessageType(StrEnum):
     JOB_EVENT = "job.event"
     JOB_RESULT = "job.result"
     JOB_ERROR = "job.error"
+    JOB_DESCRIBE = "x-vendor.arcp-io.job.describe"
+    JOB_DESCRIBED = "x-vendor.arcp-io.job.described"
+    JOB_READ = "x-vendor.arcp-io.job.read"
+    JOB_EVENTS = "x-vendor.arcp-io.job.events"
 
 
 JOB_ACCEPTED: Final = MessageType.JOB_ACCEPTED
@@ -261,6 +264,13 @@ class JobEntry(msgspec.Struct, omit_defaults=True):
     credentials: list[Credential] | None = None
     job_seq: Count | None = None
     """The position of the last event of the job, with the feature POSITIONS."""
+    attempt: Count | None = None
+    """The fields from here on are those of a `JobDescription`, with the feature READING."""
+    agent_runs: bool | None = None
+    ends_as: str | None = None
+    budget: dict[str, BudgetCounter] | None = None
+    completed_at: str | None = None
+    code: str | None = None
 
 
 class Jobs(msgspec.Struct):
@@ -440,6 +450,8 @@ TO_RUNTIME: Final[Mapping[MessageType, type[msgspec.Struct]]] = {
     MessageType.JOB_CANCEL: Cancel,
     MessageType.JOB_SUBSCRIBE: Subscribe,
     MessageType.JOB_UNSUBSCRIBE: Unsubscribe,
+    MessageType.JOB_DESCRIBE: Describe,
+    MessageType.JOB_READ: ReadEvents,
 }
 """Messages of a client, by type."""
 
@@ -457,6 +469,8 @@ TO_CLIENT: Final[Mapping[MessageType, type[msgspec.Struct]]] = {
     MessageType.JOB_EVENT: JobEvent,
     MessageType.JOB_RESULT: Result,
     MessageType.JOB_ERROR: JobError,
+    MessageType.JOB_DESCRIBED: Described,
+    MessageType.JOB_EVENTS: EventsPage,
 }
 """Messages of a runtime, by type."""
 

@@ -35,7 +35,7 @@ from arcp_proto.server.jobs.stage import (
     Transition,
 )
 from arcp_proto.server.journal import records
-from arcp_proto.wire import event_bodies, messages, peer_quirks
+from arcp_proto.wire import event_bodies, messages, peer_quirks, reading
 from tests.docs import api, pictures
 from tests.docs.diagrams import diagram_of_jobs, diagram_of_stages
 from tests.docs.pages import GENERATED, pages, with_programs
@@ -130,7 +130,8 @@ def message_types() -> list[str]:
     ]
     told.append(table(["Type", "Phase", "Handler", "What the client does"], rows))
     told += _fields_of_messages(messages.TO_CLIENT)
-    parts = [one for one in vars(messages).values() if _is_part(one)]
+    known = {**vars(messages), **vars(reading)}.values()
+    parts = [one for one in known if _is_part(one)]
     told += [
         "## Parts of payloads",
         table(
@@ -161,7 +162,13 @@ def _handler(function: Callable[..., object]) -> str:
 
 def _is_part(value: object) -> bool:
     """Return whether a name of the module is a Struct that stands inside of messages."""
-    whole = {*messages.TO_RUNTIME.values(), *messages.TO_CLIENT.values(), messages.EncodedJobs}
+    whole = {
+        *messages.TO_RUNTIME.values(),
+        *messages.TO_CLIENT.values(),
+        messages.EncodedJobs,
+        reading.EncodedEvents,
+        reading.Glance,
+    }
     struct = isinstance(value, type) and issubclass(value, msgspec.Struct)
     return struct and value not in whole and not value.__name__.startswith("_")
 

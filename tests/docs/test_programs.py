@@ -414,6 +414,25 @@ async def test_a_watcher_sees_finished_jobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_look_at_a_job_shows_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "look.py"
+    path.write_text(program("look.py"))
+    look = runpy.run_path(str(path))["look"]
+    app = App("looked", "1", tokens={"s3cret": "alice"})
+
+    @app.agent("steps")
+    async def steps(job: JobContext, input: Any) -> str:
+        await job.log("info", "begins")
+        await job.progress(1, 2)
+        return "done"
+
+    async with serve_memory(app) as memory, connect(memory, token="s3cret") as session:
+        job = await session.submit("steps")
+        assert (await look(session, job.id)).result == "done"
+    assert "2 progress {'current': 1, 'total': 2}" in capsys.readouterr().out
+
+
+@pytest.mark.anyio
 async def test_an_isolated_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "isolated.py").write_text(program("isolated.py"))
     monkeypatch.syspath_prepend(tmp_path)

@@ -87,6 +87,7 @@ async def test_the_handshake() -> None:
             "model.use",
             "provisioned_credentials",
             Feature.POSITIONS,
+            Feature.READING,
         }
         agents = {agent.name: (agent.versions, agent.default) for agent in session.agents}
         assert agents["echo"] == ([], None)

@@ -668,7 +668,7 @@ class Play(Judge):
             self.fix(work, self.now, "CANCELLED")
             work.ended = work.left and work.stopped  # There is no agent to wait for.
         job_id, reason = work.job_id, "r" * (b % 3)
-        cancelled = self.world.runtime.cancel_job(job_id, reason, now=self.world.now)
+        cancelled = self.world.runtime.jobs.cancel(job_id, reason, now=self.world.now)
         ensure(cancelled == decides, f"a cancel by the host decided: {cancelled}")
         self.world.take()
 

@@ -56,7 +56,7 @@ class Owners(RuleBasedStateMachine):
 
     @rule(number=NODE)
     def drain(self, number: int) -> None:
-        self.nodes[number].drain()
+        self.nodes[number].drain(0)
 
     @rule(tenths=st.integers(1, 300))
     def outage(self, tenths: int) -> None:

@@ -220,7 +220,7 @@ class Forest(World):
     def _host_cancel(self, a: int, b: int, c: int) -> None:
         job = self._one(self.state.unfinished, a)
         if job is not None:
-            self.runtime.cancel_job(job.id, now=self.now)
+            self.runtime.jobs.cancel(job.id, now=self.now)
             self.take()
 
     def _wait(self, a: int, b: int, c: int) -> None:

@@ -45,6 +45,14 @@ PAYLOADS: Final[dict[str, Any]] = {
     "job.cancel": {"job_id": "job_x", "reason": "r"},
     "job.subscribe": {"job_id": "job_x", "from_event_seq": 0, "history": True},
     "job.unsubscribe": {"job_id": "job_x"},
+    "x-vendor.arcp-io.job.describe": {"job_id": "job_x"},
+    "x-vendor.arcp-io.job.read": {
+        "job_id": "job_x",
+        "from_job_seq": 1,
+        "limit": 5,
+        "wait_ms": 10,
+        "kinds": ["log"],
+    },
 }
 FRAMES: Final[list[Frame]] = [
     {"arcp": "1.1", "id": "m1", "type": name, "trace_id": "a" * 32, "extensions": {}, "payload": payload}

@@ -405,7 +405,7 @@ class Stage(World):
 
     def host_cancels(self, name: str, reason: str | None) -> None:
         """Cancel a job as the host."""
-        self.runtime.cancel_job(self.job(name), reason or "", now=self.now)
+        self.runtime.jobs.cancel(self.job(name), reason or "", now=self.now)
         self.take()
 
     def shuts_down(self, drain: str) -> None:

@@ -34,7 +34,7 @@ NUMBERED = [
     "provisioned_credentials",
 ]
 """The features of another implementation's runtime: its events have sequence numbers, and no positions."""
-FEATURES = [*NUMBERED, Feature.POSITIONS]
+FEATURES = [*NUMBERED, Feature.POSITIONS, Feature.READING]
 WELCOME: dict[str, Any] = {
     "runtime": {"name": "script", "version": "1"},
     "session_id": "sess_1",

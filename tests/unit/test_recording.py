@@ -68,7 +68,7 @@ def say_everything(world: World) -> None:
     world.take()
     world.stopped(binary)
     cancelled = peer.submit()
-    world.runtime.cancel_job(cancelled, "{}", now=world.now)
+    world.runtime.jobs.cancel(cancelled, "{}", now=world.now)
     world.take()
     world.stopped(cancelled)
     failed = peer.submit()

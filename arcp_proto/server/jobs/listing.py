@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Self
 import msgspec
 
 from arcp_proto.errors import ErrorCode, Refusal, ensure
-from arcp_proto.ids import MILLISECOND, Principal, UnixTime
+from arcp_proto.ids import MILLISECOND, JobId, Principal, UnixTime
 from arcp_proto.job_statuses import JobStatus
 from arcp_proto.limits import MAX_STATUS_WORDS
 from arcp_proto.wire import codec
@@ -96,10 +96,12 @@ class Listing:
     then on. So jobs that are not listed in this way cost nothing.
     """
 
-    __slots__ = ("_jobs", "_owned", "asked")
+    __slots__ = ("_children", "_jobs", "_owned", "asked")
 
     def __init__(self) -> None:
         self._jobs: dict[int, Job] = {}
+        self._children: dict[JobId, dict[JobId, None]] = {}
+        """The listed jobs that each job has delegated, oldest first."""
         self._owned: dict[Principal, _Numbers] = {}
         self.asked: dict[Principal | Everybody, dict[str | None, _Numbers]] = {}
 
@@ -110,15 +112,21 @@ class Listing:
         """Return the listed job of a number."""
         return self._jobs[number]
 
+    def children_of(self, job_id: JobId) -> list[JobId]:
+        """Return the listed jobs that a job has delegated, oldest first (§10)."""
+        return list(self._children.get(job_id, ()))
+
     def add(self, job: Job) -> None:
         """List a new job in its present status."""
-        number, principal = job.number, job.terms.principal
+        number, principal, parent_id = job.number, job.terms.principal, job.terms.parent_job_id
         ensure(number not in self._jobs, "a job is listed once")
         self._jobs[number] = job
         owned = self._owned.get(principal)
         if owned is None:
             owned = self._owned[principal] = _Numbers()
         owned.add(number)
+        if parent_id is not None:
+            self._children.setdefault(parent_id, {})[job.id] = None
         if self.asked:
             for index in self._asked_of(job, (None, job.status)):
                 index.add(number)
@@ -134,8 +142,12 @@ class Listing:
 
     def remove(self, job: Job) -> None:
         """Remove a job that is forgotten."""
-        number, principal = job.number, job.terms.principal
+        number, principal, parent_id = job.number, job.terms.principal, job.terms.parent_job_id
         del self._jobs[number]
+        if parent_id is not None:
+            del self._children[parent_id][job.id]
+            if not self._children[parent_id]:
+                del self._children[parent_id]
         owned = self._owned[principal]
         owned.remove(number)
         if self.asked:

@@ -12,7 +12,7 @@ from arcp_proto.engine.machine import NEVER, Machine
 from arcp_proto.ids import MILLISECOND, Monotonic
 from arcp_proto.server.credentials.model import takes
 from arcp_proto.server.journal.records import Delivered, Published
-from arcp_proto.server.sessions import retention
+from arcp_proto.server.sessions import reads, retention
 from arcp_proto.server.sessions.session import Session
 from arcp_proto.wire import codec
 from arcp_proto.wire.codec import EventOpening
@@ -46,6 +46,7 @@ def spread(state: RuntimeState, job: Job, feature: str | None) -> None:
     if history.due(now):
         retention.trim_history(state, job)
         history.allow(history.first + limits.max_history_events, limits.max_history_bytes)
+        reads.wake_job(state, job)
     home = job.home
     if home is not None and (feature is None or feature in home.features):
         sent(state, home)

@@ -152,14 +152,17 @@ class Allowance:
         asked = self.asked.get(job_id)
         if asked is None:
             return 0
-        wait = self.bucket.wait_for_half(now)
-        if self.shared is not None:
-            wait = max(wait, self.shared.wait_for_half(now))
+        wait = self.wait_for_half(now)
         if not wait:
             self.charge(now, max(min(end, asked) - start, 0) // EVENTS_A_REQUEST)
             if end >= asked:
                 del self.asked[job_id]
         return wait
+
+    def wait_for_half(self, now: Monotonic) -> int:
+        """Return how many nanoseconds it takes until half of the burst is left; 0 if it is."""
+        wait = self.bucket.wait_for_half(now)
+        return wait if self.shared is None else max(wait, self.shared.wait_for_half(now))
 
 
 class Early:

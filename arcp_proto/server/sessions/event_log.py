@@ -511,6 +511,11 @@ class History(BoundedLog[OpenObject]):
         features += [None] * (high - low - len(features))
         return map(Past, self._items[low:high], self._sources[low:high], features)
 
+    def last_with(self, feature: str) -> OpenObject | None:
+        """Return the payload of the last event that is kept and needs a feature; None for none."""
+        index = self._features.rfind(_CODES[feature])
+        return None if index < 0 else self._items[index]
+
     def reach(self, start: int, events: int, size: int) -> int:
         """Return the position that `events` events and `size` bytes from `start` reach, at least the next."""
         end, position, left = min(self.end, start + events), start, size

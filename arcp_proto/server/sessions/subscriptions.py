@@ -86,7 +86,7 @@ def on_subscribe(
 ) -> None:
     """Handle `job.subscribe` (§7.6): answer, then replay the history if asked for, then send live events."""
     session = session_of(connection)
-    _note_decision(state, session, subscribe.job_id)
+    note_decision(state, session, subscribe.job_id)
     job, right = visible_job(state, session, subscribe.job_id)
     if right is not Right.OBSERVE:
         raise Refusal(ErrorCode.PERMISSION_DENIED, "this job may be listed, and not observed")
@@ -134,8 +134,8 @@ def _asked(session: Session, job: Job, subscribe: messages.Subscribe) -> tuple[i
     return history.after(after), after < history.cut
 
 
-def _note_decision(state: RuntimeState, session: Session, job_id: str) -> None:
-    """Write the audit fact of a subscribe: its principal, the owner of the job and the decision (§14)."""
+def note_decision(state: RuntimeState, session: Session, job_id: str) -> None:
+    """Write the audit fact of a subscribe or a first read: the owner of the job and the decision (§14)."""
     job = state.jobs.get(JobId(job_id))
     right = None if job is None else right_to(state, session, job)
     decisions = {Right.OBSERVE: "granted", Right.LIST: "list only", None: "not visible"}

@@ -242,12 +242,12 @@ def test_the_host_cancels_a_kept_job_and_lists_it() -> None:
     world = World(KEPT)
     peer, job = busy(world)
     kept = submitted(peer)
-    assert [(info.job_id, info.agent_runs) for info in world.runtime.job_infos()] == [
+    assert [(info.job_id, info.agent_runs) for info in world.runtime.jobs.infos()] == [
         (job, True),
         (kept, False),
     ]
     assert world.runtime.counts().unfinished_jobs == 2
-    assert world.runtime.cancel_job(kept, now=world.now)
+    assert world.runtime.jobs.cancel(kept, now=world.now)
     world.take()
     assert peer.codes() == ["CANCELLED"]
 

@@ -73,6 +73,8 @@ def test_the_types_are_those_of_the_draft() -> None:
         "job.cancel",
         "job.subscribe",
         "job.unsubscribe",
+        "x-vendor.arcp-io.job.describe",
+        "x-vendor.arcp-io.job.read",
     ]
     assert list(messages.TO_CLIENT) == [
         "session.welcome",
@@ -88,6 +90,8 @@ def test_the_types_are_those_of_the_draft() -> None:
         "job.event",
         "job.result",
         "job.error",
+        "x-vendor.arcp-io.job.described",
+        "x-vendor.arcp-io.job.events",
     ]
 
 

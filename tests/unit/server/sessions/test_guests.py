@@ -164,6 +164,8 @@ def test_only_these_messages_are_for_guests() -> None:
         "session.bye",
         "job.subscribe",
         "job.unsubscribe",
+        "x-vendor.arcp-io.job.describe",
+        "x-vendor.arcp-io.job.read",
     }
 
 

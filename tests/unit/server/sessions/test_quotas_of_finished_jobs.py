@@ -78,7 +78,7 @@ def test_the_lease_of_a_finished_job_is_listed_unchanged(
         assert subscribed.get("budget") == budget
         accepted = other.send("job.submit", {"agent": "echo", "lease_request": lease, "idempotency_key": "k"})
         assert accepted[0]["payload"]["lease"] == lease
-        [info] = world.runtime.job_infos(finished=True)
+        [info] = world.runtime.jobs.infos(finished=True)
         assert info.lease == lease
         if not again:
             world.restart()

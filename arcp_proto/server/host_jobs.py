@@ -1,25 +1,29 @@
-"""The host's queries about jobs and sessions, and its cancel of a job (§7).
+"""The jobs of a runtime as its host sees, cancels and reads them, and the counts of all there is (§7).
 
 A host is the program that runs the runtime. It sees and cancels the jobs of every principal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from arcp_proto.engine.machine import cut
 from arcp_proto.errors import ErrorCode, LocalProtocolError
-from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
+from arcp_proto.ids import JobId, Principal, RequestId, SessionId, UnixTime
 from arcp_proto.job_statuses import JobStatus
 from arcp_proto.server.jobs.job import Job
 from arcp_proto.wire import codec
 from arcp_proto.wire.messages import Lease
+from arcp_proto.wire.reading import JobDescription
 
 from .audit import note
 from .jobs import completion
+from .jobs.description import describe
 from .jobs.stage import AgentStage
+from .sessions import reads
 
 if TYPE_CHECKING:
     from .state import RuntimeState
@@ -70,21 +74,68 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Agents that have not stopped."""
 
 
-def cancel(state: RuntimeState, job_id: JobId, reason: str = "", *, now: int) -> bool:
-    """Cancel a job for `Runtime.cancel_job`."""
-    codec.encode_checked(reason)
-    if job_id not in state.jobs:
-        raise LocalProtocolError(f"there is no job {job_id}: it never was, or it is forgotten")
-    state.enter(now, "cancel_job", job_id, reason)
-    cancelled = _cancel(state, state.jobs[job_id], reason)
-    state.done()
-    return cancelled
+class HostJobs:
+    """The jobs of a runtime as its host sees and cancels them, and reads their events."""
 
+    __slots__ = ("_state",)
 
-def job_infos(state: RuntimeState, *, finished: bool = False) -> list[JobInfo]:
-    """Return the jobs for `Runtime.job_infos`."""
-    jobs = state.jobs if finished else state.unfinished
-    return [_info(job) for job in sorted(jobs.values(), key=_number)]
+    def __init__(self, state: RuntimeState) -> None:
+        self._state = state
+
+    def infos(self, *, finished: bool = False) -> list[JobInfo]:
+        """Return the unfinished jobs, oldest first; with `finished` also those that are still listed.
+
+        Changes nothing. It looks at every job that it returns.
+        """
+        jobs = self._state.jobs if finished else self._state.unfinished
+        return [_info(job) for job in sorted(jobs.values(), key=_number)]
+
+    def describe(self, job_id: JobId) -> JobDescription | None:
+        """Return one look at a job of any principal; None for a job that is not kept. Changes nothing."""
+        job = self._state.jobs.get(job_id)
+        return None if job is None else describe(self._state, job)
+
+    def cancel(self, job_id: JobId, reason: str = "", *, now: int) -> bool:
+        """Cancel a job of any principal, and its children before it. Take afterwards.
+
+        The job ends with CANCELLED like a job that a client cancels (§7.4), with the same grace. Returns
+        False and changes nothing when the job has ended or its end is decided: the first outcome counts. A
+        cancel by the host is an audit fact. Raises LocalProtocolError for a job that the runtime does not
+        have, and for a reason that is not valid Unicode.
+        """
+        state = self._state
+        codec.encode_checked(reason)
+        job = self._known(job_id)
+        state.enter(now, "cancel_job", job_id, reason)
+        cancelled = _cancel(state, job, reason)
+        state.done()
+        return cancelled
+
+    def read(
+        self,
+        job_id: JobId,
+        after: int = 0,
+        most: int | None = None,
+        wait_sec: float = 0.0,
+        kinds: Sequence[str] | None = None,
+        *,
+        now: int,
+    ) -> RequestId:
+        """Read the events of a job of any principal above a position; return the id of the read.
+
+        `EventsRead` with that id answers, with at most `most` events of these `kinds` and the terminal, once
+        they are durable. If there are none, it comes with the next one, or after `wait_sec` seconds.
+        `RequestRefused` answers if the job is forgotten meanwhile. Take afterwards. Raises LocalProtocolError
+        for a job that the runtime does not have, and for values out of range.
+        """
+        names = None if kinds is None else list(kinds)
+        return reads.ask(self._state, self._known(job_id), after, most, wait_sec, names, now=now)
+
+    def _known(self, job_id: JobId) -> Job:
+        job = self._state.jobs.get(job_id)
+        if job is None:
+            raise LocalProtocolError(f"there is no job {job_id}: it never was, or it is forgotten")
+        return job
 
 
 def counts(state: RuntimeState) -> Counts:

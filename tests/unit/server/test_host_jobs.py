@@ -11,7 +11,7 @@ from arcp_proto.ids import JobId
 from arcp_proto.job_statuses import JobStatus
 from arcp_proto.limits import MAX_REASON_LENGTH
 from arcp_proto.recording import record, replay
-from arcp_proto.server.host_queries import Counts, JobInfo
+from arcp_proto.server.host_jobs import Counts, JobInfo
 from arcp_proto.server.journal.records import JobEndedRecord, OutcomeFixed
 from tests.unit.world import CONFIG, START, UNIX, Peer, World
 
@@ -21,7 +21,7 @@ CHILD = {"fs.read": ["/x/y"]}
 
 
 def cancel(world: World, job_id: str, reason: str = "") -> bool:
-    cancelled = world.runtime.cancel_job(JobId(job_id), reason, now=world.now)
+    cancelled = world.runtime.jobs.cancel(JobId(job_id), reason, now=world.now)
     world.take()
     return cancelled
 
@@ -157,7 +157,7 @@ def test_job_infos_lists_unfinished_and_finished_jobs(world: World) -> None:
     world.advance(2)
     second = bob.submit("plain")
     child = delegated(world, first)
-    infos = world.runtime.job_infos()
+    infos = world.runtime.jobs.infos()
     assert [info.job_id for info in infos] == [first, second, child]
     assert infos[0] == JobInfo(
         job_id=first,
@@ -182,8 +182,8 @@ def test_job_infos_shows_a_stopping_and_an_ended_job(world: World, peer: Peer) -
     ended, stopping = peer.submit(), peer.submit()
     world.finish(ended)
     cancel(world, stopping)
-    assert [info.job_id for info in world.runtime.job_infos()] == [stopping]
-    infos = world.runtime.job_infos(finished=True)
+    assert [info.job_id for info in world.runtime.jobs.infos()] == [stopping]
+    infos = world.runtime.jobs.infos(finished=True)
     assert [(info.job_id, info.status, info.ends_as, info.agent_runs) for info in infos] == [
         (ended, "success", "success", False),
         (stopping, "running", "cancelled", True),

@@ -1,0 +1,122 @@
+"""The description of a job: one look at all that is known of it (feature READING)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from arcp_proto.features import Feature
+from arcp_proto.leases.budget import to_wire
+from arcp_proto.namespaces import COST_BUDGET
+from arcp_proto.wire import codec, reading
+from arcp_proto.wire.reading import BudgetCounter, JobDescription, JobEnding
+from arcp_proto.wire.timestamps import format_time
+
+from .job import Job
+from .stage import AgentStage
+
+if TYPE_CHECKING:
+    from arcp_proto.server.state import RuntimeState
+
+MOST_CHILDREN: Final = 256
+"""Children that a description names at most; an unfinished job has fewer."""
+NONE: Final = msgspec.Raw(b"null")
+
+
+def glance_at(job: Job) -> reading.Glance:
+    """Return what a listing shows of a job beyond its entry, in sessions with the feature."""
+    end = None if job.end is None else _decode_terminal(job.end.payload + b"}")
+    return reading.Glance(
+        attempt=job.attempt,
+        agent_runs=job.agent_stage is not AgentStage.NONE,
+        ends_as=_decided(job),
+        budget=_budget(job),
+        completed_at=None if end is None else end.completed_at,
+        code=None if end is None else end.code,
+    )
+
+
+def describe(state: RuntimeState, job: Job) -> JobDescription:
+    """Return the description of a job; it changes nothing."""
+    terms, history = job.terms, job.history
+    progress = history.last_with(Feature.PROGRESS)
+    children = [str(job_id) for job_id in state.listing.children_of(job.id)][-MOST_CHILDREN:]
+    return JobDescription(
+        job_id=job.id,
+        agent=job.agent,
+        status=job.status.value,
+        created_at=format_time(terms.accepted_at),
+        lease=job.lease,
+        job_seq=job.last_position,
+        history_from_job_seq=history.first + 1,
+        attempt=job.attempt,
+        agent_runs=job.agent_stage is not AgentStage.NONE,
+        ends_as=_decided(job),
+        max_runtime_sec=terms.max_runtime_sec,
+        expires_at=terms.expires_at,
+        budget=_budget(job),
+        progress=None if progress is None else codec.decode_open(progress)["body"],
+        parent_job_id=terms.parent_job_id,
+        children=children or None,
+        trace_id=terms.trace.trace_id,
+        end=_end(job),
+    )
+
+
+def _decided(job: Job) -> str | None:
+    """Return the final status of an unfinished job, once it is decided."""
+    return None if job.outcome is None or job.ended else job.outcome.status.value
+
+
+def _budget(job: Job) -> dict[str, BudgetCounter] | None:
+    """Return the counters that the lease of a job names; others are those of the jobs above it."""
+    budget = job.budget
+    if COST_BUDGET not in job.lease or not budget.initial:
+        return None
+    initial, remaining, reserved = map(to_wire, (budget.initial, budget.remaining, _reserved(job)))
+    return {name: BudgetCounter(initial[name], remaining[name], reserved.get(name)) for name in initial}
+
+
+def _reserved(job: Job) -> Mapping[str, Decimal]:
+    return {} if job.ended else job.budget.held
+
+
+class _Terminal(msgspec.Struct):
+    """The fields of a terminal that a description shows; `result` is not read."""
+
+    final_status: str
+    completed_at: str
+    result: msgspec.Raw = NONE
+    code: str | None = None
+    message: str | None = None
+    retryable: bool | None = None
+    details: dict[str, Any] | None = None
+    summary: str | None = None
+    result_id: str | None = None
+    result_size: int | None = None
+
+
+_decode_terminal: Final = codec.decoder_of(_Terminal)
+
+
+def _end(job: Job) -> JobEnding | None:
+    if job.end is None:
+        return None
+    told = _decode_terminal(job.end.payload + b"}")
+    size = told.result_size
+    if size is None and told.result != NONE:
+        size = len(told.result)
+    return JobEnding(
+        told.final_status,
+        told.completed_at,
+        told.code,
+        told.message,
+        told.retryable,
+        told.details,
+        told.summary,
+        told.result_id,
+        size,
+    )

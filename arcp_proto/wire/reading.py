@@ -1,0 +1,143 @@
+"""The messages of the feature READING: one look at a job, and its events apart from subscriptions.
+
+The feature is ours (`x-vendor.arcp-io.reading`): other implementations neither send nor get these messages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .codec import Count
+from .fields import Id, Lease
+
+
+class BudgetCounter(msgspec.Struct, omit_defaults=True):
+    """One currency of a budget, in its amounts (§9.6): `reserved` is part of `remaining`."""
+
+    initial: Any
+    remaining: Any
+    reserved: Any = None
+
+
+class Glance(msgspec.Struct, omit_defaults=True):
+    """The part of a `JobEntry` that a runtime adds with the feature READING."""
+
+    attempt: Count | None = None
+    agent_runs: bool | None = None
+    ends_as: str | None = None
+    budget: dict[str, BudgetCounter] | None = None
+    completed_at: str | None = None
+    code: str | None = None
+
+
+class Describe(msgspec.Struct):
+    """`x-vendor.arcp-io.job.describe`: ask for one look at a job (feature READING)."""
+
+    job_id: Id
+
+
+class JobEnding(msgspec.Struct, omit_defaults=True):
+    """The end of a job (§7.3): its terminal without the value of the result."""
+
+    final_status: str
+    completed_at: str
+    code: str | None = None
+    message: str | None = None
+    retryable: bool | None = None
+    details: dict[str, Any] | None = None
+    summary: str | None = None
+    result_id: str | None = None
+    result_size: Count | None = None
+    """Bytes of the result: of its JSON, or decoded if it was streamed."""
+
+
+class JobDescription(msgspec.Struct, omit_defaults=True):
+    """One look at a job, at the time of the answer."""
+
+    job_id: Id
+    agent: str
+    """`name@version`, or the name of an agent without versions (§7.5)."""
+    status: str
+    """pending, running, success, error, cancelled or timed_out (§7.3)."""
+    created_at: str
+    """When the job was accepted; times are RFC 3339 in UTC."""
+    lease: Lease
+    job_seq: Count
+    """The position of the last event, the terminal included; 0 before the first."""
+    history_from_job_seq: Count
+    """The position of the first event that can still be read."""
+    attempt: Count = 1
+    """The number of the start of the agent: 1, and one more after each restart of the runtime."""
+    agent_runs: bool = False
+    """Whether the agent has not stopped; it may outlive its job when it ignores its cancellation (§7.4)."""
+    ends_as: str | None = None
+    """The final status of an unfinished job, once it is decided: its agent is then being stopped."""
+    max_runtime_sec: int | None = None
+    expires_at: str | None = None
+    """When the lease ends (§9.5)."""
+    budget: dict[str, BudgetCounter] | None = None
+    """The counters of the budget that the lease names, by currency (§9.6)."""
+    progress: dict[str, Any] | None = None
+    """The body of the last `progress` event that is kept (§8.2)."""
+    parent_job_id: str | None = None
+    children: list[str] | None = None
+    """The jobs that it has delegated and that are not forgotten, oldest first (§10)."""
+    trace_id: str | None = None
+    end: JobEnding | None = None
+
+
+class Described(msgspec.Struct):
+    """`x-vendor.arcp-io.job.described`, the answer to a describe."""
+
+    request_id: str
+    job: JobDescription
+
+
+class ReadEvents(msgspec.Struct, omit_defaults=True):
+    """`x-vendor.arcp-io.job.read`: ask for the events of a job above a position (feature READING).
+
+    The answer holds at most `limit` events, and only those of these `kinds` and the terminal. If there are
+    none yet, it comes with the next one, or without any after `wait_ms` milliseconds.
+    """
+
+    job_id: Id
+    from_job_seq: Count = 0
+    limit: int | None = None
+    wait_ms: int | None = None
+    kinds: list[str] | None = None
+
+
+class PageEvent(msgspec.Struct):
+    """One event of a page: the type and the payload of its `job.event`, `job.result` or `job.error`."""
+
+    type: str
+    payload: dict[str, Any]
+
+
+class EventsPage(msgspec.Struct, omit_defaults=True):
+    """`x-vendor.arcp-io.job.events`, the answer to a read.
+
+    `job_seq` is the position up to which the job was read: the next read begins there. `ended` tells that
+    nothing follows. `history_from_job_seq` is the position of the first event that is left, if events above
+    the position of the read are gone.
+    """
+
+    request_id: str
+    job_id: Id
+    job_seq: Count
+    events: list[PageEvent]
+    ended: bool = False
+    history_from_job_seq: Count | None = None
+
+
+class EncodedEvents(msgspec.Struct, omit_defaults=True):
+    """An `EventsPage` as a runtime writes it, of events that are JSON already."""
+
+    request_id: str
+    job_id: Id
+    job_seq: Count
+    events: list[msgspec.Raw]
+    ended: bool = False
+    history_from_job_seq: Count | None = None
