@@ -71,6 +71,8 @@ class AsgiApp:
         app.config()
         entrance = Entrance("localhost", 0, path, None, allow_plain, origins, hosts)
         entrance.check()
+        path = f"/{path.strip('/')}"
+        entrance = entrance._replace(path=path)
         self._app = app
         self._path = path
         self._allow_plain = allow_plain
@@ -206,7 +208,7 @@ def _path(scope: Scope) -> str:
     path, root = str(scope["path"]), str(scope.get("root_path") or "").rstrip("/")
     if root and (path == root or path.startswith(f"{root}/")):
         path = path[len(root) :]
-    return path if path.startswith("/") else f"/{path}"
+    return f"/{path.strip('/')}"  # Litestar ends the path of a mounted application with a slash.
 
 
 def _target(scope: Scope) -> str:

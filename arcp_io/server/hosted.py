@@ -30,7 +30,7 @@ logger = logging.getLogger("arcp_io")
 
 ONE_WORKER: Final = "serve this application with one worker (--workers 1)"
 SEVERAL: Final = (
-    "%s cannot start: another worker of this server runs it already, and a session lives in one process; "
+    "another worker of this server runs %s already, and a session lives in one process; "
     + ONE_WORKER
     + ", or several nodes over a PostgresStore (arcp-io serve --journal postgresql://...)"
 )

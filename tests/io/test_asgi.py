@@ -133,7 +133,7 @@ async def test_an_admitted_client_from_afar() -> None:
         await accepted(peer)
 
 
-@pytest.mark.parametrize("path", ["/agents/arcp", "/arcp"])
+@pytest.mark.parametrize("path", ["/agents/arcp", "/arcp", "/arcp/"])
 async def test_a_mounted_application_answers_below_its_mount(path: str) -> None:
     app = make_app().asgi(drain=0)
     async with app.lifespan():

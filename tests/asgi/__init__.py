@@ -1,0 +1,1 @@
+"""The ASGI application of an App under the servers and within the frameworks that people have."""
