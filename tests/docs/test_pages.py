@@ -227,6 +227,9 @@ def unknown_command(command: str) -> str | None:
             return None if importlib.util.find_spec(module) else f"{command}: there is no {module}"
         case ["python", script]:
             return None if script in pages.programs() else f"{command}: there is no {script}"
+        case ["uvicorn", target, "--port", _]:
+            script = target.partition(":")[0] + ".py"
+            return None if script in pages.programs() else f"{command}: there is no {script}"
         case ["pytest", *rest]:
             missing = [word for word in rest if word.startswith("tests") and not (ROOT / word).exists()]
             return f"{command}: there is no {missing}" if missing else None

@@ -11,6 +11,7 @@ import shlex
 import socket
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -18,20 +19,24 @@ from pathlib import Path
 from textwrap import indent
 from threading import Thread
 from typing import Any, BinaryIO, Final, NamedTuple
+from urllib.request import urlopen
 
 import anyio
 import pytest
+import uvicorn
 
-from arcp_io import App, JobContext, SqliteJournal, connect, serve, serve_memory
+from arcp_io import App, JobContext, SqliteJournal, connect, serve, serve_memory, sync
 from arcp_io.errors import ArcpError, InternalError, LeaseSubsetViolation, Unauthenticated
 from arcp_io.journal.credential_report import outstanding_in
 from arcp_proto.leases.lease import Grants
 from arcp_proto.server.audit import FACTS
 from tests.docs import pages
 from tests.docs.pages import program
+from tests.hanging import PATIENCE
 from tests.io.gateway import MASTER, gateway
 from tests.io.http_server import served
 from tests.io.processes import Served
+from tests.io.test_web import free_port
 
 LEASES: Final = (pages.DOCS / "guides" / "leases.md").read_text()
 AUDIT: Final = (pages.DOCS / "guides" / "audit.md").read_text()
@@ -430,6 +435,42 @@ async def test_a_look_at_a_job_shows_its_end(tmp_path: Path, capsys: pytest.Capt
         job = await session.submit("steps")
         assert (await look(session, job.id)).result == "done"
     assert "2 progress {'current': 1, 'total': 2}" in capsys.readouterr().out
+
+
+def test_a_mounted_runtime_serves_beside_the_routes_of_its_application(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mounted.py").write_text(program("mounted.py"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mounted", raising=False)
+    outer = importlib.import_module("mounted").app
+    with web_served(outer) as port:
+        with sync.connect(f"ws://127.0.0.1:{port}/agents/arcp", token="s3cret") as session:
+            job = session.submit("echo", 1)
+            assert job.result() == {"echo": 1}
+        with urlopen(f"http://127.0.0.1:{port}/jobs") as answer:
+            assert json.loads(answer.read()) == [job.id]
+        with urlopen(f"http://127.0.0.1:{port}/agents/readyz") as answer:
+            assert answer.status == 200
+    monkeypatch.delitem(sys.modules, "mounted")
+
+
+@contextmanager
+def web_served(app: Any) -> Iterator[int]:
+    """Run a web application by uvicorn in a thread, and yield its port."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", ws="websockets-sansio"))
+    thread = Thread(target=server.run)
+    thread.start()
+    try:
+        until = time.monotonic() + PATIENCE
+        while not server.started:
+            assert time.monotonic() < until and thread.is_alive()
+            time.sleep(0.02)
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
 
 
 @pytest.mark.anyio
