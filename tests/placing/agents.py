@@ -27,8 +27,8 @@ async def echo(job: JobContext, input: Any) -> Any:
 
 async def waits(job: JobContext, input: Any) -> None:
     """Name its process, its supervisor and the end of the link, and wait to be stopped."""
-    await job.status(f"{os.getpid()} {os.getppid()} {parent_of(os.getppid())}")
     try:
+        await job.status(f"{os.getpid()} {os.getppid()} {parent_of(os.getppid())}")
         await anyio.sleep_forever()
     finally:
         await job.log("info", "cleaned up")
