@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import threading
 
 import pytest
 
 from arcp_io.cluster import statements
 from arcp_io.cluster.connection import Db
-from arcp_io.cluster.decisions import Claim
 from arcp_io.cluster.errors import StoreError
 from arcp_io.cluster.rows import ShardRow
 from arcp_io.cluster.store import PostgresStore
@@ -17,7 +15,6 @@ from arcp_io.version import VERSION as RELEASE
 from tests.cluster.conftest import SHARDS, MakeStore
 from tests.cluster.owners import Owner, enter
 from tests.cluster.servers import query
-from tests.simulation.cluster.table import Table
 
 
 def test_a_beat_writes_the_row_of_its_node_and_reads_all(make_store: MakeStore) -> None:
@@ -173,31 +170,6 @@ def test_a_claim_names_the_owner_that_was_seen(store: PostgresStore, make_store:
     assert store.claim(5, 1, 1, named=third.node) is None
     assert store.read().shards[5].node == other.node
     assert store.claim(5, 1, 1, named=other.node) == (2, 0)
-
-
-def test_the_model_of_the_simulation_claims_and_releases_as_the_store_does(
-    make_store: MakeStore,
-) -> None:
-    stores, table, dice = [make_store() for _ in range(3)], Table(2), random.Random(14)
-    names = ["", *(store.node for store in stores)]
-    for row in stores[0].read().nodes:
-        table.enter(row)
-    answers = set()
-    for _ in range(200):
-        store, shard = dice.choice(stores), dice.randrange(2)
-        shard_row = table.shards[shard]
-        epoch = dice.choice((shard_row.epoch, shard_row.epoch, shard_row.epoch - 1))
-        if dice.random() < 0.3:
-            table.release(store.node, shard, epoch)
-            store.release(shard, epoch)
-        elif shard_row.node != store.node:
-            named = dice.choice((shard_row.node or "", dice.choice(names)))
-            modelled = table.claim(store.node, Claim(shard, epoch, None, 0, named), 1)
-            expected = None if modelled is None else (modelled.epoch, modelled.next)
-            assert store.claim(shard, epoch, 1, named=named) == expected
-            answers.add(expected is None)
-        assert store.read().shards[shard] == table.shards[shard]
-    assert answers == {True, False}
 
 
 def test_one_of_many_claims_succeeds(make_store: MakeStore) -> None:
