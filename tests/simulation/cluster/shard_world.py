@@ -511,9 +511,11 @@ class ShardService:
             self.writer.store_rest(self._ended)
 
     def _ended(self) -> None:
+        """Give the shard up, unless another node has taken it over while the last records were stored."""
         self.over = True
-        self.world.truth.handed_over()
-        self.world.leave_host()
+        if self.world.service is self:
+            self.world.truth.handed_over()
+            self.world.leave_host()
         assert self._done is not None
         self._done()
 

@@ -98,3 +98,7 @@ def test_a_trace_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().out
     assert "move: Move(kind=" in told
     assert "fault: " in told
+
+
+def test_an_owner_that_gives_away_late_ends_nothing_of_the_next_owner() -> None:
+    assert runtimes.play(648).message == ""
