@@ -108,14 +108,7 @@ class Observation:
         """Read the next events, again if the runtime refuses that for now."""
         while True:
             try:
-                async with await self._observers.turn():
-                    self._observers.count += 1
-                    try:
-                        return await self._read(
-                            self._read_upto, self._observers.wait if self._follow else 0.0
-                        )
-                    finally:
-                        self._observers.count -= 1
+                return await self._read_in_turn()
             except ArcpError as error:
                 pause = error.details.get("retry_after_ms")
                 if not isinstance(pause, int | float):

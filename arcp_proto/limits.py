@@ -25,6 +25,8 @@ MAX_CONTAINERS: Final = 100_000
 """Objects and lists of one message; each takes some 100 bytes of memory, for few bytes of text."""
 MAX_STATUS_WORDS: Final = 16
 """Words of `filter.status` in a listing; there are six statuses."""
+MAX_READ_KINDS: Final = 16
+"""Kinds of events that a read names."""
 MAX_LEASE_BYTES: Final = 16 * KIB
 """Bytes of a `lease_request` as we write it, so that accepted, subscribed and jobs always fit a frame."""
 MAX_PATTERNS: Final = 64

@@ -8,7 +8,7 @@ from functools import partial
 import anyio
 
 from arcp_io.drivers.pump import Pump
-from arcp_io.errors import ArcpError, ConnectionLost, error_for
+from arcp_io.errors import ArcpError, ConnectionLost, LocalProtocolError, error_for
 from arcp_io.observation import Observation, Observers, kinds_of
 from arcp_proto import EventsRead, JobId, RequestId, RequestRefused, Runtime
 
@@ -60,10 +60,13 @@ class Readers:
     async def _read(self, job_id: str, kinds: list[str] | None, after: int, wait: float) -> EventsRead:
         if self._over:
             raise _ended()
-        if self._runtime.jobs.describe(JobId(job_id)) is None:
-            raise error_for("JOB_NOT_FOUND", "no such job", job_id=job_id)
-        now = self._pump.now()
-        request_id = self._runtime.jobs.read(JobId(job_id), after, None, wait, kinds, now=now)
+        jobs, now = self._runtime.jobs, self._pump.now()
+        try:
+            request_id = jobs.read(JobId(job_id), after, None, wait, kinds, now=now)
+        except LocalProtocolError:
+            if jobs.describe(JobId(job_id)) is None:
+                raise error_for("JOB_NOT_FOUND", "no such job", job_id=job_id) from None
+            raise
         read = self._reads[request_id] = _Read(anyio.Event())
         self._pump.run()
         try:

@@ -297,7 +297,7 @@ class Client(Endpoint[ClientState]):
         """
         state = self._state
         session = self._asking()
-        message = commands.read_events(job_id, after, most, wait_sec, kinds)
+        message = reading.read_events(job_id, after, most, wait_sec, kinds)
         commands.check_negotiated(session, message)
         size = commands.check_size(state, session, message, job_id)
         state.enter(now, "read_events", job_id, after, most, wait_sec, message.kinds)

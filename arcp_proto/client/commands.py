@@ -11,7 +11,7 @@ from arcp_proto.engine.machine import cut
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.features import Feature
 from arcp_proto.ids import JobId
-from arcp_proto.limits import MAX_RUNTIME_SEC, MAX_TOKEN_LENGTH
+from arcp_proto.limits import MAX_TOKEN_LENGTH
 from arcp_proto.namespaces import COST_BUDGET, MODEL_USE
 from arcp_proto.secret import Secret
 from arcp_proto.wire import codec, messages, reading
@@ -110,20 +110,6 @@ def list_jobs(
     words = None if status is None else list(status)
     which = messages.JobFilter(words, agent, created_after, created_before)
     return messages.ListJobs(None if which == messages.JobFilter() else which, limit, cursor)
-
-
-def read_events(
-    job_id: JobId, after: int, most: int | None, wait_sec: float, kinds: Sequence[str] | None
-) -> reading.ReadEvents:
-    """Return a `x-vendor.arcp-io.job.read`."""
-    if isinstance(kinds, str):
-        raise LocalProtocolError("kinds is a list of words")
-    if not 0 <= after <= MAX_SEQ or not 0 <= wait_sec <= MAX_RUNTIME_SEC or (most is not None and most < 1):
-        raise LocalProtocolError(
-            "a read begins at a position from 0 on, waits no negative time and reads events"
-        )
-    words = None if kinds is None else list(kinds)
-    return reading.ReadEvents(job_id, after, most, int(wait_sec * 1_000) or None, words)
 
 
 def trace(traceparent: str | None, tracestate: str | None) -> tuple[str | None, bytes | None]:

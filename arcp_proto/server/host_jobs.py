@@ -17,7 +17,7 @@ from arcp_proto.job_statuses import JobStatus
 from arcp_proto.server.jobs.job import Job
 from arcp_proto.wire import codec
 from arcp_proto.wire.messages import Lease
-from arcp_proto.wire.reading import JobDescription
+from arcp_proto.wire.reading import JobDescription, read_events
 
 from .audit import note
 from .jobs import completion
@@ -128,8 +128,12 @@ class HostJobs:
         `RequestRefused` answers if the job is forgotten meanwhile. Take afterwards. Raises LocalProtocolError
         for a job that the runtime does not have, and for values out of range.
         """
-        names = None if kinds is None else list(kinds)
-        return reads.ask(self._state, self._known(job_id), after, most, wait_sec, names, now=now)
+        state, job = self._state, self._known(job_id)
+        request = read_events(job_id, after, most, wait_sec, kinds)
+        state.enter(now, "read_events", job_id, after, most, wait_sec, request.kinds)
+        request_id = reads.ask(state, job, request)
+        state.done()
+        return request_id
 
     def _known(self, job_id: JobId) -> Job:
         job = self._state.jobs.get(job_id)

@@ -5,12 +5,19 @@ The feature is ours (`x-vendor.arcp-io.reading`): other implementations neither 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.limits import MAX_READ_KINDS, MAX_RUNTIME_SEC
+
 from .codec import Count
 from .fields import Id, Lease
+
+MAX_POSITION: Final = 2**63 - 1
+"""The highest position that peers can hold."""
 
 
 class BudgetCounter(msgspec.Struct, omit_defaults=True):
@@ -107,6 +114,23 @@ class ReadEvents(msgspec.Struct, omit_defaults=True):
     limit: int | None = None
     wait_ms: int | None = None
     kinds: list[str] | None = None
+
+
+def read_events(
+    job_id: str, after: int, most: int | None, wait_sec: float, kinds: Sequence[str] | None
+) -> ReadEvents:
+    """Return the request for the events of a job above a position.
+
+    Raises LocalProtocolError for values out of range.
+    """
+    if isinstance(kinds, str) or (kinds is not None and len(kinds) > MAX_READ_KINDS):
+        raise LocalProtocolError(f"kinds is a list of at most {MAX_READ_KINDS} words")
+    if not 0 <= after <= MAX_POSITION or not 0 <= wait_sec <= MAX_RUNTIME_SEC:
+        raise LocalProtocolError("a read begins at a position from 0 on, and waits no negative time")
+    if most is not None and most < 1:
+        raise LocalProtocolError("a read asks for at least one event")
+    words = None if kinds is None else list(kinds)
+    return ReadEvents(job_id, after, most, int(wait_sec * 1_000) or None, words)
 
 
 class PageEvent(msgspec.Struct):

@@ -20,9 +20,9 @@ from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.job_pages import read_of
 from arcp_proto.engine.output import RequestRefused
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.errors import RETRYABLE, ErrorCode, LocalProtocolError, Refusal
-from arcp_proto.ids import MILLISECOND, SECOND, JobId, Monotonic, RequestId
-from arcp_proto.limits import MAX_ID_LENGTH
+from arcp_proto.errors import RETRYABLE, ErrorCode, Refusal
+from arcp_proto.ids import MILLISECOND, JobId, Monotonic, RequestId
+from arcp_proto.limits import MAX_ID_LENGTH, MAX_READ_KINDS
 from arcp_proto.server.credentials.model import takes
 from arcp_proto.server.jobs.description import describe
 from arcp_proto.server.jobs.job import NO_EVENTS, Job
@@ -36,8 +36,6 @@ from .session import attached_to, session_of
 if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
 
-MOST_KINDS: Final = 16
-"""Kinds that a read names at most."""
 SCANNED: Final = 10_000
 """Events that a read looks at before it is answered, even without an event that it wants."""
 PAGE_BYTES: Final = 6 * MAX_ID_LENGTH + 512
@@ -62,12 +60,13 @@ class Read(msgspec.Struct, eq=False):
     request_id: str
     connection: ConnectionState | None
     position: int
-    asked_from: int
     most: int
     kinds: tuple[bytes, ...] | None
     until: Monotonic
     due: Monotonic | None
     """When it is looked at again; None while its transport takes nothing."""
+    cut: int | None = None
+    """The position of the first event that was left, if events were gone that it had not looked at."""
 
     @property
     def reader(self) -> int:
@@ -90,6 +89,10 @@ class Reads:
 
     def __len__(self) -> int:
         return sum(map(len, self._by_reader.values()))
+
+    def count_of(self, reader: int) -> int:
+        """Return how many reads of a reader wait."""
+        return len(self._by_reader.get(reader, ()))
 
     def of(self, reader: int) -> list[Read]:
         """Return the reads of a reader, oldest first."""
@@ -139,8 +142,7 @@ def on_describe(
 
     Raises Refusal JOB_NOT_FOUND, and PERMISSION_DENIED for a job that may be listed only.
     """
-    _note(state, connection, request.job_id)
-    job = _readable(state, connection, request.job_id)
+    job = _looked_at(state, connection, request.job_id)
     answer = reading.Described(connection.request_id(envelope), describe(state, job))
     if len(codec.encode_checked(answer)) > state.limits.max_envelope_bytes - codec.HEAD_BYTES:
         answer.job.progress = None  # Only the words of an agent can be that long.
@@ -157,67 +159,54 @@ def on_read(
     Raises Refusal JOB_NOT_FOUND, PERMISSION_DENIED for a job that may be listed only, INVALID_REQUEST for too
     many kinds, and Exceeded for too many reads.
     """
-    limits = state.limits
-    _note(state, connection, request.job_id)
     try:
-        job = _readable(state, connection, request.job_id)
-    except Refusal:
+        job = _looked_at(state, connection, request.job_id)
+        if request.kinds is not None and len(request.kinds) > MAX_READ_KINDS:
+            message = f"a read names at most {MAX_READ_KINDS} kinds"
+            details = {"limit": "read_kinds", "max": MAX_READ_KINDS}
+            raise Refusal(ErrorCode.INVALID_REQUEST, message, details=details)
+    except Refusal:  # Only what is answered counts by itself.
         admission_control.count_request(state, connection, idle=False)
         raise
-    if len(state.reads.of(connection.number)) >= limits.max_connection_reads:
-        most = limits.max_connection_reads
+    most = state.limits.max_connection_reads
+    if state.reads.count_of(connection.number) >= most:
         raise admission_control.Exceeded(
             "max_connection_reads", most, f"{most} reads of this connection wait"
         )
-    kinds = _kinds(request.kinds)
+    _begin(state, job, request, connection.request_id(envelope), connection)
+
+
+def ask(state: RuntimeState, job: Job, request: reading.ReadEvents) -> RequestId:
+    """Begin a read of the host, and return its id."""
+    state.reads.asked += 1
+    request_id = RequestId(f"read_{state.reads.asked}")
+    _begin(state, job, request, request_id, None)
+    return request_id
+
+
+def _begin(
+    state: RuntimeState,
+    job: Job,
+    request: reading.ReadEvents,
+    request_id: str,
+    connection: ConnectionState | None,
+) -> None:
+    """Begin a read, and answer it if that is possible now."""
+    limits, kinds = state.limits, request.kinds
     limit = limits.max_page_events if request.limit is None else request.limit
     wait_ms = min(max(request.wait_ms or 0, 0), limits.max_read_wait_sec * 1_000)
     read = Read(
         job.id,
-        connection.request_id(envelope),
+        request_id,
         connection,
         request.from_job_seq,
-        request.from_job_seq,
         min(max(limit, 1), limits.max_page_events),
-        kinds,
+        None if kinds is None else tuple(b'{"kind":%b,' % codec.encode_checked(kind) for kind in kinds),
         Monotonic(state.now + wait_ms * MILLISECOND),
         None,
     )
     state.reads.add(read)
     _look_at(state, read)
-
-
-def ask(
-    state: RuntimeState,
-    job: Job,
-    after: int,
-    most: int | None,
-    wait_sec: float,
-    kinds: list[str] | None,
-    *,
-    now: int,
-) -> RequestId:
-    """Add a read of the host for `HostJobs.read`, and return its id."""
-    limits = state.limits
-    if after < 0 or wait_sec < 0 or (most is not None and most < 1):
-        raise LocalProtocolError(
-            "a read begins at a position from 0 on, waits no negative time and reads events"
-        )
-    try:
-        openings = _kinds(kinds)
-    except Refusal as refusal:
-        raise LocalProtocolError(refusal.message) from None
-    state.enter(now, "read_events", job.id, after, most, wait_sec, kinds)
-    state.reads.asked += 1
-    wait = min(wait_sec, limits.max_read_wait_sec)
-    count = limits.max_page_events if most is None else min(most, limits.max_page_events)
-    until = Monotonic(state.now + int(wait * SECOND))
-    request_id = RequestId(f"read_{state.reads.asked}")
-    read = Read(job.id, request_id, None, after, after, count, openings, until, None)
-    state.reads.add(read)
-    _look_at(state, read)
-    state.done()
-    return request_id
 
 
 def wake_job(state: RuntimeState, job: Job) -> None:
@@ -266,10 +255,19 @@ def _look_later(state: RuntimeState, read: Read, at: Monotonic) -> None:
         state.timers.arm(TimerKind.READS, read.reader, at)
 
 
-def _note(state: RuntimeState, connection: ConnectionState, job_id: str) -> None:
-    """Write an audit fact when a connection looks at a job for the first time."""
-    if state.reads.notes(connection.number, JobId(job_id), state.limits.max_session_subscriptions):
+def _looked_at(state: RuntimeState, connection: ConnectionState, job_id: str) -> Job:
+    """Return a job that a client looks at; raises Refusal if it may not.
+
+    An audit fact tells of each look that is refused, and of the first one of a connection that is not.
+    """
+    try:
+        job = _readable(state, connection, job_id)
+    except Refusal:
         subscriptions.note_decision(state, session_of(connection), job_id)
+        raise
+    if state.reads.notes(connection.number, job.id, state.limits.max_session_subscriptions):
+        subscriptions.note_decision(state, session_of(connection), job_id)
+    return job
 
 
 def _readable(state: RuntimeState, connection: ConnectionState, job_id: str) -> Job:
@@ -278,15 +276,6 @@ def _readable(state: RuntimeState, connection: ConnectionState, job_id: str) -> 
     if right is not subscriptions.Right.OBSERVE:
         raise Refusal(ErrorCode.PERMISSION_DENIED, "this job may be listed, and not observed")
     return job
-
-
-def _kinds(kinds: list[str] | None) -> tuple[bytes, ...] | None:
-    """Return the beginnings of the payloads of these kinds; raises Refusal INVALID_REQUEST for too many."""
-    if kinds is None:
-        return None
-    if len(kinds) > MOST_KINDS:
-        raise Refusal(ErrorCode.INVALID_REQUEST, f"a read names at most {MOST_KINDS} kinds")
-    return tuple(b'{"kind":%b,' % codec.encode_checked(kind) for kind in kinds)
 
 
 def _look_at(state: RuntimeState, read: Read) -> None:
@@ -324,6 +313,8 @@ def _page(state: RuntimeState, job: Job, read: Read) -> reading.EncodedEvents:
     session = None if connection is None else attached_to(connection)
     room = state.limits.max_envelope_bytes - codec.HEAD_BYTES - PAGE_BYTES
     found: list[msgspec.Raw] = []
+    if read.position < history.first:
+        read.cut = history.first + 1
     position, full = max(read.position, history.first), False
     for past in history.between(position, min(history.end, position + SCANNED)):
         wanted = (kinds is None or past.payload.startswith(kinds)) and (
@@ -346,8 +337,9 @@ def _page(state: RuntimeState, job: Job, read: Read) -> reading.EncodedEvents:
         if len(event) < room or not found:
             found.append(msgspec.Raw(event))
             position, ended = position + 1, True
-    cut = history.first + 1 if read.asked_from < history.first else None
-    return reading.EncodedEvents(read.request_id, job.id, max(position, read.position), found, ended, cut)
+    return reading.EncodedEvents(
+        read.request_id, job.id, max(position, read.position), found, ended, read.cut
+    )
 
 
 def _event(message_type: MessageType, payload: bytes, position: int) -> bytes:

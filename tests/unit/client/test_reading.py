@@ -133,7 +133,9 @@ def test_a_runtime_that_does_not_offer_it_is_not_asked(features: list[str]) -> N
             call(JobId(JOB), now=runtime.now)
 
 
-@pytest.mark.parametrize("asked", [(-1,), (0, 0), (0, 1, -0.5), (0, 1, 0.0, "log"), (2**64,)])
+@pytest.mark.parametrize(
+    "asked", [(-1,), (0, 0), (0, 1, -0.5), (0, 1, 0.0, "log"), (2**64,), (0, 1, 0.0, ["log"] * 17)]
+)
 def test_a_wrong_read_is_not_sent(asked: tuple[Any, ...]) -> None:
     runtime = attached()
     with pytest.raises(LocalProtocolError):

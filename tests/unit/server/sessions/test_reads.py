@@ -12,8 +12,8 @@ from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.features import FEATURES, Feature
 from arcp_proto.ids import JobId
-from arcp_proto.limits import KIB, Limits
-from arcp_proto.server.sessions.reads import MOST_AT_ONCE, MOST_KINDS
+from arcp_proto.limits import KIB, MAX_READ_KINDS, Limits
+from arcp_proto.server.sessions.reads import MOST_AT_ONCE
 from tests.unit.world import CONFIG, Frame, Peer, World
 
 READ: Final = "x-vendor.arcp-io.job.read"
@@ -122,7 +122,7 @@ def test_a_read_brings_the_kinds_that_it_names_and_the_end(world: World) -> None
     world.finish(job, 1)
     assert seqs(read(peer, job, 2, kinds=["progress"])) == [4]
     assert seqs(read(peer, job, kinds=[])) == [4]
-    assert read(peer, job, kinds=["a"] * (MOST_KINDS + 1)) is None
+    assert read(peer, job, kinds=["a"] * (MAX_READ_KINDS + 1)) is None
     assert error_of(peer) == "INVALID_REQUEST"
 
 
@@ -144,6 +144,31 @@ def test_a_page_tells_what_is_left_of_a_history_that_was_cut() -> None:
     assert first > 4 and page is not None and page["history_from_job_seq"] == first
     assert seqs(page) == list(range(first, 11))
     assert "history_from_job_seq" not in (read(peer, job, first - 1) or {})
+
+
+def test_events_of_other_kinds_that_a_read_has_seen_go_are_not_missing() -> None:
+    world = World(CONFIG, limits=Limits(max_history_events=4))
+    peer = reader(world)
+    job = peer.submit()
+    assert read(peer, job, kinds=["progress"], wait_ms=5_000) is None
+    for _ in range(10):
+        speak(world, job, 1)
+        world.advance(0.001)
+    speak(world, job, 1, "progress")
+    world.advance(0.001)
+    assert world.state.jobs[JobId(job)].history.first > 0
+    assert seqs(last(peer)) == [11] and "history_from_job_seq" not in last(peer)
+
+
+def test_reads_that_are_refused_count_as_requests() -> None:
+    world = World(CONFIG, limits=Limits(max_requests_per_sec=2))
+    peer = reader(world)
+    job = peer.submit()
+    for asked in ({"job_id": "job_unknown"}, {"job_id": job, "kinds": ["a"] * 17}) * 4:
+        peer.send(READ, asked)
+    assert "requests_per_sec" in [
+        frame["payload"]["details"].get("limit") for frame in peer.of("session.error")
+    ]
 
 
 # Waiting.
@@ -442,7 +467,7 @@ def test_the_host_reads_events_once_they_are_durable() -> None:
     assert [type(event) for event in shown(world)] == [EventsRead]
 
 
-@pytest.mark.parametrize("asked", [(-1,), (0, 0), (0, 1, -1.0), (0, 1, 0.0, ["a"] * (MOST_KINDS + 1))])
+@pytest.mark.parametrize("asked", [(-1,), (0, 0), (0, 1, -1.0), (0, 1, 0.0, ["a"] * (MAX_READ_KINDS + 1))])
 def test_the_host_is_told_of_a_wrong_read(world: World, asked: tuple[Any, ...]) -> None:
     job = reader(world).submit()
     with pytest.raises(LocalProtocolError):
