@@ -169,7 +169,7 @@ def on_event(
             session.leave_child(job_id, name(event.body.get("child_job_id")))
         return
     job = session.jobs.get(job_id)
-    if event.kind == DELEGATE and (job is None or not job.may_be_observed):
+    if event.kind == DELEGATE and (job is None or not job.may_be_observed or job_id in session.children):
         session.announced(name(event.body.get("child_job_id")))
     if job is not None:
         if job.may_be_observed and _ends_subscription(event):

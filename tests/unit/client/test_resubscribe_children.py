@@ -223,6 +223,25 @@ def test_a_restarted_client_leaves_a_child_that_was_announced_to_an_earlier_proc
     assert other.client.cursor == 3
 
 
+def test_a_restarted_client_keeps_a_grandchild_of_a_child_that_it_was_told_of(
+    runtime: ScriptedRuntime,
+) -> None:
+    """Unsubscribe from the child of a child that was announced to this process: it comes by itself."""
+    runtime.accept()
+    other = another_process(runtime)
+    at(other, 1, 1, kind="delegate", body={"child_job_id": "job_2", "agent": "a"})
+    at(other, 2, 1, "job_2", kind="delegate", body={"child_job_id": "job_3", "agent": "a"})
+    for child in (JobId("job_3"), JobId("job_2")):
+        other.client.unsubscribe(child, now=other.now)
+        other.take()
+    assert positions(at(other, 3, 1, "job_3")) == [1]
+    assert positions(
+        at(other, 4, 2, "job_2", kind="delegate", body={"child_job_id": "job_4", "agent": "a"})
+    ) == [2]
+    other.client.unsubscribe(JobId("job_4"), now=other.now)
+    assert positions(at(other, 5, 1, "job_4")) == [1]
+
+
 def processed_child(runtime: ScriptedRuntime, *positions_of_child: int) -> None:
     """Hold back the cursor by an event of the parent, and process events of its child behind it."""
     runtime.accept()
