@@ -292,6 +292,8 @@ class Views:
         view = self.jobs.get(job_id)
         if view is None or not view.comes:
             view = self._found(job_id, position) or view
+        elif self.restarted and not view.asked and job_id in self.strange:
+            self._set_back(view, position)
         if view is None or not (view.comes or view.ended):
             raise Broken("I1", f"{self.who} gets an event of {job_id}, which it does not follow")
         ensure(not view.ended, "I2", f"{self.who} gets event {position} of {job_id} after its end")
@@ -330,6 +332,17 @@ class Views:
         view.own, view.known = True, False
         view.waits = not asked  # This process need not get the end.
         return view
+
+    def _set_back(self, view: View, position: int) -> None:
+        """Set back the cursor in a child, the history of which an earlier process has asked for again.
+
+        Live "already flows" in the session, and "history may be replayed there too" (§6). The client follows
+        the child from this event on; it does not know that an earlier process has processed it, since a
+        store keeps no child of which all events are acked.
+        """
+        if position <= view.cursor:
+            self.strange.discard(view.work.job_id)
+            view.go(position - 1)
 
     def _check_result(self, view: View, event: JobEnded) -> None:
         """Check that an end is the one that was sent, with the result that the agent returned or streamed."""

@@ -1,0 +1,59 @@
+"""The judge permits a copy of an event only where a user has asked for its history again."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from arcp_proto.engine.output import JobEvent
+from arcp_proto.ids import JobId
+
+from .broken import Broken
+from .truth import Heard, Truth, Work
+from .view import View, Views
+
+CHILD = JobId("job_2")
+SESSION = "sess_1"
+
+
+@pytest.fixture
+def restarted() -> Views:
+    """Return the views of a new process; an earlier one has processed two events of a child."""
+    work = Work(CHILD, "alice", SESSION, "#c1", "good", None, 0, None, parent="job_1")
+    truth = Truth(keeps_all=True)
+    truth.jobs[CHILD] = work
+    for position in range(1, 5):
+        work.add(position, "log")
+        work.hear(position, Heard(position, "", b""))
+    world: Any = SimpleNamespace(truth=truth, works=None)
+    views = Views("client 0", "alice", world, frozenset())
+    views.session_id = SESSION
+    views.restore({CHILD: View(work, own=True, known=False, cursor=2, done=2)})
+    return views
+
+
+def event(position: int) -> JobEvent:
+    return JobEvent(CHILD, 9 + position, "log", "t", {"message": f"m{position}"}, position, None, 1, 1)
+
+
+def test_a_child_goes_on_in_the_next_process(restarted: Views) -> None:
+    with pytest.raises(Broken, match="gets event 2"):
+        restarted.emitted(event(2))
+    restarted.emitted(event(3))
+
+
+def test_a_history_that_an_earlier_process_has_asked_for_sets_a_child_back_once(restarted: Views) -> None:
+    restarted.strange = {CHILD}
+    for position in (2, 3):
+        restarted.emitted(event(position))
+    with pytest.raises(Broken, match="gets event 2"):
+        restarted.emitted(event(2))
+
+
+def test_no_history_sets_a_child_back_that_the_process_follows(restarted: Views) -> None:
+    restarted.strange = {CHILD}
+    restarted.emitted(event(3))
+    with pytest.raises(Broken, match="gets event 2"):
+        restarted.emitted(event(2))
