@@ -7,37 +7,23 @@ from typing import Annotated
 
 import typer
 
+from .access import Access
 from .ending import follow, show
 from .job_request import Attachment
-from .options import (
-    AllowPlain,
-    Cafile,
-    GiveUp,
-    Json,
-    MaxResult,
-    NoStore,
-    Output,
-    Store,
-    Token,
-    Url,
-    output_argument,
-    server_of,
-)
+from .option_groups import grouped
+from .options import Json, Keeping, MaxResult, Output, Url, output_argument, server_of
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 
 
+@grouped
 def attach(
     job_id: JobId,
+    access: Access,
+    keeping: Keeping,
     url: Url = None,
     output: Output = None,
     max_result: MaxResult = None,
-    token: Token = "",
-    allow_plain: AllowPlain = False,
-    cafile: Cafile = None,
-    store: Store = None,
-    no_store: NoStore = False,
-    give_up: GiveUp = "10m",
     as_json: Json = False,
 ) -> None:
     """Follow a job that was left to its end.
@@ -53,17 +39,7 @@ def attach(
       arcp-io attach job_01JABC --url ws://127.0.0.1:7777/arcp --json
     """
     with ExitStack() as stack:
-        server = server_of(
-            stack,
-            job_id,
-            url=url,
-            token=token or None,
-            store=store,
-            no_store=no_store,
-            allow_plain=allow_plain,
-            give_up=give_up,
-            cafile=cafile,
-        )
+        server = server_of(stack, job_id, url, access, keeping)
         result = output_argument(output, max_result, as_json=as_json)
-        ending = follow(server, Attachment(job_id=job_id), None if as_json else "attached", result)
+        ending = follow(access, server, Attachment(job_id=job_id), None if as_json else "attached", result)
     show(ending, as_json=as_json, output=output)

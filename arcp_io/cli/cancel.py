@@ -11,10 +11,12 @@ import typer
 
 from arcp_proto import ErrorCode, JobStatus
 
+from .access import Access
 from .ending import show
 from .exit_codes import Exit
 from .job_request import Cancellation, Ending
-from .options import AllowPlain, Cafile, GiveUp, Json, NoStore, Store, Token, Url, server_of
+from .option_groups import grouped
+from .options import Json, Keeping, Url, server_of
 from .output import print_out
 from .printable import one_line
 
@@ -29,16 +31,13 @@ _JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 _Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; the agent is told.")]
 
 
+@grouped
 def cancel(
     job_id: _JobId,
+    access: Access,
+    keeping: Keeping,
     reason: _Reason = "cancelled by the user",
     url: Url = None,
-    token: Token = "",
-    allow_plain: AllowPlain = False,
-    cafile: Cafile = None,
-    store: Store = None,
-    no_store: NoStore = False,
-    give_up: GiveUp = "10m",
     as_json: Json = False,
 ) -> None:
     """Cancel a job, and wait until it has stopped.
@@ -54,23 +53,11 @@ def cancel(
       arcp-io cancel job_01JABC
       arcp-io cancel job_01JABC --reason 'wrong input' --json
     """
-    import anyio
-
     from .follow import Following
 
     with ExitStack() as stack:
-        server = server_of(
-            stack,
-            job_id,
-            url=url,
-            token=token or None,
-            store=store,
-            no_store=no_store,
-            allow_plain=allow_plain,
-            give_up=give_up,
-            cafile=cafile,
-        )
-        ending: Ending = anyio.run(Following(server, Cancellation(job_id=job_id, reason=reason), None).run)
+        server = server_of(stack, job_id, url, access, keeping)
+        ending: Ending = access.run(Following(server, Cancellation(job_id=job_id, reason=reason), None).run)
     if ending.final_status == JobStatus.CANCELLED:
         ending = replace(ending, exit=Exit.NOT_STOPPED if ending.not_stopped else Exit.SUCCESS)
     if as_json:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 from typer.core import TyperCommand
 
 from arcp_io.demo.command import demo
 
-from . import version
+from . import config, version
+from .agents import agents
 from .attach import attach
 from .cancel import cancel
 from .credentials import credentials
-from .exit_codes import CANCEL_EXPLAINED, DEMO_EXPLAINED, EXPLAINED, Exit
+from .describe import describe
+from .events import events
+from .exit_codes import CANCEL, DEMO, FOLLOWED, Exit, asking, explained, working
 from .jobs import jobs
 from .journal import repair
 from .nodes import nodes
 from .output import OutputFailed, print_out
+from .ping import ping
 from .serve import serve
 from .shards import shards
 from .store import init, upgrade
@@ -71,28 +75,92 @@ _app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_app.command(cls=_Command, short_help="Serve the agents of an App until a signal comes.")(serve)
-_app.command(cls=_Command, short_help="Submit a job and follow it to its end.", epilog=EXPLAINED)(submit)
-_app.command(cls=_Command, short_help="Follow a job that was left to its end.", epilog=EXPLAINED)(attach)
-_app.command(
-    cls=_Command, short_help="Cancel a job, and wait until it has stopped.", epilog=CANCEL_EXPLAINED
-)(cancel)
-_app.command(cls=_Command, short_help="List jobs.")(jobs)
-_app.command(cls=_Command, short_help="List credentials that are not known to be revoked.")(credentials)
-_journal = typer.Typer(
-    help="Look after the journal of a runtime.", no_args_is_help=True, rich_markup_mode=None
+_GROUPS: Final[Mapping[str, str]] = {
+    "config": "Look at the settings of the client commands.",
+    "journal": "Look after the journal of a runtime.",
+    "store": "Look after the store of many nodes.",
+}
+"""The names of commands that have commands of their own, and what these do."""
+
+
+class _Row(NamedTuple):
+    """A command: its name, its function, its line in the list of commands, and its exit codes in words."""
+
+    name: str
+    function: Callable[..., None]
+    line: str
+    codes: str
+
+
+_TABLE: Final = (
+    _Row("serve", serve, "Serve the agents of an App until a signal comes.", working("it was stopped")),
+    _Row("submit", submit, "Submit a job and follow it to its end.", explained(FOLLOWED)),
+    _Row("attach", attach, "Follow a job that was left to its end.", explained(FOLLOWED)),
+    _Row("cancel", cancel, "Cancel a job, and wait until it has stopped.", explained(CANCEL)),
+    _Row("jobs", jobs, "List jobs.", asking("the jobs were listed")),
+    _Row("describe", describe, "Take one look at a job.", asking("the job was described")),
+    _Row(
+        "events",
+        events,
+        "Read the events of a job.",
+        asking("the events were read", EVENTS_LOST="some events were no longer kept"),
+    ),
+    _Row("agents", agents, "List the agents of a runtime.", asking("they were listed")),
+    _Row("ping", ping, "Measure how long a runtime takes to answer.", asking("it answered")),
+    _Row("config show", config.show, "Show the settings, and where they come from.", working("shown")),
+    _Row(
+        "credentials",
+        credentials,
+        "List credentials that are not known to be revoked.",
+        working("they were listed"),
+    ),
+    _Row("journal repair", repair, "Keep the good part of a damaged journal.", working("it is good")),
+    _Row("store init", init, "Make the store of many nodes.", working("it is there")),
+    _Row(
+        "store upgrade",
+        upgrade,
+        "Lead a store to the version of this release.",
+        working("it has that version"),
+    ),
+    _Row("nodes", nodes, "List the nodes over a store.", working("they were listed")),
+    _Row("shards", shards, "List the shards of a store.", working("they were listed")),
+    _Row("demo", demo, "Index the text files of a directory by a real job.", explained(DEMO)),
 )
-_journal.command(cls=_Command, short_help="Keep the good part of a damaged journal.")(repair)
-_app.add_typer(_journal, name="journal")
-_store = typer.Typer(help="Look after the store of many nodes.", no_args_is_help=True, rich_markup_mode=None)
-_store.command(cls=_Command, short_help="Make the store of many nodes.")(init)
-_store.command(cls=_Command, short_help="Lead a store to the version of this release.")(upgrade)
-_app.add_typer(_store, name="store")
-_app.command(cls=_Command, short_help="List the nodes over a store.")(nodes)
-_app.command(cls=_Command, short_help="List the shards of a store.")(shards)
-_app.command(
-    cls=_Command, short_help="Index the text files of a directory by a real job.", epilog=DEMO_EXPLAINED
-)(demo)
+"""Every command. Their functions have the arguments, options and examples: from these the help, the reference
+and the completion of shells are written.
+"""
+
+
+def _fill(app: typer.Typer) -> None:
+    """Add the commands of the table."""
+    groups: dict[str, typer.Typer] = {"": app}
+    for row in _TABLE:
+        group, _, name = row.name.rpartition(" ")
+        if group not in groups:
+            groups[group] = typer.Typer(help=_GROUPS[group], no_args_is_help=True, rich_markup_mode=None)
+            app.add_typer(groups[group], name=group)
+        add = groups[group].command(name, cls=_Command, short_help=row.line, epilog=row.codes)
+        add(row.function)
+
+
+_fill(_app)
+
+
+def listed_commands() -> list[tuple[str, Any]]:
+    """Return every command with its name, as in "journal repair", in the order of the help.
+
+    The commands are those of click: their parameters and help texts are the one table from which the help,
+    the reference and completion are written.
+    """
+    return list(_leaves(typer.main.get_command(_app), ""))
+
+
+def _leaves(group: Any, before: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _leaves(command, f"{before}{name} ")
+        else:
+            yield before + name, command
 
 
 def _show_version(wanted: bool) -> None:

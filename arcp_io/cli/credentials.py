@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .exit_codes import Exit
-from .options import Json
+from .options import JsonLines
 from .output import print_out
 from .printable import one_line
 
@@ -27,7 +27,7 @@ _Journal = Annotated[
 ]
 
 
-def credentials(journal: _Journal, as_json: Json = False) -> None:
+def credentials(journal: _Journal, as_json: JsonLines = False) -> None:
     """List the provisioned credentials that are not known to be revoked.
 
     The runtime revokes them, and tries again after a failure. An outstanding credential could not be revoked:
@@ -45,6 +45,8 @@ def credentials(journal: _Journal, as_json: Json = False) -> None:
         found = _outstanding(journal)
     except JournalError as error:
         print(f"cannot list: {error}", file=sys.stderr)
+        if as_json:
+            print_out(json.dumps({"error": {"code": "JOURNAL", "message": str(error), "retryable": False}}))
         raise typer.Exit(Exit.ERROR) from None
     for one in found:
         at = datetime.fromtimestamp(one.requested_at / 1e9, UTC)

@@ -8,23 +8,25 @@ from typing import Any, NoReturn
 
 import typer
 
+from .access import Access
 from .exit_codes import SUCCEEDED
 from .job_request import Attachment, Ending, Server, Submission
 from .output import ResultOutput, print_out, show_result
 
 
-def follow(server: Server, job: Submission | Attachment, title: str | None, output: ResultOutput) -> Ending:
+def follow(
+    access: Access, server: Server, job: Submission | Attachment, title: str | None, output: ResultOutput
+) -> Ending:
     """Follow a job to its end, and return the ending; with a title it is shown on stderr meanwhile."""
-    import anyio
     from rich.console import Console
 
     from .follow import Following
     from .view import View
 
     if title is None:
-        return anyio.run(Following(server, job, None, output=output).run)
+        return access.run(Following(server, job, None, output=output).run)
     with View(Console(stderr=True), title) as view:
-        ending = anyio.run(Following(server, job, view, output=output).run)
+        ending = access.run(Following(server, job, view, output=output).run)
         view.end(ending)
     return ending
 
@@ -33,12 +35,16 @@ def show(ending: Ending, *, as_json: bool, output: str | None = None) -> NoRetur
     """Print the collected result, or the whole ending as JSON, and exit with its code."""
     if as_json:
         print_out(json.dumps(_as_object(ending, output)))
+    elif ending.detached:
+        print_out(str(ending.job_id))
     elif ending.exit in SUCCEEDED:
         show_result(ending.result)
     raise typer.Exit(ending.exit)
 
 
 def _as_object(ending: Ending, output: str | None) -> dict[str, Any]:
+    if ending.detached:
+        return {"job_id": ending.job_id, "detached": True, "attach": ending.attach}
     shown: dict[str, Any] = {
         "job_id": ending.job_id,
         "final_status": ending.final_status,

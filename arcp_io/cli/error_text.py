@@ -36,7 +36,9 @@ def failure_of(
     `agents` are those of the runtime, if it has sent its welcome.
     """
     match error:
-        case ConnectionLost() | ResumeWindowExpired() | Unauthenticated():
+        case Unauthenticated():
+            code = Exit.UNAUTHENTICATED
+        case ConnectionLost() | ResumeWindowExpired():
             code = Exit.CONNECTION
         case ArcpError():
             code = Exit.ERROR
@@ -78,9 +80,10 @@ def _hint(error: ArcpError, server: Server, agents: Sequence[AgentEntry]) -> str
     """Return the remedy for a refusal, if there is a known one."""
     match error:
         case Unauthenticated() if server.token is None:
-            return "set ARCP_TOKEN, or give --token TOKEN"
+            return "set ARCP_TOKEN, or give --token TOKEN or --token-file FILE"
         case Unauthenticated():
-            return "the runtime does not accept the token of ARCP_TOKEN or --token"
+            told = f" of {server.token_from}" if server.token_from else ""
+            return f"the runtime does not accept the token{told}"
         case AgentNotAvailable() | AgentVersionNotAvailable() if agents:
             return f"there are {', '.join(_versions(entry) for entry in agents)}"
         case PermissionDenied(details={"namespace": Namespace.COST_BUDGET}):

@@ -61,6 +61,7 @@ class Following:
     ) -> None:
         self._server = server
         self._begin = job.begin
+        self._detach = isinstance(job, Submission) and job.detach
         self._view = view
         self._each = each
         self._output = output
@@ -100,6 +101,8 @@ class Following:
                 tasks.start_soon(self._watch, session)
                 tasks.start_soon(self._keep_stored, session)
                 self._job = await self._begin(session)
+                if self._detach:
+                    return self._left(self._job)
                 if self._view is not None:
                     self._view.begin(self._job.id)
                 return await self._to_its_end(session, self._job)
@@ -189,6 +192,10 @@ class Following:
             not_stopped=error is not None and error.get("details", {}).get("stopped") is False,
         )
 
+    def _left(self, job: Job) -> Ending:
+        attach = self._server.attach_to(job.id)
+        return Ending(exit=Exit.SUCCESS, job_id=job.id, detached=True, attach=attach)
+
     async def _tell_slow_connection(self) -> None:
         await anyio.sleep(SLOW)
         if not self._connected and self._view is not None:
@@ -233,10 +240,9 @@ class Following:
             self._note("The runtime ends with this process: cancelling the job. Ctrl-C again ends both.")
             tasks.start_soon(self._cancel, job)
         elif self._interrupts == 1:
-            attach = f"arcp-io attach {job.id} {server.attach_options}".rstrip()
             self._note(
                 f"Job {job.id} continues. Ctrl-C again within {PATIENCE:.0f} s cancels it;"
-                f" otherwise it is left as it is, for: {attach}"
+                f" otherwise it is left as it is, for: {server.attach_to(job.id)}"
             )
             self._leaving = anyio.CancelScope()
             tasks.start_soon(self._leave_later, tasks, self._leaving)

@@ -21,6 +21,8 @@ class Server:
 
     url: str
     token: str | None = field(repr=False)
+    token_from: str = ""
+    """The option, variable, file or profile that gave the token, in words."""
     allow_plain: bool = False
     store: SessionStore | None = None
     give_up: int = 600
@@ -30,6 +32,10 @@ class Server:
     """Whether the runtime and its jobs end with this process."""
     attach_options: str = ""
     """The arguments of 'arcp-io attach' beside the job's id, quoted for a shell."""
+
+    def attach_to(self, job_id: str) -> str:
+        """Return the command that follows a job which was left."""
+        return f"arcp-io attach {job_id} {self.attach_options}".rstrip()
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """Return a TLS context that trusts `cafile`; None without one."""
@@ -43,6 +49,9 @@ class Submission:
     agent: str
     input: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    detach: bool = False
+    """Whether the job is left as soon as it was accepted."""
 
     async def begin(self, session: Session) -> Job:
         """Submit the job."""
@@ -97,3 +106,7 @@ class Ending:
     """Numbered frames of the job that were received, including its terminal."""
     events_lost: Sequence[Mapping[str, Any]] = ()
     """The `details` of each HistoryCut: events between two numbers were never received."""
+    detached: bool = False
+    """Whether the job was left as soon as it was accepted."""
+    attach: str = ""
+    """The command that follows a job that was left."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from .arguments import checked, seconds_argument
-from .options import Json
+from .options import JsonLines
 from .output import print_out
 from .printable import one_line
 from .store import Url, opened
@@ -27,7 +27,7 @@ _Watch = Annotated[
 ]
 
 
-def nodes(url: Url, watch: _Watch = "3s", as_json: Json = False) -> None:
+def nodes(url: Url, watch: _Watch = "3s", as_json: JsonLines = False) -> None:
     """List the nodes over a store: address, release, shards, and whether they are alive.
 
     A node is alive if it writes its row while the command watches, which a node does every fifth of its

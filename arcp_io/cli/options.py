@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from arcp_io.client.store import FileStore
 from arcp_io.errors import NotAStore, StoreInUse
 
 from . import session_files
+from .access import Access
 from .arguments import checked, size_argument, whole_seconds_argument
 from .job_request import Server
 from .output import ResultOutput
@@ -24,26 +26,10 @@ from .printable import printable
 GIVE_UP: Final = "10m"
 """How long to try to reconnect a lost connection, by default."""
 
-Token: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        envvar="ARCP_TOKEN",
-        metavar="TOKEN",
-        show_default=False,
-        help="Your bearer token; safer in the environment.",
-    ),
-]
 Url: TypeAlias = Annotated[
     str | None,
     typer.Option(
         envvar="ARCP_URL", metavar="URL", help="The runtime; by default that of the stored session."
-    ),
-]
-Cafile: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE",
-        help="Trust the certificates in this file (PEM) instead of those of the system and of SSL_CERT_FILE.",
     ),
 ]
 Output: TypeAlias = Annotated[
@@ -58,15 +44,34 @@ MaxResult: TypeAlias = Annotated[
         " a file, and 64 MiB for one that is joined in memory (a terminal, --json, a value not streamed).",
     ),
 ]
-AllowPlain: TypeAlias = Annotated[
-    bool, typer.Option("--allow-plain", help="Send the token over ws:// without TLS, beyond this machine.")
-]
-Store: TypeAlias = Annotated[
+_Store: TypeAlias = Annotated[
     str | None, typer.Option(metavar="FILE", help="Keep the session in FILE, not in the default directory.")
 ]
-NoStore: TypeAlias = Annotated[bool, typer.Option("--no-store", help="Do not store the session.")]
-GiveUp: TypeAlias = Annotated[str, typer.Option(metavar="TIME", help="How long to try to reconnect.")]
+_NoStore: TypeAlias = Annotated[bool, typer.Option("--no-store", help="Do not store the session.")]
+_GiveUp: TypeAlias = Annotated[str, typer.Option(metavar="TIME", help="How long to try to reconnect.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
+JsonLines: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print JSON objects, one a line, and nothing else.")
+]
+RuntimeUrl: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        envvar="ARCP_URL", metavar="URL", help="The runtime; by default that of the stored sessions."
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """The options of commands whose session is stored, so that a later command goes on with it."""
+
+    store: _Store = None
+    no_store: _NoStore = False
+    give_up: _GiveUp = GIVE_UP
+
+    def words(self) -> list[str]:
+        """Return the options that another command needs to find the stored session."""
+        return ["--store", self.store] if self.store is not None else []
 
 
 def give_up_argument(text: str) -> int:
@@ -86,52 +91,40 @@ def output_argument(path: str | None, most: str | None, *, as_json: bool) -> Res
             raise ValueError(f"{error.strerror}: {error.filename}") from None
 
 
-def enter_new(
-    stack: ExitStack, url: str, token: str | None, path: str | None, no_store: bool
-) -> FileStore | None:
+def enter_new(stack: ExitStack, url: str, token: str | None, keeping: Keeping) -> FileStore | None:
     """Return the entered store for a session that will submit a job; a usage error for a store in use.
 
-    Without a `path`, and if the default directory cannot be used, the session is not stored, and a line on
+    Without --store, and if the default directory cannot be used, the session is not stored, and a line on
     stderr says so.
     """
-    if no_store:
+    if keeping.no_store:
         return None
-    if path is None:
+    if keeping.store is None:
         try:
             return session_files.enter_free(stack, url, token)
         except OSError as error:
             print(f"the session is not stored: {error.strerror}: {error.filename}", file=sys.stderr)
             return None
     with _checked_store():
-        store = stack.enter_context(FileStore(Path(path)))
+        store = stack.enter_context(FileStore(Path(keeping.store)))
         if jobs := session_files.unfinished(store):
             raise ValueError(
-                f"{path} holds the session of job {jobs[0]}: follow it with 'arcp-io attach',"
+                f"{keeping.store} holds the session of job {jobs[0]}: follow it with 'arcp-io attach',"
                 " or give another file"
             )
         store.clear()
         return store
 
 
-def server_of(
-    stack: ExitStack,
-    job_id: str,
-    *,
-    url: str | None,
-    token: str | None,
-    store: str | None,
-    no_store: bool,
-    allow_plain: bool,
-    give_up: str,
-    cafile: str | None,
-) -> Server:
+def server_of(stack: ExitStack, job_id: str, url: str | None, access: Access, keeping: Keeping) -> Server:
     """Return the server that has a job, with the entered store of its session, unless it is in use."""
+    token = access.bearer()
     found: FileStore | None = None
     with _checked_store():
-        if store is not None:
-            found = FileStore(Path(store))
+        if keeping.store is not None:
+            found = FileStore(Path(keeping.store))
             found.load()
-        elif not no_store:
+        elif not keeping.no_store:
             found = session_files.find(job_id, url, token)
         if found is not None:
             url = url or session_files.url_of(found)
@@ -139,52 +132,43 @@ def server_of(
                 stack.enter_context(found)
             except StoreInUse:
                 found = None
-    if not job_id:
-        with checked("JOB"):
-            raise ValueError("the id of a job is not empty: 'arcp-io jobs' lists them")
-    return server_at(
-        known_url(url), token, found, store, allow_plain=allow_plain, give_up=give_up, cafile=cafile
-    )
+    check_job(job_id)
+    return server_at(known_url(url), token, access, keeping, found)
 
 
 def server_at(
-    url: str,
-    token: str | None,
-    kept: FileStore | None,
-    path: str | None,
-    *,
-    allow_plain: bool,
-    give_up: str,
-    cafile: str | None,
+    url: str, token: str | None, access: Access, keeping: Keeping, kept: FileStore | None
 ) -> Server:
-    """Return the server at a URL, with the store of the session.
-
-    `path` is the store that the user gave, or None.
-    """
+    """Return the server at a URL, with the store of the session."""
     words = []
-    if kept is None or path is not None or session_files.url_of(kept) is None:
+    if kept is None or keeping.store is not None or session_files.url_of(kept) is None:
         words += ["--url", url]
-    if path is not None:
-        words += ["--store", path]
-    if allow_plain:
-        words.append("--allow-plain")
-    if cafile is not None:
-        words += ["--cafile", cafile]
-    check_url(url, token, allow_plain=allow_plain)
-    check_cafile(cafile)
     return Server(
-        url=url,
+        url=_checked_url(url, token, access),
         token=token,
-        allow_plain=allow_plain,
+        token_from=access.told_token(),
+        allow_plain=access.allow_plain,
         store=kept,
-        give_up=give_up_argument(give_up),
-        cafile=cafile,
-        attach_options=shlex.join(words),
+        give_up=give_up_argument(keeping.give_up),
+        cafile=_checked_cafile(access.cafile),
+        attach_options=shlex.join([*words, *keeping.words(), *access.words()]),
     )
 
 
-def check_url(url: str, token: str | None, *, allow_plain: bool) -> None:
-    """Raise a usage error for an invalid address, or one that would get the token in clear text."""
+def server_for(url: str | None, access: Access, option: str = "--url") -> Server:
+    """Return the server for a question that needs no stored session; `option` is how the user gives it."""
+    return server_at(known_url(url, option), access.bearer(), access, Keeping(no_store=True), None)
+
+
+def check_job(job_id: str) -> None:
+    """Raise a usage error for an id that no job has."""
+    if not job_id:
+        with checked("JOB"):
+            raise ValueError("the id of a job is not empty: 'arcp-io jobs' lists them")
+
+
+def _checked_url(url: str, token: str | None, access: Access) -> str:
+    """Return an address; a usage error if it is invalid, or would get the token in clear text."""
     from arcp_io.drivers.sockets import is_loopback
 
     with checked("URL"):
@@ -195,16 +179,17 @@ def check_url(url: str, token: str | None, *, allow_plain: bool) -> None:
             raise ValueError(f"{url!r} is not an address such as ws://127.0.0.1:7777/arcp: {error}") from None
         if parts.scheme not in ("ws", "wss") or not host:
             raise ValueError(f"{url!r} is not an address such as ws://127.0.0.1:7777/arcp")
-        if parts.scheme == "ws" and token is not None and not (allow_plain or is_loopback(host)):
+        if parts.scheme == "ws" and token is not None and not (access.allow_plain or is_loopback(host)):
             raise ValueError(
                 f"the token would cross the network to {host} in clear text: use wss://, or --allow-plain"
             )
+    return url
 
 
-def check_cafile(path: str | None) -> None:
-    """Raise a usage error for a file without certificates."""
+def _checked_cafile(path: str | None) -> str | None:
+    """Return the path of a file with certificates; a usage error for another file."""
     if path is None:
-        return
+        return None
     import ssl
 
     with checked("--cafile"):
@@ -215,6 +200,7 @@ def check_cafile(path: str | None) -> None:
             raise ValueError(f"{path} does not hold certificates in PEM format") from None
         except OSError as error:
             raise ValueError(f"{error.strerror}: {error.filename}") from None
+    return path
 
 
 def known_url(url: str | None, option: str = "--url") -> str:
@@ -236,7 +222,7 @@ def known_url(url: str | None, option: str = "--url") -> str:
 def _told_stored(known: list[session_files.Kept], give: str) -> str:
     """Return the runtimes with stored sessions, a line each, and how to choose one."""
     if not known:
-        return f"no session is stored: give {give}, or set ARCP_URL"
+        return f"no session is stored: give {give}, or set ARCP_URL, or use a profile with a url"
     lines = [f"  {give.replace('URL', shlex.quote(kept.url))}  ({_told_jobs(kept.jobs)})" for kept in known]
     told = "\n".join(map(printable, lines))
     return f"sessions with {len(known)} of them are stored. Give one of these, or set ARCP_URL:\n{told}"

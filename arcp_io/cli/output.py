@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import stat
 import sys
 from contextlib import suppress
@@ -20,6 +21,8 @@ COLLECTED: Final = 64 * 1024 * 1024
 WRITTEN_AT_ONCE: Final = 256 * 1024
 """Bytes of a streamed result that are written with one call."""
 STDOUT: Final = "standard output"
+_AT_ONCE: Final = getattr(select, "PIPE_BUF", 0)
+"""Bytes that a pipe takes without blocking once it can be written to; 0 where that cannot be asked."""
 
 
 class OutputFailed(Exception):
@@ -133,6 +136,20 @@ def show_result(value: Any) -> None:
 def print_out(text: str) -> None:
     """Print a line, or several, on standard output; raises OutputFailed."""
     write_stdout(f"{text}\n".encode(errors="replace"))
+
+
+async def write_line(text: str) -> None:
+    """Print a line on standard output without keeping the event loop waiting; raises OutputFailed.
+
+    A pipe that is full would block: it is written to by a thread then.
+    """
+    data = f"{text}\n".encode(errors="replace")
+    if len(data) <= _AT_ONCE and select.select([], [sys.stdout.fileno()], [], 0)[1]:
+        write_stdout(data)
+        return
+    from arcp_io.agents.threads import call_in_thread
+
+    await call_in_thread(lambda: write_stdout(data), name="arcp-io output")
 
 
 def write_stdout(data: bytes) -> None:

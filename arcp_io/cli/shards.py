@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-from .options import Json
+from .options import JsonLines
 from .output import print_out
 from .printable import one_line
 from .store import Url, opened
 
 
-def shards(url: Url, as_json: Json = False) -> None:
+def shards(url: Url, as_json: JsonLines = False) -> None:
     """List the shards of a store: owner, epoch, unfinished jobs, and the records behind the snapshot.
 
     The epoch counts how often a shard was claimed. The unfinished jobs are as of the last beat of the owner,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
 
+from .access import Access
 from .arguments import (
     budget_argument,
     checked,
@@ -18,26 +18,14 @@ from .arguments import (
 )
 from .ending import follow, show
 from .job_request import Submission
-from .options import (
-    AllowPlain,
-    Cafile,
-    GiveUp,
-    Json,
-    MaxResult,
-    NoStore,
-    Output,
-    Store,
-    Token,
-    enter_new,
-    output_argument,
-    server_at,
-)
+from .option_groups import grouped
+from .options import Json, Keeping, MaxResult, Output, enter_new, output_argument, server_at
 
 _Where = Annotated[
     list[str],
     typer.Argument(
         metavar="[URL] AGENT",
-        help="The runtime, ws:// or wss://, by default ARCP_URL; and the agent, name or name@version.",
+        help="The runtime, ws:// or wss://, by default that of --url; and the agent, name or name@version.",
         show_default=False,
     ),
 ]
@@ -53,25 +41,31 @@ _Expires = Annotated[
     str | None, typer.Option(metavar="TIME", help="When the lease ends: 2h from now, or a UTC time.")
 ]
 _MaxRuntime = Annotated[str | None, typer.Option(metavar="TIME", help="How long it may run: 10m.")]
+_Url = Annotated[
+    str | None,
+    typer.Option(envvar="ARCP_URL", metavar="URL", help="The runtime, unless it stands before the agent."),
+]
+_Detach = Annotated[
+    bool, typer.Option("--detach", "-d", help="Print the id of the accepted job on stdout, and leave it.")
+]
 _Key = Annotated[str | None, typer.Option(metavar="KEY", help="A repeated key returns the same job.")]
 
 
+@grouped
 def submit(
     where: _Where,
+    access: Access,
+    keeping: Keeping,
+    url: _Url = None,
     input: _Input = "null",
     lease: _Lease = None,
     budget: _Budget = None,
     expires: _Expires = None,
     max_runtime: _MaxRuntime = None,
     idempotency_key: _Key = None,
+    detach: _Detach = False,
     output: Output = None,
     max_result: MaxResult = None,
-    token: Token = "",
-    allow_plain: AllowPlain = False,
-    cafile: Cafile = None,
-    store: Store = None,
-    no_store: NoStore = False,
-    give_up: GiveUp = "10m",
     as_json: Json = False,
 ) -> None:
     """Submit a job and follow it to its end.
@@ -89,32 +83,29 @@ def submit(
       arcp-io submit ws://127.0.0.1:7777/arcp echo --input '{"x": 1}'
       arcp-io submit wss://agents.example/arcp report@2.0.0 --input @report.json --max-runtime 10m
       arcp-io submit wss://agents.example/arcp export --output export.csv
+      arcp-io submit report --profile work --detach
       arcp-io submit ws://127.0.0.1:7777/arcp research --lease tool.call=search --lease 'fs.read=/data/**' \\
         --budget USD:1.00 --expires 1h
       cat notes.json | arcp-io submit ws://127.0.0.1:7777/arcp index --input - --max-runtime 10m --json
     """
-    url, agent = _runtime_and_agent(where)
+    at, agent = _runtime_and_agent(where, url)
     with checked("--input"):
         content = json_argument(input)
     options = _options(lease, budget, expires, max_runtime, idempotency_key)
+    with checked("--detach"):
+        if detach and (output is not None or max_result is not None):
+            raise ValueError("a job that is left has no result yet: give --output and --max-result to attach")
+    token = access.bearer()
     with ExitStack() as stack:
-        server = server_at(
-            url,
-            token or None,
-            enter_new(stack, url, token or None, store, no_store),
-            None if no_store else store,
-            allow_plain=allow_plain,
-            give_up=give_up,
-            cafile=cafile,
-        )
+        server = server_at(at, token, access, keeping, enter_new(stack, at, token, keeping))
         result = output_argument(output, max_result, as_json=as_json)
-        job = Submission(agent=agent, input=content, options=options)
-        ending = follow(server, job, None if as_json else agent, result)
+        job = Submission(agent=agent, input=content, options=options, detach=detach)
+        ending = follow(access, server, job, None if as_json else agent, result)
     show(ending, as_json=as_json, output=output)
 
 
-def _runtime_and_agent(where: list[str]) -> tuple[str, str]:
-    """Return the two arguments; a usage error when one is missing."""
+def _runtime_and_agent(where: list[str], url: str | None) -> tuple[str, str]:
+    """Return the address of the runtime and the agent; a usage error when one is missing."""
     if len(where) == 2:
         return where[0], where[1]
     with checked("[URL] AGENT"):
@@ -122,7 +113,7 @@ def _runtime_and_agent(where: list[str]) -> tuple[str, str]:
             raise ValueError(f"give a URL and an agent, not {len(where)} arguments")
         if where[0].startswith(("ws://", "wss://")):
             raise ValueError("which agent? Give its name after the URL")
-        if not (url := os.environ.get("ARCP_URL")):
+        if not url:
             raise ValueError(f"which runtime? Give its URL before {where[0]}, or set ARCP_URL")
     return url, where[0]
 

@@ -90,7 +90,9 @@ class View:
     def end(self, ending: Ending) -> None:
         """Print the last line: how the job ended."""
         self._stop()
-        if ending.exit is Exit.SUCCESS:
+        if ending.detached:
+            self.note(f"left as it is, for: {ending.attach}")
+        elif ending.exit is Exit.SUCCESS:
             left = f"; {self._told_left()}" if self._left else ""
             self.note(f"success after {ending.events:,} events{left}", "bold green")
             if ending.summary:

@@ -14,11 +14,11 @@ from types import ModuleType
 from typing import Any, Final, get_args
 
 import msgspec
-import typer
 
 from arcp_io import errors as exceptions
 from arcp_io.cli import commands as cli
-from arcp_io.cli.exit_codes import Exit
+from arcp_io.cli.exit_codes import MEANINGS, Exit
+from arcp_io.cli.json_fields import FIELDS
 from arcp_proto import Phase, errors, features, limits
 from arcp_proto.client import client as client_machine
 from arcp_proto.client.dispatch import HANDLERS as OF_CLIENT
@@ -312,43 +312,41 @@ def _quirk_value(value: object, plain: object) -> str:
 
 def command_line() -> list[str]:
     """Return every command with its arguments and options, as its own help says."""
-    group: Any = typer.main.get_command(cli._app)
     told = [
         "# Command line",
         "Each command says the same with `--help`. [The guide](../guides/command-line.md) explains how the"
-        " commands work together.",
+        " commands work together. The fields of the JSON of each command stand [below](#json).",
     ]
-    for name, command in _commands(group, ""):
+    for name, command in cli.listed_commands():
         told += [f"## arcp-io {name}", *_help(command.help or "")]
         rows = [_option(parameter) for parameter in command.params if "--help" not in parameter.opts]
         told.append(table(["Argument or option", "Default", "Meaning"], rows))
-    codes = [[f"{code.value}", f"`{code.name}`"] for code in Exit]
+        told.append(command.epilog)
+    codes = [[f"{code.value}", f"`{code.name}`", MEANINGS[code]] for code in Exit]
+    told += ["## Exit codes", table(["Code", "Name in `arcp_io.cli.exit_codes.Exit`", "Meaning"], codes)]
     told += [
-        "## Exit codes",
-        "What each of them means stands in [the guide](../guides/command-line.md#exit-codes).",
+        "## JSON",
+        "With `--json` a command prints one object, or one a line, on stdout, and nothing else; notes for"
+        " people may still come on stderr. Fields are added in later releases, so ignore those that you do"
+        " not know. After a usage error the object has the field `error` alone.",
     ]
-    told.append(table(["Code", "Name in `arcp_io.cli.exit_codes.Exit`"], codes))
+    for name, printed in FIELDS.items():
+        told.append(f"### {name} --json")
+        told.append("One object a line." if printed.lines else "One object.")
+        rows = [[f"`{field}`", meaning] for field, meaning in printed.fields.items()]
+        told.append(table(["Field", "Meaning"], rows))
     return told
 
 
-def _commands(group: Any, before: str) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, command in group.commands.items():
-        found += (
-            _commands(command, f"{before}{name} ")
-            if hasattr(command, "commands")
-            else [(before + name, command)]
-        )
-    return found
-
-
 def _help(text: str) -> list[str]:
-    """Return the help of a command, with its examples as a block."""
-    before, _, examples = inspect.cleandoc(text.replace("\b", "")).partition("Examples:")
-    told = paragraphs(before)
-    if examples:
-        lines = [line[2:] if line.startswith("  ") else line for line in examples.strip("\n").splitlines()]
-        told.append("\n".join(["```text", *lines, "```"]))
+    """Return the help of a command; its examples, and other texts whose lines stay, are blocks."""
+    first, *others = inspect.cleandoc(text).split("\b\n")
+    told = paragraphs(first)
+    for other in others:
+        block, _, after = other.partition("\n\n")
+        lines = [line[2:] if line.startswith("  ") else line for line in block.strip("\n").splitlines()]
+        told.append("\n".join(["```text", *[line for line in lines if line != "Examples:"], "```"]))
+        told += paragraphs(after)
     return told
 
 

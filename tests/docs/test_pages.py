@@ -189,6 +189,14 @@ def test_the_readme_can_be_read_at_one_sitting() -> None:
 # Commands.
 
 
+@pytest.fixture(autouse=True)
+def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the file with the profiles that pages and examples name, which options are read from."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "arcp-io").mkdir()
+    (tmp_path / "arcp-io" / "config.toml").write_text("[profiles.work]\n[profiles.local]\n")
+
+
 def parse(words: list[str]) -> None:
     """Parse a command line of `arcp-io` as the command does; raises click's UsageError."""
     group = COMMAND

@@ -224,8 +224,9 @@ class Served:
         return Child(*words, stdout=subprocess.PIPE, env=self._variables("s3cret"))
 
     def _variables(self, token: str, **more: str) -> dict[str, str]:
-        state = str(self.directory / "state")
-        return environment(**{"ARCP_TOKEN": token, "XDG_STATE_HOME": state, **more})
+        state, config = str(self.directory / "state"), str(self.directory / "config")
+        places = {"XDG_STATE_HOME": state, "XDG_CONFIG_HOME": config}
+        return environment(**{"ARCP_TOKEN": token, **places, **more})
 
     def stop(self) -> int:
         """Let the agents continue, signal the server and wait; return its exit code."""

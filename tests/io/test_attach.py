@@ -157,7 +157,7 @@ def test_an_unknown_job_and_a_wrong_token_are_errors(served: Served) -> None:
     done = served.run("attach", "job_nothing", "--url", served.url, "--json")
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (1, "JOB_NOT_FOUND")
     done = served.run("jobs", served.url, token="wr0ng")
-    assert done.returncode == 5
+    assert done.returncode == 9
     assert done.stderr.startswith("failed: UNAUTHENTICATED")
     unknown = arcp_io("attach", "job_1", cwd=served.directory)
     assert unknown.returncode == 2

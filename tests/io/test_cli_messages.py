@@ -49,12 +49,12 @@ def test_an_address_without_a_server_is_named(served: Served) -> None:
 
 
 def test_no_token_and_a_wrong_one(served: Served) -> None:
-    assert "UNAUTHENTICATED a bearer token is required: set ARCP_TOKEN, or give --token TOKEN" in said(
-        served, served.url, token=""
-    )
-    assert "the runtime does not accept the token of ARCP_TOKEN or --token" in said(
-        served, served.url, token="wr0ng"
-    )
+    told = said(served, served.url, token="", code=9)
+    assert "UNAUTHENTICATED a bearer token is required: set ARCP_TOKEN, or give --token TOKEN" in told
+    told = said(served, served.url, token="wr0ng", code=9)
+    assert told.endswith("the runtime does not accept the token of ARCP_TOKEN\n")
+    told = said(served, served.url, "--token", "wr0ng", code=9)
+    assert told.endswith("the runtime does not accept the token of --token\n")
 
 
 def test_a_wrong_path(served: Served) -> None:

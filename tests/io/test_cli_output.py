@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
-import struct
 import subprocess
-import termios
 from collections.abc import Iterator
-from fcntl import ioctl
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
 import pytest
 
 from tests.hanging import PATIENCE
 from tests.io.processes import AGENTS, COMMAND, Served, arcp_io, await_file
+from tests.io.terminals import Terminal
 
 TEXT = "\x1b[31mred\x1b[0m\r\n\ttab\u202e\r\nno newline at the end"
 MORE_AGENTS = (
@@ -77,36 +73,6 @@ def run(served: Served, *words: str, stdout: Any = subprocess.PIPE, **more: str)
         timeout=PATIENCE,
     )
     return ended.returncode, ended.stdout, ended.stderr.decode()
-
-
-class Terminal:
-    """A command of a client in a terminal of its own."""
-
-    def __init__(self, served: Served, *words: str, columns: int = 80, **more: str) -> None:
-        self._parent, child = pty.openpty()
-        ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        variables = served._variables("s3cret", **{"TERM": "xterm", **more})
-        variables.pop("COLUMNS", None)
-        self.process = subprocess.Popen(
-            [*COMMAND, *words], stdin=child, stdout=child, stderr=child, env=variables, start_new_session=True
-        )
-        os.close(child)
-
-    def read(self) -> str:
-        """Everything that it shows until its end."""
-        shown = b""
-        timer = Timer(PATIENCE, self.process.kill)
-        timer.start()
-        try:
-            while data := os.read(self._parent, 65536):
-                shown += data
-        except OSError:  # Its end is an error, on Linux.
-            pass
-        finally:
-            timer.cancel()
-            self.process.wait()
-            os.close(self._parent)
-        return shown.decode(errors="replace")
 
 
 @pytest.mark.parametrize("agent", ["text", "stream"])

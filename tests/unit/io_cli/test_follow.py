@@ -253,7 +253,7 @@ def test_the_exit_code_follows_the_final_status(
         (MadeUpRuntime(refused=AgentNotAvailable("no such agent")), Exit.ERROR, "AGENT_NOT_AVAILABLE"),
         (MadeUpRuntime(refused=ConnectionLost("cut")), Exit.CONNECTION, "CONNECTION_LOST"),
         (MadeUpRuntime(refused=LocalProtocolError("cannot be sent")), Exit.USAGE, "INVALID_REQUEST"),
-        (MadeUpRuntime(unreachable=Unauthenticated("who?")), Exit.CONNECTION, "UNAUTHENTICATED"),
+        (MadeUpRuntime(unreachable=Unauthenticated("who?")), Exit.UNAUTHENTICATED, "UNAUTHENTICATED"),
         (MadeUpRuntime(unreachable=ConnectionRefusedError(111, "refused")), Exit.CONNECTION, "NOT_CONNECTED"),
         (MadeUpRuntime(unreachable=ValueError("not a URL")), Exit.USAGE, "INVALID_REQUEST"),
     ],
