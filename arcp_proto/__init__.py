@@ -60,6 +60,7 @@ from arcp_proto.engine.output import (
 from arcp_proto.engine.phases import Phase
 from arcp_proto.job_statuses import JobStatus
 from arcp_proto.leases.ceilings import Ceiling
+from arcp_proto.leases.token_scope import TokenScope
 from arcp_proto.server.agent_api import AgentApi
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.credentials.model import IssuedCredential
@@ -241,6 +242,7 @@ __all__ = [
     "SubscriptionEnded",
     "TokenIssued",
     "TokenProven",
+    "TokenScope",
     "UnixTime",
     "Unobserved",
     "Welcomed",

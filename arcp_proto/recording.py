@@ -22,6 +22,7 @@ from arcp_proto.engine.connection import Connection, connection_state
 from arcp_proto.engine.endpoint import Endpoint, state_of
 from arcp_proto.engine.entropy import SEED_BYTES, Entropy
 from arcp_proto.engine.output import Output
+from arcp_proto.leases.token_scope import TokenScope
 from arcp_proto.server.agent_api import AgentApi
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.host_jobs import HostJobs
@@ -39,6 +40,8 @@ from .wire import codec
 T = TypeVar("T")
 
 FORMAT: Final = 1
+SCOPE: Final = 4
+"""The place of the scope among the arguments of `authenticated`, which only some answers have."""
 
 INPUTS: Final[Mapping[str, Sequence[str]]] = {
     "connection": (
@@ -266,6 +269,8 @@ class _Player:
             call: Callable[..., Output] = getattr(self._connection(number), name)
             return call(now=now, reason=rest[0]) if name == "lost" else call(*rest, now=now)
         elif name in INPUTS[role]:
+            if name == "authenticated" and len(arguments) > SCOPE:
+                arguments[SCOPE] = msgspec.convert(arguments[SCOPE], TokenScope)
             return self._call(self.machine, name, arguments, now)
         elif isinstance(self.machine, Runtime) and name in INPUTS["jobs"]:
             return self._call(self.machine.jobs, "cancel" if name == "cancel_job" else "read", arguments, now)

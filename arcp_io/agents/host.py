@@ -13,7 +13,7 @@ import anyio
 from arcp_io.drivers.pump import Schedule
 from arcp_io.errors import AgentStopped, ArcpError, ConnectionLost, InternalError, InvalidRequest, JobOver
 from arcp_io.server.activity_log import counted
-from arcp_io.server.auth import Verified, still_holds, verify
+from arcp_io.server.auth import TemporarilyUnavailable, Verified, answer_of, still_holds, verify
 from arcp_io.values import converted
 from arcp_proto import (
     Authenticate,
@@ -117,7 +117,7 @@ class AgentHost:
                 if (running := self._jobs.get(request.job_id)) is not None:
                     running.resume()
             case Authenticate() if (verified := self._verified.pop(request.connection, None)) is not None:
-                self._answer(request, verified.principal, verified.expires_ns)
+                self._answer(request, verified)
             case Authenticate():
                 verifying = partial(self._authenticate, request)
                 self._spawn(request.request, verifying, "arcp-io authentication")
@@ -169,22 +169,22 @@ class AgentHost:
         self._verified[connection] = verified
 
     async def _authenticate(self, request: Authenticate) -> None:
-        verified, expires, failed = None, None, False
+        verified, failed = None, True
         try:
             verified = await self._verify(request)
-            expires = None if verified is None else verified.expires_ns
+            failed = False
+        except TemporarilyUnavailable as error:
+            logger.warning("a token could not be verified: %s", error)
         except (Exception, SystemExit, KeyboardInterrupt):
-            failed = True
             logger.exception("the verifier failed (App.verifier)")
         finally:
             self._tasks.pop(request.request, None)
-        self._answer(request, None if failed or verified is None else verified.principal, expires, failed)
+        self._answer(request, verified, failed)
 
-    def _answer(
-        self, request: Authenticate, principal: str | None, expires: int | None, failed: bool = False
-    ) -> None:
+    def _answer(self, request: Authenticate, verified: Verified | None, failed: bool = False) -> None:
+        principal, expires, scope = answer_of(verified)
         answer = self._runtime.authenticated(
-            request.request, principal, failed, expires, now=self._pump.now()
+            request.request, principal, failed, expires, scope, now=self._pump.now()
         )
         self._pump.carry_out(answer)
 

@@ -24,9 +24,17 @@ from arcp_io.drivers.sockets import bracketed, is_loopback, open_listeners
 from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ServerCodec, TappedCodec
 from arcp_io.drivers.ws_admission import Admission
-from arcp_io.server.auth import Verified, verify
+from arcp_io.server.auth import TemporarilyUnavailable, Verified, verify
 from arcp_io.server.server import Server, most_controls
-from arcp_proto import SECOND, Authenticate, CloseCode, Connection, Framing, LocalProtocolError
+from arcp_proto import (
+    SECOND,
+    Authenticate,
+    CloseCode,
+    Connection,
+    Framing,
+    LocalProtocolError,
+    TokenScope,
+)
 from arcp_proto.wire import look
 
 from .dials import Dials
@@ -218,6 +226,9 @@ class Gateway:
             if verified is not None:
                 expires = verified.expires_ns
                 own = self._app.tenant_of(verified.principal)
+        except TemporarilyUnavailable as error:
+            failed = True
+            logger.warning("a token could not be verified: %s", error)
         except (Exception, SystemExit, KeyboardInterrupt):
             failed = True
             logger.exception("the verifier failed (App.verifier, App.tenant)")
@@ -327,6 +338,7 @@ class Gateway:
             client.peer[:MAX_PEER],
             client.throttled,
             client.tenant if client.guest else None,
+            None if verified is None else verified.scope,
         )
         context = None if self._tls is None else self._tls.client
         try:
@@ -379,7 +391,8 @@ class Gateway:
         verified = None
         if header.principal is not None:
             expires = None if header.expires is None else header.expires / SECOND
-            verified = Verified(header.principal, expires)
+            scope = header.scope or TokenScope()
+            verified = Verified(header.principal, expires, scope.agents, scope.ceilings)
         if header.throttled:
             server.throttle(header.peer)
         connection = server.connect(

@@ -8,6 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
+from arcp_proto import LocalProtocolError, TokenScope
+from arcp_proto.leases import check_scope
+
 from .guests import MAX_TENANT
 
 VERSION: Final = 1
@@ -19,7 +22,7 @@ NONCE_BYTES: Final = 32
 MAC_BYTES: Final = hashlib.sha256().digest_size
 TAIL_BYTES: Final = NONCE_BYTES + MAC_BYTES
 """Bytes behind the line: the nonce of the gateway, and the MAC."""
-MAX_LINE_BYTES: Final = 16 * 1024
+MAX_LINE_BYTES: Final = 32 * 1024
 """Bytes of the line with its newline; its texts take less, even if JSON escapes all of them."""
 MAX_PRINCIPAL: Final = 2048
 """Characters of a principal."""
@@ -65,6 +68,11 @@ class RelayHeader(msgspec.Struct, frozen=True):
 
     A node of a release without guests refuses a header with this field.
     """
+    scope: TokenScope | None = None
+    """The agents and leases that the bearer token allows; None without bounds.
+
+    A node of a release without scopes refuses a header with this field.
+    """
 
 
 class _Line(RelayHeader, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -97,6 +105,8 @@ def encode(header: RelayHeader, *, key: bytes, owner_nonce: bytes, gateway_nonce
         del fields["throttled"]  # As it was before there was this field.
     if header.guest is None:
         del fields["guest"]
+    if header.scope is None:
+        del fields["scope"]
     line = msgspec.json.encode(fields) + b"\n"
     return line + gateway_nonce + header_mac(line, key, owner_nonce, gateway_nonce)
 
@@ -150,6 +160,10 @@ def _fault(header: RelayHeader) -> str | None:
         return f"`peer` has more than {MAX_PEER} characters"
     if header.guest is not None and not 1 <= len(header.guest) <= MAX_GUEST:
         return f"`guest` is empty or has more than {MAX_GUEST} characters"
+    try:
+        check_scope(header.scope or TokenScope())
+    except LocalProtocolError as error:
+        return f"`scope`: {error}"
     if not all(map(_is_text, (header.principal or "", header.peer, header.guest or ""))):
         return "a text holds a lone surrogate"
     return None

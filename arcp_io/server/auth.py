@@ -4,26 +4,48 @@ from __future__ import annotations
 
 import hmac
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeAlias
 
-from arcp_proto import SECOND, Secret
+from arcp_proto import SECOND, Ceiling, Secret, TokenScope
+from arcp_proto.leases import check_scope
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The principal of a valid token, and when the token expires.
+    """The principal of a valid token, when the token expires, and what it allows.
 
     At `expires` the connection is closed. After it a session is resumed only with a fresh bearer token, even
     with a valid resume token. `expires` is Unix time in seconds, or a datetime with a time zone; None means
-    never.
+    never. `agents` are the agents that may be submitted, as names, `name@version` or "*"; None means all, and
+    an empty sequence none. The first of the `ceilings` that is for the agent of a submit bounds its lease,
+    beside those of the App. Both hold for the session until another token is verified for it.
     """
 
     principal: str
     expires: float | datetime | None = None
+    agents: Sequence[str] | None = None
+    ceilings: Sequence[Ceiling] = ()
+
+    @property
+    def scope(self) -> TokenScope | None:
+        """`agents` and `ceilings` as one value; None without bounds.
+
+        Raises TypeError for values of a wrong type.
+        """
+        if self.agents is None and not self.ceilings:
+            return None
+        if isinstance(self.agents, str):
+            raise TypeError(f"agents is a sequence of names: use [{self.agents!r}]")
+        agents = None if self.agents is None else tuple(self.agents)
+        if not all(isinstance(name, str) for name in agents or ()):
+            raise TypeError("agents is a sequence of names, as text")
+        if not all(isinstance(ceiling, Ceiling) for ceiling in self.ceilings):
+            raise TypeError("ceilings is a sequence of Ceiling")
+        return TokenScope(agents=agents, ceilings=tuple(self.ceilings))
 
     @property
     def expires_ns(self) -> int | None:
@@ -52,10 +74,15 @@ Verifier: TypeAlias = Callable[[str], Answer | Awaitable[Answer]]
 """Maps a token to its principal, or to None if the token is not valid; a plain or an async function.
 
 A plain function runs in a worker thread. If a verifier raises, or the principal is not valid text, the
-connection fails as INTERNAL_ERROR and the log says why. If it has a method `holds(principal)`, that says
+connection fails as INTERNAL_ERROR, which may be tried again, and the log says why; one that cannot tell for
+a while raises TemporarilyUnavailable. If it has a method `holds(principal)`, that says
 whether a principal may still resume a session by its resume token alone; without the method every principal
 may, until its last bearer has expired.
 """
+
+
+class TemporarilyUnavailable(Exception):
+    """A verifier cannot tell at present whether a token is valid; its client may try again."""
 
 
 class TokenTable:
@@ -98,7 +125,21 @@ async def verify(verifier: Verifier, token: Secret) -> Verified | None:
     if not (isinstance(verified.principal, str) and verified.principal):
         raise TypeError(f"a verifier returns a principal or None, not {type(verified.principal).__name__}")
     _check_text(verified.principal)
+    answer_of(verified)
     return verified
+
+
+def answer_of(verified: Verified | None) -> tuple[str | None, int | None, TokenScope | None]:
+    """Return the principal, the expiry in nanoseconds and the scope of a token, each of which may be None.
+
+    Raises TypeError, ValueError and LocalProtocolError for values that a runtime does not take.
+    """
+    if verified is None:
+        return None, None, None
+    scope = verified.scope
+    if scope is not None:
+        check_scope(scope)
+    return verified.principal, verified.expires_ns, scope
 
 
 async def still_holds(verifier: Verifier, principal: str) -> bool:

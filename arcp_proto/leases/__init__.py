@@ -15,10 +15,12 @@ from .canonical import Unfit, canonical, is_too_long, read_url
 from .ceilings import Ceiling
 from .lease import Grants
 from .patterns import parse_pattern
+from .token_scope import MAX_SCOPE_BYTES, TokenScope, check_scope
 
 __all__ = [
     "COST_BUDGET",
     "MAX_PATTERN_BYTES",
+    "MAX_SCOPE_BYTES",
     "MAX_TARGET_BYTES",
     "MODEL_USE",
     "Automaton",
@@ -26,8 +28,10 @@ __all__ = [
     "Cost",
     "Grants",
     "Namespace",
+    "TokenScope",
     "Unfit",
     "canonical",
+    "check_scope",
     "is_too_long",
     "parse_pattern",
     "read_url",

@@ -47,6 +47,7 @@ from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, LocalProtocolError
 from arcp_proto.ids import JobId, Monotonic, Principal, UnixTime
+from arcp_proto.leases.token_scope import TokenScope, check_scope
 from arcp_proto.limits import MAX_RUNTIME_SEC
 from arcp_proto.server.credentials.model import IssuedCredential
 from arcp_proto.server.journal.records import Record
@@ -187,23 +188,28 @@ class Runtime(Endpoint[RuntimeState]):
         principal: str | None,
         failed: bool = False,
         expires: int | None = None,
+        scope: TokenScope | None = None,
         *,
         now: int,
     ) -> Output:
         """Answer `Authenticate`: the principal, None to refuse, `failed` when the host cannot tell.
 
         At `expires`, Unix time in nanoseconds, the connection is closed, and from then on the session is
-        resumed only with a fresh bearer (§6.1). Raises LocalProtocolError for a principal that is empty or
-        holds a lone surrogate.
+        resumed only with a fresh bearer (§6.1). `scope` bounds what the session submits, until another bearer
+        is verified for it. Raises LocalProtocolError for a principal that is empty or holds a lone surrogate,
+        and for a scope that is invalid or too long.
         """
         state = self._state
         handshake.check_principal(principal)
-        state.enter(now, "authenticated", request, principal, failed, expires)
+        if scope is not None:
+            check_scope(scope)
+        scoped = () if scope is None else (scope,)
+        state.enter(now, "authenticated", request, principal, failed, expires, *scoped)
         pending = state.pending.pop(request, None)
         if pending is not None and pending.connection.phase is Phase.AUTHENTICATING:
             verified = None if principal is None else Principal(principal)
             until = None if expires is None else UnixTime(min(expires, handshake.LATEST))
-            handshake.finish(state, pending, verified, until, failed=failed)
+            handshake.finish(state, pending, verified, until, scope, failed=failed)
         return state.leave()
 
     def observers_set(

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from arcp_proto import Connection, Framing, Phase
+from arcp_proto import Connection, Framing, Phase, TokenScope
 from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Closing, Event, Output, Request, StartJob, StopJob
@@ -164,10 +164,18 @@ class World:
         again.hello(token, resume={"resume_token": peer.token, "last_event_seq": last, **resume})
         return again
 
-    def verdict(self, principal: str | None, *, failed: bool = False, expires: int | None = None) -> None:
+    def verdict(
+        self,
+        principal: str | None,
+        *,
+        failed: bool = False,
+        expires: int | None = None,
+        scope: TokenScope | None = None,
+    ) -> None:
         """Answer the last request to authenticate, as the host does."""
         request = self.last(Authenticate).request
-        self.carry_out(self.runtime.authenticated(request, principal, failed, expires, now=self.now))
+        answer = self.runtime.authenticated(request, principal, failed, expires, scope, now=self.now)
+        self.carry_out(answer)
 
     # Agents.
 

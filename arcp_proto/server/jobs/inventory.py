@@ -10,6 +10,7 @@ import msgspec
 
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
 from arcp_proto.ids import qualified
+from arcp_proto.leases.token_scope import TokenScope
 from arcp_proto.limits import MAX_AGENT_LENGTH
 from arcp_proto.wire.messages import AgentEntry
 
@@ -93,6 +94,19 @@ class Inventory:
         return entry is not None and (
             version in entry.versions if version is not None else not entry.versions
         )
+
+    def allowed(self, scope: TokenScope) -> list[AgentEntry]:
+        """Return the entries of the agents that a token allows, each with the versions that it allows.
+
+        The default of an agent is listed only if it is allowed.
+        """
+        found = []
+        for entry in self.entries:
+            versions = [one for one in entry.versions if scope.allows(entry.name, one)]
+            if versions or (not entry.versions and scope.allows(entry.name, None)):
+                default = entry.default if entry.default in versions else None
+                found.append(AgentEntry(entry.name, versions, default))
+        return found
 
     def restartable(self, name: str) -> bool:
         """Return whether the jobs of an agent start again after a restart of the runtime."""

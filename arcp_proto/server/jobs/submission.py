@@ -339,7 +339,7 @@ def _check_submit(
     """Check agent, lease and ceiling, expiry and limits, in this order; raises Refusal, changes nothing."""
     name, version = state.inventory.resolve(submit.agent)
     lease, expiry = NOTHING, None
-    if submit.lease_request or submit.lease_constraints or state.config.ceilings:
+    if submit.lease_request or submit.lease_constraints or state.config.ceilings or session.token_scope:
         lease, expiry = _authority_asked(state, session, submit, name, version)
     given = given_bytes(submit.input, lease) if lease else submit.input.size
     check_limits(state, session.principal, given, keyed=claimed is not None)
@@ -398,6 +398,10 @@ def _authority_below(
     if constraints is not None and constraints.expires_at is not None:
         expiry = parse_expiry(constraints.expires_at, unix=state.wall)
     ceilings.check_expiry(ceiling, None if expiry is None else expiry.unix, state.wall)
+    if session.token_scope is not None:
+        ceiling = session.token_scope.ceiling(session.principal, name, version)
+        ceilings.check_lease(ceiling, lease, any_model=not state.config.models_required)
+        ceilings.check_expiry(ceiling, None if expiry is None else expiry.unix, state.wall)
     issuing.check_withheld(session, lease)
     return lease, expiry
 

@@ -62,7 +62,7 @@ def _token_issued(state: RuntimeState, record: records.TokenIssued) -> None:
     if over is not None:
         del state.tokens[over]
     session.replies.seen(record.cursor)
-    session.expires = record.expires
+    session.expires, session.token_scope = record.expires, record.scope
 
 
 def _token_proven(state: RuntimeState, record: records.TokenProven) -> None:

@@ -39,6 +39,7 @@ import msgspec
 from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
 from arcp_proto.job_statuses import JobStatus
 from arcp_proto.leases.budget import Hold
+from arcp_proto.leases.token_scope import TokenScope
 from arcp_proto.server.jobs.idempotency import Claim
 from arcp_proto.server.jobs.job import End, Outcome, Terms
 from arcp_proto.server.sessions.backlogs import Backlog
@@ -46,7 +47,7 @@ from arcp_proto.server.sessions.session import Reply
 from arcp_proto.wire.codec import OpenObject
 from arcp_proto.wire.messages import JOB_EVENT, MessageType
 
-RECORD_VERSION: Final = 3
+RECORD_VERSION: Final = 4
 """The version of the schema: a journal names it, and a journal of another version is refused."""
 
 
@@ -71,13 +72,17 @@ class TokenIssued(msgspec.Struct, tag=True, gc=False):
     """A welcome carried the resume token with this SHA-256 digest (§6.3).
 
     `cursor` is the event number up to which the client has everything. `expires` is the Unix time in
-    nanoseconds from which on the session is resumed only with a fresh bearer token (None: never).
+    nanoseconds from which on the session is resumed only with a fresh bearer token (None: never). `scope` is
+    that of the bearer token (None: without bounds).
+
+    Versions before 4 know no scopes: one that read such a record would allow the session every agent.
     """
 
     session_id: SessionId
     digest: bytes
     cursor: int = 0
     expires: UnixTime | None = None
+    scope: TokenScope | None = None
 
 
 class TokenProven(msgspec.Struct, tag=True, gc=False):
@@ -364,6 +369,8 @@ class SessionKept(msgspec.Struct, tag=True, gc=False):
     """As in the latest `TokenIssued`."""
     positions: list[int] = []
     """The position of each entry; empty for a session without positions."""
+    scope: TokenScope | None = None
+    """As in the latest `TokenIssued`."""
 
 
 class JobKept(msgspec.Struct, tag=True, gc=False):

@@ -79,7 +79,7 @@ def session_kept(state: RuntimeState, record: SessionKept) -> None:
     session.acked = record.acked
     session.log.load(record.first, record.entries, record.positions, state.now)
     session.replies.load(record.replies, record.answered)
-    session.expires = record.expires
+    session.expires, session.token_scope = record.expires, record.scope
     state.holdings.add(session.principal, session.log)
 
 
@@ -162,6 +162,7 @@ def _session(session: Session) -> SessionKept:
         session.replies.answered(),
         session.expires,
         session.log.positions() if session.positions else [],
+        session.token_scope,
     )
 
 

@@ -31,6 +31,7 @@ from .session import Admission, Session, admission_of, session_of
 from .subscriptions import feed_soon
 
 if TYPE_CHECKING:
+    from arcp_proto.leases.token_scope import TokenScope
     from arcp_proto.server.state import RuntimeState
 
 ANONYMOUS: Final = "anonymous"
@@ -55,6 +56,8 @@ class Pending(msgspec.Struct):
     """The principal that may resume by the resume token alone, if the host confirms it."""
     expires: UnixTime | None = None
     """When the authentication ends, in Unix nanoseconds, as the host has answered; None: never."""
+    scope: TokenScope | None = None
+    """The bounds of the bearer token, as the host has answered; None: without bounds."""
 
 
 def on_hello(
@@ -121,6 +124,7 @@ def finish(
     pending: Pending,
     principal: Principal | None,
     expires: UnixTime | None,
+    scope: TokenScope | None,
     *,
     failed: bool,
 ) -> None:
@@ -128,7 +132,7 @@ def finish(
     connection = pending.connection
     state.timers.disarm(TimerKind.AUTHENTICATION, connection.number)
     connection.answering = pending.envelope
-    pending.expires = expires
+    pending.expires, pending.scope = expires, scope
     try:
         principal = _verified(state, pending, principal, expires, failed=failed)
         admission_control.check_connections(state, principal)
@@ -162,7 +166,7 @@ def _verified(
     connection, resume = pending.connection, pending.resume
     if failed:
         admission_control.failed(state, connection, "the verifier")
-        raise Refusal(ErrorCode.INTERNAL_ERROR, "the token could not be verified")
+        raise Refusal(ErrorCode.INTERNAL_ERROR, "the token could not be verified: try again")
     if pending.principal is not None and resume is not None and principal != pending.principal:
         raise _not_resumed(state, pending, resume, "the host")
     if principal is None or (expires is not None and expires <= state.wall):
@@ -284,6 +288,7 @@ def _resume(state: RuntimeState, pending: Pending, resume: messages.Resume, prin
     if pending.principal is not None:
         _check_expiry(state, connection, session)
         pending.expires = min(filter(None, (pending.expires, session.expires)), default=None)
+        pending.scope = session.token_scope
     digest, log = Secret(resume.resume_token).digest(), session.log
     if cursor > log.last:
         _note_refused(state, pending, resume, "ahead", principal)
@@ -390,7 +395,7 @@ def _welcome(state: RuntimeState, pending: Pending, session: Session, cursor: in
         session.withheld = issuing.withheld(state, session) if pending.asks else ""
     token = state.entropy.token(state.scope(session.principal), token_prefix(config.label))
     digest = token.digest()
-    state.commit(TokenIssued(session.id, digest, cursor, pending.expires))
+    state.commit(TokenIssued(session.id, digest, cursor, pending.expires, pending.scope))
     replies = pending.resume is not None and pending.resume.replies
     connection.admission = Admission(digest, cursor, replies, pending.expires)
     state.caps.let_in(connection, session, state.now)
@@ -404,7 +409,7 @@ def _welcome(state: RuntimeState, pending: Pending, session: Session, cursor: in
         session_id=session.id,
         resume_token=token.reveal(),
         resume_window_sec=config.resume_window_sec,
-        capabilities=messages.RuntimeCapabilities(["json"], features, state.inventory.entries),
+        capabilities=messages.RuntimeCapabilities(["json"], features, _agents(state, session)),
         accepted_at=state.time_text(),
         heartbeat_interval_sec=heartbeat,
         replies=replies,
@@ -412,3 +417,9 @@ def _welcome(state: RuntimeState, pending: Pending, session: Session, cursor: in
     connection.send(welcome, after=cursor)
     if heartbeat is not None:
         state.start_heartbeat(connection, heartbeat)
+
+
+def _agents(state: RuntimeState, session: Session) -> list[messages.AgentEntry]:
+    """Return the agents that the token of a session allows, as its welcome lists them."""
+    scope = session.token_scope
+    return state.inventory.entries if scope is None else state.inventory.allowed(scope)

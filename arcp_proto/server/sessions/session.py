@@ -26,6 +26,7 @@ from .event_log import Log
 
 if TYPE_CHECKING:
     from arcp_proto.errors import Refusal
+    from arcp_proto.leases.token_scope import TokenScope
     from arcp_proto.server.jobs.job import Job, Terms
     from arcp_proto.wire import messages
     from arcp_proto.wire.credential import Credential
@@ -104,6 +105,7 @@ class Session:
         "quirk",
         "replies",
         "tenant",
+        "token_scope",
         "tokens",
         "turns",
         "withheld",
@@ -154,6 +156,8 @@ class Session:
         self.tokens: list[bytes] = []
         self.expires: UnixTime | None = None
         """Unix time in nanoseconds from which on a resume needs a fresh bearer token (§6.1); None: never."""
+        self.token_scope: TokenScope | None = None
+        """The bounds of the bearer token that was verified last; None: without bounds."""
         self.replies = Replies()
         self.turns: list[Turn] = []
         """The submits that are not answered yet, in the order in which they came."""

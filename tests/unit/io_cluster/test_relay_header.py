@@ -37,6 +37,8 @@ from arcp_io.cluster.relay_header import (
     encode,
     header_mac,
 )
+from arcp_proto import Ceiling, TokenScope
+from arcp_proto.leases import MAX_SCOPE_BYTES
 from fuzz import fuzz_relay, harness
 
 KEY = b"K" * 32
@@ -50,6 +52,7 @@ HEADER_TAIL = (
 )
 ANSWER = "01919f782445379d48ebae5abdc917808e7a1b9e601103eaa596a3a9e5f4924ccf"
 
+CEILING = Ceiling(agent="search", lease={"cost.budget": ["USD:5"]}, longest_expiry_sec=60)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 headers = st.builds(
     RelayHeader,
@@ -61,6 +64,8 @@ headers = st.builds(
     peer=texts,
     throttled=st.booleans(),
     guest=st.none() | texts.filter(bool),
+    scope=st.none()
+    | st.builds(TokenScope, agents=st.none() | st.lists(texts).map(tuple), ceilings=st.just((CEILING,))),
 )
 
 
@@ -153,7 +158,9 @@ def test_a_line_that_is_too_long_is_refused_without_a_look_at_it() -> None:
 
 def test_the_longest_header_is_within_the_bound() -> None:
     texts = ("\1" * MAX_PRINCIPAL, "\1" * MAX_PEER, "\1" * MAX_GUEST)
-    longest = RelayHeader(MAX_SHARD, 2**63 - 1, texts[0], MAX_EXPIRES, False, texts[1], True, texts[2])
+    room = MAX_SCOPE_BYTES - len(msgspec.json.encode(TokenScope(agents=("",))))
+    scope = TokenScope(agents=("\1" * (room // 6),))
+    longest = RelayHeader(MAX_SHARD, 2**63 - 1, texts[0], MAX_EXPIRES, False, texts[1], True, texts[2], scope)
     assert OwnerHandshake(KEY, OWNER).receive(sent(longest)) == longest
 
 
@@ -175,6 +182,8 @@ OUT_OF_BOUNDS: list[dict[str, Any]] = [
     {"peer": "a" * (MAX_PEER + 1)},
     {"guest": ""},
     {"guest": "a" * (MAX_GUEST + 1)},
+    {"scope": TokenScope(agents=("a" * MAX_SCOPE_BYTES,))},
+    {"scope": TokenScope(ceilings=(Ceiling(lease={"zork": ["*"]}),))},
 ]
 
 
@@ -331,7 +340,7 @@ def test_no_error_shows_a_key_or_received_bytes() -> None:
         sent(key=b"k" * 32),
         changed(principal="hunter2" * 400),
         signed(b"hunter2\n"),
-        b"hunter2" * 3000,
+        b"hunter2" * 6000,
     ):
         error = refusal(data)
         texts = [repr(error), repr(error.__cause__)]
