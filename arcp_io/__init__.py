@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from arcp_io.client.job import Event, Job
     from arcp_io.client.session import Session
     from arcp_io.client.store import FileStore, MemoryStore, SessionStore
-    from arcp_io.server.auth import Verified
+    from arcp_io.server.auth import TemporarilyUnavailable, Verified
+    from arcp_io.server.jwt_verifier import JwtVerifier
     from arcp_io.server.memory import MemoryServer, serve_memory
     from arcp_io.server.run import run
     from arcp_io.server.server import serve, serve_stdio
+    from arcp_io.server.token_file import TokenFile
     from arcp_proto import Ceiling, Counts, JobInfo, Limits
 
     from . import errors, sync
@@ -37,12 +39,15 @@ __all__ = [
     "Job",
     "JobContext",
     "JobInfo",
+    "JwtVerifier",
     "Limits",
     "MemoryServer",
     "MemoryStore",
     "Session",
     "SessionStore",
     "SqliteJournal",
+    "TemporarilyUnavailable",
+    "TokenFile",
     "Verified",
     "connect",
     "connect_stdio",
@@ -65,12 +70,15 @@ _MODULE_OF = {
     "Job": "client.job",
     "JobContext": "agents.context",
     "JobInfo": "server.server",
+    "JwtVerifier": "server.jwt_verifier",
     "Limits": "app",
     "MemoryServer": "server.memory",
     "MemoryStore": "client.store",
     "Session": "client.session",
     "SessionStore": "client.store",
     "SqliteJournal": "journal",
+    "TemporarilyUnavailable": "server.auth",
+    "TokenFile": "server.token_file",
     "Verified": "server.auth",
     "connect": "client.connect",
     "connect_stdio": "client.connect",

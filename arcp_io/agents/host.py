@@ -174,7 +174,7 @@ class AgentHost:
             verified = await self._verify(request)
             failed = False
         except TemporarilyUnavailable as error:
-            logger.warning("a token could not be verified: %s", error)
+            logger.info("a token could not be verified: %s", error)
         except (Exception, SystemExit, KeyboardInterrupt):
             logger.exception("the verifier failed (App.verifier)")
         finally:

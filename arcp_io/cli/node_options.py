@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -47,21 +48,18 @@ AllowPlain: TypeAlias = Annotated[
 ]
 
 
-OTHER_NAMES: Final = {"lease": "--lease", "give_up": "--give-up", "allow_plain": "--allow-plain-nodes"}
-"""The options that do not begin with --node."""
-
-
-class NodeOptions(NamedTuple):
+@dataclass(frozen=True)
+class NodeOptions:
     """The options as they are given."""
 
-    listen: str | None
-    advertise: str | None
-    lease: str | None
-    give_up: str | None
-    certfile: str | None
-    keyfile: str | None
-    cafile: str | None
-    allow_plain: bool
+    node_listen: Listen = None
+    node_advertise: Advertise = None
+    lease: Lease = None
+    give_up: GiveUp = None
+    node_certfile: Certfile = None
+    node_keyfile: Keyfile = None
+    node_cafile: Cafile = None
+    allow_plain_nodes: AllowPlain = False
 
     def node(self) -> Node:
         """Return the node that they describe; a usage error for options that do not fit together."""
@@ -71,12 +69,12 @@ class NodeOptions(NamedTuple):
             lease = seconds_argument(self.lease or "5")
             if lease < 1:
                 raise ValueError("must be a second or more")
-        listen = self.listen or "127.0.0.1:0"
+        listen = self.node_listen or "127.0.0.1:0"
         return Node(
             listen=listen,
-            advertise=self.advertise,
+            advertise=self.node_advertise,
             tls=self._tls(),
-            allow_plain=self.allow_plain,
+            allow_plain=self.allow_plain_nodes,
             lease=lease,
         )
 
@@ -87,18 +85,17 @@ class NodeOptions(NamedTuple):
 
     def check_unused(self) -> None:
         """Raise a usage error if there is an option although there is no store."""
-        for name, value in self._asdict().items():
+        for name, value in asdict(self).items():
             if value:
-                option = OTHER_NAMES.get(name, f"--node-{name}")
-                with checked(option):
+                with checked("--" + name.replace("_", "-")):
                     raise ValueError("is for many nodes, with --journal postgresql://...")
 
     def _tls(self) -> NodeTls | None:
         from arcp_io.drivers.node_tls import load_node_tls
 
         with checked("--node-certfile"):
-            if self.certfile is None or self.cafile is None:
-                if self.certfile or self.keyfile or self.cafile:
+            if self.node_certfile is None or self.node_cafile is None:
+                if self.node_certfile or self.node_keyfile or self.node_cafile:
                     raise ValueError("TLS between nodes needs --node-certfile and --node-cafile")
                 return None
-        return load_node_tls(self.certfile, self.keyfile, self.cafile)
+        return load_node_tls(self.node_certfile, self.node_keyfile, self.node_cafile)

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import node_options
 from .arguments import Loop, checked, seconds_argument, size_argument
+from .auth_options import AuthOptions
 from .exit_codes import Exit
 from .importing import load
 from .node_options import NodeOptions
+from .option_groups import grouped
 
 if TYPE_CHECKING:
     from arcp_io.app import App
@@ -114,8 +115,11 @@ _Quiet = Annotated[
 ]
 
 
+@grouped
 def serve(
     target: _Target,
+    auth: AuthOptions,
+    nodes: NodeOptions,
     host: _Host = "127.0.0.1",
     port: _Port = 7777,
     path: _Path = "/arcp",
@@ -134,14 +138,6 @@ def serve(
     log_level: _LogLevel = LogLevel.INFO,
     quiet: _Quiet = False,
     debug: _Debug = False,
-    node_listen: node_options.Listen = None,
-    node_advertise: node_options.Advertise = None,
-    lease: node_options.Lease = None,
-    give_up: node_options.GiveUp = None,
-    node_certfile: node_options.Certfile = None,
-    node_keyfile: node_options.Keyfile = None,
-    node_cafile: node_options.Cafile = None,
-    allow_plain_nodes: node_options.AllowPlain = False,
 ) -> None:
     """Serve the agents of an App until SIGINT or SIGTERM.
 
@@ -152,6 +148,7 @@ def serve(
     Examples:
       arcp-io serve example:app --port 0 --loop trio
       arcp-io serve example:app --host 0.0.0.0 --certfile chain.pem --allow-host agents.example
+      arcp-io serve example:app --tokens tokens.toml
       arcp-io serve example:app --stdio
       arcp-io serve example:app --journal agents.journal
       arcp-io serve example:app --journal postgresql://db/arcp --node-listen 10.0.0.5:7800
@@ -159,11 +156,11 @@ def serve(
     with checked("--drain"):
         patience = seconds_argument(drain)
     _check_address(path, host, port, certfile, keyfile, plain=stdio or allow_plain)
-    tls = (node_certfile, node_keyfile, node_cafile, allow_plain_nodes)
     with _told_failures():
-        options = NodeOptions(node_listen, node_advertise, lease, give_up, *tls)
-        run = _runner(journal, journal_sync, options, stdio)
+        run = _runner(journal, journal_sync, nodes, stdio)
+        verifier = auth.verifier()
     app = _app(target, audit, audit_size, debug=debug)
+    app.verifier = verifier or app.verifier
     _log_to_stderr(LogLevel.WARNING if quiet else log_level, app if stdio else None)
     run = partial(run, path=path, loop=loop.value, drain=patience, origins=origin or ())
     run = partial(run, certfile=certfile, keyfile=keyfile, allow_plain=allow_plain, hosts=allow_host or None)
@@ -212,7 +209,7 @@ def _told_failures() -> Iterator[None]:
         print(f"cannot serve: {error}", file=sys.stderr)
         raise typer.Exit(Exit.USAGE) from None
     except ModuleNotFoundError as error:
-        if error.name != "psycopg":
+        if error.name not in ("psycopg", "jwt"):
             raise
         print(f"cannot serve: {error}", file=sys.stderr)
         raise typer.Exit(Exit.ERROR) from None

@@ -228,7 +228,7 @@ class Gateway:
                 own = self._app.tenant_of(verified.principal)
         except TemporarilyUnavailable as error:
             failed = True
-            logger.warning("a token could not be verified: %s", error)
+            logger.info("a token could not be verified: %s", error)
         except (Exception, SystemExit, KeyboardInterrupt):
             failed = True
             logger.exception("the verifier failed (App.verifier, App.tenant)")

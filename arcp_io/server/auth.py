@@ -10,6 +10,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeAlias
 
+import msgspec
+
 from arcp_proto import SECOND, Ceiling, Secret, TokenScope
 from arcp_proto.leases import check_scope
 
@@ -83,6 +85,21 @@ may, until its last bearer has expired.
 
 class TemporarilyUnavailable(Exception):
     """A verifier cannot tell at present whether a token is valid; its client may try again."""
+
+
+class CeilingFields(msgspec.Struct, forbid_unknown_fields=True):
+    """A Ceiling for one token, as a claim or a file writes it.
+
+    An unknown field is refused, since it could be a bound.
+    """
+
+    lease: dict[str, list[str]]
+    agent: str = "*"
+    longest_expiry_sec: int | None = None
+
+    def ceiling(self) -> Ceiling:
+        """Return the ceiling, for the principal of the token."""
+        return Ceiling(agent=self.agent, lease=self.lease, longest_expiry_sec=self.longest_expiry_sec)
 
 
 class TokenTable:

@@ -1,0 +1,94 @@
+"""`arcp-io serve` with tokens from a file, and with JSON Web Tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.io.issuer import AUDIENCE, NAME, issuing
+from tests.io.processes import Served, arcp_io
+
+LOOPS = ("asyncio", "trio")
+
+
+def entry(token: str, more: str = "") -> str:
+    """Return the table of a token of alice."""
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return f'[[token]]\nsha256 = "{digest}"\nprincipal = "alice"\n{more}\n'
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_tokens_of_a_file_take_the_place_of_those_of_the_app(tmp_path: Path, loop: str) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(entry("one", "agents = ['echo']"))
+    served = Served(tmp_path, "--loop", loop, "--tokens", str(path), log=True)
+    assert served.submit("echo", token="one").returncode == 0
+    denied = served.submit("broken", token="one")
+    assert (denied.returncode, "PERMISSION_DENIED" in denied.stderr) == (1, True)
+    assert "UNAUTHENTICATED" in served.submit("echo").stderr
+    fresh = tmp_path / "fresh"
+    fresh.write_text(entry("two"))
+    os.replace(fresh, path)
+    until = time.monotonic() + 30
+    while served.submit("echo", token="two").returncode != 0:
+        assert time.monotonic() < until
+    assert "UNAUTHENTICATED" in served.submit("echo", token="one").stderr
+    path.write_text("zork")
+    until = time.monotonic() + 2.5  # The file is looked at once a second, when a token comes.
+    while time.monotonic() < until:
+        assert served.submit("echo", token="two").returncode == 0
+    served.process.send_signal(signal.SIGTERM)
+    said = served.process.read_to_end()
+    assert "was read again: 1 tokens" in said
+    assert "the last valid tokens stay in force" in said
+    assert served.process.returncode == 0
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_json_web_tokens_of_an_issuer(
+    tmp_path: Path,
+    loop: str,
+    server_tls: ssl.SSLContext,
+    authority: trustme.CA,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with issuing(server_tls) as issuer, monkeypatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        words = ("--jwks", issuer.url, "--audience", AUDIENCE, "--issuer", NAME, "--agents-claim", "scope")
+        served = Served(tmp_path, "--loop", loop, *words)
+        assert served.submit("echo", token=issuer.sign(scope="openid echo")).returncode == 0
+        assert "PERMISSION_DENIED" in served.submit("broken", token=issuer.sign(scope="openid echo")).stderr
+        assert "PERMISSION_DENIED" in served.submit("echo", token=issuer.sign()).stderr
+        assert "UNAUTHENTICATED" in served.submit("echo", token=issuer.sign(aud="others")).stderr
+        assert served.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "complaint"),
+    [
+        (["--tokens", "no.toml"], 1, "cannot serve: No such file or directory: no.toml"),
+        (["--tokens", "bad.toml"], 2, "cannot serve: bad.toml: "),
+        (["--jwks", "https://localhost/keys"], 2, "give --audience and --issuer too"),
+        (["--jwks", "https://localhost/keys", "--issuer", "x"], 2, "give --audience and --issuer too"),
+        (["--jwks", "http://localhost/", "--issuer", "x", "--audience", "y"], 2, "https://HOST/"),
+        (["--jwks", "https://localhost/keys", "--tokens", "bad.toml"], 2, "--tokens or --jwks"),
+        (["--issuer", "x"], 2, "--jwks URL"),
+        (["--agents-claim", "x", "--tokens", "bad.toml"], 2, "--jwks URL"),
+    ],
+)
+def test_options_that_cannot_be_served_are_told(
+    words: list[str], code: int, complaint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.toml").write_text("zork")
+    (tmp_path / "lab.py").write_text("from arcp_io import App\napp = App('lab', '1')\n")
+    done = arcp_io("serve", "lab:app", "--port", "0", *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert complaint in " ".join(done.stderr.replace("│", " ").split())
