@@ -19,6 +19,7 @@ from .attach import attach
 from .cancel import cancel
 from .credentials import credentials
 from .describe import describe
+from .doctor import doctor
 from .events import events
 from .exit_codes import CANCEL, DEMO, FOLLOWED, Exit, asking, explained, working
 from .jobs import jobs
@@ -107,6 +108,12 @@ _TABLE: Final = (
     ),
     _Row("agents", agents, "List the agents of a runtime.", asking("they were listed")),
     _Row("ping", ping, "Measure how long a runtime takes to answer.", asking("it answered")),
+    _Row(
+        "doctor",
+        doctor,
+        "Check each step of a connection to a runtime.",
+        asking("no check failed", ERROR="a check of the session failed", CONNECTION="one before it failed"),
+    ),
     _Row("config show", config.show, "Show the settings, and where they come from.", working("shown")),
     _Row(
         "credentials",

@@ -127,6 +127,17 @@ FIELDS: Final[Mapping[str, Printed]] = MappingProxyType(
             },
             lines=True,
         ),
+        "doctor": Printed(
+            {
+                "check": "dns, tcp, tls, websocket, origin, clock, token, version, features, round trip or"
+                " resume",
+                "state": "ok, note, failed or skipped",
+                "detail": "what was found",
+                "advice": "what to do; may be empty",
+                "error": ERROR,
+            },
+            lines=True,
+        ),
         "config show": Printed(
             {
                 "file": "the file with the profiles, which may not exist",
