@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from arcp_io.demo.command import demo
 
-from . import config, version
+from . import config, journal, token, version
 from .agents import agents
 from .attach import attach
 from .cancel import cancel
@@ -23,10 +23,10 @@ from .doctor import doctor
 from .events import events
 from .exit_codes import CANCEL, DEMO, FOLLOWED, Exit, asking, explained, working
 from .jobs import jobs
-from .journal import repair
 from .nodes import nodes
 from .output import OutputFailed, print_out
 from .ping import ping
+from .replay import replay
 from .serve import serve
 from .shards import shards
 from .store import init, upgrade
@@ -80,6 +80,7 @@ _GROUPS: Final[Mapping[str, str]] = {
     "config": "Look at the settings of the client commands.",
     "journal": "Look after the journal of a runtime.",
     "store": "Look after the store of many nodes.",
+    "token": "Make bearer tokens.",
 }
 """The names of commands that have commands of their own, and what these do."""
 
@@ -121,7 +122,17 @@ _TABLE: Final = (
         "List credentials that are not known to be revoked.",
         working("they were listed"),
     ),
-    _Row("journal repair", repair, "Keep the good part of a damaged journal.", working("it is good")),
+    _Row("token new", token.new, "Make a bearer token.", working("it was made")),
+    _Row("replay", replay, "Run a recording again.", working("it was run")),
+    _Row("journal inspect", journal.inspect, "Show what a journal holds.", working("shown")),
+    _Row("journal verify", journal.verify, "Check a journal.", working("it is good")),
+    _Row(
+        "journal compact",
+        journal.compact,
+        "Replace the records of a journal by a snapshot.",
+        working("it is compacted"),
+    ),
+    _Row("journal repair", journal.repair, "Keep the good part of a damaged journal.", working("it is good")),
     _Row("store init", init, "Make the store of many nodes.", working("it is there")),
     _Row(
         "store upgrade",

@@ -204,6 +204,55 @@ FIELDS: Final[Mapping[str, Printed]] = MappingProxyType(
                 "error": ERROR,
             }
         ),
+        "token new": Printed(
+            {
+                "token": "if --output was not given: the token",
+                "output": "if --output was given: the file with the token",
+                "principal": "the principal that it is for",
+                "sha256": "its SHA-256, in hex",
+                "tokens": "the file that it was added to, or null",
+                "error": ERROR,
+            }
+        ),
+        "replay": Printed(
+            {
+                "connection": "the number of the connection",
+                "envelope": "the envelope that was sent",
+                "error": ERROR,
+            },
+            lines=True,
+        ),
+        "journal inspect": Printed(
+            {
+                "journal": "the path of the journal",
+                "file_bytes": "the size of its file",
+                "log_bytes": "the size of its write-ahead log",
+                "schema": "the version of its tables",
+                "record_version": "the version of its records",
+                "snapshot": "the snapshot: records and bytes",
+                "since": "what was written since: records and bytes",
+                "next": "the number of the next record",
+                "compaction_due": "whether a runtime would compact it",
+                "records": "type of record -> how many",
+                "sessions": "sessions that can be resumed",
+                "jobs": "status -> how many jobs",
+                "credentials": "credentials that are not known to be revoked",
+                "error": ERROR,
+            }
+        ),
+        "journal verify": Printed(
+            {"journal": "the path of the journal", "records": "the records that it holds", "error": ERROR}
+        ),
+        "journal compact": Printed(
+            {
+                "journal": "the path of the journal",
+                "records_before": "the records that it held",
+                "records": "the records of the snapshot",
+                "bytes_before": "the size of its file before",
+                "bytes": "the size of its file now",
+                "error": ERROR,
+            }
+        ),
         "journal repair": Printed(
             {
                 "journal": "the path of the journal",

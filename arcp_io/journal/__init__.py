@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from arcp_io.exports import importer
 
 if TYPE_CHECKING:
+    from .compaction import Compacted, compact_journal
+    from .inspection import Inspection, inspect_journal, verify_journal
     from .memory import MemoryJournal
     from .protocol import (
         Fenced,
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from .sqlite import SqliteJournal
 
 __all__ = [
+    "Compacted",
     "Fenced",
+    "Inspection",
     "Journal",
     "JournalDamaged",
     "JournalError",
@@ -34,11 +38,16 @@ __all__ = [
     "MemoryJournal",
     "Repair",
     "SqliteJournal",
+    "compact_journal",
+    "inspect_journal",
     "repair_journal",
+    "verify_journal",
 ]
 
 _MODULE_OF = {
+    "Compacted": "compaction",
     "Fenced": "protocol",
+    "Inspection": "inspection",
     "Journal": "protocol",
     "JournalDamaged": "protocol",
     "JournalError": "protocol",
@@ -48,7 +57,10 @@ _MODULE_OF = {
     "MemoryJournal": "memory",
     "Repair": "repair",
     "SqliteJournal": "sqlite",
+    "compact_journal": "compaction",
+    "inspect_journal": "inspection",
     "repair_journal": "repair",
+    "verify_journal": "inspection",
 }
 """Public name -> the module that defines it."""
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from arcp_proto import (
-    RECORD_VERSION,
     CredentialIssued,
     CredentialOutstanding,
     CredentialRequested,
@@ -23,12 +18,7 @@ from arcp_proto import (
 )
 
 from .contents import stored
-from .protocol import JournalDamaged, JournalError
-from .sqlite_file import open_database
-from .wal import LOG_HEADER_BYTES, log_of
-
-COPIES: Final = 5
-"""How often a journal that is in use is copied until one copy is consistent."""
+from .live_copy import read_copy
 
 
 class Outstanding(NamedTuple):
@@ -53,23 +43,7 @@ def outstanding_in(path: str | os.PathLike[str]) -> list[Outstanding]:
     Raises JournalError for a file that is not a journal or cannot be read, and JournalDamaged for a journal
     that has lost records.
     """
-    failure = JournalError(f"there is no journal {os.fspath(path)}")
-    if not os.path.exists(path):
-        raise failure
-    for _ in range(COPIES):
-        with tempfile.TemporaryDirectory(prefix="arcp-io-") as directory:
-            copy = os.path.join(directory, "journal")
-            try:
-                _copy(os.path.realpath(path), copy)
-                opened = open_database(copy, "normal", RECORD_VERSION)
-            except (OSError, sqlite3.Error, JournalError) as error:
-                failure = _renamed(error, copy, os.fspath(path))
-                continue
-            try:
-                return listed(map(decode_record, stored(opened.db)))
-            finally:
-                opened.db.close()
-    raise failure
+    return read_copy(path, lambda opened: listed(map(decode_record, stored(opened.db))))
 
 
 def listed(records: Iterable[Record]) -> list[Outstanding]:
@@ -101,31 +75,3 @@ def _stated(found: Iterable[Outstanding], ended: dict[str, None]) -> Iterator[Ou
     for one in found:
         over = one.state == "issued" and one.job_id in ended
         yield one._replace(state="to be revoked") if over else one
-
-
-def _copy(path: str, copy: str) -> None:
-    """Copy a journal's file and its write-ahead log; opening the copy detects torn writes.
-
-    Raises OSError, and JournalError when the log was restarted or the file replaced meanwhile.
-    """
-    before = _state(path)
-    shutil.copyfile(path, copy)
-    with suppress(FileNotFoundError):
-        shutil.copyfile(log_of(path), log_of(copy))
-    if _state(path) != before:
-        raise JournalError("it is being written to: try again")
-
-
-def _state(path: str) -> tuple[int, bytes]:
-    """Return the inode number of a file, and the header of its write-ahead log."""
-    with suppress(FileNotFoundError), open(log_of(path), "rb") as log:
-        return os.stat(path).st_ino, log.read(LOG_HEADER_BYTES)
-    return os.stat(path).st_ino, b""
-
-
-def _renamed(error: Exception, copy: str, path: str) -> JournalError:
-    """Return an error about a copy as an error about the journal itself."""
-    said = str(error).replace(copy, path)
-    if isinstance(error, JournalDamaged):
-        return JournalDamaged(said)
-    return JournalError(said if path in said else f"the journal {path} cannot be read: {said}")

@@ -42,6 +42,7 @@ import msgspec
 
 from arcp_proto.engine.connection import Connection
 from arcp_proto.engine.endpoint import Endpoint
+from arcp_proto.engine.entropy import SEED_BYTES
 from arcp_proto.engine.output import Output
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
@@ -94,6 +95,17 @@ class Runtime(Endpoint[RuntimeState]):
         runtime = cls(config, seed=seed, now=now, unix=unix)
         recovery.restore(runtime._state, records)
         return runtime
+
+    @classmethod
+    def compacted(cls, config: RuntimeConfig, records: Iterable[Record]) -> list[Record]:
+        """Return a snapshot that stands for records, for a journal that no runtime has open.
+
+        Unlike `restore` it decides nothing: restoring the snapshot equals restoring the records. Of `config`
+        only the limits count, which should be those of the runtime: they bound the answers that are kept.
+        """
+        runtime = cls(config, seed=bytes(SEED_BYTES), now=0, unix=0)
+        recovery.apply_all(runtime._state, records)
+        return runtime.snapshot()
 
     @property
     def agents(self) -> AgentApi:

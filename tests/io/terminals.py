@@ -12,18 +12,19 @@ from pathlib import Path
 from threading import Timer
 
 from tests.hanging import PATIENCE
-from tests.io.processes import COMMAND, Served
+from tests.io.processes import COMMAND, Served, environment
 
 
 class Terminal:
-    """A command of a client in a terminal of its own."""
+    """A command in a terminal of its own; with a server, that of a client."""
 
     def __init__(
-        self, served: Served, *words: str, columns: int = 80, cwd: Path | None = None, **more: str
+        self, served: Served | None, *words: str, columns: int = 80, cwd: Path | None = None, **more: str
     ) -> None:
         self._parent, child = pty.openpty()
         ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        variables = served._variables("s3cret", **{"TERM": "xterm", **more})
+        more = {"TERM": "xterm", **more}
+        variables = environment(**more) if served is None else served._variables("s3cret", **more)
         variables.pop("COLUMNS", None)
         self.process = subprocess.Popen(
             [*COMMAND, *words],

@@ -81,6 +81,9 @@ def test_a_snapshot_is_all_records(setup: tuple[int, int, int], drawn: Sequence[
     lived = play.world.runtime.snapshot()
     from_records = restored(play.config, play.world.records)
     from_snapshot = restored(play.config, lived)
+    bare = RuntimeConfig(name="", version="", journal=True, limits=play.config.limits)
+    assert encoded(Runtime.compacted(bare, play.world.records)) == encoded(lived)
+    assert encoded(Runtime.compacted(bare, lived)) == encoded(lived)
     assert encoded(from_snapshot.snapshot()) == encoded(from_records.snapshot())
     assert (
         list(state_of(from_snapshot).jobs) == list(state_of(from_records).jobs) == list(play.world.state.jobs)

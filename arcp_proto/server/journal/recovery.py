@@ -25,9 +25,7 @@ RESTARTED: Final = "the runtime was restarted"
 
 def restore(state: RuntimeState, records: Iterable[Record]) -> None:
     """Fill a new runtime from records; the next `take` hands out what recovery decides."""
-    state.used = True
-    for record in records:
-        APPLY[type(record)](state, record)
+    apply_all(state, records)
     _resume_clock(state)
     _restore_sessions(state)
     _restore_finished(state)
@@ -36,6 +34,13 @@ def restore(state: RuntimeState, records: Iterable[Record]) -> None:
     if state.holdings.over:
         retention.make_room(state)
     retention.watch_keys(state)
+
+
+def apply_all(state: RuntimeState, records: Iterable[Record]) -> None:
+    """Apply records to a new runtime, without the decisions of a recovery."""
+    state.used = True
+    for record in records:
+        APPLY[type(record)](state, record)
 
 
 def _resume_clock(state: RuntimeState) -> None:
