@@ -166,13 +166,13 @@ class RuntimeState(Machine):
             retention.make_room(self)
 
     def hold_back(self, session: Session, after: int) -> None:
-        """Count the age of events above `after` from when an envelope in front of them may be sent (§6.3).
+        """Count events above `after` as not durable until an envelope in front of them may be sent (§6.3).
 
         The envelope is queued now, and waits until all records so far are durable.
         """
-        if self.journaling and session.log.last > after:
+        if self.persisted_count < self.record_count and session.log.last > after:
             session.log.hold(after, self.record_count)
-            self.unsaved[session.id] = session
+            back_pressure.look_at_held(self, session)
 
     def keep_job(self, job: Job) -> None:
         """Add a job: by id, to listings, and its events to the account of its principal."""

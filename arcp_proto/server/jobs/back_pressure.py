@@ -95,12 +95,24 @@ def look(state: RuntimeState, session: Session) -> tuple[int, int]:
     left_events, left_size = most.events // STEPS, most.size // STEPS
     if not session.awaits_journal:
         if most.reached(events, size):
-            session.awaits_journal = True
-            pause_jobs(state, session)
-            subscriptions.fall_behind(state, session)
+            _await_journal(state, session)
         else:
             left_events, left_size = min(left_events, most.events - events), min(left_size, most.size - size)
     return log.last + max(left_events, 1) - 1, log.size + max(left_size, 1) - 1
+
+
+def look_at_held(state: RuntimeState, session: Session) -> None:
+    """Pause a session if too many of its events wait for an envelope in front of them that is not durable."""
+    state.unsaved[session.id] = session
+    if not session.awaits_journal and state.most_unsaved.reached(*session.log.unsaved):
+        _await_journal(state, session)
+    session.log.look_again()
+
+
+def _await_journal(state: RuntimeState, session: Session) -> None:
+    session.awaits_journal = True
+    pause_jobs(state, session)
+    subscriptions.fall_behind(state, session)
 
 
 def persisted(state: RuntimeState) -> None:

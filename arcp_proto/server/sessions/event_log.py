@@ -235,7 +235,7 @@ class Log(BoundedLog[Entry]):
         self._runs: list[Run] = []
         self._durable = 0
         self._durable_ages = Ages()
-        self._held: Run | None = None
+        self._held: Mark | None = None
         """Events above `last` wait for an envelope in front of them, which waits for `records` records."""
         self._marks: list[Mark] = []
         self._saved = 0
@@ -351,9 +351,15 @@ class Log(BoundedLog[Entry]):
 
     @property
     def unsaved(self) -> tuple[int, int]:
-        """How many entries are not known to be durable, and the bytes of their payloads."""
-        size = self._released + self.size - max(self._saved_size, self._released)
-        return self.last - max(self._saved, self.first - 1), size
+        """How many entries wait for the journal, and the bytes of their payloads.
+
+        They are not known to be durable, or they wait for an envelope in front of them, which is not.
+        """
+        saved, saved_size, held = self._saved, self._saved_size, self._held
+        if held is not None:
+            saved, saved_size = min(saved, held.last), min(saved_size, held.size)
+        size = self._released + self.size - max(saved_size, self._released)
+        return self.last - max(saved, self.first - 1), size
 
     def mark(self, records: int) -> None:
         """Note that the log up to `last` is durable once `records` records are."""
@@ -375,12 +381,20 @@ class Log(BoundedLog[Entry]):
     def hold(self, after: int, records: int) -> None:
         """Note that entries above `after` are sent behind an envelope that waits until `records` are durable.
 
-        Their age counts from then on: they could not be sent before.
+        Their age counts from then on, and until then they count as not durable: they cannot be sent before.
         """
-        if self._held is not None:
-            after = min(after, self._held.last)
-        self._held = Run(after, records)
-        self._durable_ages.cut(after)
+        if self._held is not None and self._held.last <= after:
+            self._held.records = records
+        else:
+            self._held = Mark(after, self._released + self._size_upto(after), records)
+        self._durable_ages.cut(self._held.last)
+
+    def _size_upto(self, seq: int) -> int:
+        """Return the bytes of the payloads of all entries up to and with a number."""
+        count = max(seq - self.first + 1, 0)
+        if count <= len(self._items) // 2:
+            return sum(self._sizes(0, count))
+        return self.size - sum(self._sizes(count, None))
 
     def durable_before(self, at: Monotonic) -> int:
         """Return the number up to which every entry could be sent before `at`; 0 for none."""

@@ -77,6 +77,25 @@ def test_after_the_excess_has_gone_both_limits_hold(sizes: list[int], events: in
     assert log.last == len(sizes)
 
 
+def test_events_behind_an_envelope_that_waits_count_as_not_durable() -> None:
+    log = log_of(*range(10, 20))
+    log.mark(3)
+    log.save(3, 5, Monotonic(1))
+    assert log.unsaved == (0, 0)
+    log.hold(8, 5)
+    assert log.unsaved == (2, 18 + 19)
+    log.hold(9, 6)
+    assert log.unsaved == (2, 18 + 19), "what waits for the first envelope waits for the second one too"
+    log.hold(1, 7)
+    assert log.unsaved == (9, sum(range(11, 20)))
+    log.release(4)
+    assert log.unsaved == (6, sum(range(14, 20)))
+    log.hold(0, 7)
+    assert log.unsaved == (6, sum(range(14, 20)))
+    log.save(7, 8, Monotonic(2))
+    assert log.unsaved == (0, 0)
+
+
 # Age.
 
 
