@@ -226,8 +226,9 @@ class Client(Endpoint[ClientState]):
     def unsubscribe(self, job_id: JobId, *, now: int) -> None:
         """Observe a job no longer (§7.6): nothing more comes of it, unless it is one of ours or a child.
 
-        A client that goes on with a stored session knows a child only by its announcement; nothing more
-        comes of a child whose announcement an earlier process has processed.
+        A client that goes on with a stored session knows a child by its announcement, or because the process
+        before knew and followed it. Nothing more comes of other children, of which an earlier process has
+        processed the announcement.
 
         Raises LocalProtocolError without a session.
         """

@@ -169,7 +169,7 @@ def on_event(
             session.leave_child(job_id, name(event.body.get("child_job_id")))
         return
     job = session.jobs.get(job_id)
-    if event.kind == DELEGATE and (job is None or not job.may_be_observed or job_id in session.children):
+    if event.kind == DELEGATE and (job is None or not job.may_be_observed):
         session.announced(name(event.body.get("child_job_id")))
     if job is not None:
         if job.may_be_observed and _ends_subscription(event):
@@ -349,14 +349,15 @@ def _is_taken(
     answer by which its job is followed. In a session of an earlier process it begins to follow its job. A
     notice does not, unless it `follows`, because it does not say how far that process has come.
     """
-    follows = follows or position is not None or not session.is_placed
+    follows = (follows and job_id not in session.children) or position is not None or not session.is_placed
     seq, job = envelope.event_seq or 0, session.jobs.get(job_id)
     over = session.is_done_with(job_id) or _is_of_an_earlier_subscribe(session, job_id)
     if job is None and not over and _waits(session, envelope, job_id):
         return False
     if job is None and session.restored and seq and follows and not over:
         job = session.follow(job_id, observed=False, cursor=session.position_before(job_id, position))
-        job.keyed = job.restored = True  # An earlier process has submitted it, or observes it.
+        job.restored = True  # An earlier process has submitted it, or observes it, unless it is a child.
+        job.keyed = job_id not in session.children
     if job is None:
         taken = not over and (position is None or position > session.children.get(job_id, 0))
     elif position is None and (session.is_placed or (job.awaited and not job.stale)):

@@ -224,7 +224,8 @@ class ClientSession:
         job = self.jobs.pop(job_id, None)
         if job is not None:
             asked = self.requests.wants_history(job_id)
-            if asked or (self.restored and job.keyed):  # Then an earlier process may have asked.
+            restored = self.restored and (job.keyed or job_id in self.children)
+            if asked or restored:  # An earlier process may have asked for its history.
                 seq = IN_SESSION
             self._ending.append((job, seq))
             if len(self._ending) > self._ended_limit:  # As many as what the user holds are bounded by that.
@@ -247,6 +248,8 @@ class ClientSession:
         """Note a child that a `job.accepted`, or a `delegate` event of a job of this session, names (§10)."""
         if job_id is not None:
             self.children.setdefault(job_id, 0)
+            if job_id in self.jobs:
+                self.jobs[job_id].keyed = False
         if len(self.children) > self._ended_limit:
             del self.children[next(iter(self.children))]
 

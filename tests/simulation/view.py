@@ -118,7 +118,7 @@ class View(Cursor):
         kept = View(*_ALL_OF(self))
         owed = self.dropped and bool(self.held)
         kept.own = (self.own or owed) and not self.unwanted
-        kept.known = self.known and self.asked and self.work.parent is None
+        kept.known = self.known and self.asked
         kept.cursor, kept.ended, kept.held, kept.chunk = self.done, over, deque(), 0
         return kept
 
@@ -214,7 +214,7 @@ class Views:
         position = event.job_seq
         if position is None:
             ensure(is_notice(event.kind, event.body), "I1", f"{self.who} gets {event} without a position")
-            known = self.noticed(event.job_id)
+            known = self.noticed(event.job_id, follows=False)
             return None if known is None else known.handed(None)
         view = self._view(event.job_id, position)
         work = view.work
@@ -225,12 +225,15 @@ class Views:
             view.join(event.body["chunk_seq"])
         return self._take(view, position)
 
-    def noticed(self, job_id: str) -> View | None:
-        """Return the job of a notice, which a new process may follow from now on, from its beginning."""
+    def noticed(self, job_id: str, *, follows: bool = True) -> View | None:
+        """Return the job of a notice, which a new process may follow from now on, from its beginning.
+
+        A notice that is handed out follows no child: it does not say how far an earlier process has come.
+        """
         view = self.jobs.get(job_id)
         if self.restarted and (view is None or not view.comes):
             return self._found(job_id, 1)
-        return self._followed(view)
+        return self._followed(view) if follows else view
 
     def ended(self, event: JobEnded) -> Taken | None:
         """Take the end of a job; a job that was over when it was subscribed to has no position of it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.engine.output import JobEnded, JobEvent, JobLost, SubscriptionEnded
@@ -242,6 +244,44 @@ def test_a_restarted_client_keeps_a_grandchild_of_a_child_that_it_was_told_of(
     assert positions(at(other, 5, 1, "job_4")) == [1]
 
 
+@pytest.mark.parametrize("announced_first", [True, False])
+def test_an_unsubscribe_ends_no_child_that_a_restarted_client_was_told_of(
+    runtime: ScriptedRuntime, announced_first: bool
+) -> None:
+    """Check that the child goes on in the next process too, also if its event came first."""
+    child = JobId("job_2")
+    runtime.accept()
+    other = another_process(runtime)
+    said = {"kind": "delegate", "body": {"child_job_id": child, "agent": "a"}}
+    if announced_first:
+        at(other, 1, 1, **said)
+    assert positions(at(other, 2 - (not announced_first), 1, child)) == [1]
+    if not announced_first:
+        at(other, 2, 1, **said)
+    other.client.unsubscribe(child, now=other.now)
+    other.take()
+    process_all(other)
+    process_all(other, child)
+    third = another_process(other)
+    end = {"code": "CANCELLED", "final_status": "cancelled", "completed_at": "t", "job_seq": 2}
+    third.only(JobEnded, third.say("job.error", end, job_id=child, event_seq=3))
+
+
+def test_a_known_child_is_stored_as_one_that_comes_by_itself(runtime: ScriptedRuntime) -> None:
+    """Let the third process unsubscribe from a child that the second one was told of."""
+    child = JobId("job_2")
+    runtime.accept()
+    other = another_process(runtime)
+    at(other, 1, 1, kind="delegate", body={"child_job_id": child, "agent": "a"})
+    at(other, 2, 1, child)
+    process_all(other)
+    process_all(other, child)
+    third = another_process(other)
+    third.client.unsubscribe(child, now=third.now)
+    third.take()
+    assert positions(at(third, 3, 2, child)) == [2]
+
+
 def processed_child(runtime: ScriptedRuntime, *positions_of_child: int) -> None:
     """Hold back the cursor by an event of the parent, and process events of its child behind it."""
     runtime.accept()
@@ -322,3 +362,20 @@ def test_a_notice_does_not_follow_a_child_of_an_earlier_process() -> None:
     assert stored is not None
     assert [job.job_id for job in stored.jobs] == [JOB], "the notice does not say how far the child has come"
     assert positions(at(runtime, 6, 3, job_id="job_2")) == [3]
+
+
+def test_the_end_of_its_subscription_does_not_follow_a_child_that_comes_by_itself(
+    runtime: ScriptedRuntime,
+) -> None:
+    """Check that a restarted client hands out the notice, and does not ask for all of the child again."""
+    child = JobId("job_2")
+    runtime.accept()
+    other = another_process(runtime)
+    at(other, 1, 1, kind="delegate", body={"child_job_id": child, "agent": "a"})
+    notice = {**UNSUBSCRIBED, "job_seq": None}
+    other.only(JobEvent, other.say("job.event", notice, job_id=child, event_seq=2))
+    stored = other.client.resumption()
+    assert stored is not None and [job.job_id for job in stored.jobs] == [JOB]
+    assert positions(at(other, 3, 7, child)) == [7]
+    other.advance(1.1)
+    assert subscribes(other) == []
