@@ -1,4 +1,7 @@
-"""The judge permits a copy of an event only where a user has asked for its history again."""
+"""The judge permits a copy of an event only where a user has asked for its history again.
+
+It expects the end of a job only from a client that follows the job.
+"""
 
 from __future__ import annotations
 
@@ -57,3 +60,15 @@ def test_no_history_sets_a_child_back_that_the_process_follows(restarted: Views)
     restarted.emitted(event(3))
     with pytest.raises(Broken, match="gets event 2"):
         restarted.emitted(event(2))
+
+
+def test_a_notice_follows_no_job_of_an_earlier_process(restarted: Views) -> None:
+    said = {"phase": "back_pressure", "message": "3 events are not acknowledged"}
+    restarted.jobs[CHILD].own = False
+    assert restarted.emitted(JobEvent(CHILD, 9, "status", "t", said, None, None, 1, 1)) is None
+    assert not restarted.jobs[CHILD].comes
+    restarted.jobs[CHILD].own = True
+    taken = restarted.emitted(JobEvent(CHILD, 9, "status", "t", said, None, None, 1, 1))
+    assert taken is not None and not restarted.jobs[CHILD].asked
+    restarted.emitted(event(3))
+    assert restarted.jobs[CHILD].asked

@@ -226,13 +226,14 @@ class Views:
         return self._take(view, position)
 
     def noticed(self, job_id: str, *, follows: bool = True) -> View | None:
-        """Return the job of a notice, which a new process may follow from now on, from its beginning.
+        """Return the job of a notice, if the client knows it.
 
-        A notice that is handed out follows no child: it does not say how far an earlier process has come.
+        By the end of a subscription a new process may learn of a job, which it follows from its beginning.
+        Other notices follow no job: they do not say how far an earlier process has come.
         """
         view = self.jobs.get(job_id)
         if self.restarted and (view is None or not view.comes):
-            return self._found(job_id, 1)
+            return self._found(job_id, 1) if follows else None
         return self._followed(view) if follows else view
 
     def ended(self, event: JobEnded) -> Taken | None:
