@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
+from . import session_files
 from .access import Access
 from .ending import follow, show
 from .job_request import Attachment
 from .option_groups import grouped
 from .options import Json, Keeping, MaxResult, Output, Url, output_argument, server_of
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+JobId = Annotated[
+    str, typer.Argument(metavar="JOB", help="The job's id.", autocompletion=session_files.unfinished_jobs)
+]
 
 
 @grouped

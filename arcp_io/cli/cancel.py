@@ -12,6 +12,7 @@ import typer
 from arcp_proto import ErrorCode, JobStatus
 
 from .access import Access
+from .attach import JobId
 from .ending import show
 from .exit_codes import Exit
 from .job_request import Cancellation, Ending
@@ -27,13 +28,12 @@ WAYS: Final = (
 )
 """The ways to cancel a job that another session has submitted."""
 
-_JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 _Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; the agent is told.")]
 
 
 @grouped
 def cancel(
-    job_id: _JobId,
+    job_id: JobId,
     access: Access,
     keeping: Keeping,
     reason: _Reason = "cancelled by the user",

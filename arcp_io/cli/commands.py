@@ -17,6 +17,7 @@ from . import config, journal, token, version
 from .agents import agents
 from .attach import attach
 from .cancel import cancel
+from .completion import NAME, answer_shell, completion
 from .credentials import credentials
 from .describe import describe
 from .doctor import doctor
@@ -32,16 +33,17 @@ from .shards import shards
 from .store import init, upgrade
 from .submit import submit
 
-_TYPE: Final = re.compile(r" <(?:str|int|bool|list\[str\])>")
+_TYPE: Final = re.compile(r" <(?:str|int|bool|list\[str\]|[a-z|]+)>")
 _UsageError: Final[type[typer.BadParameter]] = typer.BadParameter.__mro__[1]
 """The usage error of click, which some releases of typer contain and others import."""
 
 
 def run(words: Sequence[str]) -> int:
     """Run one command line; return its exit code."""
+    answer_shell()
     try:
         try:
-            code = _app(args=list(words), prog_name="arcp-io", standalone_mode=False)
+            code = _app(args=list(words), prog_name=NAME, standalone_mode=False)
         except _UsageError as error:
             error.show()
             if "--json" in words:
@@ -142,6 +144,7 @@ _TABLE: Final = (
     ),
     _Row("nodes", nodes, "List the nodes over a store.", working("they were listed")),
     _Row("shards", shards, "List the shards of a store.", working("they were listed")),
+    _Row("completion", completion, "Print the script by which a shell completes.", working("printed")),
     _Row("demo", demo, "Index the text files of a directory by a real job.", explained(DEMO)),
 )
 """Every command. Their functions have the arguments, options and examples: from these the help, the reference

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from arcp_io.errors import HistoryCut
+from arcp_proto import EventKind
 
 from .access import Access
 from .arguments import checked
@@ -29,7 +30,11 @@ _Follow = Annotated[
 ]
 _Kinds = Annotated[
     list[str] | None,
-    typer.Option(metavar="KIND", help="Only events of this kind: log, progress, tool_call. Repeatable."),
+    typer.Option(
+        metavar="KIND",
+        help="Only events of this kind: log, progress, tool_call. Repeatable.",
+        autocompletion=lambda: [kind.value for kind in EventKind],
+    ),
 ]
 _From = Annotated[
     int, typer.Option("--from", metavar="NUMBER", help="Begin with the event of this number; the first is 1.")

@@ -100,6 +100,14 @@ def known() -> list[Kept]:
     return [Kept(url, sorted(jobs)) for url, jobs in sorted(found.items())]
 
 
+def unfinished_jobs() -> list[str]:
+    """Return the ids of the unfinished jobs of all stored sessions, for completion."""
+    try:
+        return sorted({job for kept in known() for job in kept.jobs})
+    except OSError:
+        return []
+
+
 def _stores() -> list[FileStore]:
     """Return the stores of sessions that may be resumed."""
     _forget_expired()

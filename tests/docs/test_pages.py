@@ -263,7 +263,8 @@ def test_commands_in_sentences_are_those_of_the_command_line(page: Path) -> None
 def test_examples_in_the_help_are_those_of_the_command_line() -> None:
     """Check that the reference shows the examples of the help of each command."""
     text = "\n".join(block.text for block in pages.blocks("text") if block.page.parent == pages.GENERATED)
-    found = re.findall(r"^.*?(arcp-io .*)$", re.sub(r"\\\n\s*", "", text), re.MULTILINE)
+    lines = re.sub(r"\\\n\s*", "", text).replace(')"\n', "\n")  # As in eval "$(arcp-io ...)".
+    found = re.findall(r"^.*?(arcp-io .*)$", lines, re.MULTILINE)
     assert len(found) > 20
     assert [wrong for command in found if (wrong := unknown_command(command)) is not None] == []
 
