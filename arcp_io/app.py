@@ -230,6 +230,7 @@ class App:
         allow_plain: bool = False,
         drain: float = 30.0,
         journal: Journal | None = None,
+        metrics: bool = False,
     ) -> AsgiApp:
         """Return an ASGI 3 application that serves this App, alone or mounted in another application.
 
@@ -241,7 +242,8 @@ class App:
         The lifespan of its server starts the runtime, and at the end running jobs get `drain` seconds. A
         mounted application gets no lifespan: give its `lifespan` to the outer one. Otherwise the first
         request starts the runtime, and jobs get no time at the end. With a `journal` sessions and jobs
-        survive the process. The server has to run one worker.
+        survive the process. The server has to run one worker. With `metrics` (extra `metrics`) admitted hosts
+        get figures for Prometheus at `/metrics`.
 
         Raises ValueError for an invalid App, path or journal.
         """
@@ -255,6 +257,7 @@ class App:
             allow_plain=allow_plain,
             drain=drain,
             journal=journal,
+            metrics=metrics,
         )
 
     def find(self, name: str, version: str | None) -> Agent:

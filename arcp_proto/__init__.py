@@ -64,6 +64,7 @@ from arcp_proto.leases.token_scope import TokenScope
 from arcp_proto.server.agent_api import AgentApi
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.credentials.model import IssuedCredential
+from arcp_proto.server.gauges import Gauges
 from arcp_proto.server.host_jobs import Counts, HostJobs, JobInfo
 from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.server.journal.records import (
@@ -170,6 +171,7 @@ __all__ = [
     "EventsRead",
     "Evicted",
     "Framing",
+    "Gauges",
     "HistoryCut",
     "HostJobs",
     "Input",

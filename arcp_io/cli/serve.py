@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -21,6 +21,7 @@ from .arguments import Loop, checked, seconds_argument, size_argument
 from .auth_options import AuthOptions
 from .exit_codes import Exit
 from .importing import load
+from .listening import Listening
 from .node_options import NodeOptions
 from .option_groups import grouped
 
@@ -43,6 +44,17 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """The form of the lines of the log."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+TEXT: Final = "%(asctime)s %(levelname)s %(message)s"
+"""The form of a line of the log in text."""
 
 
 _Target = Annotated[str, typer.Argument(metavar="MODULE:APP", help="The App to serve, as module:variable.")]
@@ -110,6 +122,9 @@ _Hosts = Annotated[
 _LogLevel = Annotated[
     LogLevel, typer.Option(metavar="LEVEL", help=f"The lowest level to log: {', '.join(LogLevel)}.")
 ]
+_LogFormat = Annotated[
+    LogFormat, typer.Option(metavar="FORM", help="text, or json: an object of JSON on each line.")
+]
 _Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Log warnings and errors only, as --log-level warning does.")
 ]
@@ -120,6 +135,7 @@ def serve(
     target: _Target,
     auth: AuthOptions,
     nodes: NodeOptions,
+    listening: Listening,
     host: _Host = "127.0.0.1",
     port: _Port = 7777,
     path: _Path = "/arcp",
@@ -136,6 +152,7 @@ def serve(
     audit: _Audit = None,
     audit_size: _AuditSize = None,
     log_level: _LogLevel = LogLevel.INFO,
+    log_format: _LogFormat = LogFormat.TEXT,
     quiet: _Quiet = False,
     debug: _Debug = False,
 ) -> None:
@@ -149,23 +166,26 @@ def serve(
       arcp-io serve example:app --port 0 --loop trio
       arcp-io serve example:app --host 0.0.0.0 --certfile chain.pem --allow-host agents.example
       arcp-io serve example:app --tokens tokens.toml
+      arcp-io serve example:app --uds agents.sock --metrics-address 127.0.0.1:9464
       arcp-io serve example:app --stdio
       arcp-io serve example:app --journal agents.journal
       arcp-io serve example:app --journal postgresql://db/arcp --node-listen 10.0.0.5:7800
     """
     with checked("--drain"):
         patience = seconds_argument(drain)
-    _check_address(path, host, port, certfile, keyfile, plain=stdio or allow_plain)
+    plain = stdio or allow_plain or listening.elsewhere
+    _check_address(path, host, port, certfile, keyfile, plain=plain)
     with _told_failures():
         run = _runner(journal, journal_sync, nodes, stdio)
         verifier = auth.verifier()
     app = _app(target, audit, audit_size, debug=debug)
     app.verifier = verifier or app.verifier
-    _log_to_stderr(LogLevel.WARNING if quiet else log_level, app if stdio else None)
+    _log_to_stderr(LogLevel.WARNING if quiet else log_level, log_format, app if stdio else None)
     run = partial(run, path=path, loop=loop.value, drain=patience, origins=origin or ())
     run = partial(run, certfile=certfile, keyfile=keyfile, allow_plain=allow_plain, hosts=allow_host or None)
+    where = listening.arguments(stdio=stdio)
     with _told_failures():
-        run(app, host, port)
+        run(app, host, port, **where)
 
 
 def _runner(journal: str | None, sync: Sync, options: NodeOptions, stdio: bool) -> Callable[..., None]:
@@ -209,7 +229,7 @@ def _told_failures() -> Iterator[None]:
         print(f"cannot serve: {error}", file=sys.stderr)
         raise typer.Exit(Exit.USAGE) from None
     except ModuleNotFoundError as error:
-        if error.name not in ("psycopg", "jwt"):
+        if error.name not in ("psycopg", "jwt", "prometheus_client"):
             raise
         print(f"cannot serve: {error}", file=sys.stderr)
         raise typer.Exit(Exit.ERROR) from None
@@ -287,18 +307,19 @@ def _is_address(text: str) -> bool:
     return text.rpartition(":")[2].isdigit() and not os.path.exists(text)
 
 
-def _log_to_stderr(level: LogLevel, of_stdio: App | None) -> None:
+def _log_to_stderr(level: LogLevel, form: LogFormat, of_stdio: App | None) -> None:
     """Log on stderr, unless the App's module has set up logging itself.
 
     The debug mode of an App that is served on stdio is logged here; otherwise `serve` logs it.
     """
-    from arcp_io.server.server import warn_of_debug
+    from arcp_io.server.json_log import JsonFormatter
+    from arcp_io.server.setting_warnings import warn_of_debug
 
     logger = logging.getLogger("arcp_io")
     logger.setLevel(level.upper())
     if not logger.hasHandlers():
         handler = logging.StreamHandler()
-        handler.setFormatter(_Utc("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else _Utc(TEXT))
         logger.addHandler(handler)
     if of_stdio is not None:
         warn_of_debug(of_stdio)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import random
-import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -20,7 +19,7 @@ import anyio
 from arcp_io.drivers.descriptors import descriptors, room_of
 from arcp_io.drivers.door import since_boot
 from arcp_io.drivers.loop import Connected, Listening
-from arcp_io.drivers.sockets import bracketed, is_loopback, open_listeners
+from arcp_io.drivers.sockets import is_loopback, is_private
 from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ServerCodec, TappedCodec
 from arcp_io.drivers.ws_admission import Admission
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from arcp_io.drivers.loop import Loop
     from arcp_io.drivers.node_tls import NodeTls
     from arcp_io.server.audit_log import Auditor
+    from arcp_io.server.entrance import Entrance
 
     from .beating import Beating
     from .ownership import Ownership
@@ -145,17 +145,15 @@ class Gateway:
         unreachable = self._dials.unreachable(self._beating.beats)
         return f"{len(unreachable)} live nodes that own shards are out of reach" if unreachable else ""
 
-    async def listen(
-        self, host: str, port: int, path: str, context: ssl.SSLContext | None, admission: Admission
-    ) -> None:
-        """Accept WebSockets on every address of a host; raises OSError."""
-        listeners = await open_listeners(host, port)
-        self.secure = context is not None or (self._app.secure_loopback and is_loopback(host))
+    async def listen(self, entrance: Entrance, admission: Admission) -> None:
+        """Accept WebSockets where `entrance` says; raises OSError, and ValueError as `Entrance.open`."""
+        listeners, context = await entrance.open(), entrance.ssl_context
+        private = all(map(is_private, listeners))
+        self.secure = context is not None or (self._app.secure_loopback and private)
         accepted = partial(self._accepted, admission)
+        self.host, self.port, self.url = entrance.address(listeners)
         for listener in listeners:
             self._listening.append(await self._loop.listen(listener, context, accepted))
-        self.host, self.port = host, listeners[0].getsockname()[1]
-        self.url = f"{'ws' if context is None else 'wss'}://{bracketed(host)}:{self.port}{path}"
 
     def stop_listening(self) -> None:
         """Accept no more connections of clients."""

@@ -15,9 +15,11 @@ from arcp_io.agents.threads import call_in_thread
 from arcp_io.drivers.door import since_boot
 from arcp_io.drivers.loop import Loop, open_loop
 from arcp_io.drivers.node_tls import NodeTls, check_plain_nodes
-from arcp_io.drivers.sockets import bracketed, is_loopback
+from arcp_io.drivers.sockets import bracketed, is_loopback, open_listeners
 from arcp_io.server.audit_log import Auditor
-from arcp_io.server.server import warn_of_settings
+from arcp_io.server.http_pages import METRICS, PageServer, health_pages
+from arcp_io.server.server import open_metrics
+from arcp_io.server.setting_warnings import warn_of_settings
 from arcp_proto import RECORD_VERSION, SECOND, Counts, JobInfo, LocalProtocolError
 
 from .beating import Beating
@@ -33,7 +35,9 @@ from .starting import first_answer
 
 if TYPE_CHECKING:
     from arcp_io.app import App
+    from arcp_io.drivers.ws_admission import Pages
     from arcp_io.server.entrance import Entrance
+    from arcp_io.server.metrics import Metrics
 
     from .store import PostgresStore
 
@@ -78,17 +82,19 @@ class Node:
         entrance.check()
         _check(app, self)
         await first_answer(store.open, name="arcp-io store")
-        auditor = Auditor(app.audit, app.audit_bytes)
+        auditor, metrics = Auditor(app.audit, app.audit_bytes), open_metrics(app, entrance)
         try:
             async with open_loop() as loop:
-                server = await _begun(app, store, self, loop, auditor)
+                server = await _begun(app, store, self, loop, auditor, metrics)
                 try:
                     gateway = server.gateway
                     refused = gateway.lobby.refusals.http_refused
-                    admission = entrance.admission(refused, lambda: gateway.trouble, fault_of_query)
-                    await gateway.listen(
-                        entrance.host, entrance.port, entrance.path, entrance.ssl_context, admission
+                    pages = health_pages(lambda: gateway.trouble)
+                    guarded = await _show_metrics(server, entrance, metrics)
+                    admission = entrance.admission(
+                        refused, lambda: gateway.trouble, fault_of_query, pages, guarded
                     )
+                    await gateway.listen(entrance, admission)
                     warn_of_settings(app, server.url, secure=gateway.secure)
                     _tell_memory(app, store.shards)
                     yield server
@@ -114,6 +120,8 @@ class NodeServer:
         self.beating = beating
         self.gateway: Gateway
         self.relay: RelayListener
+        self.pages: PageServer | None = None
+        """The listener for metrics, if they have an address of their own."""
         self._store = store
         self._finishing = False
         self._ended = loop.event()
@@ -176,6 +184,8 @@ class NodeServer:
 
     async def abort(self) -> int:
         """Let go of everything, and return how many shards have agents that do not stop."""
+        if self.pages is not None:
+            self.pages.close()
         with anyio.CancelScope(shield=True):
             if not self._ended.is_set() and self.loop.failure is None:
                 with anyio.move_on_after(FLUSH_SEC):
@@ -204,7 +214,24 @@ class NodeServer:
             logger.info("the row of this node stays: %s", error)
 
 
-async def _begun(app: App, store: PostgresStore, node: Node, loop: Loop, auditor: Auditor) -> NodeServer:
+async def _show_metrics(server: NodeServer, entrance: Entrance, metrics: Metrics | None) -> Pages:
+    """Show metrics at their own address; return the pages with them if they have none. Raises OSError."""
+    if metrics is None:
+        return {}
+    pages = {METRICS: metrics.page}
+    if entrance.metrics_address is None:
+        return pages
+    gateway = server.gateway
+    server.pages = PageServer(
+        server.loop, {**pages, **health_pages(lambda: gateway.trouble)}, lambda: "clients connect elsewhere"
+    )
+    await server.pages.listen(await open_listeners(*entrance.metrics_address))
+    return {}
+
+
+async def _begun(
+    app: App, store: PostgresStore, node: Node, loop: Loop, auditor: Auditor, metrics: Metrics | None
+) -> NodeServer:
     """Return a node that beats, and does not listen for clients yet."""
     key, lease = os.urandom(KEY_BYTES), int(node.lease * SECOND)
     admitting: list[Gateway] = []
@@ -215,7 +242,7 @@ async def _begun(app: App, store: PostgresStore, node: Node, loop: Loop, auditor
     ownership = Ownership(
         store.node, address, shards=store.shards, lease=lease, record_version=RECORD_VERSION
     )
-    shards = Shards(app, store, ownership, loop, auditor)
+    shards = Shards(app, store, ownership, loop, auditor, metrics)
     beating = Beating(store, ownership, shards, loop)
     server = NodeServer(loop, store, ownership, shards, beating)
     server.relay = relay

@@ -20,7 +20,8 @@ from arcp_io.agents.threads import Threads, call_in_thread
 from arcp_io.drivers.door import since_boot
 from arcp_io.journal import Fenced, JournalError, JournalFailed
 from arcp_io.placing.link_listener import LinkListener
-from arcp_io.server.server import Server, Shared, open_server
+from arcp_io.server.server import Server, open_server
+from arcp_io.server.shared import Shared
 from arcp_proto import Counts, InvariantViolated
 
 from .errors import StoreAway, StoreError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from arcp_io.app import App
     from arcp_io.drivers.loop import Loop
     from arcp_io.server.audit_log import Auditor
+    from arcp_io.server.metrics import Metrics
 
     from .ownership import Ownership
     from .rows import Reading, ShardRow
@@ -58,6 +60,7 @@ class Shards:
         ownership: Ownership,
         loop: Loop,
         auditor: Auditor | None = None,
+        metrics: Metrics | None = None,
         *,
         now: Callable[[], int] = since_boot,
     ) -> None:
@@ -68,6 +71,7 @@ class Shards:
         self._loop = loop
         self._now = now
         self._auditor = auditor
+        self._metrics = metrics
         self._threads = Threads(app.max_threads)
         self._links = LinkListener(loop, app.links)
         self._rights = rights_of(app.observers, app.tenant_of)
@@ -295,7 +299,9 @@ class Shards:
         if held.leaving.is_set():
             return
         rights = self._rights
-        shared = Shared(held.door, self._threads, self._auditor, HEARTBEAT_SEC, self._links, *rights)
+        shared = Shared(
+            held.door, self._threads, self._auditor, HEARTBEAT_SEC, self._links, *rights, self._metrics
+        )
         opened = open_server(self._app, 0.0, held.journal, shared=shared, label=str(held.shard))
         async with AsyncExitStack() as stack:
             async with self._turns.turn(held.shard):

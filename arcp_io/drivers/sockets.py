@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import socket
+import stat
 from contextlib import suppress
 from typing import Any, Final
 
@@ -34,6 +37,61 @@ async def open_listeners(host: str, port: int) -> list[socket.socket]:
     return listeners
 
 
+def open_unix_listener(path: str) -> socket.socket:
+    """Listen on a socket of Unix at a path, in place of one on which no program listens. Raises OSError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        _remove_stale(path)
+        listener.bind(path)
+        listener.listen(BACKLOG)
+        keep_from_copies(listener.fileno())
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, error.strerror or str(error), path) from None
+    return listener
+
+
+def inherited_listener(descriptor: int) -> socket.socket:
+    """Return the listening socket that is open as a file descriptor. Raises OSError if it is not one."""
+    try:
+        listener = socket.socket(fileno=os.dup(descriptor))
+    except OSError as error:
+        raise OSError(error.errno, f"file descriptor {descriptor} is not a listening socket") from None
+    listening = getattr(socket, "SO_ACCEPTCONN", None)
+    if listening is not None and not listener.getsockopt(socket.SOL_SOCKET, listening):
+        listener.close()
+        raise OSError(errno.EINVAL, f"file descriptor {descriptor} is not a listening socket")
+    listener.setblocking(False)
+    keep_from_copies(listener.fileno())
+    return listener
+
+
+def is_private(listener: socket.socket) -> bool:
+    """Return whether only this machine can reach a listening socket."""
+    return listener.family == socket.AF_UNIX or is_loopback(listener.getsockname()[0])
+
+
+def remove_socket(path: str) -> None:
+    """Remove the socket of Unix at a path, if there is one."""
+    with suppress(OSError):
+        if stat.S_ISSOCK(os.stat(path, follow_symlinks=False).st_mode):
+            os.unlink(path)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket at a path on which no program listens; raises OSError if one does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except ConnectionRefusedError:
+            remove_socket(path)
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
 async def _addresses(host: str, port: int) -> Any:
     kind, passive = socket.SOCK_STREAM, socket.AI_PASSIVE
     try:  # An address needs no lookup.
@@ -57,7 +115,7 @@ def address_text(address: Any) -> str:
     if isinstance(address, tuple) and len(address) >= 2:
         host, port = address[0], address[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return str(address)
+    return str(address) or "unix"
 
 
 def send_at_once(connected: socket.socket) -> None:

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import Origin, Subprotocol
 
-__all__ = ["LOOPBACK_HOSTS", "Admission"]
+__all__ = ["LOOPBACK_HOSTS", "Admission", "Page", "Pages"]
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
+PLAIN_TEXT: Final = "text/plain; charset=utf-8"
+
+
+class Page(NamedTuple):
+    """The answer to a request that does not open a WebSocket."""
+
+    status: int
+    body: bytes
+    content_type: str = PLAIN_TEXT
+
+
+Pages: TypeAlias = Mapping[str, Callable[[], Page]]
+"""The pages of a listener by their paths; each is made when it is asked for."""
+NO_PAGES: Final[Pages] = {}
 
 
 def choose_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
@@ -33,10 +47,21 @@ class Admission:
     one. `origins` are exact; a request without an Origin does not come from a browser, and is accepted.
     `refused` is called with the status and the reason of every request that is not answered by 101. With
     `health` a request for `path`/health, with any Host, is answered by 200, or by 503 with the reason that
-    `health` returns, if that is not empty.
+    `health` returns, if that is not empty. `pages` are answered with any Host too, and `guarded` ones with a
+    listed Host alone. While `closed` returns a reason, every other request is answered by 503 with it.
     """
 
-    __slots__ = ("_fault", "_health", "_hosts", "_path", "_refused", "origins")
+    __slots__ = (
+        "_closed",
+        "_fault",
+        "_guarded",
+        "_health",
+        "_hosts",
+        "_pages",
+        "_path",
+        "_refused",
+        "origins",
+    )
 
     def __init__(
         self,
@@ -47,6 +72,9 @@ class Admission:
         refused: Callable[[int, str], object] | None = None,
         health: Callable[[], str] | None = None,
         fault: Callable[[str], str] | None = None,
+        pages: Pages = NO_PAGES,
+        guarded: Pages = NO_PAGES,
+        closed: Callable[[], str] | None = None,
     ) -> None:
         self._path = path
         self._fault = fault
@@ -54,6 +82,9 @@ class Admission:
         self.origins: tuple[Origin | None, ...] = (None, *map(Origin, origins))
         self._refused = refused
         self._health = health
+        self._pages = pages
+        self._guarded = guarded
+        self._closed = closed
 
     def protocol(self, logger: logging.Logger) -> ServerProtocol:
         """Return the library's side of a new connection, which logs to `logger`."""
@@ -62,16 +93,23 @@ class Admission:
         )
 
     def answer(self, protocol: ServerProtocol, request: Request) -> Response:
-        """Return the response to a request: 101, 400, 403, 404, or a refusal of the library (400, 405, 426,
-        505).
+        """Return the response to a request: 101, 400, 403, 404, 503, a page, or a refusal of the library.
+
+        The library refuses with 400, 405, 426 and 505.
 
         The Host is checked first: a page that has rebound a name to our address learns nothing else.
         """
-        if self._health is not None and request.path.partition("?")[0] == f"{self._path}/health":
+        path = request.path.partition("?")[0]
+        if self._health is not None and path == f"{self._path}/health":
             trouble = self._health()
             return protocol.reject(503 if trouble else 200, f"{trouble or 'ok'}\n")
+        if path in self._pages:
+            return _paged(protocol, self._pages[path]())
+        closed = "" if self._closed is None else self._closed()
+        if closed:
+            return protocol.reject(503, f"{closed}\n")
         response = self._answer(protocol, request)
-        if response.status_code != 101 and self._refused is not None:
+        if response.status_code not in (101, 200) and self._refused is not None:
             hosts, origins = request.headers.get_all("Host"), request.headers.get_all("Origin")
             path = request.path.partition("?")[0][:200]  # A query may hold a secret.
             asked = f"path {path!r}, Host {hosts!r:.200}, Origin {origins!r:.200}"
@@ -81,6 +119,8 @@ class Admission:
     def _answer(self, protocol: ServerProtocol, request: Request) -> Response:
         if not self._lists_host(request.headers.get_all("Host")):
             return protocol.reject(403, "Failed to open a WebSocket connection: Host is not allowed.\n")
+        if (page := self._guarded.get(request.path.partition("?")[0])) is not None:
+            return _paged(protocol, page())
         if request.path.partition("?")[0] != self._path:
             return protocol.reject(404, "Failed to open a WebSocket connection: no such path.\n")
         fault = "" if self._fault is None else self._fault(request.path)
@@ -93,6 +133,18 @@ class Admission:
             return False
         host, port = _host_and_port(values[0])
         return (host, "") in self._hosts or (host, port) in self._hosts
+
+
+def _paged(protocol: ServerProtocol, page: Page) -> Response:
+    """Return a page as a response."""
+    response = protocol.reject(page.status, "")
+    response.body = page.body
+    for name, value in (("Content-Type", page.content_type), ("Content-Length", str(len(page.body)))):
+        if name in response.headers:
+            del response.headers[name]
+        response.headers[name] = value
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 def _host_and_port(authority: str) -> tuple[str, str]:

@@ -13,12 +13,14 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 
 from arcp_io.drivers.sockets import address_text, is_loopback
+from arcp_io.drivers.ws_admission import PLAIN_TEXT, Page
 from arcp_proto import CloseCode
 
 from .activity_log import Refusals
 from .entrance import Entrance
 from .hosted import Hosted, Stage
-from .server import Server
+from .http_pages import LIVE, METRICS, READY, health
+from .server import Server, open_metrics
 
 if TYPE_CHECKING:
     from arcp_io.app import App
@@ -62,6 +64,7 @@ class AsgiApp:
         allow_plain: bool = False,
         drain: float = DRAIN,
         journal: Journal | None = None,
+        metrics: bool = False,
     ) -> None:
         """Take the arguments of `App.asgi`."""
         if journal is not None and not hasattr(journal, "append"):
@@ -72,13 +75,17 @@ class AsgiApp:
         entrance = Entrance("localhost", 0, path, None, allow_plain, origins, hosts)
         entrance.check()
         path = f"/{path.strip('/')}"
-        entrance = entrance._replace(path=path)
+        entrance = entrance._replace(path=path, metrics=metrics)
+        counted = open_metrics(app, entrance)
+        guarded = {} if counted is None else {METRICS: counted.page}
         self._app = app
         self._path = path
         self._allow_plain = allow_plain
         self._refusals = Refusals(time.monotonic_ns)
-        self._admission = entrance.admission(partial(self._refusals.http_refused, call="asgi"))
-        self._hosted = Hosted(app, journal, drain)
+        self._admission = entrance.admission(
+            partial(self._refusals.http_refused, call="asgi"), guarded=guarded
+        )
+        self._hosted = Hosted(app, journal, drain, counted)
 
     def __repr__(self) -> str:
         return f"<AsgiApp of {self._app.name} at {self._path}>"
@@ -163,12 +170,12 @@ class AsgiApp:
         path = _path(scope)
         if scope["method"] not in ("GET", "HEAD"):
             await _respond(send, 405, "the method is GET\n", {"Allow": "GET, HEAD"})
-        elif path == "/livez":
+        elif path == LIVE:
             failed = self._hosted.stage is Stage.FAILED
-            await _respond(send, *_health(self._hosted.trouble if failed else ""))
-        elif path == "/readyz":
+            await _send_page(send, health(self._hosted.trouble if failed else ""))
+        elif path == READY:
             await self._hosted.begin()
-            await _respond(send, *_health(self._hosted.trouble))
+            await _send_page(send, health(self._hosted.trouble))
         else:
             request = Request(_target(scope), _headers(scope, opening=False))
             response = self._admission.answer(self._admission.protocol(_SILENT), request)
@@ -178,7 +185,8 @@ class AsgiApp:
                 )
                 await _respond(send, 501, "this server does not serve WebSockets\n")
                 return
-            await _respond(send, response.status_code, response.body)
+            kind = response.headers.get("Content-Type", PLAIN_TEXT)
+            await _respond(send, response.status_code, response.body, {"Content-Type": kind})
 
 
 class AsgiSocket:
@@ -240,9 +248,9 @@ def _is_local(scope: Scope) -> bool:
     return not client or not client[0] or is_loopback(client[0])
 
 
-def _health(trouble: str) -> tuple[int, str]:
-    """Return the status and the text that answer a health check."""
-    return (503, f"{trouble}\n") if trouble else (200, "ok\n")
+async def _send_page(send: Send, page: Page) -> None:
+    """Send a page as the response to a request."""
+    await _respond(send, page.status, page.body, {"Content-Type": page.content_type})
 
 
 async def _deny(scope: Scope, send: Send, status: int, body: str | bytes | bytearray) -> None:

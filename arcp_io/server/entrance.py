@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from arcp_io.drivers.sockets import bracketed, is_loopback
-from arcp_io.drivers.ws_admission import LOOPBACK_HOSTS, Admission
+from arcp_io.drivers.sockets import (
+    bracketed,
+    inherited_listener,
+    is_loopback,
+    is_private,
+    open_listeners,
+    open_unix_listener,
+)
+from arcp_io.drivers.ws_admission import LOOPBACK_HOSTS, NO_PAGES, Admission, Pages
 
 
 class Entrance(NamedTuple):
@@ -20,24 +28,66 @@ class Entrance(NamedTuple):
     allow_plain: bool
     origins: Sequence[str]
     hosts: Sequence[str] | None
+    uds: str | None = None
+    """The path of a socket of Unix, in place of host and port."""
+    fds: Sequence[int] = ()
+    """The file descriptors of listening sockets, in place of host and port."""
+    metrics: bool = False
+    """Whether metrics are counted and shown."""
+    metrics_address: tuple[str, int] | None = None
+    """Where metrics are shown; None: at `/metrics` beside the WebSocket."""
 
     def check(self) -> None:
         """Check where clients connect; raises ValueError if tokens would be readable on the network."""
-        if self.ssl_context is None and not self.allow_plain and not is_loopback(self.host):
-            raise ValueError(
-                f"tokens would cross the network to {self.host} in clear text:"
-                " give an ssl_context or allow_plain=True"
-            )
+        if self.uds is not None and self.fds:
+            raise ValueError("give uds or fd, not both")
+        elsewhere = self.uds is not None or bool(self.fds)
+        if not (elsewhere or self.ssl_context or self.allow_plain or is_loopback(self.host)):
+            raise ValueError(_clear(self.host))
         if not self.path.startswith("/"):
             raise ValueError(f"the path {self.path!r} does not begin with a slash")
+
+    async def open(self) -> list[socket.socket]:
+        """Return the listening sockets.
+
+        Raises OSError, and ValueError if one that was inherited would show tokens to the network.
+        """
+        if self.uds is not None:
+            return [open_unix_listener(self.uds)]
+        if not self.fds:
+            return await open_listeners(self.host, self.port)
+        listeners = [inherited_listener(descriptor) for descriptor in self.fds]
+        for listener in listeners:
+            if not (is_private(listener) or self.ssl_context or self.allow_plain):
+                name = listener.getsockname()[0]
+                for one in listeners:
+                    one.close()
+                raise ValueError(_clear(name))
+        return listeners
+
+    def address(self, listeners: Sequence[socket.socket]) -> tuple[str, int, str]:
+        """Return the host, the port and the URL of listening sockets; a socket of Unix has no port."""
+        first = listeners[0]
+        if first.family == socket.AF_UNIX:
+            path = first.getsockname()
+            return "", 0, f"unix:{path.decode() if isinstance(path, bytes) else path}"
+        found, port = first.getsockname()[:2]
+        host = found if self.fds else self.host
+        return (
+            host,
+            port,
+            f"{'ws' if self.ssl_context is None else 'wss'}://{bracketed(host)}:{port}{self.path}",
+        )
 
     def admission(
         self,
         refused: Callable[[int, str], object],
         health: Callable[[], str] | None = None,
         fault: Callable[[str], str] | None = None,
+        pages: Pages = NO_PAGES,
+        guarded: Pages = NO_PAGES,
     ) -> Admission:
-        """Return the rules for HTTP requests; `refused`, `health` and `fault` are those of `Admission`."""
+        """Return the rules for HTTP requests; the arguments are those of `Admission`."""
         hosts = (*LOOPBACK_HOSTS, bracketed(self.host)) if self.hosts is None else self.hosts
         return Admission(
             path=self.path,
@@ -46,4 +96,10 @@ class Entrance(NamedTuple):
             refused=refused,
             health=health,
             fault=fault,
+            pages=pages,
+            guarded=guarded,
         )
+
+
+def _clear(host: str) -> str:
+    return f"tokens would cross the network to {host} in clear text: give an ssl_context or allow_plain=True"

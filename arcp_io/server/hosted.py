@@ -19,12 +19,16 @@ import anyio
 from arcp_io.drivers.loop import identity, spawn
 from arcp_io.journal import JournalInUse
 
-from .server import Server, open_server, warn_of_app
+from .server import Server, open_server
+from .setting_warnings import warn_of_app
+from .shared import NOTHING_SHARED, Shared
 from .workers import SoleWorker
 
 if TYPE_CHECKING:
     from arcp_io.app import App
     from arcp_io.journal import Journal
+
+    from .metrics import Metrics
 
 logger = logging.getLogger("arcp_io")
 
@@ -67,10 +71,13 @@ class Stage(Enum):
 class Hosted:
     """The runtime of an App inside another program; `stage` says what it does."""
 
-    def __init__(self, app: App, journal: Journal | None, drain: float) -> None:
+    def __init__(
+        self, app: App, journal: Journal | None, drain: float, metrics: Metrics | None = None
+    ) -> None:
         """Serve an App with a journal; running jobs get `drain` seconds at the end of a lifespan."""
         self.stage = Stage.IDLE
         self._app = app
+        self._shared = NOTHING_SHARED if metrics is None else Shared(metrics=metrics)
         self._journal = journal
         self._drain = drain
         self._loop: object = None
@@ -181,7 +188,7 @@ class Hosted:
         """Serve until `_stopped` is set."""
         try:
             with SoleWorker(SEVERAL % self._app.name):
-                async with open_server(self._app, self._drain, self._journal) as server:
+                async with open_server(self._app, self._drain, self._journal, shared=self._shared) as server:
                     warn_of_app(self._app)
                     self._server, self.stage = server, Stage.SERVING
                     self._started.set()

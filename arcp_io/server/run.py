@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from arcp_proto import Counts
 
     from .server import ServesNode
+    from .service import Service
 
 
 logger = logging.getLogger("arcp_io")
@@ -43,6 +44,10 @@ def run(
     hosts: Sequence[str] | None = None,
     journal: Journal | Any = None,
     node: ServesNode[Any, Running] | None = None,
+    uds: str | None = None,
+    fd: int | Sequence[int] = (),
+    metrics: bool = False,
+    metrics_address: tuple[str, int] | None = None,
 ) -> None:
     """Serve an App over WebSocket, or with `stdio` one connection on the process's standard streams.
 
@@ -50,7 +55,11 @@ def run(
     SIGTERM lets running jobs finish for `drain` seconds, a second one stops them at once. With a `node`, and
     its store as `journal`, the App is served together with other nodes, as by `serve`: new jobs are kept for
     the next owner meanwhile, and a second signal releases all shards at once. The soft limit on
-    open files is raised to the hard one. Raises ValueError for an invalid App and for files without
+    open files is raised to the hard one. `uds`, `fd`, `metrics` and `metrics_address` are those of `serve`.
+    A service manager that has set NOTIFY_SOCKET is told when the App is served and when it stops, and gets
+    the signs of life that WATCHDOG_USEC asks for.
+
+    Raises ValueError for an invalid App and for files without
     certificate and key, OSError when it cannot listen, and JournalError for a journal that cannot be used or
     has failed.
     """
@@ -67,19 +76,11 @@ def run(
     else:
         from .server import serve
 
-        server = partial(
-            serve,
-            app,
-            host=host,
-            port=port,
-            path=path,
-            ssl_context=ssl_context,
-            allow_plain=allow_plain,
-            origins=origins,
-            hosts=hosts,
-            journal=journal,
-            node=node,
-        )
+        where: dict[str, Any] = {"host": host, "port": port, "path": path, "uds": uds, "fd": fd}
+        admitted: dict[str, Any] = {"allow_plain": allow_plain, "origins": origins, "hosts": hosts}
+        shown: dict[str, Any] = {"metrics": metrics, "metrics_address": metrics_address}
+        kept: dict[str, Any] = {"journal": journal, "node": node}
+        server = partial(serve, app, ssl_context=ssl_context, **where, **admitted, **shown, **kept)
         serving = partial(serve_until_signal, server, drain)
     anyio.run(serving, backend=loop)
 
@@ -135,10 +136,15 @@ async def _until_ended(
     """
     import anyio
 
+    from .service import Service
+
+    service = Service()
     async with anyio.create_task_group() as tasks:
-        await tasks.start(_obey_signals, server, drain)
+        await tasks.start(_obey_signals, server, drain, service)
         if begun:
             print(begun, file=sys.stderr, flush=True)
+        service.ready(begun)
+        tasks.start_soon(service.keep_alive)
         try:
             await wait()
             await server.shut_down(drain)
@@ -149,7 +155,9 @@ async def _until_ended(
         tasks.cancel_scope.cancel()
 
 
-async def _obey_signals(server: Running, drain: float, *, task_status: TaskStatus[None]) -> None:
+async def _obey_signals(
+    server: Running, drain: float, service: Service, *, task_status: TaskStatus[None]
+) -> None:
     import signal
 
     import anyio
@@ -158,6 +166,7 @@ async def _obey_signals(server: Running, drain: float, *, task_status: TaskStatu
         task_status.started()
         async with anyio.create_task_group() as tasks:
             async for number in signals:
+                service.stopping("shutting down")
                 _tell_drain(server, drain, by_ctrl_c=number == signal.SIGINT)
                 tasks.start_soon(server.shut_down, drain)
                 drain = 0.0

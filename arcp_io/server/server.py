@@ -6,7 +6,7 @@ import logging
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
@@ -15,10 +15,10 @@ import anyio
 import msgspec
 
 from arcp_io.agents.host import AgentHost, HoldReason
-from arcp_io.agents.threads import Threads, call_in_thread
+from arcp_io.agents.threads import call_in_thread
 from arcp_io.drivers.clock import Clock
 from arcp_io.drivers.descriptors import descriptors, early_of, room_of
-from arcp_io.drivers.door import Door, GuardedPump
+from arcp_io.drivers.door import GuardedPump
 from arcp_io.drivers.journal_writer import Keeper
 from arcp_io.drivers.loop import Listening, Loop, open_loop
 from arcp_io.drivers.message_transport import MessageSocket, MessageTransport
@@ -58,12 +58,16 @@ from . import activity_log
 from .audit_log import Auditor
 from .auth import Verified
 from .entrance import Entrance
+from .front import Front
 from .readers import Readers
+from .setting_warnings import warn_of_settings
+from .shared import NOTHING_SHARED, Shared
 
 if TYPE_CHECKING:
     from arcp_io.app import App
     from arcp_io.journal import Journal
-    from arcp_io.placing.link_listener import LinkListener
+
+    from .metrics import Metrics
 
 logger = logging.getLogger("arcp_io")
 
@@ -78,33 +82,6 @@ VOLATILE: Final = (
     "%s issues no credentials, and refuses jobs whose leases name models: without a journal they stay valid"
     " after a crash; give a journal, or App(volatile_credentials=True) for tests"
 )
-PLAIN: Final = (
-    "%s issues no credentials at %s, and refuses jobs whose leases name models: a plain connection shows them"
-    " to the network; give an ssl_context, or on loopback App(secure_loopback=True)"
-)
-
-
-class Shared(msgspec.Struct, frozen=True):
-    """The things that many servers of one process share."""
-
-    door: Door | None = None
-    """The door behind which the servers act; None: they act in any case."""
-    threads: Threads | None = None
-    """The threads for blocking agents; None: each server has its own."""
-    auditor: Auditor | None = None
-    """The one that takes the facts for an audit, and is closed by others; None: each server has its own."""
-    heartbeat: int | None = None
-    """The seconds between heartbeats, unless the App states them; None: the runtime's own default."""
-    links: LinkListener | None = None
-    """The listener for the workers of placed agents; None: each server has its own."""
-    observers: dict[str, dict[str, str]] | None = None
-    """The rights to jobs of others in the same tenant; None: those of the App."""
-    guests: dict[str, dict[str, dict[str, str]]] | None = None
-    """The rights of guests, principal -> tenant -> owner -> right; None: none."""
-
-
-NOTHING_SHARED: Final = Shared()
-"""For a server that is the only one of its process."""
 
 
 class Server:
@@ -139,6 +116,9 @@ class Server:
         self._closes_auditor = shared.auditor is None
         self.refusals = activity_log.Refusals(clock.now)
         self._readers = Readers(runtime, self.pump)
+        self._metrics = shared.metrics
+        if self._metrics is not None:
+            self._metrics.watch(self, keeper)
         provisioner = app.provisioner or NoProvisioner()
         self._provisioning = Provisioning(
             provisioner, runtime, self.pump, loop, 0.9 * app.limits.issue_timeout_sec
@@ -151,7 +131,9 @@ class Server:
         self._room = room_of(self._files)
         """Connections for which there are file descriptors, without those that agents need."""
         self._listening: list[Listening] = []
-        self._shutting_down = False
+        self.shutting_down = False
+        self.at_end: list[Callable[[], object]] = []
+        """Called when the runtime has ended, or is stopped."""
         self._connection_ended = loop.event()
         self._ended = loop.event()
 
@@ -234,13 +216,18 @@ class Server:
             if isinstance(event, RuntimeEnded):
                 self._ended.set()
                 self._readers.end()
+                self._close_front()
             elif isinstance(event, ConnectionEnded):
                 self._connection_ended.set()
             elif isinstance(event, Audit):
                 self._auditor.happened(event)
                 self.refusals.happened(event)
+                if self._metrics is not None:
+                    self._metrics.audited(event)
             elif isinstance(event, Noted):
                 activity_log.log(event)
+                if self._metrics is not None:
+                    self._metrics.noted(event)
             elif isinstance(event, (EventsRead, RequestRefused)):
                 self._readers.happened(event)
             self._agents.happened(event)
@@ -253,7 +240,7 @@ class Server:
         """Accept WebSockets on every address of a host; raises OSError."""
         listeners = await open_listeners(host, port)
         self.secure = context is not None or (self._secure_loopback and is_loopback(host))
-        accepted = partial(self._accepted, admission, self.secure)
+        accepted = partial(self.accepted, admission, self.secure)
         for listener in listeners:
             self._listening.append(await self.loop.listen(listener, context, accepted))
         self.host = host
@@ -319,7 +306,7 @@ class Server:
 
     def refusal(self) -> tuple[CloseCode, str] | None:
         """Return why a new connection is refused: the code and the reason of its close; None if it is not."""
-        if self._shutting_down:
+        if self.shutting_down:
             return CloseCode.SERVICE_RESTART, "the runtime is shutting down"
         if self.runtime.connection_count >= self._room:
             self.refusals.full(self._room)
@@ -338,6 +325,9 @@ class Server:
     async def abort(self) -> int:
         """Stop everything at once and return how many agents do not stop; harmless after the end."""
         self._stop_listening()
+        self._close_front()
+        if self._metrics is not None:
+            self._metrics.forget(self)
         self.pump.stop()
         self._readers.end()
         try:
@@ -349,7 +339,8 @@ class Server:
                 if self._closes_auditor and self._auditor.writes:
                     await call_in_thread(self._auditor.close, name="arcp-io audit closing")
 
-    def _accepted(self, admission: Admission, secure: bool, stream: ByteStream, peer: str) -> StreamTransport:
+    def accepted(self, admission: Admission, secure: bool, stream: ByteStream, peer: str) -> StreamTransport:
+        """Serve a fresh stream that a listening socket has accepted."""
         refusal = self.refusal()
         connection = self.connect(Framing.MESSAGES, secure=secure, peer=peer)
         codec = ServerCodec(admission, limit=connection.message_limit)
@@ -360,8 +351,13 @@ class Server:
         self.pump.run()
         return transport
 
+    def _close_front(self) -> None:
+        closers, self.at_end = self.at_end, []
+        for close in closers:
+            close()
+
     def _stop_listening(self) -> None:
-        self._shutting_down = True
+        self.shutting_down = True
         for listening in self._listening:
             listening.close()
 
@@ -387,6 +383,10 @@ def serve(
     drain: float = ...,
     journal: Journal | None = ...,
     node: None = ...,
+    uds: str | None = ...,
+    fd: int | Sequence[int] = ...,
+    metrics: bool = ...,
+    metrics_address: tuple[str, int] | None = ...,
 ) -> AbstractAsyncContextManager[Server]: ...
 
 
@@ -404,6 +404,10 @@ def serve(
     drain: float = ...,
     journal: S,
     node: ServesNode[S, R],
+    uds: str | None = ...,
+    fd: int | Sequence[int] = ...,
+    metrics: bool = ...,
+    metrics_address: tuple[str, int] | None = ...,
 ) -> AbstractAsyncContextManager[R]: ...
 
 
@@ -420,6 +424,10 @@ def serve(
     drain: float = 0.0,
     journal: Any = None,
     node: ServesNode[Any, Any] | None = None,
+    uds: str | None = None,
+    fd: int | Sequence[int] = (),
+    metrics: bool = False,
+    metrics_address: tuple[str, int] | None = None,
 ) -> AbstractAsyncContextManager[Any]:
     """Serve an App over WebSocket until the block is left: `async with serve(app) as server`.
 
@@ -430,10 +438,20 @@ def serve(
     PostgresStore as `journal` and a Node of `arcp_io.cluster` as `node` the App is served together with other
     nodes over that store, and the block gets a NodeServer.
 
+    In place of `host` and `port`, `uds` is the path of a socket of Unix, and `fd` the file descriptors of
+    sockets that listen already. `/livez` and `/readyz` answer health checks; `/readyz` is 503 with the reason
+    while the journal is read and while the runtime shuts down. With `metrics` (extra `metrics`) `/metrics`
+    has figures for Prometheus, for admitted hosts, or at a `metrics_address` of its own, (host, port), for
+    all that reach it.
+
     Raises OSError when it cannot listen, ValueError for invalid arguments, and JournalError for a journal
     that cannot be used; when the journal fails later, the server stops and JournalFailed is raised.
     """
-    entrance = Entrance(host, port, path, ssl_context, allow_plain, origins, hosts)
+    fds = (fd,) if isinstance(fd, int) else tuple(fd)
+    entrance = Entrance(host, port, path, ssl_context, allow_plain, origins, hosts, uds, fds)
+    entrance = entrance._replace(
+        metrics=metrics or metrics_address is not None, metrics_address=metrics_address
+    )
     if node is None:
         return _serve_alone(app, journal, entrance, drain)
     return node.serve(app, journal, entrance, drain)
@@ -446,31 +464,12 @@ async def _serve_alone(
     if journal is not None and not hasattr(journal, "append"):
         raise ValueError(f"{journal!r} is not a journal: a store is served by serve(node=Node())")
     entrance.check()
-    async with open_server(app, drain, journal) as server:
-        admission = entrance.admission(server.refusals.http_refused)
-        await server.listen(entrance.host, entrance.port, entrance.path, entrance.ssl_context, admission)
+    metrics = open_metrics(app, entrance)
+    shared = NOTHING_SHARED if metrics is None else Shared(metrics=metrics)
+    front = Front(entrance, secure_loopback=app.secure_loopback, metrics=metrics)
+    async with open_server(app, drain, journal, shared=shared, front=front) as server:
         warn_of_settings(app, server.url, secure=server.secure)
         yield server
-
-
-def warn_of_settings(app: App, url: str, *, secure: bool) -> None:
-    """Log a warning for each setting of an App, served at a URL, that is not for production."""
-    if app.provisioner is not None and not secure:
-        logger.warning(PLAIN, app.name, url)
-    warn_of_app(app)
-
-
-def warn_of_app(app: App) -> None:
-    """Log a warning for each setting of an App that is not for production, wherever it is served."""
-    if not app.ceilings:
-        logger.warning("%s grants every lease that is requested: App(ceilings=...) bounds leases", app.name)
-    warn_of_debug(app)
-
-
-def warn_of_debug(app: App) -> None:
-    """Log a warning if an App is in debug mode."""
-    if app.debug:
-        logger.warning("%s is in debug mode: clients get the text of agents' exceptions", app.name)
 
 
 async def serve_stdio(app: App, *, drain: float = 0.0, journal: Journal | None = None) -> None:
@@ -492,8 +491,11 @@ async def open_server(
     *,
     shared: Shared = NOTHING_SHARED,
     label: str = "",
+    front: Front | None = None,
 ) -> AsyncIterator[Server]:
-    """Yield a server that does not listen yet. Leaving the block shuts it down; at once when cancelled.
+    """Yield a server that listens at its `front`, if there is one.
+
+    Leaving the block shuts it down; at once when cancelled.
 
     A `label` begins the resume tokens of the server, so that they tell its own from those of others.
     When another process has taken its journal over, Fenced is raised; other servers go on.
@@ -501,7 +503,7 @@ async def open_server(
     if app.provisioner is not None and journal is None and not app.volatile_credentials:
         logger.warning(VOLATILE, app.name)
     async with open_loop() as loop:
-        server = await _made(app, loop, journal, shared, label)
+        server = await _begun(app, loop, journal, shared, label, front)
         try:
             server.pump.run()
             yield server
@@ -527,11 +529,38 @@ def runtime_config(app: App, label: str = "", heartbeat: int | None = None) -> R
     return msgspec.structs.replace(config, notices=activity_log.wanted(), limits=limits, label=label)
 
 
+async def _begun(
+    app: App, loop: Loop, journal: Journal | None, shared: Shared, label: str, front: Front | None
+) -> Server:
+    """Return a server that takes connections at its front, which answers while the journal is read."""
+    if front is None:
+        return await _made(app, loop, journal, shared, label)
+    try:
+        await front.open(loop)
+        server = await _made(app, loop, journal, shared, label)
+        front.serve(server)
+        return server
+    except BaseException:
+        front.close()
+        raise
+
+
+def open_metrics(app: App, entrance: Entrance) -> Metrics | None:
+    """Return the metrics of a process that serves an App, if they are asked for."""
+    if not entrance.metrics:
+        return None
+    from .metrics import Metrics
+
+    return Metrics(app)
+
+
 async def _made(app: App, loop: Loop, journal: Journal | None, shared: Shared, label: str) -> Server:
     """Return a server with a new runtime, or with the one that its journal holds."""
     clock, config = Clock(), runtime_config(app, label, shared.heartbeat)
     if shared.observers is not None:
         config = msgspec.structs.replace(config, observers=shared.observers, guests=shared.guests or {})
+    if shared.metrics is not None:
+        config = msgspec.structs.replace(config, notices=True)
     seed, now, unix = os.urandom(32), clock.now(), clock.unix()
     if journal is None:
         return Server(app, loop, clock, Runtime(config, seed=seed, now=now, unix=unix), shared=shared)

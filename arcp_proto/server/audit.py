@@ -63,7 +63,7 @@ def note(state: RuntimeState, what: str, principal: str, **facts: Any) -> None:
 
 NOTICES: Final[Mapping[str, tuple[str, ...]]] = {
     "session_opened": ("session_id", "peer"),
-    "session_resumed": ("session_id", "peer"),
+    "session_resumed": ("session_id", "peer", "events"),
     "session_detached": ("session_id", "resume_window_sec"),
     "session_ended": ("session_id",),
     "job_started": ("job_id", "agent", "attempt"),
@@ -71,8 +71,9 @@ NOTICES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The fields of `Noted.facts`, by the name of the notice.
 
-`peer` is the label of the connection, `agent` is name or name@version, `code` is empty on success. A detached
-session ends after `resume_window_sec` seconds unless it is resumed (§6.3).
+`events` are those that are sent again. `peer` is the label of the connection, `agent` is name or
+name@version, `code` is empty on success. A detached session ends after `resume_window_sec` seconds unless it
+is resumed (§6.3).
 """
 
 

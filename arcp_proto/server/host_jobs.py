@@ -20,6 +20,7 @@ from arcp_proto.wire.messages import Lease
 from arcp_proto.wire.reading import JobDescription, read_events
 
 from .audit import note
+from .gauges import Gauges, gauges
 from .jobs import completion
 from .jobs.description import describe
 from .jobs.stage import AgentStage
@@ -89,6 +90,10 @@ class HostJobs:
         """
         jobs = self._state.jobs if finished else self._state.unfinished
         return [_info(job) for job in sorted(jobs.values(), key=_number)]
+
+    def gauges(self) -> Gauges:
+        """Return the numbers that an operator watches. Changes nothing. It looks at every session and job."""
+        return gauges(self._state)
 
     def describe(self, job_id: JobId) -> JobDescription | None:
         """Return one look at a job of any principal; None for a job that is not kept. Changes nothing."""

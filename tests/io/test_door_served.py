@@ -20,7 +20,8 @@ from arcp_io.drivers.door import Door, since_boot
 from arcp_io.drivers.ws_admission import Admission
 from arcp_io.journal import Fenced, MemoryJournal
 from arcp_io.journal.protocol import Durable, Failed
-from arcp_io.server.server import Server, Shared, open_server
+from arcp_io.server.server import Server, open_server
+from arcp_io.server.shared import Shared
 from arcp_proto.ids import SECOND
 from tests.io import isolated
 from tests.io.apps import Counters, make_app

@@ -312,7 +312,8 @@ def _resume(state: RuntimeState, pending: Pending, resume: messages.Resume, prin
     if session.guest:
         guests.note_admitted(state, session, connection)
     state.hold_back(session, cursor)
-    notice(state, "session_resumed", principal, session_id=session.id, peer=connection.peer)
+    again = log.last - cursor
+    notice(state, "session_resumed", principal, session_id=session.id, peer=connection.peer, events=again)
     for reply in session.replies if resume.replies else ():
         responses.send(state, connection, reply, state.jobs.get(reply.job_id))
     back_pressure.pause_jobs(state, session)

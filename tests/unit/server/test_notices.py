@@ -54,7 +54,7 @@ def test_notices_tell_the_life_of_sessions_and_jobs() -> None:
         ("job_ended", "alice", {**echo, "final_status": "success", "code": ""}),
         ("job_ended", "alice", {**plain, "final_status": "timed_out", "code": "TIMEOUT"}),
         detached,
-        ("session_resumed", "alice", peer),
+        ("session_resumed", "alice", {**peer, "events": 0}),
         detached,
         ("session_ended", "alice", {"session_id": session_id}),
     ]
