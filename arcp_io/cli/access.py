@@ -24,7 +24,7 @@ MOST_TOKEN_BYTES: Final = 64 * 1024
 def _load_profile(context: typer.Context, name: str | None) -> str | None:
     """Make the settings of the profile the defaults of the other options."""
     if not context.resilient_parsing:
-        with checked("--profile"):
+        with checked("--profile" if name is not None else "the configuration"):
             profile = read_profile(name)
         context.default_map = dict(profile.settings)
         context.obj = profile

@@ -60,6 +60,8 @@ def cancel(
         ending: Ending = access.run(Following(server, Cancellation(job_id=job_id, reason=reason), None).run)
     if ending.final_status == JobStatus.CANCELLED:
         ending = replace(ending, exit=Exit.NOT_STOPPED if ending.not_stopped else Exit.SUCCESS)
+    elif ending.final_status == JobStatus.SUCCESS:
+        ending = replace(ending, exit=Exit.SUCCESS, error=None)
     if as_json:
         show(ending, as_json=True)
     error = ending.error or {}

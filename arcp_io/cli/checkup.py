@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
-import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -26,6 +24,7 @@ from arcp_io.client.store import MemoryStore
 from arcp_io.errors import ArcpError, Unauthenticated
 from arcp_proto import ClientConfig
 
+from .error_text import reason_of
 from .exit_codes import Exit
 from .job_request import Server
 from .ping import round_trip_ms
@@ -132,7 +131,7 @@ class Checkup:
                 stream = await self._in_time(anyio.connect_tcp(address, self._port))
                 await stream.aclose()
             except OSError as error:
-                faults.append(f"{address} port {self._port}: {_reason_of(error.__cause__ or error)}")
+                faults.append(f"{address} port {self._port}: {reason_of(error.__cause__ or error)}")
             else:
                 works.append(f"{address} port {self._port}, {_ms(begun)}")
         if not works:
@@ -160,7 +159,7 @@ class Checkup:
             await self._failed("tls", f"certificate verify failed: {error.verify_message}", _of_tls(error))
         except OSError as error:
             await self._failed(
-                "tls", _reason_of(error), "if the runtime does not use TLS, its address begins with ws://"
+                "tls", reason_of(error), "if the runtime does not use TLS, its address begins with ws://"
             )
         async with stream:
             version = stream.extra(TLSAttribute.tls_version, "TLS")
@@ -181,7 +180,7 @@ class Checkup:
         except (OSError, WebSocketException) as error:
             await self._failed(
                 "websocket",
-                f"the answer to the opening request is not that of a WebSocket: {_reason_of(error)}",
+                f"the answer to the opening request is not that of a WebSocket: {reason_of(error)}",
                 "if the runtime uses TLS, its address begins with wss://; else another program listens there",
             )
         self._date = answer.headers.get("Date", "")
@@ -200,7 +199,7 @@ class Checkup:
         try:
             answer = await self._in_time(self._opened(self._origin))
         except (OSError, WebSocketException) as error:
-            said = _reason_of(error)
+            said = reason_of(error)
         else:
             said = f"HTTP {answer.status_code}"
             if answer.status_code == 101:
@@ -241,7 +240,7 @@ class Checkup:
                 advice = f"the runtime does not accept the token of {self._server.token_from}: get a new one"
             await self._failed("token", f"{error.code} {error.message}", advice, Exit.UNAUTHENTICATED)
         except (ArcpError, OSError) as error:
-            await self._failed("token", _reason_of(error), "see the log of the runtime", Exit.ERROR)
+            await self._failed("token", reason_of(error), "see the log of the runtime", Exit.ERROR)
         whose = "accepted" if self._server.token is not None else "none given, and none needed"
         await self._ok("token", f"{whose}, {_ms(begun)}")
 
@@ -275,7 +274,7 @@ class Checkup:
             again = await self._in_time(self._in_session(_close))
         except (ArcpError, OSError) as error:
             self._fail_with(Exit.ERROR)
-            await self._tell(Finding("resume", "failed", _reason_of(error), advice))
+            await self._tell(Finding("resume", "failed", reason_of(error), advice))
             return
         if again == self._seen.session_id:
             await self._ok("resume", f"a dropped session went on; it is kept for {self._seen.window_sec} s")
@@ -427,15 +426,6 @@ def _of_tls(error: ssl.SSLCertVerificationError) -> str:
 def _days_left(certificate: Mapping[str, Any]) -> int | None:
     ends = certificate.get("notAfter")
     return None if ends is None else int((ssl.cert_time_to_seconds(ends) - time.time()) // 86400)
-
-
-def _reason_of(error: BaseException) -> str:
-    if isinstance(error, ArcpError):
-        return f"{error.code} {error.message}"
-    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError | socket.gaierror) and error.errno:
-        return os.strerror(error.errno)
-    strerror = error.strerror if isinstance(error, OSError) else None
-    return strerror or str(error) or type(error).__name__
 
 
 def _is_address(host: str) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import socket
 import ssl
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -47,7 +50,7 @@ def failure_of(
         case TooLarge():
             return Exit.OUTPUT, {"code": "RESULT_TOO_LARGE", "message": str(error)}
         case OSError():
-            message = f"cannot reach {server.url}: {_reason(error)}"
+            message = f"cannot reach {server.url}: {_reason(error)}{_doctor(error, server)}"
             return Exit.CONNECTION, {"code": "NOT_CONNECTED", "message": message}
         case LocalProtocolError() | StoreInUse() | ValueError():
             return Exit.USAGE, {"code": "INVALID_REQUEST", "message": str(error)}
@@ -73,7 +76,35 @@ def _reason(error: OSError) -> str:
             f"certificate verify failed: {error.verify_message}; if the runtime has a certificate of an"
             " authority of your own, give its certificate with --cafile FILE, or set SSL_CERT_FILE"
         )
-    return error.strerror or str(error) or type(error).__name__
+    return reason_of(error)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the words for an error: those of the system if it has a number of the system."""
+    if isinstance(error, ArcpError):
+        return f"{error.code} {error.message}"
+    if isinstance(error, OSError):
+        causes = _causes(error)
+        if causes and type(error) is OSError and not error.errno:
+            return ", ".join(dict.fromkeys(map(reason_of, causes)))
+        if error.errno and not isinstance(error, ssl.SSLError | socket.gaierror):
+            return os.strerror(error.errno)
+        return error.strerror or str(error) or type(error).__name__
+    return str(error) or type(error).__name__
+
+
+def _causes(error: OSError) -> list[OSError]:
+    """Return the errors of the attempts, if an error stands for those of several attempts to connect."""
+    cause = error.__cause__
+    found = cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause,)
+    return [one for one in found if isinstance(one, OSError)]
+
+
+def _doctor(error: OSError, server: Server) -> str:
+    """Return how to look for the cause, unless the reason names the remedy."""
+    if server.ends_with_us or isinstance(error, ssl.SSLCertVerificationError):
+        return ""
+    return f"; 'arcp-io doctor {shlex.quote(server.url)}' checks each step"
 
 
 def _hint(error: ArcpError, server: Server, agents: Sequence[AgentEntry]) -> str:

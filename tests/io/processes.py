@@ -219,9 +219,9 @@ class Served:
     def submitting(self, *words: str) -> Child:
         return self.running("submit", self.url, *words)
 
-    def running(self, *words: str) -> Child:
+    def running(self, *words: str, cwd: Path | None = None, **more: str) -> Child:
         """Start a command of a client, and return without waiting for its end."""
-        return Child(*words, stdout=subprocess.PIPE, env=self._variables("s3cret"))
+        return Child(*words, stdout=subprocess.PIPE, env=self._variables("s3cret", **more), cwd=cwd)
 
     def _variables(self, token: str, **more: str) -> dict[str, str]:
         state, config = str(self.directory / "state"), str(self.directory / "config")

@@ -98,6 +98,16 @@ def test_a_job_that_was_left_is_cancelled(served: Served) -> None:
     assert [job["status"] for job in listed(served)] == ["cancelled"]
 
 
+def test_a_job_that_has_ended_is_not_cancelled_and_the_exit_code_says_how(served: Served) -> None:
+    for agent, status, code in (("echo", "success", 0), ("broken", "error", 1)):
+        assert served.submit(agent).returncode == code
+        (job_id, *_) = (job["job_id"] for job in listed(served))
+        done = served.run("cancel", job_id, "--url", served.url)
+        assert (done.returncode, done.stdout, done.stderr) == (code, f"job {job_id} {status}\n", "")
+        told = json.loads(served.run("cancel", job_id, "--url", served.url, "--json").stdout)
+        assert (told["final_status"], "error" in told) == (status, code == 1)
+
+
 def test_a_job_of_another_session_is_not_cancelled(served: Served) -> None:
     with served.submitting("wait", "--no-store") as submitting:
         submitting.read_until("waiting")
