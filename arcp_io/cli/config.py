@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from .access import Access
 from .option_groups import grouped
 from .options import Json, Keeping, Url
 from .output import print_out
-from .printable import one_line
+from .printable import HIDDEN, one_line, shown_url
 from .profiles import config_file, profile_names
-
-HIDDEN = "(not shown)"
-"""The text in place of a secret."""
 
 
 @grouped
@@ -66,7 +62,7 @@ def _settings(access: Access, keeping: Keeping, url: str | None) -> list[dict[st
     from_file = profile is not None and access.profile is None
     values: dict[str, Any] = {
         "profile": profile,
-        "url": None if url is None else _without_secret(url),
+        "url": None if url is None else shown_url(url, with_query=False),
         "token": HIDDEN if access.token else None,
         "token_file": access.token_file,
         "cafile": access.cafile,
@@ -76,14 +72,3 @@ def _settings(access: Access, keeping: Keeping, url: str | None) -> list[dict[st
     }
     told = {**origins, "profile": "file"} if from_file else origins
     return [{"name": name, "value": value, "from": told[name]} for name, value in values.items()]
-
-
-def _without_secret(url: str) -> str:
-    """Return an address without its password and query, which may hold secrets."""
-    try:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        return url
-    netloc = f"{HIDDEN}@{host}" if "@" in parts.netloc else host
-    return urlunsplit((parts.scheme, netloc, parts.path, HIDDEN if parts.query else "", ""))

@@ -7,7 +7,7 @@ import shlex
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from arcp_io.errors import (
     AgentNotAvailable,
@@ -24,6 +24,10 @@ from arcp_proto.leases import Namespace
 
 from .exit_codes import Exit
 from .output import OutputFailed, TooLarge
+from .printable import shown_url
+
+READING: Final = "does not offer x-vendor.arcp-io.reading"
+"""The end of the message of a request that only runtimes of arcp-io answer."""
 
 if TYPE_CHECKING:
     from arcp_proto import AgentEntry
@@ -50,10 +54,10 @@ def failure_of(
         case TooLarge():
             return Exit.OUTPUT, {"code": "RESULT_TOO_LARGE", "message": str(error)}
         case OSError():
-            message = f"cannot reach {server.url}: {_reason(error)}{_doctor(error, server)}"
+            message = f"cannot reach {shown_url(server.url)}: {_reason(error)}{_doctor(error, server)}"
             return Exit.CONNECTION, {"code": "NOT_CONNECTED", "message": message}
         case LocalProtocolError() | StoreInUse() | ValueError():
-            return Exit.USAGE, {"code": "INVALID_REQUEST", "message": str(error)}
+            return Exit.USAGE, {"code": "INVALID_REQUEST", "message": f"{error}{_other_ways(error)}"}
         case _:
             raise error
     description = described(error)
@@ -93,6 +97,13 @@ def reason_of(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def _other_ways(error: Exception) -> str:
+    """Return the commands that work with runtimes that do not offer describe and events."""
+    if not str(error).endswith(READING):
+        return ""
+    return ": 'arcp-io attach JOB' follows a job, and 'arcp-io jobs' lists them, also with other runtimes"
+
+
 def _causes(error: OSError) -> list[OSError]:
     """Return the errors of the attempts, if an error stands for those of several attempts to connect."""
     cause = error.__cause__
@@ -104,7 +115,9 @@ def _doctor(error: OSError, server: Server) -> str:
     """Return how to look for the cause, unless the reason names the remedy."""
     if server.ends_with_us or isinstance(error, ssl.SSLCertVerificationError):
         return ""
-    return f"; 'arcp-io doctor {shlex.quote(server.url)}' checks each step"
+    if shown_url(server.url) != server.url:
+        return "; to check each step: arcp-io doctor URL"
+    return f"; to check each step: arcp-io doctor {shlex.quote(server.url)}"
 
 
 def _hint(error: ArcpError, server: Server, agents: Sequence[AgentEntry]) -> str:

@@ -23,7 +23,7 @@ from .error_text import described, failure_of
 from .exit_codes import BY_STATUS, SUCCEEDED, Exit
 from .job_request import Attachment, Cancellation, Ending, Server, Submission
 from .output import COLLECTED, ResultOutput
-from .printable import one_line
+from .printable import one_line, shown_url
 from .view import View
 
 PATIENCE: Final = 3.0
@@ -199,7 +199,7 @@ class Following:
     async def _tell_slow_connection(self) -> None:
         await anyio.sleep(SLOW)
         if not self._connected and self._view is not None:
-            self._note(f"Connecting to {self._server.url} ...")
+            self._note(f"Connecting to {shown_url(self._server.url)} ...")
 
     async def _watch(self, session: Session) -> None:
         async for change in session.watch():

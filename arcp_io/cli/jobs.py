@@ -96,7 +96,7 @@ def jobs(
         ask(access, server, watching.run, as_json=as_json, reconnect=True)
     ask(access, server, listing.look, as_json=as_json)
     if as_json:
-        print_out(json.dumps({"jobs": msgspec.to_builtins(listing.found), "more": listing.more}))
+        print_out(json.dumps({"jobs": list(map(_record, listing.found)), "more": listing.more}))
     else:
         _print_table(listing)
 
@@ -156,7 +156,7 @@ class _Watching:
         for job_id, entry in reversed(found.items()):
             if self._seen.get(job_id) != entry:
                 if self._as_json:
-                    await write_line(json.dumps(msgspec.to_builtins(entry)))
+                    await write_line(json.dumps(_record(entry)))
                 else:
                     await write_line("  ".join(_cells(entry)))
         self._seen = found
@@ -198,6 +198,14 @@ def _lines(found: Sequence[JobEntry], columns: int | None) -> list[str]:
         told = "  ".join([*rest, row[-1].rjust(widths[-1])])
         lines.append(f"{row[0]}\n  {told}" if narrow else f"{job_id}  {told}")
     return lines
+
+
+def _record(entry: JobEntry) -> dict[str, Any]:
+    """Return a job as a record, without the values of the credentials that some runtimes list."""
+    told: dict[str, Any] = msgspec.to_builtins(entry)
+    for credential in told.get("credentials") or ():
+        credential.pop("value", None)
+    return told
 
 
 def _cells(entry: JobEntry) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ FIELDS: Final[Mapping[str, Printed]] = MappingProxyType(
                 **_JOB,
                 "submitted_at": "the same as created_at",
                 "last_event_seq": "the number of the last event, as other runtimes count it",
-                "credentials": "if the job has some: their ids and kinds, without values",
+                "credentials": "if the runtime lists them: each without its value",
                 "completed_at": "if it has ended: when",
                 "code": "if it has failed: the code of its error",
                 "error": ERROR,

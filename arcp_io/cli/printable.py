@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from typing import Final
+from urllib.parse import urlsplit, urlunsplit
 
 LONGEST: Final = 2000
+HIDDEN: Final = "(not shown)"
+"""The text in place of a secret."""
 
 _ESCAPE_SEQUENCE: Final = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # a control sequence, even an incomplete one
@@ -30,3 +33,18 @@ def printable(text: object, *, longest: int = LONGEST) -> str:
 def one_line(text: object, *, longest: int = LONGEST) -> str:
     """Return printable text on one line."""
     return " ".join(printable(text, longest=longest).split())
+
+
+def shown_url(url: str, *, with_query: bool = True) -> str:
+    """Return an address without the user and password in it, which proxies on the way may ask for.
+
+    Its query is the client's own, and a secret for others.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    before, _, host = parts.netloc.rpartition("@")
+    netloc = f"{HIDDEN}@{host}" if before else host
+    query = parts.query if with_query or not parts.query else HIDDEN
+    return urlunsplit((parts.scheme, netloc, parts.path, query, ""))

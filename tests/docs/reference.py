@@ -18,7 +18,7 @@ import msgspec
 from arcp_io import errors as exceptions
 from arcp_io.cli import commands as cli
 from arcp_io.cli.exit_codes import MEANINGS, Exit
-from arcp_io.cli.json_fields import FIELDS
+from arcp_io.cli.json_fields import ERROR, FIELDS
 from arcp_proto import Phase, errors, features, limits
 from arcp_proto.client import client as client_machine
 from arcp_proto.client.dispatch import HANDLERS as OF_CLIENT
@@ -328,12 +328,13 @@ def command_line() -> list[str]:
         "## JSON",
         "With `--json` a command prints one object, or one a line, on stdout, and nothing else; notes for"
         " people may still come on stderr. Fields are added in later releases, so ignore those that you do"
-        " not know. After a usage error the object has the field `error` alone.",
+        " not know. A command that fails prints the field `error`, alone unless it follows a job:"
+        f" {ERROR.partition(': ')[2]}.",
     ]
     for name, printed in FIELDS.items():
         told.append(f"### {name} --json")
         told.append("One object a line." if printed.lines else "One object.")
-        rows = [[f"`{field}`", meaning] for field, meaning in printed.fields.items()]
+        rows = [[f"`{field}`", meaning] for field, meaning in printed.fields.items() if field != "error"]
         told.append(table(["Field", "Meaning"], rows))
     return told
 

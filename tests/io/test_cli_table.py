@@ -20,6 +20,8 @@ from tests.unit.world import World
 ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 NOWHERE: Final = "postgresql://127.0.0.1:9/none"
 
+REFUSED: Final = "Connection refused; to check each step: arcp-io doctor ws://"
+
 
 class Case(NamedTuple):
     """A command that works, with words that it shows; and one that fails, with its exit code and words.
@@ -41,12 +43,28 @@ CASES: Final = {
     "attach": Case("JOB", '"echo": 7', "job_x", 1, "JOB_NOT_FOUND"),
     "cancel": Case("JOB", "success", "job_x", 1, "JOB_NOT_FOUND"),
     "jobs": Case(
-        "--limit 1", "echo@1.0.0", "ws://127.0.0.1:9/arcp", 5, "Connection refused; 'arcp-io doctor ws://"
+        "--limit 1",
+        "echo@1.0.0",
+        "ws://127.0.0.1:9/arcp",
+        5,
+        REFUSED,
     ),
     "describe": Case("JOB", "echo@1.0.0", "job_x", 1, "JOB_NOT_FOUND"),
     "events": Case("JOB", "hello", "job_x", 1, "JOB_NOT_FOUND"),
-    "agents": Case("", "stubborn", "ws://127.0.0.1:9/arcp", 5, "Connection refused; 'arcp-io doctor ws://"),
-    "ping": Case("--count 1", "", "ws://127.0.0.1:9/arcp", 5, "Connection refused; 'arcp-io doctor ws://"),
+    "agents": Case(
+        "",
+        "stubborn",
+        "ws://127.0.0.1:9/arcp",
+        5,
+        REFUSED,
+    ),
+    "ping": Case(
+        "--count 1",
+        "",
+        "ws://127.0.0.1:9/arcp",
+        5,
+        REFUSED,
+    ),
     "doctor": Case("", "a dropped session went on", "ws://127.0.0.1:9/arcp", 5, "Connection refused"),
     "config show": Case("", "ARCP_URL", "--profile x", 2, "there is no profile 'x'"),
     "token new": Case("alice", "", "alice --output text", 2, "File exists: text"),
