@@ -21,6 +21,7 @@ from .values import is_shape, read_as
 
 if TYPE_CHECKING:
     from arcp_io.journal import Journal
+    from arcp_io.otel import Tracing
     from arcp_io.server.asgi import AsgiApp
 
 __all__ = ["Agent", "App", "run"]
@@ -124,6 +125,8 @@ class App:
     `links` says where agents with a placement on another machine reach this runtime, and how that is
     protected; by default on loopback.
 
+    With `tracing`, a Tracing of `arcp_io.otel`, jobs, tool calls and delegations have spans of OpenTelemetry.
+
     With `debug`, for development, clients get the type and the text of an exception that ends a job or a tool
     call; otherwise they learn only that the agent failed, and the log of the server has the rest.
     """
@@ -152,6 +155,7 @@ class App:
         debug: bool = False,
         tenant: Callable[[str], str] | None = None,
         links: Links | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         if tokens is not None and auth is not None:
             raise ValueError("give an App tokens or auth, not both: auth can check the tokens too")
@@ -178,6 +182,7 @@ class App:
         self.debug = debug
         self.tenant = tenant
         self.links = links or Links()
+        self.tracing = tracing
         self.verifier: Verifier | None = TokenTable(tokens) if tokens is not None else auth
         self._agents: dict[str, dict[str | None, Agent]] = {}
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import anyio
 
@@ -72,6 +72,9 @@ class AgentHost:
     Async agents run as tasks and are stopped by the loop's cancellation; plain functions run in threads,
     isolated agents in processes, and both are told to stop.
     """
+
+    running_type: ClassVar[type[RunningJob]] = RunningJob
+    context_type: ClassVar[type[JobContext]] = JobContext
 
     def __init__(
         self,
@@ -200,7 +203,9 @@ class AgentHost:
 
     def _start(self, request: StartJob) -> None:
         agent = self._app.find(request.agent, request.version)
-        running = RunningJob(request, agent, self._calls, self._pump, self._loop, debug=self._app.debug)
+        running = self.running_type(
+            request, agent, self._calls, self._pump, self._loop, debug=self._app.debug
+        )
         if self._holds:
             running.hold(True)
         self._jobs[request.job_id] = running
@@ -241,7 +246,7 @@ class AgentHost:
             return run_isolated(running, self._loop.name, self._process(running))
         if agent.is_async:
             called: Awaitable[Any] = agent.function(
-                JobContext(running), agent.input_of(running.start.take_input())
+                self.context_type(running), agent.input_of(running.start.take_input())
             )
             return called
         return self._threads.run(running)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import anyio
@@ -22,6 +23,9 @@ from .job import Event, Job
 from .redial import Token
 from .session import BUFFER_SIZE, Session
 from .store import SessionStore
+
+if TYPE_CHECKING:
+    from arcp_io.otel import Tracing
 
 __all__ = ["Event", "Job", "Session", "Token", "connect", "connect_stdio"]
 
@@ -48,6 +52,7 @@ async def connect(
     cancel_on_exit: bool = False,
     buffer_size: int = BUFFER_SIZE,
     limits: Limits | None = None,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Session]:
     """Open a session with the runtime at a ws:// or wss:// address.
 
@@ -62,7 +67,8 @@ async def connect(
     A `store` keeps the session from one process to the next, and a stored session is resumed: `attach`
     returns its jobs. It is cleared when the block is left with every job at its end and every event taken.
 
-    A `target` may also be the server that `serve_memory` yields, for tests of agents.
+    With `tracing`, a Tracing of `arcp_io.otel`, each job has a span. A `target` may also be the server that
+    `serve_memory` yields, for tests of agents.
 
     Raises OSError when no runtime is reached, ValueError for an invalid address, TypeError for another kind
     of target, Unauthenticated and other ArcpErrors for a refusal, StoreInUse when another process has the
@@ -82,7 +88,7 @@ async def connect(
     )
     with store if isinstance(store, AbstractContextManager) else nullcontext():
         async with open_loop() as loop:
-            session = Session(config, loop, buffer_size=buffer_size, store=store)
+            session = _session_of(tracing)(config, loop, buffer_size=buffer_size, store=store)
             try:
                 await session._open(token, target, patient=wait)
                 yield session
@@ -91,6 +97,15 @@ async def connect(
                     with anyio.move_on_after(CANCEL_TIMEOUT, shield=True):
                         await session.cancel_all()
                 session._leave()
+
+
+def _session_of(tracing: Tracing | None) -> Callable[..., Session]:
+    """Return the maker of a session."""
+    if tracing is None:
+        return Session
+    from .traced_session import TracedSession
+
+    return partial(TracedSession, tracing=tracing)
 
 
 def connect_stdio(

@@ -109,7 +109,7 @@ class Server:
             guarded = GuardedPump(runtime, self, loop, clock, keeper, door=shared.door)
         self.pump = guarded or Pump(runtime, self, loop, clock, keeper)
         self.loop = loop
-        self._agents = AgentHost(app, runtime, self.pump, loop, shared.threads, shared.links)
+        self._agents = host_of(app)(app, runtime, self.pump, loop, shared.threads, shared.links)
         if guarded is not None:
             guarded.hold_agents = partial(self._agents.hold, reason=HoldReason.DOOR)
         self._auditor = shared.auditor or Auditor(app.audit, app.audit_bytes)
@@ -543,6 +543,15 @@ async def _begun(
     except BaseException:
         front.close()
         raise
+
+
+def host_of(app: App) -> type[AgentHost]:
+    """Return the class of the host for the agents of an App."""
+    if app.tracing is None:
+        return AgentHost
+    from arcp_io.agents.tracing import TracedAgentHost
+
+    return TracedAgentHost
 
 
 def open_metrics(app: App, entrance: Entrance) -> Metrics | None:

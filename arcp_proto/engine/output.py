@@ -69,6 +69,8 @@ class StartJob(msgspec.Struct, gc=False):
     """The number of the attempt: 1, and one more for each start after a restart of the runtime."""
     credentials: Sequence[Credential] = ()
     """The credentials at the start; `AgentApi.credentials_of` has the current ones."""
+    parent_span_id: str | None = None
+    """The span before that of the agent in its trace: the peer's, if it has sent one, or the parent job's."""
 
     @property
     def input(self) -> Any:

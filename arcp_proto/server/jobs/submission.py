@@ -166,6 +166,7 @@ def go(state: RuntimeState, job: Job, input: Input, attempt: int) -> None:
             headers(terms.trace, terms.span_id),
             attempt,
             [one.credential for one in job.credentials.values()] if job.credentials else [],
+            terms.trace.parent_id,
         )
     )
     job.agent_goes_to(AgentStage.ASKED if asked else AgentStage.HELD)
