@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sized
 from typing import TYPE_CHECKING, Any, Final
 
 from arcp_proto import Phase
-from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import SECOND
 from arcp_proto.server.jobs.idempotency import key_bytes
 from arcp_proto.server.journal import records as facts
@@ -149,23 +148,21 @@ def pinned_bytes(host: Host) -> dict[str, int]:
 
 def check(host: Host) -> None:
     """Check that all tables are within their limits (I8)."""
-    runtime, limits = host.runtime, host.runtime.limits
-    if state_of(runtime).timers.size > 2 * len(state_of(runtime).timers) + HEAP_SLACK:
-        raise Broken(
-            "I8",
-            f"{state_of(runtime).timers.size} entries in the heap for {len(state_of(runtime).timers)} timers",
-        )
+    state, limits = host.state, host.runtime.limits
+    timers = state.timers
+    if timers.size > 2 * len(timers) + HEAP_SLACK:
+        raise Broken("I8", f"{timers.size} entries in the heap for {len(timers)} timers")
     # A subscription that ends since its history was cut adds a notice to a full log (§7.6).
     most_events = limits.max_session_events + min(
         limits.max_session_subscriptions, len(host.world.truth.jobs)
     )
     most_bytes = limits.max_session_bytes + limits.max_session_bytes // 16 + NOTICES
-    for session in state_of(runtime).sessions.values():
+    for session in state.sessions.values():
         log = session.log
         if len(log) > most_events or log.size > most_bytes:
             raise Broken("I8", f"{session.id} holds {len(log)} events, {log.size} bytes")
         _check_session(host, session)
-    for job in state_of(runtime).jobs.values():
+    for job in state.jobs.values():
         history = job.history
         if history.size > limits.max_history_bytes or history.events > limits.max_history_events:
             raise Broken("I8", f"the history of {job.id} has {history.events} events")
@@ -186,6 +183,8 @@ def _check_session(host: Host, session: Session) -> None:
         raise Broken("I8", f"{session.id} holds {len(replies)} answers")
     if session.acked >= log.first and "ack" in session.features:
         raise Broken("I8", f"{session.id} has acked {session.acked}, and {log.first} is kept")
+    if not session.observed and not session.backlogs:
+        return
     # Jobs of repeated idempotency keys do not count as subscriptions (§7.2), nor does a job of the session
     # itself, the end of which waits for that of a child (§10).
     waiting = session.backlogs
