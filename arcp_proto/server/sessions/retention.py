@@ -27,6 +27,7 @@ from arcp_proto.server.journal.records import (
     Unobserved,
 )
 from arcp_proto.wire import codec
+from arcp_proto.wire.event_bodies import DELEGATE
 
 from .event_log import MARK, Log
 from .session import Session
@@ -38,6 +39,9 @@ AT_A_TIME: Final = 64
 """The divisor of a principal's limits: one such part at most is freed in one step."""
 OF_THE_LARGEST: Final = 16
 """The divisor of the finished jobs of the principal with most: one such part is forgotten above the total."""
+
+_ANNOUNCES: Final = b'{"kind":"%b"' % DELEGATE.encode()
+"""The beginning of an event that announces a child."""
 
 
 # Logs and histories.
@@ -107,14 +111,25 @@ def number_at_home(state: RuntimeState, job: Job, upto: int) -> bool:
     session = _waiting_home(job)
     if session is None or session.backlogs[job.id].position >= upto:
         return False
-    parent = state.jobs.get(job.terms.parent_job_id) if job.terms.parent_job_id is not None else None
-    if parent is not None and session.backlogs[job.id].position == 0:
-        number_at_home(state, parent, parent.history.end)  # It announces the job.
+    _announce_at_home(state, session, job)
     backlog = session.backlogs.get(job.id)  # Room may have been made meanwhile.
     if backlog is not None and backlog.position < upto:
         state.commit(Replayed(session.id, job.id, min(upto, job.history.end)))
         state.delivered(session)
     return True
+
+
+def _announce_at_home(state: RuntimeState, session: Session, job: Job) -> None:
+    """Number the history of a parent up to the event that announces a job, which waits behind it (§10)."""
+    parent = state.jobs.get(job.terms.parent_job_id) if job.terms.parent_job_id is not None else None
+    backlog = None if parent is None else session.backlogs.get(parent.id)
+    if parent is None or backlog is None or session.backlogs[job.id].position > 0:
+        return
+    start = max(backlog.position, parent.history.first)
+    for position, past in enumerate(parent.history.between(start, parent.history.end), start):
+        if past.payload.startswith(_ANNOUNCES) and past.payload.find(job.id.encode()) >= 0:
+            number_at_home(state, parent, position + 1)
+            return
 
 
 def _waiting_home(job: Job) -> Session | None:
@@ -208,28 +223,29 @@ def forget(state: RuntimeState, job: Job) -> None:
     if not state.retired:
         state.timers.disarm(TimerKind.RETENTION, 0)
     _finish_children(state, job)
-    if not _may_end_alone(state, job):
+    home = _waiting_home(job)
+    if home is not None and _may_end_alone(state, home, job):
+        _announce_at_home(state, home, job)
+    else:
         number_at_home(state, job, job.history.end + 1)
     for session in list(job.behind.values()):
         _end_alone(state, session, job)
     state.commit(JobForgotten(job.id))
 
 
-def _may_end_alone(state: RuntimeState, job: Job) -> bool:
+def _may_end_alone(state: RuntimeState, session: Session, job: Job) -> bool:
     """Return whether the submitting session gets nothing but the terminal of a job that is forgotten.
 
     That is so if all that it waits for had been numbered in it before, and does not fit into its log: the
-    events in it that wait for the journal or for the client are worth more than copies.
+    events in it that wait for the journal or for the client are worth more than copies. It is also so if
+    what it waits for does not fit into any log, so that not all of it can be sent, and the terminal says so.
     """
-    history, limits = job.history, state.limits
-    for session in job.behind.values():
-        backlog, log = session.backlogs[job.id], session.log
-        if backlog.owed and backlog.asked and backlog.due >= history.end:
-            rest = history.between(backlog.position, history.end)
-            size = log.size + sum(len(past.payload) for past in rest)
-            count = len(log) + history.end - backlog.position
-            return count >= limits.max_session_events or size > limits.max_session_bytes
-    return False
+    backlog, log, history, limits = session.backlogs[job.id], session.log, job.history, state.limits
+    size = sum(len(past.payload) for past in history.between(backlog.position, history.end))
+    count = history.end - backlog.position
+    if backlog.asked and backlog.due >= history.end:
+        return len(log) + count >= limits.max_session_events or log.size + size > limits.max_session_bytes
+    return session.positions and (count >= limits.max_session_events or size > limits.max_session_bytes)
 
 
 def _end_alone(state: RuntimeState, session: Session, job: Job) -> None:

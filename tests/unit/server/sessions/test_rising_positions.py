@@ -143,6 +143,31 @@ def test_a_job_that_is_forgotten_costs_its_submitter_no_event(room: int, new: bo
     assert positions(peer, other) == [1, 2, 3, 4, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(("last", "fits"), [(16, True), (17, False)])
+def test_a_job_that_is_forgotten_with_more_events_than_fit_says_so(last: int, fits: bool) -> None:
+    """Cut off no client because more unsent events of a forgotten job wait than a log holds."""
+    limits = Limits(max_principal_finished_jobs=1, max_session_events=16, max_backlog_events=4)
+    world = World(QUIET, limits=limits)
+    peer, job = started(world, 1, features=TOLD)
+    other = peer.submit()
+    say(world, other, 1)
+    peer.send("session.ack", {"last_processed_seq": 2})
+    world.carry_out(peer.connection.blocked(now=world.now))
+    asked(peer, job, 0)
+    say(world, job, *range(2, last))
+    world.finish(job)
+    asked(peer, other, 0)
+    world.finish(other)
+    assert list(world.state.jobs) == [other]
+    world.carry_out(peer.connection.drained(now=world.now))
+    world.advance(0.01)
+    assert not peer.connection.overrun
+    end = peer.of("job.result")[0]
+    assert (end["job_id"], end["payload"]["job_seq"]) == (job, last)
+    assert positions(peer, job) == ([1, *range(1, last + 1)] if fits else [1, last])
+    assert end["payload"].get("history_from_job_seq") == (None if fits else last)
+
+
 @pytest.mark.parametrize("snapshot", [False, True])
 def test_events_due_to_the_submitting_session_survive_a_restart(snapshot: bool) -> None:
     world = World(QUIET, journal=True)

@@ -247,3 +247,45 @@ def test_a_child_without_events_is_announced_before_it_is_forgotten(count: int) 
     kinds = [frame["payload"].get("kind", frame["type"]) for frame in world.peer.frames]
     named = [frame["job_id"] for frame in world.peer.frames if frame["type"] == "job.result"]
     assert child in named and kinds.index("delegate") < kinds.index("job.result")
+
+
+def test_a_child_that_is_forgotten_needs_no_more_of_its_parent_than_its_announcement() -> None:
+    """Forget a child while more of its parent waits than fits into the log of the session."""
+    limits = Limits(max_backlog_events=4, max_principal_finished_jobs=1, max_session_events=32)
+    world = waiting(limits=limits)
+    child = world.delegate()
+    say(world, child, 2)
+    say(world, world.root, 60)
+    other = JobId(world.peer.submit())
+    world.finish(child)
+    say(world, other, 1)
+    asked(world.peer, other, 0)
+    world.finish(other)
+    assert child not in world.state.jobs
+    session = next(iter(world.state.sessions.values()))
+    assert (session.log.first, session.log.last) == (1, 5 + 6 + 3 + 1), "the history up to the child, and it"
+    go_on(world)
+    assert not world.peer.connection.overrun
+    assert positions(world.peer, child) == [1, 2, 3]
+    assert positions(world.peer, world.root)[5:] == list(range(1, 67))
+
+
+def test_a_child_that_ends_alone_is_announced_before() -> None:
+    limits = Limits(max_backlog_events=4, max_principal_finished_jobs=1, max_session_events=32)
+    world = waiting(limits=limits)
+    child = world.delegate()
+    say(world, child, 40)
+    other = JobId(world.peer.submit())
+    world.finish(child)
+    say(world, other, 1)
+    asked(world.peer, other, 0)
+    world.finish(other)
+    assert child not in world.state.jobs
+    go_on(world)
+    assert not world.peer.connection.overrun
+    kinds = [frame["payload"].get("kind", frame["type"]) for frame in world.peer.frames]
+    assert kinds.index("delegate") < kinds.index("job.result")
+    (end,) = [
+        frame for frame in world.peer.frames if frame["type"] == "job.result" and frame["job_id"] == child
+    ]
+    assert end["payload"]["history_from_job_seq"] == end["payload"]["job_seq"] == 41
