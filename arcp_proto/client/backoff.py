@@ -49,7 +49,8 @@ class Reconnecting:
 
     `first` and `most`, in nanoseconds, bound the second attempt and all. The `draw` of an input returns a
     number in [0, 1).
-    A connection that was of use begins it anew: something came after the welcome, or it has lasted a second.
+    A connection that was of use begins it anew: it has lasted a second, or something came after the welcome
+    and no error has ended it.
     """
 
     def __init__(self, first: int, most: int) -> None:
@@ -80,9 +81,9 @@ class Reconnecting:
         self.fate, self.earlier, self.heard = Fate.AGAIN, False, False
         self._welcomed_at, self._refused_at, self._refusals = now, None, 0
 
-    def detached(self, now: Monotonic) -> None:
-        """Note that the connection of a session has ended."""
-        if self.heard or now - self._welcomed_at >= OF_USE:
+    def detached(self, now: Monotonic, *, failed: bool = False) -> None:
+        """Note that the connection of a session has ended; `failed`: with an error, and not by a cut."""
+        if (self.heard and not failed) or now - self._welcomed_at >= OF_USE:
             self.attempt = 0
 
     def lost(self, now: Monotonic, draw: Draw) -> None:

@@ -102,7 +102,7 @@ def ended(client: ClientState, session: ClientSession, end: ConnectionEnded) -> 
         session.attached = False
         session.numbers.resume()
         session.drop_early([job_id for job_id in session.early if session.requests.wants_history(job_id)])
-        reconnecting.detached(client.now)
+        reconnecting.detached(client.now, failed=bool(end.code))
         if session.token is not None and reconnecting.fate is Fate.AGAIN and not client.left:
             client.happened(Detached(session.id, end.code, end.reason))
         if session.token is None and reconnecting.fate is Fate.AGAIN:

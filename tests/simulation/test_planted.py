@@ -51,7 +51,7 @@ ROWS: Final = (
     Row("dead_peer_never_given_up", 10_034, ("I10",)),
     Row("ack_frees_one_too_many", 10_003, ("I1", "codes")),
     Row("position_of_what_the_submitter_takes", 1_000_000_020, ("I1",)),
-    Row("position_given_anew_after_a_restart", 10_180, ("I1",)),
+    Row("position_given_anew_after_a_restart", 10_040, ("I1",)),
     Row("copy_is_taken_after_a_run", 10_020, ("I1", "I2")),
     Row("new_event_dropped_after_a_lost_session", 10_000, ("I1", "I10")),
     Row("recovery_asks_from_one_too_high", 10_000, ("I1",)),

@@ -84,6 +84,18 @@ def test_a_useful_connection_resets_the_backoff(one: Reconnecting) -> None:
     assert one.dial(NOW, drawn()).attempt == 1
 
 
+def test_an_error_soon_after_the_welcome_does_not_reset_the_backoff(one: Reconnecting) -> None:
+    waits(one, 2)
+    for attempt in (3, 4):
+        one.welcomed(NOW)
+        one.heard = True
+        one.detached(Monotonic(NOW + SECOND - 1), failed=True)
+        assert one.dial(NOW, drawn()).attempt == attempt
+    one.welcomed(NOW)
+    one.detached(Monotonic(NOW + SECOND), failed=True)
+    assert one.dial(NOW, drawn()).attempt == 1
+
+
 @pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED"])
 def test_a_final_refusal_is_final_at_once(one: Reconnecting, code: str) -> None:
     assert refused(one, code, details={"final": True}) is Fate.LOST

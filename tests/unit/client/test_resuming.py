@@ -82,6 +82,23 @@ def test_an_error_before_the_end_gives_the_reason_of_a_drop(runtime: ScriptedRun
     assert detached == Detached(SessionId("sess_1"), "INTERNAL_ERROR", "events were evicted")
 
 
+def test_a_runtime_that_ends_each_connection_with_an_error_is_not_dialled_at_once(
+    runtime: ScriptedRuntime,
+) -> None:
+    """Let a runtime answer something, and then end the connection with an error, again and again."""
+    for attempt in range(1, 5):
+        runtime.say("session.ping", {"nonce": "n"})
+        runtime.say("session.error", {"code": "INTERNAL_ERROR", "message": "answers are not read"})
+        runtime.drop()
+        assert runtime.dials[-1].attempt == attempt
+        runtime.connect()
+        runtime.welcome()
+    runtime.advance(1)
+    runtime.say("session.error", {"code": "INTERNAL_ERROR", "message": "answers are not read"})
+    runtime.drop()
+    assert runtime.dials[-1].attempt == 1
+
+
 def test_an_old_error_is_not_the_reason_of_a_drop(runtime: ScriptedRuntime) -> None:
     runtime.say("session.error", {"code": "INTERNAL_ERROR", "message": "too many requests"})
     runtime.advance(6)
