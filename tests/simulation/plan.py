@@ -273,8 +273,10 @@ def _with_tight_limits(plan: Plan, dice: random.Random) -> Plan:
         for name in Limits.__struct_fields__
         if getattr(limits, name) == getattr(usual, name) != getattr(more, name)
     }
-    limits = msgspec.structs.replace(limits, **small)
-    return Plan(msgspec.structs.replace(plan.options, limits=limits), plan.moves)
+    limits, clients = msgspec.structs.replace(limits, **small), plan.options.client_limits
+    if _is_tight(limits):
+        clients = msgspec.structs.replace(clients, max_pending_requests=6)
+    return Plan(msgspec.structs.replace(plan.options, limits=limits, client_limits=clients), plan.moves)
 
 
 def _with_few_positions(plan: Plan, dice: random.Random) -> Plan:
@@ -393,9 +395,7 @@ def _options(seed: int, dice: random.Random) -> Options:
     often = dice.random
     journal = dice.choice(("prompt", "late", "late", "late", "off"))
     limits = _limits(dice)
-    small_log = limits.max_session_events < 30 or limits.max_session_bytes < 5_000
-    tight = limits.max_control_envelopes < 100 or small_log
-    requests = 6 if often() < 0.3 or tight else 500  # A small log has to hold all answers at once.
+    requests = 6 if often() < 0.3 or _is_tight(limits) else 500
     return Options(
         seed=seed,
         cast=_cast(dice),
@@ -442,6 +442,15 @@ def _cast(dice: random.Random) -> tuple[Actor, ...]:
 FEATURES: Final = (
     *("heartbeat", "ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions"),
 )
+
+
+def _is_tight(limits: Limits) -> bool:
+    """Return whether clients may have few requests open: a small log has to hold all answers at once.
+
+    The same is true of the answers that wait for a transport; more of them close it.
+    """
+    small_log = limits.max_session_events < 30 or limits.max_session_bytes < 5_000
+    return limits.max_control_envelopes < 100 or small_log
 
 
 def _limits(dice: random.Random) -> Limits:
