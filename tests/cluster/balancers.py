@@ -70,7 +70,7 @@ def balancer(program: str, files: Certificates, ports: list[int], directory: Pat
     port = free_port()
     path = directory / PROGRAMS[program]
     path.write_text(_configuration(program, files, ports, port, directory))
-    with _running(program, path, port, directory):
+    with running(program, path, port, directory):
         yield f"wss://127.0.0.1:{port}/arcp"
 
 
@@ -98,13 +98,13 @@ def changed_haproxy(changes: Mapping[str, str]) -> Iterator[tuple[int, Path]]:
             " ssl verify required ca-file /etc/haproxy/nodes.pem verifyhost node.agents.example": "",
             "defaults\n": f"global\n    stats socket {commands} level admin\ndefaults\n",
         }
-        path.write_text(_changed((SNIPPETS / PROGRAMS["haproxy"]).read_text(), {**plain, **changes}))
-        with _running("haproxy", path, port, directory):
+        path.write_text(with_changes((SNIPPETS / PROGRAMS["haproxy"]).read_text(), {**plain, **changes}))
+        with running("haproxy", path, port, directory):
             yield port, commands
 
 
 @contextmanager
-def _running(program: str, path: Path, port: int, directory: Path) -> Iterator[None]:
+def running(program: str, path: Path, port: int, directory: Path) -> Iterator[None]:
     """Run a program with a configuration until the end of the block; it listens when the block begins."""
     words = {
         "haproxy": ["-f", str(path), "-db"],
@@ -154,10 +154,10 @@ def _configuration(program: str, files: Certificates, ports: list[int], port: in
             "/etc/nginx/nodes.pem": str(files.authority),
             "http {\n": f"http {{\n    access_log off;\n{places}",
         }
-    return _changed(text, changes)
+    return with_changes(text, changes)
 
 
-def _changed(text: str, changes: Mapping[str, str]) -> str:
+def with_changes(text: str, changes: Mapping[str, str]) -> str:
     for before, after in changes.items():
         assert before in text, before
         text = text.replace(before, after)

@@ -19,7 +19,7 @@ _FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _CODE: Final = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _LINK: Final = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING: Final = re.compile(r"^#{1,6} (.*)$", re.MULTILINE)
-_NAME: Final = re.compile(r"# (\w+\.(?:py|cfg|conf))\b")
+_NAME: Final = re.compile(r"# (\w+\.(?:py|cfg|conf|service|socket|yaml)|Containerfile)\b")
 
 
 class Block(NamedTuple):
@@ -68,7 +68,11 @@ def programs() -> dict[str, str]:
 
 def configurations() -> dict[str, str]:
     """Return the files below `docs/snippets` that are not programs, by their names."""
-    return {path.name: path.read_text() for path in sorted(SNIPPETS.glob("*.c*"))}
+    return {
+        path.name: path.read_text()
+        for path in sorted(SNIPPETS.glob("*"))
+        if path.is_file() and path.suffix != ".py"
+    }
 
 
 def with_programs(text: str) -> str:
