@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .state import RuntimeState
 
 
-def send(state: RuntimeState, connection: ConnectionState, reply: Reply, job: Job | None) -> None:
+def send(connection: ConnectionState, reply: Reply, job: Job | None) -> None:
     """Queue an answer that is kept, at its place among the events (§6.3), with current credentials."""
     payload, session = reply.payload, attached_to(connection)
     if job is not None and job.credentials and session is not None:
@@ -54,8 +54,6 @@ def send(state: RuntimeState, connection: ConnectionState, reply: Reply, job: Jo
         extensions=None if job is None else job.extensions,
     )
     connection.queue(envelope, reply.after)
-    if session is not None:
-        state.hold_back(session, reply.after)
 
 
 def accepted_of(job: Job, request_id: str, session: Session | None = None) -> messages.Accepted:

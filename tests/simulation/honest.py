@@ -379,6 +379,10 @@ class Honest:
                 command, what = self._answered(event.request_id, "")
                 if command == "submit" and event.code == "JOB_NOT_FOUND":
                     self.views.forgotten.add(what[1])
+                if command == "subscribe" and event.code == "JOB_NOT_FOUND":
+                    # It may have been carried out, and its answer be lost and kept no longer; a resume by the
+                    # next process "sends every kept frame above the cursor" (§2).
+                    self.strange.add(what[0])
                 self.world.refusals.passed_on(event.request_id, event.code, self.actor.principal)
                 self.world.count(f"refused {event.code}")
             case _:

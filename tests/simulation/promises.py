@@ -108,8 +108,6 @@ class Promises:
             case "job.unsubscribe" if "subscribe" in told.features:
                 told.unsubscribes.heard(job_id, at, line, told.watched.pop(job_id, None))
             case "job.submit" if isinstance(key, str):
-                if len(told.asks[frame.id]) > 1:
-                    told.runs.asked_again(key, frame.id, at)
                 told.keyed[key] = told.keyed.get(key, 0) + 1
                 for left in [left for left in told.unsubscribes.jobs if self._has_key(left, key)]:
                     told.unsubscribes.asked_again(left)

@@ -49,8 +49,7 @@ class Begin(NamedTuple):
 class Runs:
     """The events of all jobs of one session, by the rules of `tests.reference.streams`.
 
-    An unsubscribe has no answer, so that envelopes do not show when it is carried out; nor do they show
-    whether an answer was lost after which a client has sent its request again.
+    An unsubscribe has no answer, so that envelopes do not show when it is carried out.
     """
 
     def __init__(
@@ -61,8 +60,6 @@ class Runs:
         self._features = features
         self._unsubscribes = unsubscribes
         self._streams = Streams(Feature.POSITIONS in features)
-        self._again: dict[str, tuple[str, int]] = {}
-        """Submits that were sent again, by request: their keys, and when they came."""
 
     # Requests.
 
@@ -97,17 +94,8 @@ class Runs:
 
     def joined(self, work: Work, begin: Begin, at: int) -> None:
         """Take a submit that a job answers by its key (§7.2), "unless it already flows in that session"."""
-        if self._again.get(begin.request_id, ("", 0))[1] <= begin.at:
-            self._again.pop(begin.request_id, None)
         if begin.gone or self._current(work, at) is None:
             self._streams.joined(work.job_id, gone=begin.gone).since = at
-
-    def asked_again(self, key: str, request_id: str, at: int) -> None:
-        """Take a repeated submit. If it was carried out, "the terminal always comes, again if need be".
-
-        Only its events show that it was carried out before, and they may leave later.
-        """
-        self._again[request_id] = key, at
 
     def stopped(self, work: Work) -> None:
         """Take a notice that ends an observation: "the client subscribes again from its position"."""
@@ -136,24 +124,12 @@ class Runs:
 
         known, streams = self._known(work), self._streams
         stream = streams.goes_on(work.job_id, position, missing, ends=ends)
-        late = known is None or known.ended or position <= known.at
-        if stream is None and late and self._is_sent_again(work):
-            streams.joined(work.job_id, gone=False)
-            stream = streams.goes_on(work.job_id, position, missing, ends=ends)
         if stream is None and not skipped:
             name = "I2" if known is not None and known.ended else "I1"
             raise Broken(name, f"{self.id} gets {what} of {work.job_id} after {known}")
         if stream is None:
             stream = streams.jobs[work.job_id] = Stream(position, own=known is not None and known.own)
         streams.take(stream, position, ends=ends)
-
-    def _is_sent_again(self, work: Work) -> bool:
-        """Return whether a submit was sent again after the end of its job, and has brought nothing so far."""
-        request_id = next((one for one, (key, _) in self._again.items() if key == work.key), None)
-        if request_id is None or work.ended_at is None:
-            return False
-        del self._again[request_id]
-        return True
 
     def _known(self, work: Work) -> Stream | None:
         """Return the stream of a job; a submitted job has one from the beginning."""

@@ -287,8 +287,9 @@ def answered_before(
 ) -> bool:
     """Answer a submit again that was carried out before the resume; return False if it was not.
 
-    A client that got the terminal without this answer may have taken it for that of another submit with the
-    same key, so it is sent again. An answer that is kept was replayed by the resume, and the terminal too.
+    An answer that is kept was replayed by the resume. One that is kept no longer is made anew; with a key the
+    submit is then carried out as a repeated one, since a client that got the terminal without its answer may
+    have taken it for that of another submit with this key.
     """
     job_id = session.replies.accepted(envelope.id)
     if job_id is None:
@@ -296,11 +297,14 @@ def answered_before(
     job = state.jobs.get(job_id)
     if job is None:
         raise Refusal(ErrorCode.JOB_NOT_FOUND, "the job of this submit has ended and is forgotten")
-    unseen = job.terms.idempotency_key is not None and not session.replies.is_kept(envelope.id)
-    if unseen and job.ended and job.id not in session.observed:
+    if job.terms.idempotency_key is None or session.replies.is_kept(envelope.id):
+        _send_accepted(connection, session, job, envelope.id)
+        return True
+    if job.ended and job.id not in session.observed:
         check_room(state, session, job)
         observe(state, session, job, 0)
-    _send_accepted(connection, session, job, envelope.id)
+    state.commit(JobJoined(session.id, job.id, envelope.id))
+    _send_kept(state, connection, session, job)
     return True
 
 
@@ -310,7 +314,7 @@ def _send_kept(state: RuntimeState, connection: ConnectionState, session: Sessio
     if job.credentials:
         _send_accepted(connection, session, job, kept.request_id)
     else:
-        responses.send(state, connection, kept, job)
+        responses.send(connection, kept, job)
 
 
 def _send_accepted(connection: ConnectionState, session: Session, job: Job, request_id: str) -> None:

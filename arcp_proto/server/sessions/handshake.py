@@ -314,8 +314,8 @@ def _resume(state: RuntimeState, pending: Pending, resume: messages.Resume, prin
     state.hold_back(session, cursor)
     again = log.last - cursor
     notice(state, "session_resumed", principal, session_id=session.id, peer=connection.peer, events=again)
-    for reply in session.replies if resume.replies else ():
-        responses.send(state, connection, reply, state.jobs.get(reply.job_id))
+    for reply in session.replies.replay(asked=resume.replies):
+        responses.send(connection, reply, state.jobs.get(reply.job_id))
     back_pressure.pause_jobs(state, session)
     feed_soon(state, session)
 

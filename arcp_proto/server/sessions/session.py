@@ -252,7 +252,7 @@ class Reply(msgspec.Struct, gc=False):
 class Replies:
     """The answers of one session, oldest first, within limits."""
 
-    __slots__ = ("_answered", "_kept", "_size", "newest")
+    __slots__ = ("_answered", "_kept", "_replayed", "_size", "newest")
 
     def __init__(self) -> None:
         self.newest: Reply | None = None
@@ -260,6 +260,7 @@ class Replies:
         self._kept: list[Reply] = []
         self._size = 0
         self._answered: dict[str, tuple[int, JobId]] = {}
+        self._replayed: dict[str, JobId | None] = {}
 
     def __iter__(self) -> Iterator[Reply]:
         return iter(self._kept)
@@ -298,8 +299,29 @@ class Replies:
         for request_id in arrived:
             del self._answered[request_id]
 
+    def replay(self, *, asked: bool) -> list[Reply]:
+        """Return the answers that a resume sends, if the client has `asked` for them.
+
+        They may be kept no longer when the client sends their requests again on the same connection.
+        """
+        kept = list(self._kept) if asked else []
+        self._replayed = {
+            one.request_id: one.job_id if one.message_type == MessageType.JOB_SUBSCRIBED else None
+            for one in kept
+        }
+        return kept
+
+    def has_subscribed(self, request_id: str) -> bool:
+        """Return whether the answer to a subscribe was sent since the newest resume, or by it."""
+        if self._replayed.get(request_id) is not None:
+            return True
+        answered = (one for one in self._kept if one.request_id == request_id)
+        return any(one.message_type == MessageType.JOB_SUBSCRIBED for one in answered)
+
     def drop_subscribed(self, job_id: JobId) -> None:
         """Drop the answers to subscribes of a job that is observed no longer: sent again, they are new."""
+        for request_id in [one for one, observed in self._replayed.items() if observed == job_id]:
+            del self._replayed[request_id]
         for reply in [one for one in self._kept if one.job_id == job_id]:
             if reply.message_type == MessageType.JOB_SUBSCRIBED:
                 self._kept.remove(reply)
@@ -311,8 +333,8 @@ class Replies:
         return None if found is None else found[1]
 
     def is_kept(self, request_id: str) -> bool:
-        """Return whether the answer to a request is kept, so that a resume replays it."""
-        return any(reply.request_id == request_id for reply in self._kept)
+        """Return whether the answer to a request is kept, so that a resume replays it, or was replayed."""
+        return request_id in self._replayed or any(reply.request_id == request_id for reply in self._kept)
 
     # Snapshots.
 

@@ -90,9 +90,7 @@ def on_subscribe(
     job, right = visible_job(state, session, subscribe.job_id)
     if right is not Right.OBSERVE:
         raise Refusal(ErrorCode.PERMISSION_DENIED, "this job may be listed, and not observed")
-    answer = _answered_before(session, connection, connection.request_id(envelope))
-    if answer is not None:
-        responses.send(state, connection, answer, job)
+    if _is_answered(session, connection, connection.request_id(envelope)):
         return
     check_room(state, session, job)
     start, cut = _asked(session, job, subscribe) if subscribe.history else (None, False)
@@ -105,19 +103,16 @@ def on_subscribe(
     payload = codec.encode_checked(message)
     reply = Reply(session.log.last, request_id, MessageType.JOB_SUBSCRIBED, job.id, payload)
     state.commit(Replied(session.id, reply))
-    responses.send(state, connection, reply, job)
+    responses.send(connection, reply, job)
 
 
-def _answered_before(session: Session, connection: ConnectionState, request_id: str) -> Reply | None:
-    """Return the answer to a subscribe of before the resume that may not have arrived; None if there is none.
+def _is_answered(session: Session, connection: ConnectionState, request_id: str) -> bool:
+    """Return whether this connection was sent the answer to a subscribe of before its resume.
 
     A client that asks for such answers repeats the requests that it has no answer to (§6.3).
     """
     admission = admission_of(connection)
-    if admission is None or not admission.replays:
-        return None
-    asked = (one for one in session.replies if one.request_id == request_id)
-    return next((one for one in asked if one.message_type == MessageType.JOB_SUBSCRIBED), None)
+    return admission is not None and admission.replays and session.replies.has_subscribed(request_id)
 
 
 def _asked(session: Session, job: Job, subscribe: messages.Subscribe) -> tuple[int, bool]:

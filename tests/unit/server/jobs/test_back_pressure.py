@@ -261,42 +261,18 @@ def test_an_observer_that_begins_while_the_journal_is_behind_misses_nothing(worl
     assert len(observer.about(job)) == 2 * QUARTER + 5
 
 
-# What waits behind an answer.
+# What waits behind a welcome.
 
 
-def ask_again(world: World, peer: Peer, job: JobId) -> None:
-    """Let a resumed client repeat its subscribe while a record of another session waits for the journal."""
-    world.durable = True
-    other = world.client("tok-bob")
-    world.requests.clear()
-    world.durable = False
-    other.send("job.submit", {"agent": "echo"})
-    peer.send("job.subscribe", {"job_id": job}, id="ask")
-
-
-def test_agents_wait_for_events_behind_an_answer_that_waits_for_the_journal(world: World) -> None:
-    peer = world.client()
-    job = peer.submit()
-    peer.send("job.subscribe", {"job_id": job}, id="ask")
-    peer.drop()
-    emits(world, job, QUARTER)
-    again = world.resumed(peer, 0, replies=True)
-    ask_again(world, again, job)
-    assert told(world, job) == [PauseJob]
-    world.persist()
-    assert told(world, job) == [PauseJob, ResumeJob] and world.state.unsaved == {}
-
-
-def test_agents_wait_for_bytes_behind_an_answer_that_waits_for_the_journal() -> None:
+def test_agents_wait_for_bytes_behind_a_welcome_that_waits_for_the_journal() -> None:
     world = World(with_limits(max_session_events=10_000, max_session_bytes=40_000))
     peer = world.client()
     job = peer.submit()
     emits(world, job, 1, "x" * 4_500)
-    peer.send("job.subscribe", {"job_id": job}, id="ask")
     peer.drop()
     emits(world, job, 2, "x" * 4_500)
-    again = world.resumed(peer, 0, replies=True)
-    ask_again(world, again, job)
+    world.durable = False
+    world.resumed(peer, 1)
     assert told(world, job) == []
     emits(world, job, 1, "x" * 4_500)
     assert told(world, job) == [PauseJob]
@@ -316,20 +292,8 @@ def test_agents_wait_for_events_behind_a_welcome_that_waits_for_the_journal(worl
     assert again.numbers() == list(range(1, QUARTER + 1))
 
 
-def test_an_answer_that_waits_for_nothing_pauses_no_agent(world: World) -> None:
-    peer = world.client()
-    job = peer.submit()
-    peer.send("job.subscribe", {"job_id": job}, id="ask")
-    peer.drop()
-    emits(world, job, QUARTER)
-    again = world.resumed(peer, 0, replies=True)
-    world.requests.clear()
-    again.send("job.subscribe", {"job_id": job}, id="ask")
-    assert told(world, job) == [] and world.state.unsaved == {}
-
-
-def test_a_history_waits_for_its_last_piece_behind_an_answer_that_waits_for_the_journal(world: World) -> None:
-    """Let a piece become durable that waits behind an answer; the next one would cost events not sent."""
+def test_a_history_waits_for_its_last_piece_behind_a_welcome_that_waits_for_the_journal(world: World) -> None:
+    """Let a piece become durable that waits behind a welcome; the next one would cost events not sent."""
     job = world.client().submit()
     emits(world, job, 120)
     watcher = world.client()
@@ -338,13 +302,12 @@ def test_a_history_waits_for_its_last_piece_behind_an_answer_that_waits_for_the_
     again = world.resumed(watcher, 0, replies=True)
     world.carry_out(world.runtime.handle_timer(now=world.now))
     assert again.numbers() == list(range(1, 2 * QUARTER + 1)), "the first piece is half of a log"
-    other = world.client("tok-bob")
     world.durable = False
     world.carry_out(world.runtime.handle_timer(now=world.now))
     assert session_of(world, watcher).log.last == 4 * QUARTER
     count = world.runtime.record_count
-    other.send("job.submit", {"agent": "echo"})
-    again.send("job.subscribe", {"job_id": job, "history": True}, id="ask")
+    again.drop()
+    again = world.resumed(again, 0, replies=True)
     world.runtime.persisted(count, now=world.now)
     world.take()
     world.advance(0.01)
@@ -467,34 +430,3 @@ def test_a_session_without_ack_keeps_events_for_the_window_from_when_its_welcome
     world.advance(62)
     emits(world, job, 1)
     assert log.first == 6
-
-
-def test_a_session_without_ack_keeps_events_behind_an_answer_that_is_sent_again() -> None:
-    """Let events wait behind an answer from before the resume, which waits for the journal again."""
-    world = World(QUIET, resume_window_sec=60)
-    peer = world.client(features=("subscribe",))
-    job = peer.submit()
-    watcher = world.client(features=("subscribe",))
-    watcher.send("job.subscribe", {"job_id": job}, id="ask")
-    emits(world, job, 3)
-    watcher.drop()
-    world.advance(50)
-    world.durable = False
-    again = world.resumed(watcher, 0, replies=True)
-    again.slow = True
-    world.persist()
-    peer.send("job.submit", {"agent": "echo"})
-    again.send("job.subscribe", {"job_id": job}, id="ask")
-    emits(world, job, 1)
-    world.advance(65)
-    log = session_of(world, watcher).log
-    emits(world, job, 1)
-    assert log.first == 1, "no event could be sent"
-    world.durable = True
-    world.persist()
-    world.advance(1)
-    emits(world, job, 1)
-    assert log.first == 1, "they could be sent for a second"
-    world.advance(62)
-    emits(world, job, 1)
-    assert log.first == 7

@@ -109,6 +109,8 @@ def test_the_repeated_end_of_a_job_counts_against_the_limit_of_subscriptions() -
     submit = {"agent": "echo", "idempotency_key": "k"}
     first.send("job.submit", submit, id="s1")
     world.finish(jobs_of(world)[-1])
+    first.send("job.subscribe", {"job_id": other, "history": False}, id="s2")
+    first.send("job.unsubscribe", {"job_id": other})
     again = world.resumed(first, 0, replies=True)
     again.send("job.subscribe", {"job_id": other})
     again.send("job.submit", submit, id="s1")

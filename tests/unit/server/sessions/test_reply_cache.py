@@ -216,6 +216,40 @@ def test_a_subscribe_that_is_sent_again_behind_its_unsubscribe_is_carried_out(wo
     assert types(again) == ["session.welcome", "job.subscribed", "job.subscribed", "job.event"]
 
 
+def test_a_subscribe_with_a_replayed_answer_is_not_carried_out_again() -> None:
+    """Let the subscribes that a client sends again push each other's answers out of the cache."""
+    world = World(limits=Limits(max_session_replies=2))
+    owner, peer = world.client(), world.client()
+    jobs = [owner.submit() for _ in range(3)]
+    for job in jobs:
+        world.emit(job)
+    for number, job in enumerate(jobs):
+        peer.send("job.subscribe", {"job_id": job, "history": True}, id=f"s{number}")
+    world.advance(1)
+    peer.drop()
+    again = world.resumed(peer, 0, replies=True)
+    assert [frame["job_id"] for frame in again.of("job.subscribed")] == jobs[1:]
+    for number, job in enumerate(jobs):
+        again.send("job.subscribe", {"job_id": job, "history": True}, id=f"s{number}")
+    world.advance(1)
+    assert [frame["job_id"] for frame in again.of("job.subscribed")] == [*jobs[1:], jobs[0]]
+    assert [len(again.about(job)) for job in jobs] == [2, 1, 1], "only the first is carried out again"
+
+
+def test_a_subscribe_with_a_replayed_answer_is_new_on_the_next_connection() -> None:
+    world = World(limits=Limits(max_session_replies=1))
+    job = world.client().submit()
+    peer = world.client()
+    peer.send("job.subscribe", {"job_id": job}, id="s1")
+    again = world.resumed(peer, 0, replies=True)
+    assert again.send("job.subscribe", {"job_id": job}, id="s1") == []
+    again.submit()
+    last = world.resumed(again, 0, replies=True)
+    assert [frame["type"] for frame in last.send("job.subscribe", {"job_id": job}, id="s1")] == [
+        "job.subscribed"
+    ]
+
+
 # A submit that is sent again.
 
 
