@@ -216,8 +216,8 @@ class JobSpan:
         return trace.use_span(self.span, record_exception=False, set_status_on_exception=False)
 
     def tool_called(self, tool: str, call_id: str) -> None:
-        """Begin the span of a tool call."""
-        span = self._tracing.tool(self.span, tool, call_id)
+        """Begin the span of a tool call, unless it has begun."""
+        span = None if call_id in self._tools else self._tracing.tool(self.span, tool, call_id)
         if span is not None:
             self._tools[call_id] = span
 

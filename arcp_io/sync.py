@@ -42,6 +42,7 @@ from .version import VERSION
 
 if TYPE_CHECKING:
     from arcp_io.client.job import T
+    from arcp_io.otel import Tracing
 else:
     T = TypeVar("T")
 R = TypeVar("R")
@@ -63,6 +64,7 @@ def connect(
     cancel_on_exit: bool = False,
     buffer_size: int = client_session.BUFFER_SIZE,
     limits: Limits | None = None,
+    tracing: Tracing | None = None,
 ) -> Iterator[Session]:
     """Open a session with a runtime: `with connect(url, token=…) as session`.
 
@@ -82,6 +84,7 @@ def connect(
         cancel_on_exit=cancel_on_exit,
         buffer_size=buffer_size,
         limits=limits,
+        tracing=tracing,
     )
     with _opened(opening) as session:
         yield session
@@ -99,6 +102,7 @@ def connect_stdio(
     cancel_on_exit: bool = False,
     buffer_size: int = client_session.BUFFER_SIZE,
     limits: Limits | None = None,
+    tracing: Tracing | None = None,
 ) -> Iterator[Session]:
     """Open a session with a runtime that is started for it as a child process.
 
@@ -114,6 +118,7 @@ def connect_stdio(
         cancel_on_exit=cancel_on_exit,
         buffer_size=buffer_size,
         limits=limits,
+        tracing=tracing,
     )
     with _opened(opening) as session:
         yield session

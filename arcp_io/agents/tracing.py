@@ -30,11 +30,11 @@ class TracedJob(RunningJob, eq=False):
         self._note(kind, body)
         return super().speak(kind, body)
 
-    def say(self, kind: str, body: Body | Mapping[str, Any]) -> None:
+    def publish(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """Publish an event, and note it if it begins or ends a tool call."""
         self._note(kind, body)
         try:
-            super().say(kind, body)
+            super().publish(kind, body)
         except Denied as denied:
             if kind == EventKind.TOOL_CALL and self.span is not None:
                 self.span.tool_ended(str(_field(body, "call_id")), denied.code)

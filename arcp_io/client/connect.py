@@ -119,6 +119,7 @@ def connect_stdio(
     cancel_on_exit: bool = False,
     buffer_size: int = BUFFER_SIZE,
     limits: Limits | None = None,
+    tracing: Tracing | None = None,
 ) -> AbstractAsyncContextManager[Session]:
     """Open a session with a child process that is started for it and speaks on its standard streams.
 
@@ -133,6 +134,7 @@ def connect_stdio(
         cancel_on_exit=cancel_on_exit,
         buffer_size=buffer_size,
         limits=limits,
+        tracing=tracing,
     )
 
 

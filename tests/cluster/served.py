@@ -24,21 +24,30 @@ class Killed(Exception):
 
 @asynccontextmanager
 async def served(
-    app: App, store: PostgresStore, *, lease: float = LEASE, tls: NodeTls | None = None
+    app: App, store: PostgresStore, *, lease: float = LEASE, tls: NodeTls | None = None, **options: Any
 ) -> AsyncIterator[NodeServer]:
-    """Serve an App as a node on a free port, in a task of its own; a test may kill it."""
+    """Serve an App as a node on a free port, in a task of its own; a test may kill it.
+
+    The options are those of `serve`.
+    """
     over = anyio.Event()
     async with anyio.create_task_group() as tasks:
-        node: NodeServer = await tasks.start(_serve, app, store, Node(lease=lease, tls=tls), over)
+        node: NodeServer = await tasks.start(_serve, app, store, Node(lease=lease, tls=tls), over, options)
         yield node
         over.set()
 
 
 async def _serve(
-    app: App, store: PostgresStore, node: Node, over: anyio.Event, *, task_status: TaskStatus[NodeServer]
+    app: App,
+    store: PostgresStore,
+    node: Node,
+    over: anyio.Event,
+    options: dict[str, Any],
+    *,
+    task_status: TaskStatus[NodeServer],
 ) -> None:
     with suppress(Killed):
-        async with serve(app, journal=store, node=node, port=0) as server:
+        async with serve(app, journal=store, node=node, port=0, **options) as server:
             task_status.started(server)
             await over.wait()
 

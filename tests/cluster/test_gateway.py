@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from arcp_io import Ceiling, Verified
 from arcp_io.app import App
 from arcp_io.cluster.placing import shard_of, shard_of_label
 from arcp_io.drivers.node_tls import load_node_tls
@@ -189,3 +190,25 @@ async def test_principals_of_one_tenant_share_a_shard(make_store: MakeStore) -> 
                 welcome = await peer.hello(token)
                 tokens.add(welcome["payload"]["resume_token"].partition(".")[0])
         assert tokens == {f"rt_{shard_of('both', 4)}"}
+
+
+async def test_the_scope_of_a_token_holds_at_any_gateway(make_store: MakeStore) -> None:
+    def auth(token: str) -> Verified:
+        ceiling = Ceiling(lease={"cost.budget": ["USD:1"]})
+        return Verified(token, agents=["echo", "sleep"], ceilings=[ceiling])
+
+    app = make_app()
+    app.verifier = auth
+    async with served(app, make_store(shards=2)) as one, served(app, make_store(shards=2)) as two:
+        await spread(one, two)
+        for node in (one, two):
+            for principal in ("alice", "bob", "carol"):
+                async with websocket(node.url) as peer:
+                    welcome = await peer.hello(principal)
+                    agents = welcome["payload"]["capabilities"]["agents"]
+                    assert [entry["name"] for entry in agents] == ["echo", "sleep"]
+                    for agent, budget in (("echo", "USD:2"), ("flood", "USD:1")):
+                        answer = await peer.submit(agent, 1, lease_request={"cost.budget": [budget]})
+                        assert answer["payload"]["code"] == "PERMISSION_DENIED"
+                    allowed = await peer.submit("echo", 1, lease_request={"cost.budget": ["USD:1"]})
+                    assert allowed["type"] == "job.accepted"

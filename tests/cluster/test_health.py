@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from typing import Any
 
 import anyio
 import pytest
@@ -13,6 +15,7 @@ from arcp_io.cluster.ownership import BEATS
 from arcp_io.cluster.shards import HEARTBEAT_SEC
 from arcp_io.journal import JournalFailed
 from arcp_io.server.server import serve
+from tests.cluster.balancers import free_port
 from tests.cluster.beaten import LEASE, LIMIT, until
 from tests.cluster.conftest import MakeStore
 from tests.cluster.proxy import proxy_to
@@ -24,12 +27,37 @@ from tests.io.peers import Ended, websocket
 pytestmark = [pytest.mark.anyio, pytest.mark.only_on("asyncio", "trio")]
 
 
-async def health(node: NodeServer) -> tuple[int, str]:
+async def health(node: NodeServer, path: str = "/arcp/health", port: int | None = None) -> tuple[int, str]:
     """Return the status and the text with which a node answers a load balancer."""
-    async with await anyio.connect_tcp("127.0.0.1", node.gateway.port) as stream:
-        await stream.send(b"GET /arcp/health HTTP/1.1\r\nHost: 10.0.0.7:80\r\n\r\n")
-        answer = (await stream.receive()).decode()
-    return int(answer.split()[1]), answer.partition("\r\n\r\n")[2].strip()
+    async with await anyio.connect_tcp("127.0.0.1", port or node.gateway.port) as stream:
+        await stream.send(f"GET {path} HTTP/1.1\r\nHost: 10.0.0.7:80\r\n\r\n".encode())
+        answer = b""
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            while True:
+                answer += await stream.receive()
+    text = answer.decode()
+    return int(text.split()[1]), text.partition("\r\n\r\n")[2].strip()
+
+
+@pytest.mark.parametrize("beside", [False, True])
+async def test_a_node_answers_health_checks_and_shows_metrics(beside: bool, make_store: MakeStore) -> None:
+    port = free_port() if beside else None
+    options: dict[str, Any] = {"metrics_address": ("127.0.0.1", port)} if beside else {"metrics": True}
+    options |= {"hosts": ["10.0.0.7", "127.0.0.1"]}
+    async with served(make_app(), make_store(shards=3), **options) as node:
+        await spread(node)
+        for path in ("/livez", "/readyz"):
+            assert await health(node, path) == (200, "ok")
+        async with websocket(node.url) as peer:
+            await peer.hello()
+            await peer.run("echo", 1)
+            status, text = await health(node, "/metrics", port)
+        assert status == 200
+        assert 'arcp_jobs_ended_total{agent="echo",status="success"} 1.0' in text
+        assert 'arcp_sessions{state="attached"} 1.0' in text
+        assert (await health(node, "/metrics"))[0] == (404 if beside else 200)
+        if beside:
+            assert await health(node, "/readyz", port) == (200, "ok")
 
 
 async def test_a_node_that_is_held_is_not_healthy(database: str, make_store: MakeStore) -> None:

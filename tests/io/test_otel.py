@@ -8,15 +8,17 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio import to_thread
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from arcp_io import App, BlockingJobContext, JobContext, SqliteJournal, connect, serve, serve_memory
+from arcp_io import App, BlockingJobContext, JobContext, SqliteJournal, connect, serve, serve_memory, sync
 from arcp_io.errors import ArcpError, Denied
 from arcp_io.otel import Tracing
+from tests.io import isolated
 from tests.io.proxy import proxy
 
 pytestmark = pytest.mark.anyio
@@ -151,6 +153,37 @@ async def test_a_plain_function_works_within_its_span() -> None:
     runtime = spans.one("invoke_agent plain")
     assert parent(spans.one("execute_tool search")) == number(runtime)
     assert parent(spans.one("inner")) == number(runtime)
+
+
+async def test_an_agent_in_a_process_of_its_own_has_its_spans() -> None:
+    spans = Spans()
+    isolated.app.tracing = Tracing(spans.provider)
+    try:
+        async with serve_memory(isolated.app) as server, connect(server, "t0ken") as session:
+            job = await session.submit("about", lease={"tool.call": ["grep"]})
+            await job.result()
+    finally:
+        isolated.app.tracing = None
+    runtime = spans.one("invoke_agent about")
+    assert parent(spans.one("execute_tool grep")) == number(runtime)
+    assert trace_of(runtime) == job.trace_id
+
+
+async def test_a_program_without_an_event_loop_has_spans_within_its_own() -> None:
+    spans = Spans()
+    tracer = trace.get_tracer("a program", tracer_provider=spans.provider)
+    async with serve(made(spans), port=0) as server:
+
+        def program() -> None:
+            with sync.connect(server.url, tracing=Tracing(spans.provider)) as session:
+                with tracer.start_as_current_span("request"):
+                    job = session.submit("worker", 1, lease=LEASE)
+                assert job.result() == 1
+
+        await to_thread.run_sync(program)
+    client = spans.one("invoke_agent worker", SpanKind.CLIENT)
+    assert parent(client) == number(spans.one("request"))
+    assert parent(spans.one("invoke_agent worker", SpanKind.SERVER)) == number(client)
 
 
 async def test_a_client_without_tracing_names_the_trace() -> None:
