@@ -380,6 +380,8 @@ class Honest:
                 if command == "submit" and event.code == "JOB_NOT_FOUND":
                     self.views.forgotten.add(what[1])
                 if command == "subscribe" and event.code == "JOB_NOT_FOUND":
+                    self.views.not_found(what[0])
+                if command == "subscribe" and event.code == "JOB_NOT_FOUND":
                     # It may have been carried out, and its answer be lost and kept no longer; a resume by the
                     # next process "sends every kept frame above the cursor" (§2).
                     self.strange.add(what[0])

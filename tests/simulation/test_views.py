@@ -72,3 +72,13 @@ def test_a_notice_follows_no_job_of_an_earlier_process(restarted: Views) -> None
     assert taken is not None and not restarted.jobs[CHILD].asked
     restarted.emitted(event(3))
     assert restarted.jobs[CHILD].asked
+
+
+@pytest.mark.parametrize(("known", "forgotten"), [(False, True), (True, True), (False, False)])
+def test_the_end_of_a_child_that_is_gone_is_due_unless_the_client_may_miss_it(
+    restarted: Views, known: bool, forgotten: bool
+) -> None:
+    view = restarted.jobs[CHILD]
+    view.known, view.work.forgotten = known, forgotten
+    restarted.not_found(CHILD)
+    assert view.waits is (known or not forgotten)

@@ -207,6 +207,16 @@ class Views:
         if place is not None:
             (view.go if followed else view.begin)(place)
 
+    def not_found(self, job_id: str) -> None:
+        """Take the refusal of a subscribe: the user is told that a job is gone, and need not get its end.
+
+        The end may have come before an answer that was sent again, to which events belong by all that the
+        client knows: "the first payload" of a key does not tell it which jobs come by themselves (§6).
+        """
+        view = self.jobs.get(job_id)
+        if view is not None and view.work.forgotten and not (view.known or view.asked):
+            view.waits = False
+
     # Events.
 
     def emitted(self, event: JobEvent) -> Taken | None:
