@@ -76,6 +76,7 @@ class Front:
         server.host, server.port, server.url = self._place
         server.secure = secure
         server.at_end.append(self.close)
+        server.log_room()
         self._accept = partial(server.accepted, admission, secure)
         self._server = server
 

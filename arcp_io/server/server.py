@@ -247,6 +247,10 @@ class Server:
         self.port = listeners[0].getsockname()[1]
         scheme = "ws" if context is None else "wss"
         self.url = f"{scheme}://{bracketed(host)}:{self.port}{path}"
+        self.log_room()
+
+    def log_room(self) -> None:
+        """Log how many files may be open, and how many of them are connections."""
         logger.info("%d files may be open, of them %d connections", self._files, self._room)
 
     def set_rights(

@@ -428,7 +428,7 @@ async def test_a_session_and_its_resume_through_a_relay() -> None:
     """Check a relay that also carries the upgrade, without knowledge of its content."""
     async with nothing_left(), serve(make_app(), port=0) as server, relayed() as relay:
         admission = Admission(hosts=["127.0.0.1"])
-        relay.admits = lambda stream: server._accepted(admission, False, stream, "a peer")
+        relay.admits = lambda stream: server.accepted(admission, False, stream, "a peer")
         url = f"ws://127.0.0.1:{relay.port}/arcp"
         async with connect(url, TOKEN) as session:
             job = await session.submit("flood", {"events": 3_000, "size": 100})

@@ -58,9 +58,9 @@ def test_binary_results(served: Served) -> None:
     assert (said["result"], said["encoding"]) == ("AP8=", "base64")
 
 
-def test_a_wrong_token_is_a_problem_of_the_connection(served: Served) -> None:
+def test_a_wrong_token_has_an_exit_code_of_its_own(served: Served) -> None:
     done = served.submit("echo", token="wr0ng")
-    assert done.returncode == 5
+    assert done.returncode == 9
     assert "UNAUTHENTICATED" in done.stderr
     assert "wr0ng" not in done.stdout + done.stderr
 
