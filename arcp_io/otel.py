@@ -54,6 +54,8 @@ RESUME: Final = "arcp.resume"
 _TEXT_MAP: Final = TraceContextTextMapPropagator()
 MOST_DELEGATIONS: Final = 10_000
 """Delegations whose children have not started, at most; the oldest is forgotten then."""
+MOST_TOOLS: Final = 1_000
+"""Tool calls of one job that have not ended, at most; the span of the oldest is ended then."""
 
 
 class Tracing:
@@ -220,6 +222,8 @@ class JobSpan:
         span = None if call_id in self._tools else self._tracing.tool(self.span, tool, call_id)
         if span is not None:
             self._tools[call_id] = span
+            if len(self._tools) > MOST_TOOLS:
+                self.tool_ended(next(iter(self._tools)))
 
     def in_tool(self, call_id: str) -> Any:
         """Return a block in which the span of a tool call is the current one."""

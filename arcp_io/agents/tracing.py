@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from arcp_io.otel import JobSpan
 
 
+TOOLS: Final = (EventKind.TOOL_CALL.value, EventKind.TOOL_RESULT.value)
+"""The kinds of events that begin and end spans."""
+
+
 class TracedJob(RunningJob, eq=False):
     """A running job with a span; see `RunningJob`."""
 
@@ -27,12 +31,14 @@ class TracedJob(RunningJob, eq=False):
 
     def speak(self, kind: str, body: Body | Mapping[str, Any]) -> Coroutine[Any, Any, None] | None:
         """Publish an event, and note it if it ends a tool call."""
-        self._note(kind, body)
+        if kind in TOOLS:
+            self._note(kind, body)
         return super().speak(kind, body)
 
     def publish(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """Publish an event, and note it if it begins or ends a tool call."""
-        self._note(kind, body)
+        if kind in TOOLS:
+            self._note(kind, body)
         try:
             super().publish(kind, body)
         except Denied as denied:

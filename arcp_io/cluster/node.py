@@ -15,9 +15,9 @@ from arcp_io.agents.threads import call_in_thread
 from arcp_io.drivers.door import since_boot
 from arcp_io.drivers.loop import Loop, open_loop
 from arcp_io.drivers.node_tls import NodeTls, check_plain_nodes
-from arcp_io.drivers.sockets import bracketed, is_loopback, open_listeners
+from arcp_io.drivers.sockets import bracketed, is_loopback
 from arcp_io.server.audit_log import Auditor
-from arcp_io.server.http_pages import METRICS, PageServer, health_pages
+from arcp_io.server.http_pages import METRICS, PageServer, health_pages, metrics_server
 from arcp_io.server.server import open_metrics
 from arcp_io.server.setting_warnings import warn_of_settings
 from arcp_proto import RECORD_VERSION, SECOND, Counts, JobInfo, LocalProtocolError
@@ -222,10 +222,9 @@ async def _show_metrics(server: NodeServer, entrance: Entrance, metrics: Metrics
     if entrance.metrics_address is None:
         return pages
     gateway = server.gateway
-    server.pages = PageServer(
-        server.loop, {**pages, **health_pages(lambda: gateway.trouble)}, lambda: "clients connect elsewhere"
+    server.pages = await metrics_server(
+        server.loop, metrics.page, lambda: gateway.trouble, entrance.metrics_address
     )
-    await server.pages.listen(await open_listeners(*entrance.metrics_address))
     return {}
 
 

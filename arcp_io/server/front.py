@@ -11,11 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from arcp_io.drivers.loop import Listening
-from arcp_io.drivers.sockets import is_private, open_listeners, remove_socket
+from arcp_io.drivers.sockets import is_private, remove_socket
 from arcp_io.drivers.transport import ByteStream, Receiver
 
 from .entrance import Entrance
-from .http_pages import METRICS, PageServer, health_pages
+from .http_pages import METRICS, PageServer, health_pages, metrics_server
 
 if TYPE_CHECKING:
     from arcp_io.drivers.loop import Loop
@@ -61,7 +61,8 @@ class Front:
         for listener in listeners:
             self._listening.append(await loop.listen(listener, entrance.ssl_context, accepted))
         if self._metrics is not None and entrance.metrics_address is not None:
-            await self._open_metrics(loop, self._metrics, entrance.metrics_address)
+            page, address = self._metrics.page, entrance.metrics_address
+            self._pages.append(await metrics_server(loop, page, lambda: self.trouble, address))
 
     def serve(self, server: Server) -> None:
         """Bring connections to a server from now on."""
@@ -94,9 +95,3 @@ class Front:
         if self._accept is None or self.trouble:
             return pages.accepted(stream, peer)
         return self._accept(stream, peer)
-
-    async def _open_metrics(self, loop: Loop, metrics: Metrics, address: tuple[str, int]) -> None:
-        pages = {METRICS: metrics.page, **health_pages(lambda: self.trouble)}
-        beside = PageServer(loop, pages, lambda: "clients connect to another address")
-        self._pages.append(beside)
-        await beside.listen(await open_listeners(*address))

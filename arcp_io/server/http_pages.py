@@ -5,6 +5,7 @@ A load balancer asks for `/livez` and `/readyz`, and a monitor for `/metrics`. A
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from arcp_io.drivers.loop import Listening
+from arcp_io.drivers.sockets import address_text, open_listeners
 from arcp_io.drivers.transport import ByteStream
 from arcp_io.drivers.websocket import ServerCodec
 from arcp_io.drivers.ws_admission import Admission, Page, Pages
 
 if TYPE_CHECKING:
     from arcp_io.drivers.loop import Event, Loop
+
+logger = logging.getLogger("arcp_io")
 
 LIVE: Final = "/livez"
 READY: Final = "/readyz"
@@ -43,6 +47,17 @@ def health_pages(trouble: Callable[[], str], failed: Callable[[], str] | None = 
 def health(trouble: str) -> Page:
     """Return the answer to a health check."""
     return Page(503 if trouble else 200, f"{trouble or 'ok'}\n".encode())
+
+
+async def metrics_server(
+    loop: Loop, page: Callable[[], Page], trouble: Callable[[], str], address: tuple[str, int]
+) -> PageServer:
+    """Show metrics and health at an address of their own, until the server is closed. Raises OSError."""
+    listeners = await open_listeners(*address)
+    shown = PageServer(loop, {METRICS: page, **health_pages(trouble)}, lambda: "clients connect elsewhere")
+    await shown.listen(listeners)
+    logger.info("metrics are at http://%s%s", address_text(listeners[0].getsockname()), METRICS)
+    return shown
 
 
 class PageServer:

@@ -15,7 +15,17 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from arcp_io import App, BlockingJobContext, JobContext, SqliteJournal, connect, serve, serve_memory, sync
+from arcp_io import (
+    App,
+    BlockingJobContext,
+    JobContext,
+    SqliteJournal,
+    connect,
+    otel,
+    serve,
+    serve_memory,
+    sync,
+)
 from arcp_io.errors import ArcpError, Denied
 from arcp_io.otel import Tracing
 from tests.io import isolated
@@ -228,6 +238,26 @@ async def test_a_denied_tool_and_a_denied_delegation_end_their_spans() -> None:
         await (await session.submit("denied")).result()
     for name in ("execute_tool rm", "invoke_agent worker"):
         assert dict(spans.one(name).attributes or {})["error.type"] == "PERMISSION_DENIED"
+
+
+async def test_tool_calls_that_are_events_of_the_agent_have_spans_and_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(otel, "MOST_TOOLS", 2)
+    spans = Spans()
+    app = App("tests", "1", anonymous=True, tracing=Tracing(spans.provider))
+
+    @app.agent("emits")
+    async def emits(job: JobContext, input: Any) -> None:
+        for number in range(4):
+            await job.emit("tool_call", {"tool": "search", "args": {}, "call_id": f"c{number}"})
+        assert len(spans.ended) == 2
+        await job.emit("tool_result", {"call_id": "c3", "result": 1})
+        assert len(spans.ended) == 3
+
+    async with serve_memory(app) as server, connect(server) as session:
+        await (await session.submit("emits", lease=LEASE)).result()
+    assert len(spans.ended) == 5
 
 
 async def test_a_refused_submit_ends_its_span() -> None:
