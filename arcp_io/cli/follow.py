@@ -193,6 +193,7 @@ class Following:
         )
 
     def _left(self, job: Job) -> Ending:
+        """Return the ending of a job that was left as soon as it was accepted."""
         attach = self._server.attach_to(job.id)
         return Ending(exit=Exit.SUCCESS, job_id=job.id, detached=True, attach=attach)
 

@@ -91,17 +91,20 @@ def output_argument(path: str | None, most: str | None, *, as_json: bool) -> Res
             raise ValueError(f"{error.strerror}: {error.filename}") from None
 
 
-def enter_new(stack: ExitStack, url: str, token: str | None, keeping: Keeping) -> FileStore | None:
+def enter_new(
+    stack: ExitStack, url: str, token: str | None, keeping: Keeping, *, shared: bool = False
+) -> FileStore | None:
     """Return the entered store for a session that will submit a job; a usage error for a store in use.
 
-    Without --store, and if the default directory cannot be used, the session is not stored, and a line on
-    stderr says so.
+    A `shared` one may hold a session with unfinished jobs. Without --store, and if the default directory
+    cannot be used, the session is not stored, and a line on stderr says so.
     """
     if keeping.no_store:
         return None
     if keeping.store is None:
         try:
-            return session_files.enter_free(stack, url, token)
+            enter = session_files.enter_shared if shared else session_files.enter_free
+            return enter(stack, url, token)
         except OSError as error:
             print(f"the session is not stored: {error.strerror}: {error.filename}", file=sys.stderr)
             return None
@@ -116,8 +119,19 @@ def enter_new(stack: ExitStack, url: str, token: str | None, keeping: Keeping) -
         return store
 
 
-def server_of(stack: ExitStack, job_id: str, url: str | None, access: Access, keeping: Keeping) -> Server:
-    """Return the server that has a job, with the entered store of its session, unless it is in use."""
+def server_of(
+    stack: ExitStack,
+    job_id: str,
+    url: str | None,
+    access: Access,
+    keeping: Keeping,
+    *,
+    shared: bool = False,
+) -> Server:
+    """Return the server that has a job, with the entered store of its session, unless it is in use.
+
+    Without `shared` a session that several jobs share is left alone: it would bring the events of them all.
+    """
     token = access.bearer()
     found: FileStore | None = None
     with _checked_store():
@@ -128,6 +142,9 @@ def server_of(stack: ExitStack, job_id: str, url: str | None, access: Access, ke
             found = session_files.find(job_id, url, token)
         if found is not None:
             url = url or session_files.url_of(found)
+            if session_files.is_shared(found) and not shared:
+                found = None
+        if found is not None:
             try:
                 stack.enter_context(found)
             except StoreInUse:

@@ -86,6 +86,8 @@ def _document(path: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
+    if os.name == "posix" and mode & stat.S_IWOTH:
+        raise ValueError(f"every user may change {path}: run 'chmod o-w {path}'")
     if os.name == "posix" and mode & _OPEN_TO_OTHERS and _holds_token(document):
         raise ValueError(
             f"{path} holds a token, and other users may read it: run 'chmod 600 {path}', or put the token"

@@ -19,6 +19,12 @@ from arcp_io.errors import NotAStore, StoreInUse
 SUFFIX: Final = ".session"
 MOST: Final = 64
 """Sessions with one server; a runtime allows a principal no more."""
+SHARED_FROM: Final = 1_000
+"""The number of the first session that several jobs share, each of which was left at once."""
+MOST_SHARING: Final = 32
+"""Unfinished jobs of one such session: each of them gets the events of all, when it is resumed."""
+MOST_ALONE: Final = 32
+"""Sessions with one server after which jobs that are left at once share one: a principal may have 64."""
 GRACE: Final = 30 * 60
 """Seconds after the resume window for which a session is kept: clocks differ, and a runtime may restart."""
 NAMED: Final = re.compile(r"(?P<url>.+)\.[0-9a-f]{16}\.\d+\.session")
@@ -47,14 +53,14 @@ def directory() -> Path:
     return path
 
 
-def enter_free(stack: ExitStack, url: str, token: str | None) -> FileStore | None:
+def enter_free(stack: ExitStack, url: str, token: str | None, most: int = MOST) -> FileStore | None:
     """Return an entered store for a new session with a server; None when there are too many.
 
     A store whose session has an unfinished job is kept for `arcp-io attach`.
     """
     base = directory() / _name(url, token)
     _forget_expired()
-    for number in range(1, MOST + 1):
+    for number in range(1, most + 1):
         store = FileStore(f"{base}.{number}{SUFFIX}")
         with suppress(StoreInUse, NotAStore), ExitStack() as entered:
             entered.enter_context(store)
@@ -63,6 +69,30 @@ def enter_free(stack: ExitStack, url: str, token: str | None) -> FileStore | Non
                 stack.push(entered.pop_all())
                 return store
     return None
+
+
+def enter_shared(stack: ExitStack, url: str, token: str | None) -> FileStore | None:
+    """Return an entered store for a job that is left at once; None when there are too many.
+
+    The job gets a session of its own, unless there are many.
+    """
+    if (free := enter_free(stack, url, token, MOST_ALONE)) is not None:
+        return free
+    base = directory() / _name(url, token)
+    for number in range(SHARED_FROM, SHARED_FROM + MOST):
+        store = FileStore(f"{base}.{number}{SUFFIX}")
+        with suppress(StoreInUse, NotAStore), ExitStack() as entered:
+            entered.enter_context(store)
+            if len(unfinished(store)) < MOST_SHARING:
+                stack.push(entered.pop_all())
+                return store
+    return None
+
+
+def is_shared(store: FileStore) -> bool:
+    """Return whether several jobs share the session of a store."""
+    named = re.search(r"\.(\d+)\.session$", store.path.name)
+    return named is not None and int(named[1]) >= SHARED_FROM
 
 
 def find(job_id: str, url: str | None, token: str | None) -> FileStore | None:

@@ -75,6 +75,9 @@ def submit(
     one cancels the job and waits until it has stopped (a third one does not wait), otherwise the job is left
     as it is, for 'arcp-io attach'.
 
+    With --detach the job is left as soon as it is accepted. From the 33rd on such jobs share a session, as a
+    principal may have 64.
+
     An agent may read, write, fetch, call, delegate and use what --lease grants, and nothing without it.
 
     \b
@@ -97,7 +100,8 @@ def submit(
             raise ValueError("a job that is left has no result yet: give --output and --max-result to attach")
     token = access.bearer()
     with ExitStack() as stack:
-        server = server_at(at, token, access, keeping, enter_new(stack, at, token, keeping))
+        kept = enter_new(stack, at, token, keeping, shared=detach)
+        server = server_at(at, token, access, keeping, kept)
         result = output_argument(output, max_result, as_json=as_json)
         job = Submission(agent=agent, input=content, options=options, detach=detach)
         ending = follow(access, server, job, None if as_json else agent, result)

@@ -8,12 +8,21 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from arcp_io.cli import main, session_files
+from arcp_io.cli.access import Access
+from arcp_io.cli.cancel import _looked_at
+from arcp_io.cli.exit_codes import Exit
+from arcp_io.cli.job_request import Ending, Server
 from arcp_io.cli.json_fields import FIELDS
+from arcp_proto.client.stored_session import ResumedJob, Resumption
+from arcp_proto.ids import JobId, SessionId
+from arcp_proto.secret import Secret
 from tests.io.processes import AGENTS, COMMAND, Served, arcp_io, await_file
 from tests.io.terminals import Terminal
 
@@ -180,8 +189,73 @@ def test_a_job_is_left_at_once(served: Served, loop: str) -> None:
         "attach": f"arcp-io attach {told['job_id']}",
     }
     for left in (job_id, told["job_id"]):
-        done = served.run("cancel", left, "--json", "--loop", loop)
+        done = at(served, "cancel", left, "--json", "--loop", loop)
         assert (done.returncode, records("cancel", done.stdout)[0]["final_status"]) == (0, "cancelled")
+
+
+def test_many_jobs_that_are_left_at_once_share_a_session(tmp_path: Path) -> None:
+    agents = AGENTS.replace("App(name", "App(limits=Limits(max_principal_sessions=36), name")
+    served = Served(tmp_path, agents=agents.replace("import App\n", "import App, Limits\n"))
+    jobs = [at(served, "submit", "wait", "--detach").stdout.strip() for _ in range(40)]
+    assert len({*jobs} - {""}) == 40
+    assert len(list(served.state.glob("*.session"))) == 33
+    with served.running("attach", jobs[-1]) as attached:
+        attached.read_until("waiting")
+        for job_id in (jobs[0], *jobs[-3:]):
+            done = served.run("cancel", job_id)
+            assert (done.returncode, done.stdout, done.stderr) == (0, f"job {job_id} cancelled\n", "")
+        _, err = attached.communicate()
+    assert (attached.returncode, "cancelled" in err) == (3, True)
+    assert served.stop() == 0
+
+
+def test_a_job_is_left_at_a_runtime_that_has_forgotten_the_shared_session(tmp_path: Path) -> None:
+    served = Served(tmp_path)
+    assert at(served, "submit", "wait", "--detach").returncode == 0
+    port = served.url.partition(":")[2].rpartition(":")[2].partition("/")[0]
+    assert served.stop() == 0
+    (again,) = (Served(tmp_path, "--port", port),)
+    for _ in range(2):
+        done = at(again, "submit", "wait", "--detach")
+        assert (done.returncode, done.stderr.count("left as it is")) == (0, 1)
+    assert again.stop() == 0
+
+
+def test_a_shared_session_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(session_files, "MOST_ALONE", 0)
+    monkeypatch.setattr(session_files, "MOST_SHARING", 2)
+    for count in (1, 2, 1):
+        with ExitStack() as stack:
+            store = session_files.enter_shared(stack, "ws://one/arcp", None)
+            assert store is not None and session_files.is_shared(store)
+            jobs = [*session_files.unfinished(store), "job_new"]
+            assert len(jobs) == count
+            resumed = tuple(ResumedJob(JobId(job_id)) for job_id in jobs)
+            store.save(Resumption(SessionId("sess_1"), Secret("rt_1"), 0, resumed, 600))
+            with ExitStack() as other:  # Another process gets another session.
+                second = session_files.enter_shared(other, "ws://one/arcp", None)
+                assert second is not None and second.path != store.path
+
+
+def test_the_cancel_of_a_job_whose_end_is_held_up_is_told_by_a_look(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(session_files, "MOST_ALONE", 0)
+    for name, value in (("ARCP_URL", served.url), ("ARCP_TOKEN", "s3cret")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("arcp_io.cli.cancel.PATIENCE", 0.0)
+    assert main(["submit", "wait", "--detach"]) == 0
+    job_id = capsys.readouterr().out.strip()
+    assert main(["cancel", job_id, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "NOT_ENDED"
+    assert at(served, "describe", job_id, "--json").returncode == 0
+    monkeypatch.setattr("arcp_io.cli.cancel.PATIENCE", 60.0)
+    assert main(["cancel", job_id]) == 0
+    monkeypatch.setattr("arcp_io.cli.cancel.PATIENCE", 0.0)
+    ended = Ending(exit=Exit.CANCELLED, job_id=job_id, final_status="cancelled")
+    assert _looked_at(Access(), Server(url=served.url, token="s3cret"), job_id, as_json=False) == ended
 
 
 def test_a_job_that_was_left_at_once_is_attached(served: Served) -> None:

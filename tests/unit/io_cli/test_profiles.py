@@ -128,6 +128,15 @@ def test_a_file_with_a_token_is_for_its_owner_alone(
     assert shown(capsys)["profile"] == ("local", "file")
 
 
+def test_a_file_that_every_user_may_change_is_refused(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    write(config, "[profiles.local]\n", 0o662)
+    assert f"every user may change {config}: run 'chmod o-w {config}'" in failed(capsys, "config", "show")
+    config.chmod(0o664)
+    assert shown(capsys)["url"] == (None, "default")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
