@@ -208,14 +208,17 @@ class Promises:
                 told = self.sessions[session_id]
                 told.over, told.over_at = True, self._world.works.tick()
             case facts.JobJoined(session_id=session_id, job_id=job_id, request_id=request_id):
-                gone = self._world.truth.jobs[job_id].forgotten
-                self._carried_out(session_id, Begin(job_id, request_id, None, gone, record=number))
+                self._carried_out(session_id, Begin(job_id, request_id, None, record=number))
             case facts.Unobserved(session_id=session_id, job_id=job_id, position=position) if position:
                 self._carried_out(session_id, Begin(job_id, "", None, record=number))
             case facts.Unobserved(session_id=session_id, job_id=job_id, last=None):
                 if session_id in self.sessions:
                     unsubscribes = self.sessions[session_id].unsubscribes
                     unsubscribes.carried_out(job_id, self._world.works.tick(), number)
+            case facts.Replied(session_id=session_id, reply=reply) if reply.message_type == "job.accepted":
+                self._carried_out(
+                    session_id, Begin(reply.job_id, reply.request_id, None, True, record=number)
+                )
             case facts.Replied(session_id=session_id, reply=reply):
                 answer = msgspec.json.decode(reply.payload)
                 begin = Begin(reply.job_id, reply.request_id, answer, record=number)

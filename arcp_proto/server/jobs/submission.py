@@ -20,10 +20,10 @@ from arcp_proto.server import audit, responses
 from arcp_proto.server.audit import notice
 from arcp_proto.server.credentials import issuing
 from arcp_proto.server.credentials.model import shown
-from arcp_proto.server.journal.records import Delivered, JobAcceptedRecord, JobJoined, JobStarted
+from arcp_proto.server.journal.records import Delivered, JobAcceptedRecord, JobJoined, JobStarted, Replied
 from arcp_proto.server.responses import accepted_again, accepted_of
 from arcp_proto.server.sessions import admission_control
-from arcp_proto.server.sessions.session import Session, Turn, session_of
+from arcp_proto.server.sessions.session import Reply, Session, Turn, session_of
 from arcp_proto.server.sessions.subscriptions import check_room, observe, visible_job
 from arcp_proto.wire import codec, event_bodies, messages
 from arcp_proto.wire.credential import Credential
@@ -254,12 +254,15 @@ def _join(
     if job is not None and job.home is not session and job.id not in session.observed:
         check_room(state, session, job)
         observe(state, session, job, 0)
-    state.commit(JobJoined(session.id, claim.job_id, request_id))
     if job is not None:
+        state.commit(JobJoined(session.id, claim.job_id, request_id))
         if connection is not None:
             _send_kept(state, connection, session, job)
         return
     accepted = accepted_again(claim, request_id, session)
+    payload = codec.encode_checked(accepted)
+    reply = Reply(session.log.last, request_id, messages.JOB_ACCEPTED, claim.job_id, payload)
+    state.commit(Replied(session.id, reply))
     if connection is not None:
         connection.send(accepted, job_id=claim.job_id, trace_id=accepted.trace_id)
     _end_again(state, session, claim, accepted.trace_id)
@@ -296,6 +299,8 @@ def answered_before(
         return knows(session, envelope.id, connection)
     job = state.jobs.get(job_id)
     if job is None:
+        if session.replies.is_kept(envelope.id):
+            return True
         raise Refusal(ErrorCode.JOB_NOT_FOUND, "the job of this submit has ended and is forgotten")
     if job.terms.idempotency_key is None or session.replies.is_kept(envelope.id):
         _send_accepted(connection, session, job, envelope.id)

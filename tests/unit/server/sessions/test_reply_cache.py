@@ -334,15 +334,17 @@ def test_repeated_submits_are_answered_even_if_their_replies_were_dropped() -> N
 
 
 def test_a_repeated_submit_of_a_forgotten_job_is_not_carried_out() -> None:
-    world = World(limits=Limits(retention_sec=10))
+    world = World(limits=Limits(retention_sec=10, max_session_replies=1))
     peer = world.client(features=())
-    peer.send("job.submit", {"agent": "echo"}, id="s1")
-    world.finish(world.last(StartJob).job_id)
+    for name in ("s1", "s2"):
+        peer.send("job.submit", {"agent": "echo"}, id=name)
+        world.finish(world.last(StartJob).job_id)
     world.advance(11)
     again = world.resumed(peer, 0, replies=True)
     [error] = again.send("job.submit", {"agent": "echo"}, id="s1")
     assert error["payload"]["code"] == "JOB_NOT_FOUND"
-    assert len(world.all(StartJob)) == 1
+    assert again.send("job.submit", {"agent": "echo"}, id="s2") == [], "the resume has answered it"
+    assert len(world.all(StartJob)) == 2
 
 
 def test_the_reply_about_a_forgotten_job_is_replayed() -> None:
@@ -354,6 +356,20 @@ def test_the_reply_about_a_forgotten_job_is_replayed() -> None:
     again = world.resumed(peer, 0, replies=True)
     assert types(again) == ["session.welcome", "job.accepted", "job.result"]
     assert again.frames[1]["payload"]["trace_id"] == again.frames[2]["trace_id"]
+
+
+def test_the_answer_to_a_key_of_a_forgotten_job_is_replayed_before_its_end() -> None:
+    world = World(limits=Limits(retention_sec=10))
+    submit = {"agent": "echo", "idempotency_key": "k"}
+    world.client().send("job.submit", submit)
+    world.finish(world.last(StartJob).job_id)
+    world.advance(11)
+    peer = deaf(world)
+    peer.send("job.submit", submit, id="s1")
+    again = world.resumed(peer, 0, replies=True)
+    assert types(again) == ["session.welcome", "job.accepted", "job.result"]
+    assert again.frames[1]["payload"]["request_id"] == "s1"
+    assert again.send("job.submit", submit, id="s1") == [], "the resume has answered it"
 
 
 def test_a_repeated_submit_with_a_key_is_answered_again(world: World, peer: Peer) -> None:
