@@ -236,6 +236,7 @@ class App:
         drain: float = 30.0,
         journal: Journal | None = None,
         metrics: bool = False,
+        dashboard: bool = False,
     ) -> AsgiApp:
         """Return an ASGI 3 application that serves this App, alone or mounted in another application.
 
@@ -248,7 +249,7 @@ class App:
         mounted application gets no lifespan: give its `lifespan` to the outer one. Otherwise the first
         request starts the runtime, and jobs get no time at the end. With a `journal` sessions and jobs
         survive the process. The server has to run one worker. With `metrics` (extra `metrics`) admitted hosts
-        get figures for Prometheus at `/metrics`.
+        get figures for Prometheus at `/metrics`, and with `dashboard` a page about jobs at `/dashboard`.
 
         Raises ValueError for an invalid App, path or journal.
         """
@@ -263,6 +264,7 @@ class App:
             drain=drain,
             journal=journal,
             metrics=metrics,
+            dashboard=dashboard,
         )
 
     def find(self, name: str, version: str | None) -> Agent:

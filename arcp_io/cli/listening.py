@@ -31,6 +31,10 @@ MetricsAddress: TypeAlias = Annotated[
         metavar="HOST:PORT", help="Show figures for Prometheus at /metrics of another address, without TLS."
     ),
 ]
+Dashboard: TypeAlias = Annotated[
+    bool,
+    typer.Option("--dashboard", help="Show browsers a page about jobs at /dashboard, on admitted hosts."),
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Listening:
     fd: Fd = None
     metrics: Metrics = False
     metrics_address: MetricsAddress = None
+    dashboard: Dashboard = False
 
     @property
     def elsewhere(self) -> bool:
@@ -61,6 +66,9 @@ class Listening:
         with checked("--metrics"):
             if stdio and (self.metrics or self.metrics_address):
                 raise ValueError("is for WebSockets, not for --stdio")
+        with checked("--dashboard"):
+            if stdio and self.dashboard:
+                raise ValueError("is for WebSockets, not for --stdio")
         with checked("--fd"):
             if self.fd is not None and (self.uds is not None or stdio):
                 raise ValueError("give one of --fd, --uds and --stdio")
@@ -74,6 +82,7 @@ class Listening:
             "fd": () if stdio else self.fds,
             "metrics": self.metrics or self.metrics_address is not None,
             "metrics_address": self._metrics_address(),
+            "dashboard": self.dashboard,
         }
 
     def _metrics_address(self) -> tuple[str, int] | None:

@@ -167,6 +167,7 @@ def serve(
       arcp-io serve example:app --host 0.0.0.0 --certfile chain.pem --allow-host agents.example
       arcp-io serve example:app --tokens tokens.toml
       arcp-io serve example:app --uds agents.sock --metrics-address 127.0.0.1:9464
+      arcp-io serve example:app --dashboard
       arcp-io serve example:app --stdio
       arcp-io serve example:app --journal agents.journal
       arcp-io serve example:app --journal postgresql://db/arcp --node-listen 10.0.0.5:7800

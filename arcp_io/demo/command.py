@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import anyio
 import typer
 
 from arcp_io.cli.arguments import Loop, checked
@@ -35,6 +37,9 @@ def demo(
     loop: Annotated[Loop, typer.Option(metavar="LOOP", help="Event loop: asyncio or trio.")] = Loop.ASYNCIO,
     drop: Annotated[int, typer.Option(metavar="N", min=0, help="Cut the connection N times meanwhile.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Show the job in a browser as well, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Index the text files below PATH (default: the current directory) by a real job.
 
@@ -49,6 +54,7 @@ def demo(
       arcp-io demo
       arcp-io demo ~/src --loop trio
       arcp-io demo --drop 20
+      arcp-io demo --dashboard
       arcp-io demo --json . | jq .by_extension
     """
     with checked("PATH"):
@@ -56,7 +62,10 @@ def demo(
     with checked("--loop"):
         if loop is Loop.TRIO and find_spec("trio") is None:
             raise ValueError("trio is not installed: pip install 'arcp-io[trio]'")
-    run = _Run(root, loop, drop)
+    with checked("--dashboard"):
+        if dashboard and as_json:
+            raise ValueError("is for people, and --json for programs")
+    run = _Run(root, loop, drop, dashboard=dashboard)
     ending = run.follow(live=not as_json)
     report = json.loads(ending.result) if ending.exit in SUCCEEDED else {}
     drops = {"drops": run.drops, "resumes": run.resumes} if drop else {}
@@ -66,10 +75,8 @@ def demo(
         status = ending.final_status
         said = {**report, "events": ending.events, "final_status": status, **drops, **lost, **error}
         print_out(json.dumps(said))
-    elif report:
-        _print_report(report)
-        if drop:
-            print_out(f"The connection was cut {run.drops:,} times, and resumed {run.resumes:,} times.")
+    elif not dashboard:
+        run.tell(ending)
     raise typer.Exit(ending.exit)
 
 
@@ -87,15 +94,23 @@ def _root(path: str) -> str:
 class _Run:
     """One run of the demo."""
 
-    def __init__(self, root: str, loop: Loop, drop: int) -> None:
+    def __init__(self, root: str, loop: Loop, drop: int, *, dashboard: bool = False) -> None:
         self.drops = self.resumes = 0
         self._root = root
         self._loop = loop
         self._drop = drop
+        self._dashboard = dashboard
+
+    def tell(self, ending: Ending) -> None:
+        """Print what the job has found, if it has."""
+        if ending.exit not in SUCCEEDED:
+            return
+        _print_report(json.loads(ending.result))
+        if self._drop:
+            print_out(f"The connection was cut {self.drops:,} times, and resumed {self.resumes:,} times.")
 
     def follow(self, *, live: bool) -> Ending:
         """Run the job to its end, shown on stderr while `live`."""
-        import anyio
         from rich.console import Console
 
         from arcp_io.cli.view import View
@@ -104,7 +119,8 @@ class _Run:
             return anyio.run(self._serve, None, backend=self._loop.value)
         with View(Console(stderr=True), "index", ends_with_us=True) as view:
             ending = anyio.run(self._serve, view, backend=self._loop.value)
-            view.end(ending)
+            if not self._dashboard:
+                view.end(ending)
         return ending
 
     async def _serve(self, view: View | None) -> Ending:
@@ -118,11 +134,30 @@ class _Run:
         most = Ceiling(lease={"fs.read": ["/**"], "tool.call": ["index.*"]})
         app = App(name="arcp-io demo", version=VERSION, tokens={token: "demo"}, ceilings=[most])
         app.agent("index", version=VERSION)(index)
-        async with serve(app, host="127.0.0.1", port=0) as server:
+        async with serve(app, host="127.0.0.1", port=0, dashboard=self._dashboard) as server:
+            if self._dashboard and view is not None:
+                view.note(f"dashboard http://127.0.0.1:{server.port}/dashboard token {token}")
             if not self._drop:
-                return await self._submit(_server(server.url, token), view, None)
-            async with Relay.before(server.url) as relay:
-                return await self._submit(_server(relay.url, token), view, relay)
+                ending = await self._submit(_server(server.url, token), view, None)
+            else:
+                async with Relay.before(server.url) as relay:
+                    ending = await self._submit(_server(relay.url, token), view, relay)
+            if self._dashboard and view is not None:
+                await self._stay(view, ending)
+        return ending
+
+    async def _stay(self, view: View, ending: Ending) -> None:
+        """Tell the end, and serve the dashboard on until Ctrl-C, unless that has ended the job."""
+        from arcp_io.cli.exit_codes import Exit
+
+        view.end(ending)
+        self.tell(ending)
+        if ending.exit is Exit.INTERRUPTED:
+            return
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            view.note("the dashboard is served until Ctrl-C")
+            async for _ in signals:
+                return
 
     async def _submit(self, server: Server, view: View | None, relay: Relay | None) -> Ending:
         from arcp_io.cli.follow import Following

@@ -23,6 +23,8 @@ class Page(NamedTuple):
     status: int
     body: bytes
     content_type: str = PLAIN_TEXT
+    headers: tuple[tuple[str, str], ...] = ()
+    """Further headers."""
 
 
 Pages: TypeAlias = Mapping[str, Callable[[], Page]]
@@ -48,7 +50,9 @@ class Admission:
     `refused` is called with the status and the reason of every request that is not answered by 101. With
     `health` a request for `path`/health, with any Host, is answered by 200, or by 503 with the reason that
     `health` returns, if that is not empty. `pages` are answered with any Host too, and `guarded` ones with a
-    listed Host alone. While `closed` returns a reason, every other request is answered by 503 with it.
+    listed Host alone. With `own_schemes` a web origin that is the Host itself, by one of these schemes, is
+    admitted as well: the pages connect to the listener that served them. While `closed` returns a reason,
+    every other request is answered by 503 with it.
     """
 
     __slots__ = (
@@ -57,6 +61,7 @@ class Admission:
         "_guarded",
         "_health",
         "_hosts",
+        "_own_schemes",
         "_pages",
         "_path",
         "_refused",
@@ -75,6 +80,7 @@ class Admission:
         pages: Pages = NO_PAGES,
         guarded: Pages = NO_PAGES,
         closed: Callable[[], str] | None = None,
+        own_schemes: Sequence[str] = (),
     ) -> None:
         self._path = path
         self._fault = fault
@@ -85,6 +91,7 @@ class Admission:
         self._pages = pages
         self._guarded = guarded
         self._closed = closed
+        self._own_schemes = tuple(own_schemes)
 
     def protocol(self, logger: logging.Logger) -> ServerProtocol:
         """Return the library's side of a new connection, which logs to `logger`."""
@@ -109,7 +116,7 @@ class Admission:
         if closed:
             return protocol.reject(503, f"{closed}\n")
         response = self._answer(protocol, request)
-        if response.status_code not in (101, 200) and self._refused is not None:
+        if response.status_code >= 400 and self._refused is not None:
             hosts, origins = request.headers.get_all("Host"), request.headers.get_all("Origin")
             path = request.path.partition("?")[0][:200]  # A query may hold a secret.
             asked = f"path {path!r}, Host {hosts!r:.200}, Origin {origins!r:.200}"
@@ -126,7 +133,13 @@ class Admission:
         fault = "" if self._fault is None else self._fault(request.path)
         if fault:
             return protocol.reject(400, f"Failed to open a WebSocket connection: {fault}.\n")
+        protocol.origins = (*self.origins, *self._own_origins(request))
         return protocol.accept(request)
+
+    def _own_origins(self, request: Request) -> list[Origin]:
+        """Return the origins of the listener's own pages; the Host of the request is checked before."""
+        host = request.headers["Host"].lower()
+        return [Origin(f"{scheme}://{host}") for scheme in self._own_schemes]
 
     def _lists_host(self, values: Sequence[str]) -> bool:
         if len(values) != 1:
@@ -144,6 +157,8 @@ def _paged(protocol: ServerProtocol, page: Page) -> Response:
             del response.headers[name]
         response.headers[name] = value
     response.headers["Cache-Control"] = "no-store"
+    for name, value in page.headers:
+        response.headers[name] = value
     return response
 
 

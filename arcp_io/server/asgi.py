@@ -17,6 +17,7 @@ from arcp_io.drivers.ws_admission import PLAIN_TEXT, Page
 from arcp_proto import CloseCode
 
 from .activity_log import Refusals
+from .dashboard import KEPT, PATH
 from .entrance import Entrance
 from .hosted import Hosted, Stage
 from .http_pages import LIVE, METRICS, READY, health
@@ -65,6 +66,7 @@ class AsgiApp:
         drain: float = DRAIN,
         journal: Journal | None = None,
         metrics: bool = False,
+        dashboard: bool = False,
     ) -> None:
         """Take the arguments of `App.asgi`."""
         if journal is not None and not hasattr(journal, "append"):
@@ -75,7 +77,7 @@ class AsgiApp:
         entrance = Entrance("localhost", 0, path, None, allow_plain, origins, hosts)
         entrance.check()
         path = f"/{path.strip('/')}"
-        entrance = entrance._replace(path=path, metrics=metrics)
+        entrance = entrance._replace(path=path, metrics=metrics, dashboard=dashboard)
         counted = open_metrics(app, entrance)
         guarded = {} if counted is None else {METRICS: counted.page}
         self._app = app
@@ -177,7 +179,8 @@ class AsgiApp:
             await self._hosted.begin()
             await _send_page(send, health(self._hosted.trouble))
         else:
-            request = Request(_target(scope), _headers(scope, opening=False))
+            target = f"{PATH}/" if _is_folder(scope) and path == PATH else _target(scope)
+            request = Request(target, _headers(scope, opening=False))
             response = self._admission.answer(self._admission.protocol(_SILENT), request)
             if response.status_code == 101:
                 logger.error(
@@ -186,7 +189,8 @@ class AsgiApp:
                 await _respond(send, 501, "this server does not serve WebSockets\n")
                 return
             kind = response.headers.get("Content-Type", PLAIN_TEXT)
-            await _respond(send, response.status_code, response.body, {"Content-Type": kind})
+            kept = {name: response.headers[name] for name in KEPT if name in response.headers}
+            await _respond(send, response.status_code, response.body, {"Content-Type": kind, **kept})
 
 
 class AsgiSocket:
@@ -217,6 +221,11 @@ def _path(scope: Scope) -> str:
     if root and (path == root or path.startswith(f"{root}/")):
         path = path[len(root) :]
     return f"/{path.strip('/')}"  # Litestar ends the path of a mounted application with a slash.
+
+
+def _is_folder(scope: Scope) -> bool:
+    """Return whether the client asked for a path that ends with a slash."""
+    return bytes(scope.get("raw_path") or b"").partition(b"?")[0].endswith(b"/")
 
 
 def _target(scope: Scope) -> str:

@@ -17,6 +17,8 @@ from arcp_io.drivers.sockets import (
 )
 from arcp_io.drivers.ws_admission import LOOPBACK_HOSTS, NO_PAGES, Admission, Pages
 
+from .dashboard import dashboard_pages
+
 
 class Entrance(NamedTuple):
     """The arguments of `serve` about clients, which mean the same for a server alone and for a node."""
@@ -36,6 +38,8 @@ class Entrance(NamedTuple):
     """Whether metrics are counted and shown."""
     metrics_address: tuple[str, int] | None = None
     """Where metrics are shown; None: at `/metrics` beside the WebSocket."""
+    dashboard: bool = False
+    """Whether the dashboard is served, and may connect from the web origin that is its own."""
 
     def check(self) -> None:
         """Check where clients connect; raises ValueError if tokens would be readable on the network."""
@@ -97,8 +101,13 @@ class Entrance(NamedTuple):
             health=health,
             fault=fault,
             pages=pages,
-            guarded=guarded,
+            guarded={**guarded, **dashboard_pages(self.path)} if self.dashboard else guarded,
+            own_schemes=self._own_schemes() if self.dashboard else (),
         )
+
+    def _own_schemes(self) -> tuple[str, ...]:
+        """Return the schemes by which a browser reaches the pages; a proxy may speak TLS in our place."""
+        return ("http", "https") if self.ssl_context is None else ("https",)
 
 
 def _clear(host: str) -> str:

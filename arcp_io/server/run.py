@@ -48,6 +48,7 @@ def run(
     fd: int | Sequence[int] = (),
     metrics: bool = False,
     metrics_address: tuple[str, int] | None = None,
+    dashboard: bool = False,
 ) -> None:
     """Serve an App over WebSocket, or with `stdio` one connection on the process's standard streams.
 
@@ -55,9 +56,9 @@ def run(
     SIGTERM lets running jobs finish for `drain` seconds, a second one stops them at once. With a `node`, and
     its store as `journal`, the App is served together with other nodes, as by `serve`: new jobs are kept for
     the next owner meanwhile, and a second signal releases all shards at once. The soft limit on
-    open files is raised to the hard one. `uds`, `fd`, `metrics` and `metrics_address` are those of `serve`.
-    A service manager that has set NOTIFY_SOCKET is told when the App is served and when it stops, and gets
-    the signs of life that WATCHDOG_USEC asks for.
+    open files is raised to the hard one. `uds`, `fd`, `metrics`, `metrics_address` and `dashboard` are those
+    of `serve`. A service manager that has set NOTIFY_SOCKET is told when the App is served and when it stops,
+    and gets the signs of life that WATCHDOG_USEC asks for.
 
     Raises ValueError for an invalid App and for files without
     certificate and key, OSError when it cannot listen, and JournalError for a journal that cannot be used or
@@ -79,6 +80,7 @@ def run(
         where: dict[str, Any] = {"host": host, "port": port, "path": path, "uds": uds, "fd": fd}
         admitted: dict[str, Any] = {"allow_plain": allow_plain, "origins": origins, "hosts": hosts}
         shown: dict[str, Any] = {"metrics": metrics, "metrics_address": metrics_address}
+        shown["dashboard"] = dashboard
         kept: dict[str, Any] = {"journal": journal, "node": node}
         server = partial(serve, app, ssl_context=ssl_context, **where, **admitted, **shown, **kept)
         serving = partial(serve_until_signal, server, drain)

@@ -391,6 +391,7 @@ def serve(
     fd: int | Sequence[int] = ...,
     metrics: bool = ...,
     metrics_address: tuple[str, int] | None = ...,
+    dashboard: bool = ...,
 ) -> AbstractAsyncContextManager[Server]: ...
 
 
@@ -412,6 +413,7 @@ def serve(
     fd: int | Sequence[int] = ...,
     metrics: bool = ...,
     metrics_address: tuple[str, int] | None = ...,
+    dashboard: bool = ...,
 ) -> AbstractAsyncContextManager[R]: ...
 
 
@@ -432,6 +434,7 @@ def serve(
     fd: int | Sequence[int] = (),
     metrics: bool = False,
     metrics_address: tuple[str, int] | None = None,
+    dashboard: bool = False,
 ) -> AbstractAsyncContextManager[Any]:
     """Serve an App over WebSocket until the block is left: `async with serve(app) as server`.
 
@@ -446,7 +449,7 @@ def serve(
     sockets that listen already. `/livez` and `/readyz` answer health checks; `/readyz` is 503 with the reason
     while the journal is read and while the runtime shuts down. With `metrics` (extra `metrics`) `/metrics`
     has figures for Prometheus, for admitted hosts, or at a `metrics_address` of its own, (host, port), for
-    all that reach it.
+    all that reach it. With `dashboard` browsers get a page about jobs at `/dashboard`, for admitted hosts.
 
     Raises OSError when it cannot listen, ValueError for invalid arguments, and JournalError for a journal
     that cannot be used; when the journal fails later, the server stops and JournalFailed is raised.
@@ -454,7 +457,7 @@ def serve(
     fds = (fd,) if isinstance(fd, int) else tuple(fd)
     entrance = Entrance(host, port, path, ssl_context, allow_plain, origins, hosts, uds, fds)
     entrance = entrance._replace(
-        metrics=metrics or metrics_address is not None, metrics_address=metrics_address
+        metrics=metrics or metrics_address is not None, metrics_address=metrics_address, dashboard=dashboard
     )
     if node is None:
         return _serve_alone(app, journal, entrance, drain)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.io.counting import REPORT_KEYS, compare, count, make
-from tests.io.processes import arcp_io
+from tests.io.processes import COMMAND, arcp_io
 
 LOOPS = ("asyncio", "trio")
 
@@ -57,3 +60,26 @@ def test_cuts_are_told_to_people(tree: Path) -> None:
     assert done.returncode == 0
     assert done.stderr.count("The connection was cut") == done.stderr.count("Resumed.") == 3
     assert "The connection was cut 3 times, and resumed 3 times." in done.stdout
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_dashboard_of_the_demo_is_served_until_it_is_interrupted(tree: Path, loop: str) -> None:
+    words = [*COMMAND, "demo", "part01", "--loop", loop, "--dashboard"]
+    with subprocess.Popen(words, cwd=tree, stdout=-1, stderr=-1, text=True) as running:
+        assert running.stderr is not None
+        found = re.search(r"http://\S+/dashboard", running.stderr.readline())
+        assert found is not None
+        while "is served until Ctrl-C" not in running.stderr.readline():
+            assert running.poll() is None
+        with urllib.request.urlopen(found[0]) as page:
+            assert b"dashboard/main.js" in page.read()
+        running.send_signal(signal.SIGINT)
+        told, _ = running.communicate()
+    assert running.returncode == 0
+    assert "text files" in told
+
+
+def test_the_dashboard_of_the_demo_is_not_for_programs(tree: Path) -> None:
+    done = arcp_io("demo", "--dashboard", "--json", cwd=tree)
+    assert done.returncode == 2
+    assert "--dashboard: is for people" in done.stderr.replace("Invalid value for ", "")
