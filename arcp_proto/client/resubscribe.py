@@ -81,6 +81,8 @@ def subscribed(client: ClientState, job_id: JobId, answer: messages.Subscribed) 
             job.heard = False  # What was left out may have been its history: some runtimes answer behind it.
             _await_sign(client, session, job)
         job.stale = False
+        if session.is_placed and answer.current_status in FINAL_STATUSES:
+            job.observed = True  # Its end came before this answer, so that nothing comes by itself.
         if follows and job.heard:
             session.drop_end(job_id)  # It comes again.
         if job.mending is not None:

@@ -216,3 +216,22 @@ def test_the_end_of_an_earlier_subscription_is_not_taken_for_that_of_the_next(re
     answer(runtime, job_seq=9, history_from_job_seq=9)
     assert positions(at(runtime, 3, 9)) == [9]
     runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=4))
+
+
+def test_a_job_of_its_own_that_is_over_is_subscribed_to_again_when_its_history_is_cut() -> None:
+    """Cut the history that a restarted client asks for, after the end of the job has come."""
+    kept = ResumedJob(JOB, 2, own=True, behind=True)
+    runtime = ScriptedRuntime(
+        ClientConfig(), resumption=Resumption(SessionId("sess_1"), Secret("rt_1"), 4, (kept,))
+    )
+    runtime.welcome()
+    end = {"code": "CANCELLED", "final_status": "cancelled", "completed_at": "t", "job_seq": 9}
+    assert runtime.say("job.error", end, job_id=JOB, event_seq=5) == []
+    answer(runtime, current_status="cancelled", job_seq=9)
+    assert positions(at(runtime, 6, 3)) == [3]
+    notice = {**UNSUBSCRIBED, "job_seq": None}
+    runtime.only(SubscriptionEnded, runtime.say("job.event", notice, job_id=JOB, event_seq=7))
+    runtime.advance(1.1)
+    assert subscribes(runtime) == [(JOB, 2), (JOB, 3)]
+    answer(runtime, current_status="cancelled", job_seq=9, history_from_job_seq=9)
+    runtime.only(JobEnded, runtime.say("job.error", end, job_id=JOB, event_seq=8))
