@@ -22,7 +22,7 @@ from tests.runners import RUNNERS, run
 
 ANYWHERE: Final = tuple(name for name in RUNNERS if name != "anyio")
 """The runners of a test that is not marked `on_every_loop`."""
-TWINS: Final = ("io", "interop", "attacks", "docs", "placing")
+TWINS: Final = ("io", "cli", "interop", "attacks", "docs", "placing")
 """The folders in which `--loops=one` runs each test on one loop."""
 
 

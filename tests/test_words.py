@@ -14,8 +14,10 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[1]
 FOLDERS: Final = (
+    "asgi",
     "attacks",
     "brute_force",
+    "cli",
     "cluster",
     "docs",
     "drops",

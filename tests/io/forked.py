@@ -2,7 +2,7 @@
 
 Each is a process as users have it: its own streams, environment, directory, signals and exit code. To start
 Python and import the command line takes ten times as long as most commands; tests/io/test_serve_submit.py
-and tests/io/test_cli_output.py start some that way, with `processes.COMMAND`.
+and tests/cli/test_output.py start some that way, with `processes.COMMAND`.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def test_a_journal_is_inspected(journal: Path) -> None:
 
 
 def test_an_older_journal_is_inspected_and_stays_as_it_is() -> None:
-    for path in sorted((Path(__file__).parent / "journals").glob("*.sqlite")):
+    for path in sorted((Path(__file__).parents[1] / "io" / "journals").glob("*.sqlite")):
         before = path.read_bytes()
         found = inspect_journal(path)
         assert 0 < found.record_version <= RECORD_VERSION
