@@ -112,8 +112,10 @@ export class Timeline {
     const left = this._left ? `${number(this._left)} earlier ones are left out` : this._from > 0 ? "earlier ones are left out" : "";
     setText(this._note, left);
     show(this._note, left !== "");
+    const follow = this._end === null && this._rows.atEnd;
     this._rows.root.style.height = `${Math.min(this._spans.length, 10) * 26}px`;
     this._rows.set(this._spans);
+    if (follow) this._rows.toEnd();
   }
 
   // Return the times of both ends: the whole job, or what is left of it.

@@ -6,6 +6,7 @@ HTTP 503, so that a load balancer and a client learn the reason.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -14,6 +15,7 @@ from arcp_io.drivers.loop import Listening
 from arcp_io.drivers.sockets import is_private, remove_socket
 from arcp_io.drivers.transport import ByteStream, Receiver
 
+from . import dashboard
 from .entrance import Entrance
 from .http_pages import METRICS, PageServer, health_pages, metrics_server
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from .metrics import Metrics
     from .server import Server
+
+logger = logging.getLogger("arcp_io")
 
 STARTING: Final = "the journal is being read"
 DRAINING: Final = "the runtime is shutting down"
@@ -73,6 +77,10 @@ class Front:
             pages=health_pages(lambda: self.trouble),
             guarded={} if beside or metrics is None else {METRICS: metrics.page},
         )
+        if entrance.dashboard and self._place[1]:
+            scheme = "http" if entrance.ssl_context is None else "https"
+            authority = self._place[2].split("/")[2]
+            logger.info("the dashboard is at %s://%s%s", scheme, authority, dashboard.PATH)
         secure = entrance.ssl_context is not None or (self._secure_loopback and self._private)
         server.host, server.port, server.url = self._place
         server.secure = secure

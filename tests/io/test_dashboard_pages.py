@@ -67,6 +67,15 @@ async def test_every_file_has_the_headers_and_its_type() -> None:
             assert (await _status(server, path))[0] == 404
 
 
+async def test_the_log_says_where_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "arcp_io")
+    async with serve(make_app(), port=0, dashboard=True) as server:
+        assert f"the dashboard is at http://127.0.0.1:{server.port}/dashboard" in caplog.messages
+    caplog.clear()
+    async with serve(make_app(), port=0):
+        assert "dashboard" not in caplog.text
+
+
 async def test_hosts_and_origins_are_checked_as_before() -> None:
     async with serve(make_app(), port=0, dashboard=True) as server:
         own = f"http://127.0.0.1:{server.port}"
