@@ -219,7 +219,13 @@ def on_accepted(
 def on_subscribed(
     client: ClientState, connection: ConnectionState, envelope: codec.Envelope, answer: messages.Subscribed
 ) -> None:
-    """Handle `job.subscribed` (§7.6), and the events that some peers replay before it."""
+    """Handle `job.subscribed` (§7.6), and the events that some peers replay before it.
+
+    A runtime that tells positions replays a history behind its answer: what came before comes again.
+    """
+    session = jobs.session_of(client)
+    if session.is_placed and answer.replayed:
+        session.drop_early([JobId(answer.job_id)])
     jobs.on_subscribed(client, connection, envelope, answer)
     _go_on(client, connection, JobId(answer.job_id))
 

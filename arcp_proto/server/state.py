@@ -139,6 +139,8 @@ class RuntimeState(Machine):
             if isinstance(request, EventsRead):
                 self.happened(request)
                 continue
+            if isinstance(request, StartJob) and request.job_id not in self.running:
+                continue  # The job has ended before its agent began.
             self.ask_now(request)
             if isinstance(request, StartJob):
                 back_pressure.agent_is_asked_for(self, request.job_id)

@@ -370,6 +370,8 @@ class Honest:
                     ensure(job_id == event.job_id, "I7", f"{self.name} gets an answer about another job")
                     left = self.unwanted.get(job_id, 0) > asked_at
                     self.views.subscribed(event, after=after, own=False, left=left)
+                    if job_id in self.views.over:
+                        self.strange.add(job_id)  # As behind a refusal, if an earlier answer was lost.
             case JobsListed():
                 _, listing = self._answered(event.request_id, "list")
                 self._listed(listing, event)

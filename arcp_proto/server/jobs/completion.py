@@ -69,6 +69,9 @@ def fix_outcome(state: RuntimeState, job: Job, outcome: Outcome) -> bool:
     job.word = None
     state.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
     state.timers.disarm(TimerKind.LEASE_EXPIRED, job.id)
+    if job.agent_stage is AgentStage.HELD:  # The host has not been asked to start it, and will not be.
+        del state.running[job.id]
+        job.agent_goes_to(AgentStage.NONE)
     if job.agent_stage is not AgentStage.NONE:
         stop_agent(state, job, outcome.message)
     else:

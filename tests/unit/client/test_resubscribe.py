@@ -371,6 +371,26 @@ def test_a_child_of_a_job_of_a_key_needs_no_subscription(runtime: ScriptedRuntim
     assert positions(runtime.say("job.accepted", accepted, job_id="job_3")) == [1]
 
 
+def test_an_event_that_waited_for_a_submit_comes_with_the_history_that_is_asked_for(
+    runtime: ScriptedRuntime,
+) -> None:
+    """Let an event precede the answer to a subscribe, which brings it again behind those before it."""
+    runtime.accept()
+    runtime.submit(idempotency_key="k")
+    runtime.reconnect(replies=True)
+    runtime.client.subscribe("job_2", 3, True, now=runtime.now)
+    runtime.take()
+    assert at(runtime, 1, 6, "job_2") == [], "job_2 may be the job of the submit"
+    answer(runtime, "job_2")
+    assert positions(
+        at(runtime, 2, 4, "job_2") + at(runtime, 3, 5, "job_2") + at(runtime, 4, 6, "job_2")
+    ) == [
+        4,
+        5,
+        6,
+    ]
+
+
 def test_a_history_of_a_submitted_job_precedes_its_new_events(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     own(runtime, 1, 2)

@@ -39,16 +39,18 @@ def test_an_agent_that_starts_after_the_pause_gets_no_request(world: World) -> N
     assert world.state.jobs[second].agent_stage is AgentStage.ASKED
 
 
-def test_a_job_that_ends_before_its_agent_starts_gets_no_pause(world: World) -> None:
+def test_a_job_that_is_cancelled_before_its_agent_starts_ends_at_once(world: World) -> None:
+    """Cancel a job while its records wait for the journal: the host is not asked to start its agent."""
     peer, job = held(world)
     emits(world, job, QUARTER)
     peer.send("job.submit", {"agent": "echo"}, id="second")
     [second] = [one for one in world.state.jobs if one != job]
     peer.cancel(second)
-    world.advance(10)  # The grace is over.
+    assert world.state.jobs[second].ended and list(world.state.running) == [job]
     world.persist()
-    assert told(world, second) == []
-    assert world.state.jobs[second].agent_stage is AgentStage.ASKED
+    assert told(world, second) == [] and second not in {start.job_id for start in world.all(StartJob)}
+    assert peer.about(second)[-1]["payload"]["code"] == "CANCELLED"
+    assert "stopped" not in (peer.about(second)[-1]["payload"].get("details") or {})
 
 
 # Two reasons, one wait.
