@@ -21,6 +21,7 @@ FOLDERS: Final = (
     "cluster",
     "docs",
     "drops",
+    "extras",
     "interop",
     "io",
     "kill9",
