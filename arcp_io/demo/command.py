@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import anyio
 import typer
 
 from arcp_io.cli.arguments import Loop, checked
@@ -111,6 +110,7 @@ class _Run:
 
     def follow(self, *, live: bool) -> Ending:
         """Run the job to its end, shown on stderr while `live`."""
+        import anyio
         from rich.console import Console
 
         from arcp_io.cli.view import View
@@ -148,6 +148,8 @@ class _Run:
 
     async def _stay(self, view: View, ending: Ending) -> None:
         """Tell the end, and serve the dashboard on until Ctrl-C, unless that has ended the job."""
+        import anyio
+
         from arcp_io.cli.exit_codes import Exit
 
         view.end(ending)

@@ -375,6 +375,8 @@ class Judge:
         if not work.outcomes:
             work.fix(*codes)
             work.grace_at = at + GRACE
+            if work.job_id not in self.started and not work.left:  # Its start waits for the journal.
+                work.ended = work.stopped = True
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, and carry out the timers that are due."""

@@ -334,7 +334,7 @@ class Play(Judge):
             client.asked[request_id] = Asked("job.cancel", ("job.cancelled",), _over(work.ended))
             if not work.ended:
                 self.fix(work, self.now, "CANCELLED")
-                work.ended = work.left and work.stopped  # There is no agent to wait for.
+                work.ended |= work.left and work.stopped  # There is no agent to wait for.
         elif line.quirk not in ("typescript", "pypi"):
             client.asked[request_id] = Asked("job.cancel", (code,), None, line.last)
         payload = {"job_id": work.job_id, "reason": "r" * (c % 3)}
@@ -666,7 +666,7 @@ class Play(Judge):
         decides = not (work.ended or work.outcomes)
         if not work.ended:
             self.fix(work, self.now, "CANCELLED")
-            work.ended = work.left and work.stopped  # There is no agent to wait for.
+            work.ended |= work.left and work.stopped  # There is no agent to wait for.
         job_id, reason = work.job_id, "r" * (b % 3)
         cancelled = self.world.runtime.jobs.cancel(job_id, reason, now=self.world.now)
         ensure(cancelled == decides, f"a cancel by the host decided: {cancelled}")
