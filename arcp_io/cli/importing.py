@@ -17,16 +17,18 @@ from .printable import printable
 
 if TYPE_CHECKING:
     from arcp_io.app import App
+    from arcp_io.server.auth import Verifier
 
 _PACKAGE: Final = str(Path(__file__).parents[1]) + os.sep
 _MACHINERY: Final = ("<frozen importlib", importlib.__file__)
 
 
-def load(target: str) -> App:
+def load(target: str, verifier: Verifier | None = None) -> App:
     """Return the App that `module:variable` names, looked for from the current directory.
 
-    Raises ValueError for a name that does not lead to an App, and for an App that cannot be served. A module
-    that cannot be imported is reported with the user's own frames, and ends the command as a usage error.
+    A `verifier` takes the place of that of the App. Raises ValueError for a name that does not lead to an
+    App, and for an App that cannot be served. A module that cannot be imported is reported with the user's
+    own frames, and ends the command as a usage error.
     """
     from arcp_io.app import App
 
@@ -45,6 +47,7 @@ def load(target: str) -> App:
         there = [name for name, value in vars(module).items() if isinstance(value, App)]
         hint = f"; {module_name} has the App {there[0]}: give {module_name}:{there[0]}" if there else ""
         raise ValueError(f"{variable} in {module_name} is not an App{hint}")
+    found.verifier = verifier or found.verifier
     found.config()
     return found
 

@@ -28,6 +28,7 @@ from .option_groups import grouped
 if TYPE_CHECKING:
     from arcp_io.app import App
     from arcp_io.journal import SqliteJournal
+    from arcp_io.server.auth import Verifier
 
 
 class Sync(StrEnum):
@@ -179,8 +180,7 @@ def serve(
     with _told_failures():
         run = _runner(journal, journal_sync, nodes, stdio)
         verifier = auth.verifier()
-    app = _app(target, audit, audit_size, debug=debug)
-    app.verifier = verifier or app.verifier
+    app = _app(target, verifier, audit, audit_size, debug=debug)
     _log_to_stderr(LogLevel.WARNING if quiet else log_level, log_format, app if stdio else None)
     run = partial(run, path=path, loop=loop.value, drain=patience, origins=origin or ())
     run = partial(run, certfile=certfile, keyfile=keyfile, allow_plain=allow_plain, hosts=allow_host or None)
@@ -207,11 +207,13 @@ def _runner(journal: str | None, sync: Sync, options: NodeOptions, stdio: bool) 
     return partial(run, journal=store, node=node)
 
 
-def _app(target: str, audit: Path | None, audit_size: str | None, *, debug: bool) -> App:
+def _app(
+    target: str, verifier: Verifier | None, audit: Path | None, audit_size: str | None, *, debug: bool
+) -> App:
     """Return the App to serve, with what the command line changes in it."""
     audit_bytes = _audit_bytes(audit_size)
     with checked("MODULE:APP"):
-        app = load(target)
+        app = load(target, verifier)
     app.audit_bytes = audit_bytes or app.audit_bytes
     app.audit, app.debug = audit or app.audit, app.debug or debug
     return app

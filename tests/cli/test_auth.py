@@ -52,6 +52,17 @@ def test_tokens_of_a_file_take_the_place_of_those_of_the_app(tmp_path: Path, loo
     assert served.process.returncode == 0
 
 
+def test_an_app_needs_no_tokens_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(entry("one"))
+    agents = (
+        "from arcp_io import App\napp = App('lab', '1')\n\n@app.agent('echo')\nasync def echo(job, input):\n"
+    )
+    served = Served(tmp_path, "--tokens", str(path), agents=agents + "    return input\n")
+    assert served.submit("echo", token="one").returncode == 0
+    assert served.stop() == 0
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_json_web_tokens_of_an_issuer(
     tmp_path: Path,
