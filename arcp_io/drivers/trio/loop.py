@@ -14,6 +14,7 @@ import trio
 
 from arcp_io.drivers.loop import READ_SIZE, Accepted, AgentTask, Listening, R
 from arcp_io.drivers.transport import ByteStream
+from arcp_proto import InvariantViolated
 
 from .listener import Listener
 from .streams import PipeStream, SocketStream
@@ -207,7 +208,7 @@ async def open_trio_loop() -> AsyncIterator[TrioLoop]:
         except trio.Cancelled:
             raise
         except BaseException as error:
-            failure = error  # Raised directly, not in the nursery's group.
+            failure = _interrupt_behind(error)  # Raised directly, not in the nursery's group.
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
@@ -221,6 +222,17 @@ def spawn_alone(run: Callable[[], Coroutine[Any, Any, None]], name: str) -> obje
 def identity() -> object:
     """Return an object for the running loop, as `arcp_io.drivers.loop.identity`."""
     return trio.lowlevel.current_trio_token()
+
+
+def _interrupt_behind(error: BaseException) -> BaseException:
+    """Return the KeyboardInterrupt that has stopped a state machine in an input; else the error.
+
+    Trio raises it wherever the program is. Later calls of the state machine fail.
+    """
+    found: BaseException | None = error if isinstance(error, InvariantViolated) else None
+    while found is not None and not isinstance(found, KeyboardInterrupt):
+        found = found.__cause__ or found.__context__
+    return found or error
 
 
 def _nothing() -> None:
