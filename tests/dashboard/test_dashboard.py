@@ -86,6 +86,7 @@ def test_filters_show_some_jobs(visit: Visit, tower: Served) -> None:
     page.get_by_label("Status", exact=True).select_option("")
     page.get_by_label("Agent", exact=True).fill("quick")
     page.keyboard.press("Enter")
+    page.get_by_role("link", name="failing").first.wait_for(state="detached")
     page.get_by_role("link", name="quick").first.wait_for()
     assert page.get_by_role("link", name="failing").count() == 0
 
