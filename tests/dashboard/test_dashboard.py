@@ -207,6 +207,7 @@ def test_a_hostile_agent_injects_nothing(visit: Visit, tower: Served) -> None:
 
 
 def test_nothing_is_asked_from_anywhere_else(visit: Visit, tower: Served) -> None:
+    tower.submit("quick", 1, over=True)
     visitor = visit()
     page = visitor.open(tower.page)
     page.locator(".row a").first.click()
