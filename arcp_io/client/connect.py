@@ -18,7 +18,7 @@ from arcp_io.drivers.stdio import Command
 from arcp_io.version import VERSION
 from arcp_proto import ClientConfig, Limits
 
-from .dial import Target, WebSocket, can_dial_again, check_target
+from .dial import Target, WebSocket, can_dial_again, check_target, clock_of
 from .job import Event, Job
 from .redial import Token
 from .session import BUFFER_SIZE, Session
@@ -88,7 +88,7 @@ async def connect(
     )
     with store if isinstance(store, AbstractContextManager) else nullcontext():
         async with open_loop() as loop:
-            session = _session_of(tracing)(config, loop, buffer_size=buffer_size, store=store)
+            session = _session_of(tracing, target)(config, loop, buffer_size=buffer_size, store=store)
             try:
                 await session._open(token, target, patient=wait)
                 yield session
@@ -99,13 +99,14 @@ async def connect(
                 session._leave()
 
 
-def _session_of(tracing: Tracing | None) -> Callable[..., Session]:
-    """Return the maker of a session."""
+def _session_of(tracing: Tracing | None, target: Target) -> Callable[..., Session]:
+    """Return the maker of a session, which has the clock of its target if that is driven by hand."""
+    clock = clock_of(target)
     if tracing is None:
-        return Session
+        return partial(Session, clock=clock)
     from .traced_session import TracedSession
 
-    return partial(TracedSession, tracing=tracing)
+    return partial(TracedSession, tracing=tracing, clock=clock)
 
 
 def connect_stdio(

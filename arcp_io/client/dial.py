@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from arcp_io.drivers.clock import Clock
 from arcp_io.drivers.memory import MemoryTarget
 from arcp_io.drivers.pump import Pump
 from arcp_io.drivers.stdio import Command, LineCodec, ending, reap, spawn
@@ -61,7 +62,12 @@ def is_secure(target: Target) -> bool:
 
 def can_dial_again(target: Target) -> bool:
     """Return whether a second connection reaches the same runtime; a child ends with its pipes."""
-    return isinstance(target, WebSocket)
+    return isinstance(target, WebSocket) or (isinstance(target, MemoryTarget) and target.lasting)
+
+
+def clock_of(target: Target) -> Clock | None:
+    """Return the clock that a client shares with the target; None: it has one of its own."""
+    return target.clock if isinstance(target, MemoryTarget) else None
 
 
 def label_of(target: Target) -> str:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import anyio
 
 from arcp_io.drivers.pump import Pump
-from arcp_proto import SECOND, Client, Connection, Dial, Secret
+from arcp_proto import Client, Connection, Dial, Secret
 
 from .dial import Target, dial, framing_of, is_secure, label_of
 
@@ -89,7 +89,7 @@ class Dialer:
 
     async def _connect(self, request: Dial | None, attempt: Attempt) -> None:
         if request is not None:
-            await anyio.sleep(max(0, request.at - self._pump.now()) / SECOND)
+            await self._pump.clock.sleep_until(request.at, self._pump.loop)
         try:
             secret = await _secret(self._token)
             if attempt.given_up:

@@ -97,10 +97,11 @@ class Session:
         *,
         buffer_size: int = BUFFER_SIZE,
         store: SessionStore | None = None,
+        clock: Clock | None = None,
     ) -> None:
         """Create a session; called by `connect` and `connect_stdio`."""
         resumption = None if store is None else store.load()
-        self._clock = Clock()
+        self._clock = clock or Clock()
         self._client = Client(
             config,
             seed=os.urandom(32),

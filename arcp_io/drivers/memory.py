@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, Self, runtime_checkable
 
 from arcp_proto import Connection
 
+from .clock import Clock
 from .loop import Loop
 from .pump import Pump
 from .transport import Receiver, StreamTransport
@@ -19,6 +20,14 @@ _LENGTH: Final = struct.Struct(">I")
 @runtime_checkable
 class MemoryTarget(Protocol):
     """A target for clients of the same event loop: `serve_memory` yields one."""
+
+    @property
+    def lasting(self) -> bool:
+        """Whether a second connection reaches the same runtime, so that a session can be resumed."""
+
+    @property
+    def clock(self) -> Clock | None:
+        """The clock that its clients use, if it is driven by hand."""
 
     def dial(self, pump: Pump, connection: Connection) -> StreamTransport:
         """Connect a client's connection, and return its transport."""
@@ -89,7 +98,7 @@ class MemoryStream:
         self._unwritten = False
 
     @classmethod
-    def pair(cls, one: Loop, other: Loop, capacity: int) -> tuple[MemoryStream, MemoryStream]:
+    def pair(cls, one: Loop, other: Loop, capacity: int) -> tuple[Self, Self]:
         """Return two connected ends, each on its own loop."""
         ends = cls(one, capacity), cls(other, capacity)
         ends[0]._other, ends[1]._other = ends[1], ends[0]

@@ -56,8 +56,6 @@ BYTES_HELD: Final = 64 * 1024
 """Bytes of events that wait for the next turn of the loop; more are sent at once."""
 EVENT_SIZE: Final = 1024
 """Bytes that an event counts as, beside the size given to `soon`: at most 64 events wait."""
-COALESCING: Final = MILLISECOND
-"""Nanoseconds after a send during which events are collected, while they keep coming, to be sent together."""
 LONGEST_COALESCING: Final = 20 * MILLISECOND
 """The longest time for which events are collected, when sending takes long, for example to many observers."""
 TIMES_AS_LONG: Final = 3
@@ -156,6 +154,7 @@ class Pump:
         self.clock = clock
         self.now = clock.now
         """The monotonic clock, in nanoseconds: the `now` of every input."""
+        self._set_timer = clock.timer(loop)
         self._transports: dict[Connection, Transport] = {}
         self._waiting: dict[Connection, Transport] = {}
         """Transports whose data wait because `reading` was off."""
@@ -398,7 +397,7 @@ class Pump:
         self.schedule = _STOPPED
         self._waiting.clear()
         self._armed = None
-        self.loop.arm(None, self.fire)
+        self._set_timer(None, self.fire)
 
     # Helpers of the methods above.
 
@@ -528,7 +527,7 @@ class Pump:
         begun = self.now()
         self.run()
         ended = self.now()
-        pause = max(COALESCING, TIMES_AS_LONG * (ended - begun))
+        pause = max(self.clock.coalescing, TIMES_AS_LONG * (ended - begun))
         self._quiet_until = ended + min(pause, LONGEST_COALESCING)
 
     def _arm(self) -> None:
@@ -539,4 +538,4 @@ class Pump:
         if at != self._armed and self.schedule is not _STOPPED:
             self._armed = at
             delay = None if at is None else max(0, at - self.now()) / SECOND
-            self.loop.arm(delay, self.fire)
+            self._set_timer(delay, self.fire)

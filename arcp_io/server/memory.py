@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
+from arcp_io.drivers.clock import Clock
+from arcp_io.drivers.loop import Loop
 from arcp_io.drivers.memory import LengthCodec, MemoryStream
 from arcp_io.drivers.pump import Pump
 from arcp_io.drivers.transport import StreamTransport
@@ -27,6 +29,9 @@ class MemoryServer:
     `server` is its Server, with `jobs`, `cancel` and `counts`.
     """
 
+    lasting = False
+    clock: Clock | None = None
+
     def __init__(self, server: Server, capacity: int) -> None:
         self.server = server
         self._capacity = capacity
@@ -38,13 +43,17 @@ class MemoryServer:
     def dial(self, pump: Pump, connection: Connection) -> StreamTransport:
         """Connect a client's connection to the server, and return its transport."""
         server = self.server
-        ours, theirs = MemoryStream.pair(pump.loop, server.loop, self._capacity)
+        ours, theirs = self._pair(pump.loop, server.loop, self._capacity)
         accepted = server.connect(Framing.MESSAGES, secure=True, peer="memory")
         theirs.transport = StreamTransport(server.pump, accepted, LengthCodec(accepted.message_limit), theirs)
         server.pump.run()
         transport = StreamTransport(pump, connection, LengthCodec(connection.message_limit), ours)
         ours.transport = transport
         return transport
+
+    def _pair(self, one: Loop, other: Loop, capacity: int) -> tuple[MemoryStream, MemoryStream]:
+        """Return two connected ends, that of a client and that of the server."""
+        return MemoryStream.pair(one, other, capacity)
 
 
 @asynccontextmanager

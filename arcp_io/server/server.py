@@ -572,7 +572,7 @@ def open_metrics(app: App, entrance: Entrance) -> Metrics | None:
 
 async def _made(app: App, loop: Loop, journal: Journal | None, shared: Shared, label: str) -> Server:
     """Return a server with a new runtime, or with the one that its journal holds."""
-    clock, config = Clock(), runtime_config(app, label, shared.heartbeat)
+    clock, config = shared.clock or Clock(), runtime_config(app, label, shared.heartbeat)
     if shared.observers is not None:
         config = msgspec.structs.replace(config, observers=shared.observers, guests=shared.guests or {})
     if shared.metrics is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from arcp_io.agents.threads import Threads
+from arcp_io.drivers.clock import Clock
 from arcp_io.drivers.door import Door
 
 from .audit_log import Auditor
@@ -36,6 +37,8 @@ class Shared(msgspec.Struct, frozen=True):
     """The rights of guests, principal -> tenant -> owner -> right; None: none."""
     metrics: Metrics | None = None
     """The metrics of the process; None: nothing is counted."""
+    clock: Clock | None = None
+    """A clock that is driven by hand; None: each server has one that reads those of the machine."""
 
 
 NOTHING_SHARED: Final = Shared()

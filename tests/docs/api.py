@@ -12,9 +12,17 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 import arcp_io
-from arcp_io import journal, placing
+from arcp_io import journal, placing, testing
 
-GIVEN: Final = ("BlockingJobContext", "Job", "JobContext", "MemoryServer", "Session")
+GIVEN: Final = (
+    "BlockingJobContext",
+    "Job",
+    "JobContext",
+    "MemoryServer",
+    "Session",
+    "BlockingRuntime",
+    "MemoryRuntime",
+)
 """Classes whose objects are given to programs, which do not make them."""
 
 
@@ -34,6 +42,11 @@ def of_arcp_io() -> list[str]:
         "Import these from `arcp_io.placing`; see [Placements](../guides/placements.md).",
     ]
     told += _names(placing, leave_out=())
+    told += [
+        "## arcp_io.testing",
+        "Import these from `arcp_io.testing`; see [Testing agents](../guides/testing.md).",
+    ]
+    told += _names(testing, leave_out=())
     return told
 
 

@@ -11,6 +11,7 @@ from arcp_io.app import App
 from arcp_io.cli import session_files
 from arcp_io.client import connect
 from arcp_io.drivers import journal_writer, pump
+from arcp_io.drivers.clock import Clock
 from arcp_io.journal import protocol as journal
 from arcp_io.server import audit_log
 from arcp_proto import limits as fixed
@@ -116,7 +117,7 @@ def test_a_page_states_the_figures_of_the_code(page: str, text: str) -> None:
 def test_shares_and_other_constants_that_pages_state_in_words() -> None:
     assert back_pressure.SHARE == 4, "a quarter: durability, reconnecting"
     assert LIMITS.back_pressure_events == LIMITS.max_session_events // 2, "half of its log: pump"
-    assert pump.COALESCING == MILLISECOND, "once in a millisecond: pump"
+    assert Clock.coalescing == MILLISECOND, "once in a millisecond: pump"
     assert pump.TIMES_AS_LONG == 3, "three times as long as sending took: pump"
     assert revocation.DOUBT == 60, "once more a minute later: credentials, durability"
     assert session_files.GRACE == 30 * 60, "half an hour: command-line"

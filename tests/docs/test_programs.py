@@ -10,6 +10,7 @@ import runpy
 import shlex
 import socket
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ from tests.docs.pages import program
 from tests.hanging import PATIENCE
 from tests.io.gateway import MASTER, gateway
 from tests.io.http_server import served
-from tests.io.processes import Served
+from tests.io.processes import Served, environment
 from tests.io.test_web import free_port
 
 LEASES: Final = (pages.DOCS / "guides" / "leases.md").read_text()
@@ -176,6 +177,32 @@ async def test_the_tests_of_agents(
     ]
     await (run(tmp_path) if "tmp_path" in inspect.signature(run).parameters else run())
     monkeypatch.delitem(sys.modules, agents.removesuffix(".py"))
+
+
+@pytest.mark.parametrize(
+    ("test", "agents", "options", "passed"),
+    [
+        ("test_budget.py", "leased_job.py", ("-oasyncio_mode=auto", "-pno:trio"), 2),
+        ("test_budget.py", "leased_job.py", ("-otrio_mode=true", "-pno:asyncio"), 2),
+        ("test_hour.py", "slow.py", ("-oasyncio_mode=auto", "-pno:trio"), 2),
+        ("test_hour.py", "slow.py", ("-otrio_mode=true", "-pno:asyncio"), 2),
+    ],
+)
+def test_the_tests_of_agents_under_pytest(
+    test: str, agents: str, options: tuple[str, ...], passed: int, tmp_path: Path
+) -> None:
+    for name in (test, agents):
+        (tmp_path / name).write_text(program(name))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-pno:cacheprovider", "-pno:anyio", *options, test],
+        cwd=tmp_path,
+        env=environment(PYTEST_ADDOPTS=""),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{passed} passed" in done.stdout
 
 
 def rows() -> list[tuple[str, str, list[str], list[str]]]:
