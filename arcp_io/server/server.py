@@ -20,10 +20,9 @@ from arcp_io.drivers.clock import Clock
 from arcp_io.drivers.descriptors import descriptors, early_of, room_of
 from arcp_io.drivers.door import GuardedPump
 from arcp_io.drivers.journal_writer import Keeper
-from arcp_io.drivers.loop import Listening, Loop, open_loop
+from arcp_io.drivers.loop import Loop, open_loop
 from arcp_io.drivers.message_transport import MessageSocket, MessageTransport
 from arcp_io.drivers.pump import Pump
-from arcp_io.drivers.sockets import bracketed, is_loopback, open_listeners
 from arcp_io.drivers.stdio import RequestCodec, own_standard_streams
 from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ServerCodec
@@ -123,14 +122,12 @@ class Server:
         self._provisioning = Provisioning(
             provisioner, runtime, self.pump, loop, 0.9 * app.limits.issue_timeout_sec
         )
-        self._secure_loopback = app.secure_loopback
         self._keeper = keeper
         if keeper is not None:
             keeper.attach(self.pump, self._agents.hold)
         self._files = descriptors()
         self._room = room_of(self._files)
         """Connections for which there are file descriptors, without those that agents need."""
-        self._listening: list[Listening] = []
         self.shutting_down = False
         self.at_end: list[Callable[[], object]] = []
         """Called when the runtime has ended, or is stopped."""
@@ -143,7 +140,7 @@ class Server:
 
         A second call shortens the wait.
         """
-        self._stop_listening()
+        self.shutting_down = True
         if not self._ended.is_set():
             self.runtime.shut_down(drain, now=self.pump.now())
             self.pump.run()
@@ -234,21 +231,6 @@ class Server:
 
     # Called by `serve`, `serve_stdio` and `serve_memory`.
 
-    async def listen(
-        self, host: str, port: int, path: str, context: ssl.SSLContext | None, admission: Admission
-    ) -> None:
-        """Accept WebSockets on every address of a host; raises OSError."""
-        listeners = await open_listeners(host, port)
-        self.secure = context is not None or (self._secure_loopback and is_loopback(host))
-        accepted = partial(self.accepted, admission, self.secure)
-        for listener in listeners:
-            self._listening.append(await self.loop.listen(listener, context, accepted))
-        self.host = host
-        self.port = listeners[0].getsockname()[1]
-        scheme = "ws" if context is None else "wss"
-        self.url = f"{scheme}://{bracketed(host)}:{self.port}{path}"
-        self.log_room()
-
     def log_room(self) -> None:
         """Log how many files may be open, and how many of them are connections."""
         logger.info("%d files may be open, of them %d connections", self._files, self._room)
@@ -328,7 +310,7 @@ class Server:
 
     async def abort(self) -> int:
         """Stop everything at once and return how many agents do not stop; harmless after the end."""
-        self._stop_listening()
+        self.shutting_down = True
         self._close_front()
         if self._metrics is not None:
             self._metrics.forget(self)
@@ -359,11 +341,6 @@ class Server:
         closers, self.at_end = self.at_end, []
         for close in closers:
             close()
-
-    def _stop_listening(self) -> None:
-        self.shutting_down = True
-        for listening in self._listening:
-            listening.close()
 
 
 class ServesNode(Protocol[S, R]):

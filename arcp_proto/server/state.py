@@ -139,11 +139,11 @@ class RuntimeState(Machine):
             if isinstance(request, EventsRead):
                 self.happened(request)
                 continue
-            if isinstance(request, StartJob) and request.job_id not in self.running:
-                continue  # The job has ended before its agent began.
-            self.ask_now(request)
-            if isinstance(request, StartJob):
-                back_pressure.agent_is_asked_for(self, request.job_id)
+            if not isinstance(request, StartJob):
+                self.ask_now(request)
+            elif (job := self.running.get(request.job_id)) is not None:  # It may have ended before.
+                self.ask_now(request)
+                back_pressure.agent_is_asked_for(self, job)
         for connection in self._waiting:
             self.mark_writable(connection)
         if count == self.record_count:

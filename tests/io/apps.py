@@ -13,6 +13,8 @@ import anyio
 
 from arcp_io.agents.context import JobContext
 from arcp_io.app import App
+from arcp_io.server.entrance import Entrance
+from arcp_io.server.front import Front
 from arcp_io.server.server import serve_stdio
 from arcp_proto.limits import Limits
 from tests.runners import run
@@ -26,6 +28,11 @@ class Counters:
     def __init__(self) -> None:
         self.emitted = 0
         self.cancelled = 0
+
+
+def front() -> Front:
+    """Return the front of a server on a free port of this machine."""
+    return Front(Entrance("127.0.0.1", 0, "/arcp", None, False, (), None), secure_loopback=False)
 
 
 def make_app(*, counters: Counters | None = None, **limits: Any) -> App:

@@ -17,14 +17,13 @@ from arcp_io.agents.context import JobContext
 from arcp_io.agents.threads import Threads
 from arcp_io.app import App
 from arcp_io.drivers.door import Door, since_boot
-from arcp_io.drivers.ws_admission import Admission
 from arcp_io.journal import Fenced, MemoryJournal
 from arcp_io.journal.protocol import Durable, Failed
 from arcp_io.server.server import Server, open_server
 from arcp_io.server.shared import Shared
 from arcp_proto.ids import SECOND
 from tests.io import isolated
-from tests.io.apps import Counters, make_app
+from tests.io.apps import Counters, front, make_app
 from tests.io.conftest import on_every_loop
 from tests.io.peers import websocket
 
@@ -56,8 +55,9 @@ class TakenJournal(MemoryJournal):
 @asynccontextmanager
 async def served(app: App, door: Door | None, journal: MemoryJournal | None = None) -> AsyncIterator[Server]:
     """Serve an App on a free port, behind a door."""
-    async with open_server(app, 0.0, journal or MemoryJournal(), shared=Shared(door=door)) as server:
-        await server.listen("127.0.0.1", 0, "/arcp", None, Admission())
+    async with open_server(
+        app, 0.0, journal or MemoryJournal(), shared=Shared(door=door), front=front()
+    ) as server:
         yield server
 
 
@@ -223,19 +223,16 @@ async def test_servers_share_the_threads_of_blocking_agents() -> None:
 
         return made
 
-    first = open_server(app(), 0.0, shared=shared)
-    second = open_server(app(), 0.0, shared=shared)
-    async with first as one, second as other:
-        for server in (one, other):
-            await server.listen("127.0.0.1", 0, "/arcp", None, Admission())
-        async with websocket(one.url) as peer, websocket(other.url) as another:
-            for client in (peer, another):
-                await client.hello()
-                await client.submit("plain")
-            while not runs.acquire(blocking=False):
-                await anyio.sleep(0.001)
-            await turns()
-            assert not runs.acquire(blocking=False)
-            goes_on.set()
-            await peer.until("job.result")
-            await another.until("job.result")
+    first = open_server(app(), 0.0, shared=shared, front=front())
+    second = open_server(app(), 0.0, shared=shared, front=front())
+    async with first as one, second as other, websocket(one.url) as peer, websocket(other.url) as another:
+        for client in (peer, another):
+            await client.hello()
+            await client.submit("plain")
+        while not runs.acquire(blocking=False):
+            await anyio.sleep(0.001)
+        await turns()
+        assert not runs.acquire(blocking=False)
+        goes_on.set()
+        await peer.until("job.result")
+        await another.until("job.result")

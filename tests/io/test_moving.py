@@ -19,7 +19,7 @@ from arcp_io.server.auth import Verified
 from arcp_io.server.server import Server, open_server
 from arcp_proto import Authenticate, Framing, LocalProtocolError
 from arcp_proto.engine.endpoint import state_of
-from tests.io.apps import make_app
+from tests.io.apps import front, make_app
 from tests.io.fakes import HELLO, SUBMIT, FakeStream, Stand
 from tests.io.peers import websocket
 from tests.unit.io_drivers.test_websocket import TEXT, request, to_server
@@ -270,8 +270,7 @@ async def test_a_server_hands_over_and_the_next_one_starts_what_was_kept() -> No
 
         return made
 
-    async with open_server(app(), 0.0, journal) as server, anyio.create_task_group() as tasks:
-        await server.listen("127.0.0.1", 0, "/arcp", None, Admission())
+    async with open_server(app(), 0.0, journal, front=front()) as server, anyio.create_task_group() as tasks:
         async with websocket(server.url) as peer:
             welcome = await peer.hello()
             await peer.submit("waits")
@@ -283,9 +282,7 @@ async def test_a_server_hands_over_and_the_next_one_starts_what_was_kept() -> No
             assert await peer.end() == 1012
             done = list(peer.events)
     assert [event["payload"]["result"] for event in done] == ["done"]
-    async with open_server(app(), 0.0, journal) as server:
-        await server.listen("127.0.0.1", 0, "/arcp", None, Admission())
-        async with websocket(server.url) as peer:
-            await peer.resume(welcome, 1)
-            (event,) = await peer.until_event(1)
-            assert (event["job_id"], event["payload"]["result"]) == (kept, {"x": 1})
+    async with open_server(app(), 0.0, journal, front=front()) as server, websocket(server.url) as peer:
+        await peer.resume(welcome, 1)
+        (event,) = await peer.until_event(1)
+        assert (event["job_id"], event["payload"]["result"]) == (kept, {"x": 1})

@@ -14,7 +14,6 @@ from arcp_proto.server.sessions import subscriptions
 from .stage import AgentStage
 
 if TYPE_CHECKING:
-    from arcp_proto.ids import JobId
     from arcp_proto.limits import Limits
     from arcp_proto.server.sessions.session import Session
     from arcp_proto.server.state import RuntimeState
@@ -40,13 +39,11 @@ def tell_agent(state: RuntimeState, job: Job) -> None:
         state.ask_now(PauseJob(job.id) if job.paused else ResumeJob(job.id))
 
 
-def agent_is_asked_for(state: RuntimeState, job_id: JobId) -> None:
+def agent_is_asked_for(state: RuntimeState, job: Job) -> None:
     """Pause the agent of a job if needed, now that the records before its start are durable."""
-    job = state.running.get(job_id)
-    if job is not None:
-        job.agent_goes_to(AgentStage.ASKED)
-        if job.paused:
-            tell_agent(state, job)
+    job.agent_goes_to(AgentStage.ASKED)
+    if job.paused:
+        tell_agent(state, job)
 
 
 SHARE: Final = 4

@@ -299,10 +299,10 @@ def answered_before(
         return knows(session, envelope.id, connection)
     job = state.jobs.get(job_id)
     if job is None:
-        if session.replies.is_kept(envelope.id):
+        if session.replies.was_sent(envelope.id, messages.JOB_ACCEPTED):
             return True
         raise Refusal(ErrorCode.JOB_NOT_FOUND, "the job of this submit has ended and is forgotten")
-    if job.terms.idempotency_key is None or session.replies.is_kept(envelope.id):
+    if job.terms.idempotency_key is None or session.replies.was_sent(envelope.id, messages.JOB_ACCEPTED):
         _send_accepted(connection, session, job, envelope.id)
         return True
     if job.ended and job.id not in session.observed:

@@ -260,7 +260,7 @@ class Replies:
         self._kept: list[Reply] = []
         self._size = 0
         self._answered: dict[str, tuple[int, JobId]] = {}
-        self._replayed: dict[str, JobId | None] = {}
+        self._replayed: dict[str, tuple[MessageType, JobId]] = {}
 
     def __iter__(self) -> Iterator[Reply]:
         return iter(self._kept)
@@ -305,22 +305,13 @@ class Replies:
         They may be kept no longer when the client sends their requests again on the same connection.
         """
         kept = list(self._kept) if asked else []
-        self._replayed = {
-            one.request_id: one.job_id if one.message_type == MessageType.JOB_SUBSCRIBED else None
-            for one in kept
-        }
+        self._replayed = {one.request_id: (one.message_type, one.job_id) for one in kept}
         return kept
-
-    def has_subscribed(self, request_id: str) -> bool:
-        """Return whether the answer to a subscribe was sent since the newest resume, or by it."""
-        if self._replayed.get(request_id) is not None:
-            return True
-        answered = (one for one in self._kept if one.request_id == request_id)
-        return any(one.message_type == MessageType.JOB_SUBSCRIBED for one in answered)
 
     def drop_subscribed(self, job_id: JobId) -> None:
         """Drop the answers to subscribes of a job that is observed no longer: sent again, they are new."""
-        for request_id in [one for one, observed in self._replayed.items() if observed == job_id]:
+        subscribed = MessageType.JOB_SUBSCRIBED, job_id
+        for request_id in [one for one, answer in self._replayed.items() if answer == subscribed]:
             del self._replayed[request_id]
         for reply in [one for one in self._kept if one.job_id == job_id]:
             if reply.message_type == MessageType.JOB_SUBSCRIBED:
@@ -332,9 +323,12 @@ class Replies:
         found = self._answered.get(request_id)
         return None if found is None else found[1]
 
-    def is_kept(self, request_id: str) -> bool:
-        """Return whether the answer to a request is kept, so that a resume replays it, or was replayed."""
-        return request_id in self._replayed or any(reply.request_id == request_id for reply in self._kept)
+    def was_sent(self, request_id: str, message_type: MessageType) -> bool:
+        """Return whether an answer of a type is kept, or was sent by the newest resume."""
+        if request_id in self._replayed and self._replayed[request_id][0] == message_type:
+            return True
+        kept = (one for one in self._kept if one.request_id == request_id)
+        return any(one.message_type == message_type for one in kept)
 
     # Snapshots.
 

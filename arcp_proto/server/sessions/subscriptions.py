@@ -112,7 +112,9 @@ def _is_answered(session: Session, connection: ConnectionState, request_id: str)
     A client that asks for such answers repeats the requests that it has no answer to (§6.3).
     """
     admission = admission_of(connection)
-    return admission is not None and admission.replays and session.replies.has_subscribed(request_id)
+    if admission is None or not admission.replays:
+        return False
+    return session.replies.was_sent(request_id, MessageType.JOB_SUBSCRIBED)
 
 
 def _asked(session: Session, job: Job, subscribe: messages.Subscribe) -> tuple[int, bool]:
