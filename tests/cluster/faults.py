@@ -171,7 +171,9 @@ class Faults:
         moved = [
             shard
             for shard, rows in enumerate(zip(before, after, strict=True))
-            if rows[0] != rows[1] and str(shard) not in released  # For balance, as before.
+            if rows[0] != rows[1]
+            and rows[0][1] is not None  # A shard that was released before, and not claimed yet, has no owner.
+            and str(shard) not in released  # For balance, as before.
         ]
         self.figures[f"{name}: {MOVED}"].append(len(moved))
         if moved:
