@@ -106,7 +106,7 @@ class Admission:
 
         The Host is checked first: a page that has rebound a name to our address learns nothing else.
         """
-        path = request.path.partition("?")[0]
+        path = request.path.partition("?")[0]  # A query may hold a secret.
         if self._health is not None and path == f"{self._path}/health":
             trouble = self._health()
             return protocol.reject(503 if trouble else 200, f"{trouble or 'ok'}\n")
@@ -115,20 +115,19 @@ class Admission:
         closed = "" if self._closed is None else self._closed()
         if closed:
             return protocol.reject(503, f"{closed}\n")
-        response = self._answer(protocol, request)
+        response = self._answer(protocol, request, path)
         if response.status_code >= 400 and self._refused is not None:
             hosts, origins = request.headers.get_all("Host"), request.headers.get_all("Origin")
-            path = request.path.partition("?")[0][:200]  # A query may hold a secret.
-            asked = f"path {path!r}, Host {hosts!r:.200}, Origin {origins!r:.200}"
+            asked = f"path {path[:200]!r}, Host {hosts!r:.200}, Origin {origins!r:.200}"
             self._refused(response.status_code, asked)
         return response
 
-    def _answer(self, protocol: ServerProtocol, request: Request) -> Response:
+    def _answer(self, protocol: ServerProtocol, request: Request, path: str) -> Response:
         if not self._lists_host(request.headers.get_all("Host")):
             return protocol.reject(403, "Failed to open a WebSocket connection: Host is not allowed.\n")
-        if (page := self._guarded.get(request.path.partition("?")[0])) is not None:
+        if (page := self._guarded.get(path)) is not None:
             return _paged(protocol, page())
-        if request.path.partition("?")[0] != self._path:
+        if path != self._path:
             return protocol.reject(404, "Failed to open a WebSocket connection: no such path.\n")
         fault = "" if self._fault is None else self._fault(request.path)
         if fault:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import ssl
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -35,13 +34,9 @@ HEAD_BYTES: Final = 16 * 1024
 """The longest request."""
 
 
-def health_pages(trouble: Callable[[], str], failed: Callable[[], str] | None = None) -> Pages:
-    """Return the pages of a health check.
-
-    `trouble` returns why no client should come now, and `failed` why the process should be started again;
-    either returns an empty text if all is well.
-    """
-    return {LIVE: lambda: health(failed() if failed else ""), READY: lambda: health(trouble())}
+def health_pages(trouble: Callable[[], str]) -> Pages:
+    """Return the pages of a health check; `trouble` returns why no client should come now, or nothing."""
+    return {LIVE: lambda: health(""), READY: lambda: health(trouble())}
 
 
 def health(trouble: str) -> Page:
@@ -69,10 +64,10 @@ class PageServer:
         self._open: dict[_Visit, None] = {}
         self._listening: list[Listening] = []
 
-    async def listen(self, listeners: Sequence[socket.socket], context: ssl.SSLContext | None = None) -> None:
+    async def listen(self, listeners: Sequence[socket.socket]) -> None:
         """Answer on listening sockets, which it owns from now on."""
         for listener in listeners:
-            self._listening.append(await self._loop.listen(listener, context, self.accepted))
+            self._listening.append(await self._loop.listen(listener, None, self.accepted))
 
     def accepted(self, stream: ByteStream, peer: str) -> _Visit:
         """Return the receiver of a fresh stream."""

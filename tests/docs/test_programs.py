@@ -10,7 +10,6 @@ import runpy
 import shlex
 import socket
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -36,7 +35,7 @@ from tests.docs.pages import program
 from tests.hanging import PATIENCE
 from tests.io.gateway import MASTER, gateway
 from tests.io.http_server import served
-from tests.io.processes import Served, environment
+from tests.io.processes import Served, run_pytest
 from tests.io.test_web import free_port
 
 LEASES: Final = (pages.DOCS / "guides" / "leases.md").read_text()
@@ -193,14 +192,7 @@ def test_the_tests_of_agents_under_pytest(
 ) -> None:
     for name in (test, agents):
         (tmp_path / name).write_text(program(name))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-pno:cacheprovider", "-pno:anyio", *options, test],
-        cwd=tmp_path,
-        env=environment(PYTEST_ADDOPTS=""),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    done = run_pytest(tmp_path, "-pno:anyio", *options, test)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{passed} passed" in done.stdout
 

@@ -188,6 +188,20 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONFAULTHANDLER": "1", **more}
 
 
+def run_pytest(directory: Path, *words: str, ini: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run pytest in a directory, without the options of this run; with an `ini` each warning is an error."""
+    if ini is not None:
+        (directory / "pytest.ini").write_text(f"[pytest]\nfilterwarnings = error\n{ini}")
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words],
+        cwd=directory,
+        env=environment(PYTEST_ADDOPTS=""),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
 class Served:
     """`arcp-io serve` in a process of its own."""
 

@@ -5,14 +5,11 @@ Each runs in a pytest of its own, since its plugin is off here; see tests/loops.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.hanging import PATIENCE
-from tests.io.processes import environment
+from tests.io.processes import run_pytest
 
 ASYNCIO = '''
 import asyncio
@@ -122,16 +119,7 @@ SUITES = {
 def test_a_suite_that_holds_a_session_in_a_fixture(tmp_path: Path, suite: str) -> None:
     source, tests = SUITES[suite]
     (tmp_path / "test_agents.py").write_text(source)
-    (tmp_path / "pytest.ini").write_text(
-        "[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope = function\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_agents.py"],
-        cwd=tmp_path,
-        env=environment(PYTEST_ADDOPTS=""),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    ini = "asyncio_default_fixture_loop_scope = function\n"
+    done = run_pytest(tmp_path, "test_agents.py", ini=ini)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{tests} passed" in done.stdout

@@ -270,17 +270,20 @@ async def test_a_server_hands_over_and_the_next_one_starts_what_was_kept() -> No
 
         return made
 
-    async with open_server(app(), 0.0, journal, front=front()) as server, anyio.create_task_group() as tasks:
-        async with websocket(server.url) as peer:
-            welcome = await peer.hello()
-            await peer.submit("waits")
-            tasks.start_soon(server.hand_over, 60.0)
-            while not state_of(server.runtime).handing_over:
-                await anyio.sleep(0.001)
-            kept = (await peer.submit("echo", {"x": 1}))["payload"]["job_id"]
-            goes_on.set()
-            assert await peer.end() == 1012
-            done = list(peer.events)
+    async with (
+        open_server(app(), 0.0, journal, front=front()) as server,
+        anyio.create_task_group() as tasks,
+        websocket(server.url) as peer,
+    ):
+        welcome = await peer.hello()
+        await peer.submit("waits")
+        tasks.start_soon(server.hand_over, 60.0)
+        while not state_of(server.runtime).handing_over:
+            await anyio.sleep(0.001)
+        kept = (await peer.submit("echo", {"x": 1}))["payload"]["job_id"]
+        goes_on.set()
+        assert await peer.end() == 1012
+        done = list(peer.events)
     assert [event["payload"]["result"] for event in done] == ["done"]
     async with open_server(app(), 0.0, journal, front=front()) as server, websocket(server.url) as peer:
         await peer.resume(welcome, 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.hanging import PATIENCE
-from tests.io.processes import environment
+from tests.io.processes import environment, run_pytest
 
 APP = """
 import pytest
@@ -66,19 +66,6 @@ SUITES = {
 """Source, plugins that are off, and the number of tests, of each suite."""
 
 
-def run_pytest(directory: Path, *options: str, ini: str = "") -> subprocess.CompletedProcess[str]:
-    """Run pytest in a directory, where every warning is an error."""
-    (directory / "pytest.ini").write_text(f"[pytest]\nfilterwarnings = error\n{ini}")
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options],
-        cwd=directory,
-        env=environment(PYTEST_ADDOPTS=""),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-
-
 @pytest.mark.parametrize("suite", SUITES)
 def test_a_suite_with_the_fixtures(tmp_path: Path, suite: str) -> None:
     source, off, tests = SUITES[suite]
@@ -94,7 +81,7 @@ def test_a_suite_with_the_fixtures(tmp_path: Path, suite: str) -> None:
 
 def test_a_suite_without_an_app_is_told_what_to_define(tmp_path: Path) -> None:
     (tmp_path / "test_agents.py").write_text(BLOCKING)
-    done = run_pytest(tmp_path, "-pno:asyncio")
+    done = run_pytest(tmp_path, "-pno:asyncio", ini="")
     assert done.returncode == 1
     assert "define the fixture arcp_app" in done.stdout
 
@@ -105,7 +92,7 @@ def test_a_suite_that_does_not_use_it_loads_little(tmp_path: Path) -> None:
         "    loaded = sorted(name for name in sys.modules if name.startswith('arcp_'))\n"
         "    assert loaded == ['arcp_io', 'arcp_io.exports', 'arcp_io.testing', 'arcp_io.testing.plugin']\n"
     )
-    done = run_pytest(tmp_path, "-pno:asyncio")
+    done = run_pytest(tmp_path, "-pno:asyncio", ini="")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
