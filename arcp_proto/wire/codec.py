@@ -414,6 +414,11 @@ def open_event(kind: str, ts: str, body: bytes) -> OpenObject:
     return event_opening(kind, ts) + body
 
 
+def kind_opening(kind: str) -> bytes:
+    """Return the first bytes of the payloads of all events of a kind."""
+    return b'{"kind":%b,' % encode_checked(kind)
+
+
 def event_opening(kind: str, ts: str) -> EventOpening:
     """Return the part before the body in the payload of a `job.event`."""
     return cast(EventOpening, b'{"kind":"%b","ts":"%b","body":' % (kind.encode(), ts.encode()))

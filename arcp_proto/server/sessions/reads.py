@@ -201,7 +201,7 @@ def _begin(
         connection,
         request.from_job_seq,
         min(max(limit, 1), limits.max_page_events),
-        None if kinds is None else tuple(b'{"kind":%b,' % codec.encode_checked(kind) for kind in kinds),
+        None if kinds is None else tuple(map(codec.kind_opening, kinds)),
         Monotonic(state.now + wait_ms * MILLISECOND),
         None,
     )

@@ -40,7 +40,7 @@ AT_A_TIME: Final = 64
 OF_THE_LARGEST: Final = 16
 """The divisor of the finished jobs of the principal with most: one such part is forgotten above the total."""
 
-_ANNOUNCES: Final = b'{"kind":"%b"' % DELEGATE.encode()
+_ANNOUNCES: Final = codec.kind_opening(DELEGATE)
 """The beginning of an event that announces a child."""
 
 
