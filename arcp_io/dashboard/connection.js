@@ -54,7 +54,7 @@ export class Connection extends EventTarget {
     document.addEventListener("visibilitychange", () => document.hidden || this._hurry());
   }
 
-  // Connect with a token, or as nobody in particular without one.
+  // Connect with a token, or anonymously without one.
   start(token) {
     this.stop();
     this._token = token;
