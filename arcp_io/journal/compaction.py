@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
@@ -19,11 +18,12 @@ from arcp_proto import (
     encode_record,
 )
 
+from .closed_journal import closed_journal
 from .contents import stored
 from .protocol import JournalError
 from .rows import rows
 from .sqlite_draft import Draft
-from .sqlite_file import JournalLock, Opened, open_database
+from .sqlite_file import Opened, open_database
 from .wal import log_of
 
 
@@ -43,12 +43,7 @@ def compact_journal(path: str | os.PathLike[str], limits: Limits | None = None) 
     Raises JournalError, and changes nothing, if there is no journal, if a runtime has it open, or if it is
     damaged.
     """
-    real = os.path.realpath(path)
-    if not os.path.isfile(real) or not os.path.getsize(real):
-        raise JournalError(f"there is no journal {os.fspath(path)}")
-    lock = JournalLock(real)
-    try:
-        lock.acquire()
+    with closed_journal(path, "was not compacted, and is unchanged") as real:
         before = os.path.getsize(real)
         opened = open_database(real, "full", RECORD_VERSION)
         try:
@@ -58,11 +53,6 @@ def compact_journal(path: str | os.PathLike[str], limits: Limits | None = None) 
             opened.db.close()
             raise
         _replace(real, opened, draft, made)
-    except (OSError, sqlite3.Error) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise JournalError(f"the journal {real} was not compacted, and is unchanged: {reason}") from error
-    finally:
-        lock.release()
     return Compacted(count, len(made), before, os.path.getsize(real))
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 from contextlib import suppress
 from typing import NamedTuple
 
 from arcp_io.files import free_name, replace_file, sync_directory
 from arcp_proto import RECORD_VERSION
 
+from .closed_journal import closed_journal
 from .contents import Damaged, Versions, check_versions, good_rows, header
 from .damage import Assessed, assess, is_ours, readable_copy
 from .protocol import JournalError
 from .sqlite_draft import SCHEMA_VERSION, Draft
-from .sqlite_file import JournalLock
 from .wal import log_of
 
 
@@ -38,22 +37,12 @@ def repair_journal(path: str | os.PathLike[str]) -> Repair:
     Raises JournalError, and changes nothing, if the file is not a journal, is in use, has a newer version, or
     is damaged beyond repair.
     """
-    real = os.path.realpath(path)
-    if not os.path.isfile(real) or not os.path.getsize(real):
-        raise JournalError(f"there is no journal {real}")
-    lock = JournalLock(real)
-    try:
-        lock.acquire()
+    with closed_journal(path, "cannot be repaired") as real:
         if not is_ours(real):
             raise JournalError(f"{real} is not a journal, or its header is destroyed")
         found = assess(real)
         check_versions(real, found.versions, Versions(SCHEMA_VERSION, RECORD_VERSION))
         copy = _replaced(real, found) if found.contents.lost else ""
-    except (OSError, sqlite3.Error) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise JournalError(f"the journal {real} cannot be repaired: {reason}") from error
-    finally:
-        lock.release()
     kept, since, _, lost = found.contents
     return Repair(kept.records + since.records, lost, copy)
 
