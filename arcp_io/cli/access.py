@@ -7,12 +7,11 @@ import stat
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
 
-from .arguments import Loop, checked
+from .arguments import Loop, check_loop, checked
 from .profiles import Profile, profile_names, read_profile
 
 T = TypeVar("T")
@@ -116,9 +115,7 @@ class Access:
         """Run an async function on the event loop of --loop; a usage error if that is not installed."""
         import anyio
 
-        with checked("--loop"):
-            if self.loop is Loop.TRIO and find_spec("trio") is None:
-                raise ValueError("trio is not installed: pip install 'arcp-io[trio]'")
+        check_loop(self.loop)
         return anyio.run(function, *arguments, backend=self.loop.value)
 
     def _choose_token(self, ranks: Mapping[str, int]) -> None:

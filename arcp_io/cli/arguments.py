@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -37,6 +38,13 @@ def checked(option: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def check_loop(loop: Loop) -> None:
+    """Raise a usage error if the event loop of --loop is not installed."""
+    with checked("--loop"):
+        if loop is Loop.TRIO and find_spec("trio") is None:
+            raise ValueError("trio is not installed: pip install 'arcp-io[trio]'")
 
 
 def json_argument(text: str) -> Any:

@@ -7,12 +7,11 @@ import os
 import secrets
 import signal
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from arcp_io.cli.arguments import Loop, checked
+from arcp_io.cli.arguments import Loop, check_loop, checked
 from arcp_io.cli.exit_codes import SUCCEEDED
 from arcp_io.cli.job_request import Ending, Server, Submission
 from arcp_io.cli.output import print_out
@@ -58,9 +57,7 @@ def demo(
     """
     with checked("PATH"):
         root = _root(path)
-    with checked("--loop"):
-        if loop is Loop.TRIO and find_spec("trio") is None:
-            raise ValueError("trio is not installed: pip install 'arcp-io[trio]'")
+    check_loop(loop)
     with checked("--dashboard"):
         if dashboard and as_json:
             raise ValueError("is for people, and --json for programs")

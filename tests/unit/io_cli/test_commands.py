@@ -337,7 +337,7 @@ def test_the_size_of_the_audit_file_is_that_of_the_command_line_or_of_the_app(
 def test_trio_must_be_there_for_the_demo_on_trio(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("arcp_io.demo.command.find_spec", lambda name: None)
+    monkeypatch.setattr("arcp_io.cli.arguments.find_spec", lambda name: None)
     code, _, err = run("demo", "--loop", "trio", capsys=capsys)
     assert code == Exit.USAGE
     assert "pip install 'arcp-io[trio]'" in err
