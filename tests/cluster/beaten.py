@@ -17,10 +17,10 @@ from arcp_io.cluster.ownership import Ownership
 from arcp_io.cluster.rows import ShardRow
 from arcp_io.cluster.shards import Shards
 from arcp_io.cluster.store import PostgresStore
-from arcp_io.drivers.loop import open_loop
-from arcp_io.drivers.ws_admission import Admission
+from arcp_io.drivers.loop import Loop, open_loop
 from arcp_io.server.server import Server
 from arcp_proto import RECORD_VERSION, SECOND
+from tests.io.apps import front
 
 LEASE: Final = 0.5
 """Seconds of a lease in these tests."""
@@ -32,7 +32,10 @@ _numbers = count(1)
 class Beaten:
     """A node that beats, and its shards."""
 
-    def __init__(self, store: PostgresStore, ownership: Ownership, shards: Shards, beating: Beating) -> None:
+    def __init__(
+        self, loop: Loop, store: PostgresStore, ownership: Ownership, shards: Shards, beating: Beating
+    ) -> None:
+        self._loop = loop
         self.store = store
         self.ownership = ownership
         self.shards = shards
@@ -41,7 +44,9 @@ class Beaten:
     async def url(self, shard: int) -> str:
         """Return the URL of a shard that this node serves, which listens from now on."""
         server = await self.served(shard)
-        await server.listen("127.0.0.1", 0, "/arcp", None, Admission())
+        shown = front()
+        await shown.open(self._loop)
+        shown.serve(server)
         return server.url
 
     async def served(self, shard: int) -> Server:
@@ -79,4 +84,4 @@ async def beaten(app: App, store: PostgresStore, *, lease: float = LEASE) -> Asy
         beating = Beating(store, ownership, shards, loop)
         await call_in_thread(partial(store.describe, address, b"k" * 32), name="test")
         beating.start()
-        yield Beaten(store, ownership, shards, beating)
+        yield Beaten(loop, store, ownership, shards, beating)
