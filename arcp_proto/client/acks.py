@@ -101,7 +101,10 @@ class Acks:
         self._by_job: dict[JobId, deque[_Batch]] = {}
         self._waiting: dict[tuple[int, JobId], _Batch] = {}
         self.unfollowed: dict[JobId, tuple[int, int]] = {}
-        """Jobs that are not followed, such as children -> number and position of the last processed event."""
+        """Jobs that are not followed, such as children -> number and position of the last processed event.
+
+        Before there is one, of a child: the number of its announcement, and 0.
+        """
 
     def wait(self, seq: int, job_id: JobId, size: int) -> None:
         """Keep the number of an event that is handed out later, or dropped, from being acked."""

@@ -170,7 +170,7 @@ def on_event(
         return
     job = session.jobs.get(job_id)
     if event.kind == DELEGATE and (job is None or not job.may_be_observed):
-        session.announced(name(event.body.get("child_job_id")))
+        session.announced(name(event.body.get("child_job_id")), envelope.event_seq or 0)
     if job is not None:
         if job.may_be_observed and _ends_subscription(event):
             if job.awaited and session.is_placed:  # It ends an earlier subscription, and another is to come.

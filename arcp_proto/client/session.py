@@ -233,10 +233,7 @@ class ClientSession:
         self.ended[job_id] = None
         if len(self.ended) > self._ended_limit:
             del self.ended[next(iter(self.ended))]
-        if len(self.acks.unfollowed) > self._ended_limit:
-            self._forget_processed()
-            if len(self.acks.unfollowed) > self._ended_limit:
-                del self.acks.unfollowed[next(iter(self.acks.unfollowed))]
+        self._bound_unfollowed()
 
     def knows(self, job_id: JobId | None) -> bool:
         """Return whether the client knows a job: its own, one that it observes or observed, or a child."""
@@ -244,10 +241,17 @@ class ClientSession:
             job_id in self.jobs or job_id in self.ended or job_id in self.children or job_id in self.unwanted
         )
 
-    def announced(self, job_id: JobId | None) -> None:
-        """Note a child that a `job.accepted`, or a `delegate` event of a job of this session, names (§10)."""
+    def announced(self, job_id: JobId | None, seq: int = 0) -> None:
+        """Note a child that a `job.accepted`, or a `delegate` event of a job of this session, names (§10).
+
+        The event has this number. Until it is processed, the next process is told that the child is known,
+        because the event may come again when the user has left the job that delegated.
+        """
         if job_id is not None:
             self.children.setdefault(job_id, 0)
+            if seq:
+                self.acks.unfollowed.setdefault(job_id, (seq, 0))
+                self._bound_unfollowed()
             if job_id in self.jobs:
                 self.jobs[job_id].keyed = False
         if len(self.children) > self._ended_limit:
@@ -268,7 +272,8 @@ class ClientSession:
 
     def leave_child(self, job_id: JobId, child: JobId | None) -> None:
         """Take nothing of an unknown child of a job, if the user has left that job."""
-        if child is not None and job_id in self.unwanted and not self.knows(child):
+        known = self.knows(child) or child in self.acks.unfollowed
+        if child is not None and job_id in self.unwanted and not known:
             self.leave(child, None)
 
     def lose_job(self, job_id: JobId) -> None:
@@ -347,6 +352,13 @@ class ClientSession:
             if request.dropped and request.job_id in self.unwanted
         }
         self.children.clear()
+
+    def _bound_unfollowed(self) -> None:
+        unfollowed = self.acks.unfollowed
+        if len(unfollowed) > self._ended_limit:
+            self._forget_processed()
+            if len(unfollowed) > self._ended_limit:
+                del unfollowed[next(iter(unfollowed))]
 
     def _forget_processed(self) -> None:
         """Forget the jobs of which nothing comes again after a resume."""

@@ -49,7 +49,8 @@ class Resumption(msgspec.Struct, frozen=True):
     end is, each with its number in the session, which is above the cursor, and `left` those that are
     observed no longer: events of both that come again are not handed out. `unfollowed` are jobs that the
     client does not follow, such as children, of which events above the cursor are processed, each with the
-    number and the position of the last of these.
+    number and the position of the last of these; or, before there are any, with the number of the event that
+    announced the child, above the cursor, and the position 0.
     """
 
     session_id: SessionId

@@ -244,6 +244,27 @@ def test_a_restarted_client_keeps_a_grandchild_of_a_child_that_it_was_told_of(
     assert positions(at(other, 5, 1, "job_4")) == [1]
 
 
+def test_a_restarted_client_keeps_a_grandchild_whose_parent_was_left_before(runtime: ScriptedRuntime) -> None:
+    """Leave a child behind the announcement of its own child, which comes again to the next process."""
+    child, said = JobId("job_2"), {"kind": "delegate", "body": {"child_job_id": "job_3", "agent": "a"}}
+    runtime.accept()
+    at(runtime, 1, 1, kind="delegate", body={"child_job_id": child, "agent": "a"})
+    process_all(runtime)
+    assert positions(at(runtime, 2, 1, child, **said)) == [1]
+    runtime.client.unsubscribe(child, now=runtime.now)
+    stored = runtime.client.resumption()
+    assert stored is not None and stored.unfollowed == ((JobId("job_3"), 2, 0),)
+    other = another_process(runtime)
+    assert at(other, 2, 1, child, **said) == [], "the job was left"
+    later = {"kind": "delegate", "body": {"child_job_id": "job_4", "agent": "a"}}
+    assert at(other, 3, 2, child, **later) == []
+    assert at(other, 4, 1, "job_4") == [], "no process was told of it"
+    assert positions(at(other, 5, 1, "job_3")) == [1]
+    process_all(other, JobId("job_3"))
+    stored = other.client.resumption()
+    assert stored is not None and (stored.cursor, stored.unfollowed) == (5, ())
+
+
 @pytest.mark.parametrize("announced_first", [True, False])
 def test_an_unsubscribe_ends_no_child_that_a_restarted_client_was_told_of(
     runtime: ScriptedRuntime, announced_first: bool
