@@ -138,9 +138,17 @@ def _waiting_home(job: Job) -> Session | None:
 
 
 def _finish_at_home(state: RuntimeState, job: Job) -> None:
-    """Number all of a finished job that waits in the submitting session, behind its children (§10)."""
+    """Number what fits of a finished job that waits in the submitting session, behind its children (§10).
+
+    If too much waits, the terminal comes alone.
+    """
     _finish_children(state, job)
-    number_at_home(state, job, job.history.end + 1)
+    home = _waiting_home(job)
+    if home is not None and _may_end_alone(state, home, job):
+        _announce_at_home(state, home, job)
+        _end_alone(state, home, job)
+    else:
+        number_at_home(state, job, job.history.end + 1)
 
 
 def _finish_children(state: RuntimeState, job: Job) -> None:
@@ -222,12 +230,7 @@ def forget(state: RuntimeState, job: Job) -> None:
     state.retired.remove(job.terms.principal, job.id)  # Making room meanwhile takes another.
     if not state.retired:
         state.timers.disarm(TimerKind.RETENTION, 0)
-    _finish_children(state, job)
-    home = _waiting_home(job)
-    if home is not None and _may_end_alone(state, home, job):
-        _announce_at_home(state, home, job)
-    else:
-        number_at_home(state, job, job.history.end + 1)
+    _finish_at_home(state, job)
     for session in list(job.behind.values()):
         _end_alone(state, session, job)
     state.commit(JobForgotten(job.id))

@@ -10,6 +10,7 @@ from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.journal.records import decode_record, encode_record
+from arcp_proto.server.sessions import retention
 from tests.unit.server.jobs.test_delegation import ALL, JOURNALED, Tree
 from tests.unit.server.sessions.test_rising_positions import asked
 from tests.unit.server.sessions.test_subscriptions import positions
@@ -289,3 +290,23 @@ def test_a_child_that_ends_alone_is_announced_before() -> None:
         frame for frame in world.peer.frames if frame["type"] == "job.result" and frame["job_id"] == child
     ]
     assert end["payload"]["history_from_job_seq"] == end["payload"]["job_seq"] == 41
+
+
+@pytest.mark.parametrize(("count", "fits"), [(20, True), (40, False)])
+def test_a_child_that_waits_for_too_much_ends_alone_when_its_parent_is_forgotten(
+    count: int, fits: bool
+) -> None:
+    """Number no more of the child than the log of the session holds, though the child itself is kept."""
+    world = waiting(limits=Limits(max_backlog_events=4, max_session_events=32))
+    child = world.delegate()
+    say(world, child, count)
+    world.finish(child)
+    world.finish(world.root)
+    retention.forget(world.state, world.state.jobs[world.root])
+    assert child in world.state.jobs
+    go_on(world)
+    assert not world.peer.connection.overrun
+    said = [(frame["job_id"], frame["payload"]) for frame in world.peer.of("job.result")]
+    assert [job_id for job_id, _ in said] == [child, world.root]
+    assert said[0][1].get("history_from_job_seq") == (None if fits else count + 1)
+    assert positions(world.peer, child) == ([*range(1, count + 2)] if fits else [count + 1])
