@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -16,11 +16,13 @@ from arcp_io.drivers.door import since_boot
 from arcp_io.drivers.loop import Loop, open_loop
 from arcp_io.drivers.node_tls import NodeTls, check_plain_nodes
 from arcp_io.drivers.sockets import bracketed, is_loopback
+from arcp_io.errors import error_for
+from arcp_io.observation import Observation
 from arcp_io.server.audit_log import Auditor
 from arcp_io.server.http_pages import METRICS, PageServer, health_pages, metrics_server
-from arcp_io.server.server import open_metrics
+from arcp_io.server.server import Server, open_metrics
 from arcp_io.server.setting_warnings import warn_of_settings
-from arcp_proto import RECORD_VERSION, SECOND, Counts, JobInfo, LocalProtocolError
+from arcp_proto import RECORD_VERSION, SECOND, Counts, ErrorCode, JobDescription, JobInfo, LocalProtocolError
 
 from .beating import Beating
 from .errors import StoreError
@@ -144,10 +146,33 @@ class NodeServer:
 
     def cancel(self, job_id: str, *, reason: str = "") -> bool:
         """Cancel a job of a shard of this node, as `Server.cancel`."""
-        for server in self.shards.servers:
-            if any(job.job_id == job_id for job in server.jobs(finished=True)):
-                return server.cancel(job_id, reason=reason)
-        raise LocalProtocolError(f"there is no job {job_id} on this node")
+        server = self._server_of(job_id)
+        if server is None:
+            raise LocalProtocolError(f"there is no job {job_id} on this node")
+        return server.cancel(job_id, reason=reason)
+
+    def describe(self, job_id: str) -> JobDescription | None:
+        """Return one look at a job of a shard of this node, as `Server.describe`; None for any other job."""
+        server = self._server_of(job_id)
+        return None if server is None else server.describe(job_id)
+
+    def observe(
+        self,
+        job_id: str,
+        from_position: int = 0,
+        *,
+        kinds: str | Sequence[str] | None = None,
+        follow: bool = True,
+    ) -> Observation:
+        """Iterate over the events of a job of a shard of this node, as `Server.observe`.
+
+        Raises JobNotFound at once for any other job. When the shard goes to another node, the iteration
+        raises ConnectionLost: a client that observes the job in a session goes on there.
+        """
+        server = self._server_of(job_id)
+        if server is None:
+            raise error_for(ErrorCode.JOB_NOT_FOUND, f"there is no job {job_id} on this node", job_id=job_id)
+        return server.observe(job_id, from_position, kinds=kinds, follow=follow)
 
     def set_observers(self, observers: Mapping[str, Mapping[str, str]]) -> None:
         """Replace the rights to see jobs of others on this node, as `Server.set_observers`.
@@ -192,6 +217,10 @@ class NodeServer:
                     await self.shut_down(0.0)
             await call_in_thread(self._store.close, name="arcp-io store")
         return 0 if self.loop.failure is not None else len(self.shards)
+
+    def _server_of(self, job_id: str) -> Server | None:
+        """Return the server of a shard of this node that keeps a job."""
+        return next((one for one in self.shards.servers if one.describe(job_id) is not None), None)
 
     async def _let_go(self, drain: float) -> None:
         """Wait until all shards are given away; at the end of the time they are left to the others.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
@@ -13,6 +14,7 @@ from arcp_io.cluster.node import Node
 from arcp_io.cluster.placing import shard_of
 from arcp_io.cluster.rows import ShardRow
 from arcp_io.cluster.store import PostgresStore
+from arcp_io.errors import ConnectionLost, JobNotFound
 from arcp_io.journal import MemoryJournal
 from arcp_io.provisioning import StaticProvisioner
 from arcp_io.server.server import serve
@@ -98,6 +100,41 @@ async def test_unknown_rights_are_refused_at_any_time(make_store: MakeStore) -> 
             with pytest.raises(LocalProtocolError, match="write"):
                 node.set_observers({"alice": {owner: "write"}})
         node.set_observers({"alice": {"*": "list", "bob": "list"}})
+
+
+async def test_a_program_looks_at_the_jobs_of_its_node_and_cancels_them(make_store: MakeStore) -> None:
+    """Take what a node says of its own jobs, and what it says of those of another node."""
+    app, one, two = make_app(), make_store(shards=4), make_store(shards=4)
+    async with served(app, one) as first, served(app, two) as second:
+        await spread(first, second)
+        owner, other = owner_first("alice", first, second)
+        async with websocket(other.url) as peer:
+            await peer.hello()
+            job_id = (await peer.submit("sleep"))["payload"]["job_id"]
+            await peer.until_event(1)
+            assert ([job.job_id for job in owner.jobs()], other.jobs()) == ([job_id], [])
+            told = owner.describe(job_id)
+            assert told is not None and (told.status, told.agent.split("@")[0]) == ("running", "sleep")
+            assert other.describe(job_id) is None
+            for refused in (partial(other.observe, job_id), partial(owner.observe, "job_absent")):
+                with pytest.raises(JobNotFound, match="on this node"):
+                    refused()
+            with pytest.raises(LocalProtocolError, match="on this node"):
+                other.cancel(job_id)
+            kinds = []
+            async for event in owner.observe(job_id):
+                kinds.append(event.kind)
+                if event.kind == "status":
+                    assert owner.cancel(job_id, reason="enough")
+            assert kinds == ["status", "log"], "an iteration ends with its job"
+            (end,) = [m for m in await peer.until("job.error") if m["type"] == "job.error"]
+            assert end["payload"]["code"] == "CANCELLED"
+            assert (owner.jobs(), [job.job_id for job in owner.jobs(finished=True)]) == ([], [job_id])
+            following = owner.observe(job_id)
+        await owner.shut_down(0.0)
+        with pytest.raises(ConnectionLost):
+            async for _ in following:
+                pass
 
 
 async def test_a_node_that_comes_second_gets_its_share(make_store: MakeStore) -> None:
