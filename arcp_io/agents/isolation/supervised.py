@@ -89,8 +89,9 @@ class SupervisedProcess:
         self.killed = True
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
-        with suppress(ProcessLookupError):
-            self._supervisor.send_signal(signal.SIGCONT)  # The agent may have stopped the supervisor.
+        with suppress(OSError):
+            # The agent may have stopped the supervisor. `send_signal` might take its exit code from asyncio.
+            os.kill(self._supervisor.pid, signal.SIGCONT)
 
     async def end(self, patience: float) -> bool:
         """Wait `patience` seconds for the agent's process to end by itself, and then kill everything.
