@@ -306,8 +306,7 @@ def answered_before(
         _send_accepted(connection, session, job, envelope.id)
         return True
     if job.ended and job.id not in session.observed:
-        check_room(state, session, job)
-        observe(state, session, job, 0)
+        observe(state, session, job, 0)  # Besides others, however many: this submit was accepted.
     state.commit(JobJoined(session.id, job.id, envelope.id))
     _send_kept(state, connection, session, job)
     return True
