@@ -116,13 +116,14 @@ def test_a_job_whose_history_may_follow_its_end_is_kept_as_long_as_its_session()
     assert not again.is_done_with(job_id)
 
 
-def test_a_job_of_a_key_that_an_earlier_process_may_have_asked_for_is_kept_as_long() -> None:
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_job_of_a_key_that_may_have_been_asked_for_again_is_kept_as_long(restarted: bool) -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
     opened.follow(job_id, observed=False).keyed = True
     stored = opened.resumption()
     assert stored is not None
-    again = ClientSession.of_resumption(stored, Limits(), Monotonic(0))
+    again = ClientSession.of_resumption(stored, Limits(), Monotonic(0)) if restarted else opened
     last = hand_out(again, again.jobs[job_id], 1, 1)
     again.end_job(job_id, 1)
     again.acks.done(last, job_id)
