@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SILENT: Final = 4
 """Heartbeat intervals of silence after which a connection has to be closed: the runtime checks once in
-each interval, and may not read during a part of one."""
+each interval, by a timer that may be late each time, and may not read during a part of one."""
 
 
 class Deadlines:
@@ -61,6 +61,7 @@ class Deadlines:
     def check_silence(self) -> None:
         """Check that a silent peer loses its connection after some heartbeat intervals (§6.4)."""
         world, interval = self._world, self._world.options.heartbeat_sec * SECOND
+        late = world.options.late_timer
         for end in world.host.ends.values():
             told = end.line.told
             if told is None or not end.takes():
@@ -68,7 +69,7 @@ class Deadlines:
             if not interval or told is None or "heartbeat" not in told.features:
                 continue
             silent = world.now - end.heard_at
-            if end.connection.phase is Phase.OPEN and silent > SILENT * interval + world.options.late_timer:
+            if end.connection.phase is Phase.OPEN and silent > SILENT * (interval + late):
                 raise Broken("I10", f"{told.id} is still attached after {silent / SECOND} s of silence")
 
     def _dues(self, work: Work) -> list[tuple[int, str]]:

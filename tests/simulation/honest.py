@@ -3,7 +3,7 @@ reports."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arcp_proto import Connection, Framing, Phase
@@ -138,8 +138,8 @@ class Honest:
         self.machine: Client | None = None
         self.ends: dict[Connection, ClientEnd] = {}
         self.views = self._no_views()
-        self.strange: set[str] = set()
-        """Jobs and keys of requests that had no answer when the process of the client died."""
+        self.strange: Counter[str] = Counter()
+        """Jobs and keys -> the requests for them that had no answer when the process of the client died."""
         self.asked: dict[str, tuple[str, Any]] = {}
         """Open requests by id: their commands and arguments."""
         self.inbox: deque[tuple[str, int, Taken | None]] = deque()
@@ -226,7 +226,7 @@ class Honest:
         self.ends.clear()
         for command, what in self.asked.values():
             if command in ("subscribe", "submit"):
-                self.strange.add(what[0])
+                self.strange[what[0]] += 1
         self.asked.clear()
         self.inbox.clear()
         self.stopped.clear()
@@ -371,7 +371,7 @@ class Honest:
                     left = self.unwanted.get(job_id, 0) > asked_at
                     self.views.subscribed(event, after=after, own=False, left=left)
                     if job_id in self.views.over:
-                        self.strange.add(job_id)  # As behind a refusal, if an earlier answer was lost.
+                        self.strange[job_id] += 1  # As behind a refusal, if an earlier answer was lost.
             case JobsListed():
                 _, listing = self._answered(event.request_id, "list")
                 self._listed(listing, event)
@@ -386,7 +386,7 @@ class Honest:
                 if command == "subscribe" and event.code == "JOB_NOT_FOUND":
                     # It may have been carried out, and its answer be lost and kept no longer; a resume by the
                     # next process "sends every kept frame above the cursor" (§2).
-                    self.strange.add(what[0])
+                    self.strange[what[0]] += 1
                 self.world.refusals.passed_on(event.request_id, event.code, self.actor.principal)
                 self.world.count(f"refused {event.code}")
             case _:

@@ -6,7 +6,7 @@ has to get, and no other. A history that it asks for again sets the cursor back 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -148,8 +148,8 @@ class Views:
         self.who = who
         self.features = features
         self.session_id: str | None = None
-        self.strange: set[str] = set()
-        """Jobs and keys of requests that had no answer when an earlier process died.
+        self.strange: Counter[str] = Counter()
+        """Jobs and keys -> the requests for them that had no answer when an earlier process died.
 
         A store keeps "session id, token, cursor" and no requests, so that the next process need not get their
         events; whether it may get them is checked in the session (see `Runs`).
@@ -306,7 +306,7 @@ class Views:
         view = self.jobs.get(job_id)
         if view is None or not view.comes:
             view = self._found(job_id, position) or view
-        elif self.restarted and not view.asked and job_id in self.strange:
+        elif self.restarted and not view.asked and self.strange[job_id] > 0:
             self._set_back(view, position)
         if view is None or not (view.comes or view.ended):
             raise Broken("I1", f"{self.who} gets an event of {job_id}, which it does not follow")
@@ -337,10 +337,10 @@ class Views:
             return view
         if work is None or not self.restarted:
             return None
-        asked = {job_id, work.key or ""} & self.strange
+        asked = [one for one in (job_id, work.key or "") if self.strange[one] > 0]
         if not asked and (view is not None or work.home != self.session_id):
             return None
-        self.strange -= asked
+        self.strange.subtract(asked)
         view = self.jobs[job_id] = View(work, cut=0 if view is None else view.cut)
         view.begin(position - 1 if asked else 0)
         view.own, view.known = True, False
@@ -355,7 +355,7 @@ class Views:
         store keeps no child of which all events are acked.
         """
         if position <= view.cursor:
-            self.strange.discard(view.work.job_id)
+            self.strange[view.work.job_id] -= 1
             view.go(position - 1)
 
     def _check_result(self, view: View, event: JobEnded) -> None:
