@@ -388,7 +388,8 @@ BY_HTTP_STATUS: Final[Mapping[int, str]] = {
     " the headers Upgrade and Connection on",
     400: "the runtime refuses the path or its query",
     401: "a proxy on the way asks for a login of its own",
-    403: "the runtime or a proxy does not admit this Host: arcp-io serve --allow-host {host}",
+    403: "no runtime is mounted at this path (most use /arcp below the mount), or the runtime or a proxy does"
+    " not admit this Host: arcp-io serve --allow-host {host}, or asgi(hosts=...)",
     404: "no runtime serves this path; most runtimes use /arcp",
     426: "a proxy does not pass the headers Upgrade and Connection on",
     429: "there were too many requests: wait a minute",

@@ -176,6 +176,11 @@ def _explained(target: WebSocket, reason: str) -> str:
     path = urlsplit(target.url).path
     if "HTTP 404" in reason:
         return f"{reason}: no runtime serves the path {path or '/'}; most runtimes use /arcp"
+    if "HTTP 403" in reason:
+        return (
+            f"{reason}: no runtime is mounted at the path {path or '/'} (most use /arcp below the mount), or"
+            " the runtime does not admit this Host"
+        )
     if target.url.startswith("wss:") and "HTTP" not in reason:
         return f"TLS failed ({reason}): if the runtime does not use TLS, its address begins with ws://"
     if "did not receive a valid HTTP response" in reason:

@@ -168,7 +168,7 @@ async def test_a_path_a_host_and_an_origin_that_are_refused() -> None:
     async with serve(app(), host="127.0.0.1", port=0, hosts=["agents.example"]) as server:
         code, checks = await found(server.url)
     assert (code, checks["websocket"].detail) == (Exit.CONNECTION, "HTTP 403 for path /arcp")
-    assert checks["websocket"].advice.endswith("arcp-io serve --allow-host 127.0.0.1")
+    assert checks["websocket"].advice.endswith("serve --allow-host 127.0.0.1, or asgi(hosts=...)")
 
 
 @pytest.mark.parametrize("status", [*BY_HTTP_STATUS, 418])

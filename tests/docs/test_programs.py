@@ -474,6 +474,30 @@ def test_a_mounted_runtime_serves_beside_the_routes_of_its_application(
     monkeypatch.delitem(sys.modules, "mounted")
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_first_agent_in_fastapi_is_asked_and_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], backend: str
+) -> None:
+    for name in ("reports.py", "ask_report.py"):
+        (tmp_path / name).write_text(program(name).replace("sleep(1)", "sleep(0)"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "reports", raising=False)
+    outer = importlib.import_module("reports").app
+    main = runpy.run_path(str(tmp_path / "ask_report.py"))["main"]
+    with web_served(outer) as port:
+        anyio.run(main, f"ws://127.0.0.1:{port}/agents/arcp", backend=backend)
+        assert capsys.readouterr().out.splitlines()[-2:] == [
+            "10 progress {'current': 5, 'total': 5, 'units': 'parts'}",
+            "{'topic': 'winters', 'parts': 5}",
+        ]
+        with urlopen(f"http://127.0.0.1:{port}/agents/dashboard") as answer:
+            assert b'content="arcp"' in answer.read()
+        wrong = f"ws://127.0.0.1:{port}/agents"
+        with pytest.raises(ConnectionError, match=r"mounted at the path /agents \(most use /arcp"):
+            anyio.run(main, wrong, backend=backend)
+    monkeypatch.delitem(sys.modules, "reports")
+
+
 @contextmanager
 def web_served(app: Any) -> Iterator[int]:
     """Run a web application by uvicorn in a thread, and yield its port."""
