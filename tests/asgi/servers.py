@@ -83,7 +83,8 @@ def running(
 ) -> Iterator[Site]:
     """Run a site of tests.asgi.sites until the block is left, where it may have been stopped before.
 
-    A site that is not waited for until it is `ready` may fail.
+    A site that is not waited for until it is `ready` may fail, and is killed: granian, asked to end while it
+    starts a worker again, did not end once.
     """
     port = port or free_port()
     words = [word.format(site="tests.asgi.sites:app", port=port) for word in SERVERS[server]]
@@ -105,7 +106,7 @@ def running(
             if ready:
                 _await_ready(found)
             yield found
-            if process.poll() is None:
+            if ready and process.poll() is None:
                 found.stop()
         finally:
             if process.poll() is None:
