@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from textwrap import indent
 from threading import Thread
@@ -37,6 +38,7 @@ from tests.io.gateway import MASTER, gateway
 from tests.io.http_server import served
 from tests.io.processes import Served, run_pytest
 from tests.io.test_web import free_port
+from tests.runners import run
 
 LEASES: Final = (pages.DOCS / "guides" / "leases.md").read_text()
 AUDIT: Final = (pages.DOCS / "guides" / "audit.md").read_text()
@@ -474,9 +476,9 @@ def test_a_mounted_runtime_serves_beside_the_routes_of_its_application(
     monkeypatch.delitem(sys.modules, "mounted")
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("runner", ["asyncio", "trio"])
 def test_the_first_agent_in_fastapi_is_asked_and_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], backend: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], runner: str
 ) -> None:
     for name in ("reports.py", "ask_report.py"):
         (tmp_path / name).write_text(program(name).replace("sleep(1)", "sleep(0)"))
@@ -485,7 +487,7 @@ def test_the_first_agent_in_fastapi_is_asked_and_looked_at(
     outer = importlib.import_module("reports").app
     main = runpy.run_path(str(tmp_path / "ask_report.py"))["main"]
     with web_served(outer) as port:
-        anyio.run(main, f"ws://127.0.0.1:{port}/agents/arcp", backend=backend)
+        run(runner, partial(main, f"ws://127.0.0.1:{port}/agents/arcp"))
         assert capsys.readouterr().out.splitlines()[-2:] == [
             "10 progress {'current': 5, 'total': 5, 'units': 'parts'}",
             "{'topic': 'winters', 'parts': 5}",
@@ -494,7 +496,7 @@ def test_the_first_agent_in_fastapi_is_asked_and_looked_at(
             assert b'content="arcp"' in answer.read()
         wrong = f"ws://127.0.0.1:{port}/agents"
         with pytest.raises(ConnectionError, match=r"mounted at the path /agents \(most use /arcp"):
-            anyio.run(main, wrong, backend=backend)
+            run(runner, partial(main, wrong))
     monkeypatch.delitem(sys.modules, "reports")
 
 
