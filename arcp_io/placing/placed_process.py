@@ -105,7 +105,8 @@ class PlacedProcess:
         if link is None or self._killed:
             return None
         if link.report is not None:
-            return None if link.report.code is None else ending(link.report.code)
+            code = link.report.code
+            return "was lost: it was killed when its worker ended" if code is None else ending(code)
         return f"was lost: {link.gone}"
 
     @property
