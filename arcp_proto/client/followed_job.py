@@ -38,6 +38,7 @@ class FollowedJob:
         "own",
         "recent",
         "refusals",
+        "resent",
         "restored",
         "risen_from",
         "stale",
@@ -57,6 +58,8 @@ class FollowedJob:
         """Whether this client has submitted it, so that an unsubscribe does not end it."""
         self.keyed = False
         """Whether it was accepted by a key, so that its events may come by themselves or not (§7.2)."""
+        self.resent = False
+        """Whether its submit, which has a key, was sent again: the runtime may repeat its history (§7.2)."""
         self.heard = True
         """Whether anything has come of it; False after a repeated key until something has."""
         self.awaited = False

@@ -71,6 +71,7 @@ def on_accepted(
     known = job_id in session.jobs
     job = session.follow(job_id, observed=False)
     job.own = True
+    job.resent = job.resent or (request.key is not None and request.resent)
     if request.key is not None and not known:
         job.keyed = not _is_made_by(client, request, accepted, trace_ids)
         if job.keyed:

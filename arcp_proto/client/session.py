@@ -224,9 +224,9 @@ class ClientSession:
         job = self.jobs.pop(job_id, None)
         if job is not None:
             asked = self.requests.wants_history(job_id)
-            restored = self.restored and job_id in self.children
-            # This process, an earlier one or a submit that was sent again may have asked for its history.
-            if asked or restored or job.keyed:
+            restored = self.restored and (job.keyed or job_id in self.children)
+            # This process, an earlier one, or its submit that was sent again may have asked for its history.
+            if asked or restored or job.resent:
                 seq = IN_SESSION
             self._ending.append((job, seq))
             if len(self._ending) > self._ended_limit:  # As many as what the user holds are bounded by that.

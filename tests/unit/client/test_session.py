@@ -116,11 +116,16 @@ def test_a_job_whose_history_may_follow_its_end_is_kept_as_long_as_its_session()
     assert not again.is_done_with(job_id)
 
 
-@pytest.mark.parametrize("restarted", [True, False])
-def test_a_job_of_a_key_that_may_have_been_asked_for_again_is_kept_as_long(restarted: bool) -> None:
+@pytest.mark.parametrize(
+    ("restarted", "resent", "kept_on"), [(True, False, True), (False, True, True), (False, False, False)]
+)
+def test_a_job_of_a_key_that_may_have_been_asked_for_again_is_kept_as_long(
+    restarted: bool, resent: bool, kept_on: bool
+) -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
-    opened.follow(job_id, observed=False).keyed = True
+    job = opened.follow(job_id, observed=False)
+    job.keyed, job.resent = True, resent
     stored = opened.resumption()
     assert stored is not None
     again = ClientSession.of_resumption(stored, Limits(), Monotonic(0)) if restarted else opened
@@ -130,7 +135,7 @@ def test_a_job_of_a_key_that_may_have_been_asked_for_again_is_kept_as_long(resta
     stored = again.resumption()
     assert stored is not None
     assert (stored.cursor, stored.jobs) == (1, ())
-    assert [ended for ended, _ in stored.ended] == [job_id]
+    assert [ended for ended, _ in stored.ended] == [job_id] * kept_on
 
 
 def test_a_job_that_is_followed_again_keeps_its_unprocessed_events() -> None:
