@@ -138,7 +138,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         connection that sends more is closed. Of the rest the oldest events and finished jobs are dropped. A
         finished job counts by its lease and its end, if they have more than 512 bytes.
       max_total_bytes: Bytes held for all principals, by the same rule.
-      max_session_subscriptions: Jobs that one session observes.
+      max_session_subscriptions: Jobs that one session observes. A job that has ended is observed beside
+        them when its submit, which has a key, is sent again after a resume (§7.2).
       max_connection_reads: Requests to read the events of a job that wait on one connection.
       max_page_events: Events in the answer to one of them.
       max_read_wait_sec: Seconds for which such a request waits for an event at most.

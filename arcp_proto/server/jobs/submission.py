@@ -306,7 +306,7 @@ def answered_before(
         _send_accepted(connection, session, job, envelope.id)
         return True
     if job.ended and job.id not in session.observed:
-        observe(state, session, job, 0)  # Besides others, however many: this submit was accepted.
+        observe(state, session, job, 0)  # Without `check_room`: the submit was accepted before.
     state.commit(JobJoined(session.id, job.id, envelope.id))
     _send_kept(state, connection, session, job)
     return True
