@@ -106,7 +106,7 @@ class PlacedProcess:
             return None
         if link.report is not None:
             code = link.report.code
-            return "was lost: it was killed when its worker ended" if code is None else ending(code)
+            return "was lost: it was killed at its worker" if code is None else ending(code)
         return f"was lost: {link.gone}"
 
     @property

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import anyio
@@ -20,8 +21,9 @@ from arcp_io.app import App
 from arcp_io.client.connect import Job, Session, connect
 from arcp_io.errors import ArcpError, InternalError, JobCancelled
 from arcp_io.placing import Links
-from arcp_io.placing.frames import HEAD, Hello, Kind, Splitter, framed
+from arcp_io.placing.frames import HEAD, Ended, Hello, Kind, Splitter, framed
 from arcp_io.placing.link_listener import MAX_UNADMITTED, UNKNOWN
+from arcp_io.placing.placed_process import PlacedProcess
 from arcp_io.server.memory import MemoryServer, serve_memory
 from arcp_io.version import VERSION
 from arcp_proto.engine.endpoint import state_of
@@ -133,6 +135,18 @@ async def test_a_worker_that_is_killed_takes_its_agent_with_it(local: Local, vic
         assert error.message.startswith("the agent's process was ")
         await until_gone(*pids)
         assert not state_of(server.server.runtime).running
+
+
+@pytest.mark.parametrize(
+    ("code", "how"), [(7, "exited with code 7"), (None, "was lost: it was killed at its worker")]
+)
+async def test_a_report_of_the_worker_says_how_the_agent_ended(code: int | None, how: str) -> None:
+    """Take a report without a code for a kill at the worker, unless this side has asked for one."""
+    process = PlacedProcess(cast(Any, None), cast(Any, None), cast(Any, None))
+    process._awaited = cast(Any, SimpleNamespace(link=SimpleNamespace(report=Ended(code, True))))
+    assert process.ended_by_itself == how
+    process._killed = True
+    assert process.ended_by_itself is None
 
 
 async def test_a_link_that_is_frozen_is_given_up(local: Local) -> None:
