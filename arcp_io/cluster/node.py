@@ -153,8 +153,8 @@ class NodeServer:
 
     def describe(self, job_id: str) -> JobDescription | None:
         """Return one look at a job of a shard of this node, as `Server.describe`; None for any other job."""
-        server = self._server_of(job_id)
-        return None if server is None else server.describe(job_id)
+        found = (server.describe(job_id) for server in self.shards.servers)
+        return next((described for described in found if described is not None), None)
 
     def observe(
         self,

@@ -37,6 +37,16 @@ async def served(
         over.set()
 
 
+@asynccontextmanager
+async def two_served(
+    app: App, one: PostgresStore, two: PostgresStore
+) -> AsyncIterator[tuple[NodeServer, NodeServer]]:
+    """Serve an App as two nodes, each of which has its share of the shards."""
+    async with served(app, one) as first, served(app, two) as second:
+        await spread(first, second)
+        yield first, second
+
+
 async def _serve(
     app: App,
     store: PostgresStore,

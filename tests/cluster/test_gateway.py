@@ -12,7 +12,7 @@ from arcp_io.app import App
 from arcp_io.cluster.placing import shard_of, shard_of_label
 from arcp_io.drivers.node_tls import load_node_tls
 from tests.cluster.conftest import MakeStore
-from tests.cluster.served import owner_first, served, spread
+from tests.cluster.served import owner_first, served, spread, two_served
 from tests.io.apps import make_app
 from tests.io.peers import Ended, Message, Peer, websocket
 
@@ -33,8 +33,7 @@ async def refused(peer: Peer, message: Message) -> str:
 
 async def test_each_gateway_serves_each_principal(make_store: MakeStore) -> None:
     app, one, two = make_app(), make_store(shards=4), make_store(shards=4)
-    async with served(app, one) as first, served(app, two) as second:
-        await spread(first, second)
+    async with two_served(app, one, two) as (first, second):
         for url in (first.url, second.url):
             for token, principal in (("t0ken", "alice"), ("other", "bob")):
                 async with websocket(url) as peer:
@@ -46,8 +45,7 @@ async def test_each_gateway_serves_each_principal(make_store: MakeStore) -> None
 
 async def test_a_session_is_resumed_at_any_gateway_with_the_same_messages(make_store: MakeStore) -> None:
     app, one, two = make_app(), make_store(shards=4), make_store(shards=4)
-    async with served(app, one) as first, served(app, two) as second:
-        await spread(first, second)
+    async with two_served(app, one, two) as (first, second):
         async with websocket(first.url) as peer:
             welcome = await peer.hello()
             await result(peer, "x")
@@ -80,8 +78,7 @@ async def test_anonymous_clients_are_served_by_any_gateway(make_store: MakeStore
         return input
 
     one, two = make_store(shards=2), make_store(shards=2)
-    async with served(app, one) as first, served(app, two) as second:
-        await spread(first, second)
+    async with two_served(app, one, two) as (first, second):
         for url in (first.url, second.url):
             async with websocket(url) as peer:
                 await peer.send("session.hello", {"auth": {"scheme": "anonymous"}})
@@ -91,8 +88,7 @@ async def test_anonymous_clients_are_served_by_any_gateway(make_store: MakeStore
 
 async def test_messages_behind_the_first_one_reach_the_owner(make_store: MakeStore) -> None:
     app, one, two = make_app(), make_store(shards=2), make_store(shards=2)
-    async with served(app, one) as first, served(app, two) as second:
-        await spread(first, second)
+    async with two_served(app, one, two) as (first, second):
         for node in owner_first("alice", first, second):
             async with websocket(node.url) as peer:
                 hello = {"auth": {"scheme": "bearer", "token": "t0ken"}}
@@ -123,8 +119,7 @@ async def test_a_client_is_told_when_no_node_serves_its_shard(
 async def test_a_known_resume_token_passes_the_throttle_of_any_gateway(make_store: MakeStore) -> None:
     app = make_app(max_failed_authentications=1)
     one, two = make_store(shards=4), make_store(shards=4)
-    async with served(app, one) as first, served(app, two) as second:
-        await spread(first, second)
+    async with two_served(app, one, two) as (first, second):
         async with websocket(first.url) as peer:
             welcome = await peer.hello()
         token = welcome["payload"]["resume_token"]
@@ -143,8 +138,7 @@ async def test_a_known_resume_token_passes_the_throttle_of_any_gateway(make_stor
 
 async def test_each_connection_that_a_node_relays_counts_twice(make_store: MakeStore) -> None:
     app, one, two = make_app(), make_store(shards=2), make_store(shards=2)
-    async with served(app, one) as first, served(app, two) as second:
-        await spread(first, second)
+    async with two_served(app, one, two) as (first, second):
         owner, gateway = owner_first("alice", first, second)
         async with websocket(gateway.url) as peer:
             await peer.hello()

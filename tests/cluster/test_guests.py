@@ -20,7 +20,7 @@ from arcp_io.cluster.relay_header import RelayHeader
 from arcp_io.journal import MemoryJournal, SqliteJournal
 from arcp_io.server.server import serve
 from tests.cluster.conftest import MakeStore
-from tests.cluster.served import kill, owner_first, served, spread
+from tests.cluster.served import kill, owner_first, served, spread, two_served
 from tests.io.apps import make_app
 from tests.io.peers import FEATURES, Ended, Message, Peer, websocket
 
@@ -49,8 +49,7 @@ async def two_nodes(
 ) -> AsyncIterator[tuple[NodeServer, NodeServer]]:
     """Serve an App by two nodes that share the shards of a store."""
     one, two = make_store(shards=shards), make_store(shards=shards)
-    async with served(app, one) as first, served(app, two) as second:
-        await spread(first, second)
+    async with two_served(app, one, two) as (first, second):
         yield first, second
 
 

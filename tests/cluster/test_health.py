@@ -19,7 +19,7 @@ from tests.cluster.balancers import free_port
 from tests.cluster.beaten import LEASE, LIMIT, until
 from tests.cluster.conftest import MakeStore
 from tests.cluster.proxy import proxy_to
-from tests.cluster.served import owner_first, served, spread
+from tests.cluster.served import owner_first, served, spread, two_served
 from tests.cluster.servers import query
 from tests.io.apps import make_app
 from tests.io.peers import Ended, websocket
@@ -92,8 +92,7 @@ async def test_a_node_that_cannot_reach_a_live_owner_is_not_healthy(
 ) -> None:
     monkeypatch.setattr("arcp_io.cluster.gateway.PLACING_SEC", 2 * LEASE)
     app, one, two = make_app(), make_store(shards=2), make_store(shards=2)
-    async with served(app, one) as first, served(app, two) as second:
-        await spread(first, second)
+    async with two_served(app, one, two) as (first, second):
         owner, gateway = owner_first("alice", first, second)
         owner.relay.close()
         with anyio.fail_after(LIMIT):

@@ -22,7 +22,7 @@ from arcp_proto import LocalProtocolError
 from tests.cluster.beaten import LEASE, until
 from tests.cluster.conftest import MakeStore
 from tests.cluster.proxy import proxy_to
-from tests.cluster.served import kill, owner_first, served, spread
+from tests.cluster.served import kill, owner_first, served, spread, two_served
 from tests.cluster.servers import query
 from tests.io.apps import make_app
 from tests.io.peers import FEATURES, Ended, websocket
@@ -38,8 +38,7 @@ async def shard_rows(store: PostgresStore) -> tuple[ShardRow, ...]:
 
 async def test_sessions_of_a_killed_node_are_resumed_at_another_one(make_store: MakeStore) -> None:
     app, one, two = make_app(), make_store(shards=4), make_store(shards=4)
-    async with served(app, one) as first, served(app, two) as second:
-        await spread(first, second)
+    async with two_served(app, one, two) as (first, second):
         owner, other = owner_first("alice", first, second)
         async with websocket(other.url) as relayed, websocket(owner.url) as direct:
             welcomes = []
@@ -59,8 +58,7 @@ async def test_sessions_of_a_killed_node_are_resumed_at_another_one(make_store: 
 
 async def test_a_drained_node_leaves_its_sessions_and_jobs_to_the_others(make_store: MakeStore) -> None:
     app, one, two = make_app(), make_store(shards=4), make_store(shards=4)
-    async with served(app, one) as first, served(app, two) as second:
-        await spread(first, second)
+    async with two_served(app, one, two) as (first, second):
         owner, other = owner_first("alice", first, second)
         async with websocket(owner.url) as peer:
             welcome = await peer.hello()
@@ -105,8 +103,7 @@ async def test_unknown_rights_are_refused_at_any_time(make_store: MakeStore) -> 
 async def test_a_program_looks_at_the_jobs_of_its_node_and_cancels_them(make_store: MakeStore) -> None:
     """Take what a node says of its own jobs, and what it says of those of another node."""
     app, one, two = make_app(), make_store(shards=4), make_store(shards=4)
-    async with served(app, one) as first, served(app, two) as second:
-        await spread(first, second)
+    async with two_served(app, one, two) as (first, second):
         owner, other = owner_first("alice", first, second)
         async with websocket(other.url) as peer:
             await peer.hello()
@@ -194,8 +191,7 @@ async def test_an_outage_of_the_store_moves_no_shard_and_ends_no_agent(
     app = make_app()
     with proxy_to(database) as (proxy, url):
         one, two = make_store(url, shards=4), make_store(url, shards=4)
-        async with served(app, one) as first, served(app, two) as second:
-            await spread(first, second)
+        async with two_served(app, one, two) as (first, second):
             before = [(row.epoch, row.node) for row in (await shard_rows(one))]
             owner = owner_first("alice", first, second)[0]
             async with websocket(owner.url) as peer:
@@ -219,8 +215,7 @@ async def test_a_node_that_is_cut_off_from_the_store_loses_its_shards_and_says_n
     app, one = make_app(), make_store(shards=4)
     with proxy_to(database) as (proxy, url):
         two = make_store(url, shards=4)
-        async with served(app, one) as first, served(app, two) as second:
-            await spread(first, second)
+        async with two_served(app, one, two) as (first, second):
             name = next(n for n in ("alice", "bob") if second.shards.server(shard_of(n, 4)) is not None)
             async with websocket(second.url) as peer:
                 welcome = await peer.hello({"alice": "t0ken", "bob": "other"}[name])
