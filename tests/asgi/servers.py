@@ -83,8 +83,8 @@ def running(
 ) -> Iterator[Site]:
     """Run a site of tests.asgi.sites until the block is left, where it may have been stopped before.
 
-    A site that is not waited for until it is `ready` may fail, and is killed: granian, asked to end while it
-    starts a worker again, did not end once.
+    A site that is not waited for until it is `ready` may fail, and is killed: granian once did not
+    end when it was asked to while it started a worker again.
     """
     port = port or free_port()
     words = [word.format(site="tests.asgi.sites:app", port=port) for word in SERVERS[server]]

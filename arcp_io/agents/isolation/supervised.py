@@ -90,7 +90,8 @@ class SupervisedProcess:
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
         with suppress(OSError):
-            # The agent may have stopped the supervisor. A Popen might take its exit code from asyncio.
+            # The agent may have stopped the supervisor. SIGCONT harms no other process that has its number by
+            # now. A Popen polls before it sends a signal, and can take the exit code from asyncio.
             os.kill(self._supervisor.pid, signal.SIGCONT)
 
     async def end(self, patience: float) -> bool:
