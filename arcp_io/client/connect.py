@@ -59,10 +59,9 @@ async def connect(
     Use it as `async with connect(url, token=…) as session`. Without a token the session is anonymous. Leaving
     the block detaches it: jobs continue, unless `cancel_on_exit`. A token is sent in clear text only to this
     machine, unless `allow_plain`. `buffer_size` bounds the waiting events of a job, in bytes; `name` and
-    `version` identify this client to the runtime.
-
-    A lost WebSocket is connected again and its session resumed, unless `reconnect` is off; after `give_up`
-    seconds without success the session is lost. The first attempt raises at once, unless `wait`.
+    `version` tell the runtime of this client. A lost WebSocket is connected again and its session resumed,
+    unless `reconnect` is off; after `give_up` seconds without success the session is lost. The first attempt
+    raises at once; with `wait` it is repeated while no runtime is reached or a refusal is retryable.
 
     A `store` keeps the session from one process to the next, and a stored session is resumed: `attach`
     returns its jobs. It is cleared when the block is left with every job at its end and every event taken.

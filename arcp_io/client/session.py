@@ -391,8 +391,8 @@ class Session:
         """Connect and say hello; return when the runtime has sent its welcome.
 
         Raises OSError when the target is not reached, ConnectionLost when it takes too long, and the
-        ArcpError of a refusal (§6.1). With `patient` an unreachable target is tried again, as long as a lost
-        session would be.
+        ArcpError of a refusal (§6.1). With `patient` an unreachable target, or one that refuses with a
+        retryable error, is tried again, as long as a lost session would be.
         """
         self._dialer = Dialer(self._client, self._pump, target, token, dialing)
         if patient and not self._redials:

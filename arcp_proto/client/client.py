@@ -126,8 +126,9 @@ class Client(Endpoint[ClientState]):
     def dial(self, *, now: int) -> None:
         """Ask for transports until a first session is open: a `Dial` follows, and one after each failure.
 
-        A refusal of the runtime ends it, and so do `give_up_sec` without success: then no Dial follows a
-        failed attempt. Raises LocalProtocolError while a connection is in use.
+        A refusal that is not retryable (§12) ends it, and so do `give_up_sec` without success: then no Dial
+        follows a failed attempt. A retryable one puts the next attempt off by the `retry_after_ms` of its
+        details. Raises LocalProtocolError while a connection is in use.
         """
         state = self._state
         if state.connection is not None:

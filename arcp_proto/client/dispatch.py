@@ -121,8 +121,7 @@ def on_early_error(
 ) -> None:
     """Handle a refusal of the hello: `session.error`, or from some peers `job.error` (§6.1)."""
     jobs.fail(client, error)
-    if client.session is not None:
-        resuming.refused(client, client.session, error)
+    resuming.refused(client, error)
     client.close_connection(
         connection,
         CloseCode.NORMAL_CLOSURE,

@@ -16,7 +16,7 @@ from arcp_proto.engine.output import (
     Subscribed,
     SubscriptionEnded,
 )
-from arcp_proto.errors import ErrorCode, Unreadable, require
+from arcp_proto.errors import RETRYABLE, ErrorCode, Unreadable, require
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.job_statuses import FAILURES, FINAL_STATUSES, SUCCESS, JobStatus
 from arcp_proto.limits import MAX_ID_LENGTH
@@ -267,7 +267,8 @@ def refused(
 def fail(client: ClientState, error: messages.SessionError | messages.JobError) -> None:
     """Report an error of the connection, which is the reason of its end if that follows soon."""
     message = error.message or error.code
-    client.failure = Failure(error.code, message, client.now)
+    retryable = error.retryable or RETRYABLE.get(error.code, False)
+    client.failure = Failure(error.code, message, retryable, client.now)
     client.happened(SessionFailed(error.code, message, error.retryable, error.details or {}))
 
 

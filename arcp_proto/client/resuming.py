@@ -76,18 +76,17 @@ def welcomed(client: ClientState, connection: ConnectionState, welcome: messages
     resubscribe.begin(client)
 
 
-def refused(
-    client: ClientState, session: ClientSession, error: messages.SessionError | messages.JobError
-) -> None:
-    """Handle the refusal of a hello that asked to resume the session."""
+def refused(client: ClientState, error: messages.SessionError | messages.JobError) -> None:
+    """Handle the refusal of a hello: of the first session, or of one that was to be resumed or replaced."""
+    session = client.session
     client.reconnecting.refused(
         error.code,
         error.message or error.code,
         error.retryable,
         error.details or {},
         resuming=resume_of(client, session) is not None,
-        cursor=session.numbers.last,
-        heartbeat_sec=session.heartbeat_sec,
+        cursor=0 if session is None else session.numbers.last,
+        heartbeat_sec=None if session is None else session.heartbeat_sec,
         now=client.now,
     )
 
@@ -121,8 +120,8 @@ def ended(client: ClientState, session: ClientSession, end: ConnectionEnded) -> 
 
 
 def not_opened(client: ClientState) -> None:
-    """Try again to open a first session, until it is given up or refused."""
-    client.opening = client.failure is None
+    """Try again to open a first session, until it is given up or refused for a lasting reason."""
+    client.opening = client.failure is None or client.failure.retryable
     if client.opening:
         client.request(client.reconnecting.dial(client.now, client.draw))
     else:

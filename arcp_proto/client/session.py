@@ -32,6 +32,7 @@ class Failure(NamedTuple):
 
     code: str
     message: str
+    retryable: bool
     at: Monotonic
 
 

@@ -26,7 +26,6 @@ from arcp_io.errors import (
     ResultIncomplete,
     SessionLost,
     StoreInUse,
-    Unauthenticated,
 )
 from arcp_io.server.server import Server, serve
 from arcp_proto.client.stored_session import Resumption
@@ -276,62 +275,6 @@ async def test_closing_while_it_is_cut() -> None:
         assert (session.state, type(session.lost)) == ("closed", ConnectionLost)
         with pytest.raises(ConnectionLost):
             await session.submit("echo")
-
-
-# The first connection.
-
-
-async def test_a_server_that_is_not_there_at_first_is_waited_for() -> None:
-    async with place() as there:
-        there.proxy.refusing = True
-
-        async def open_up() -> None:
-            await until(lambda: there.proxy.connections >= 3)
-            there.proxy.refusing = False
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(open_up)
-            async with connect(there.url, TOKEN, wait=True) as session:
-                assert await (await session.submit("echo", 1)).result() == 1
-
-
-@pytest.mark.parametrize("reconnect", [True, False])
-async def test_an_unreachable_server_is_waited_for_with_a_stored_session(reconnect: bool) -> None:
-    async with place() as there:
-        store = MemoryStore()
-        async with connect(there.url, TOKEN, store=store) as session:
-            job_id = (await session.submit("sleep")).id
-        there.proxy.refusing, before = True, there.proxy.connections
-
-        async def open_up() -> None:
-            await until(lambda: there.proxy.connections >= before + 3)
-            there.proxy.refusing = False
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(open_up)
-            async with connect(there.url, TOKEN, wait=True, reconnect=reconnect, store=store) as session:
-                assert job_id in session.stored_jobs
-
-
-async def test_an_unreachable_server_is_an_error_at_once_or_after_give_up() -> None:
-    async with place() as there:
-        there.proxy.refusing = True
-        with pytest.raises((OSError, ConnectionLost)):
-            async with connect(there.url, TOKEN):
-                pytest.fail("there is no session")
-        assert there.proxy.connections == 1
-        with pytest.raises((OSError, ConnectionLost)):
-            async with connect(there.url, TOKEN, wait=True, give_up=1):
-                pytest.fail("there is no session")
-        assert there.proxy.connections > 2
-
-
-async def test_a_refusal_is_not_waited_out() -> None:
-    async with place() as there:
-        with pytest.raises(Unauthenticated):
-            async with connect(there.url, "wrong", wait=True):
-                pytest.fail("there is no session")
-        assert there.proxy.connections == 1
 
 
 # Lost.

@@ -85,6 +85,40 @@ def test_a_refused_first_session_is_not_tried_again() -> None:
     assert state_of(client).timers.armed(TimerKind.GIVE_UP, 0) is None
 
 
+@pytest.mark.parametrize("stored", [False, True], ids=["a first session", "a stored session"])
+def test_a_retryable_refusal_is_tried_again_after_the_time_that_it_names(stored: bool) -> None:
+    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 0) if stored else None
+    client = Client(ClientConfig(resume=False), seed=bytes(32), now=NOW, unix=UNIX, resumption=resumption)
+    client.dial(now=NOW)
+    client.take()
+    error = {"code": "BUSY", "message": "full", "retryable": True, "details": {"retry_after_ms": 7000}}
+    for attempt in (2, 3):
+        output = refused_by(client, error)
+        (dial,) = dials_of(output)
+        assert (dial.attempt, dial.at) == (attempt, NOW + 7 * SECOND)
+        (failed,) = (event for event in output.events if isinstance(event, SessionFailed))
+        assert failed.code == "BUSY"
+    client.dial_failed(now=NOW)
+    assert [dial.attempt for dial in dials_of(client.take())] == [4]
+    assert dials_of(refused_by(client, {"code": "UNAUTHENTICATED", "message": "no"})) == []
+
+
+def test_a_runtime_that_refuses_for_the_whole_time_is_given_up() -> None:
+    client, _ = opening(give_up_sec=60)
+    assert len(dials_of(refused_by(client, {"code": "INTERNAL_ERROR", "retryable": True}))) == 1
+    client.handle_timer(now=NOW + 60 * SECOND)
+    client.dial_failed(now=NOW + 60 * SECOND)
+    assert dials_of(client.take()) == []
+
+
+def refused_by(client: Client, error: dict[str, Any]) -> Output:
+    """Connect the client, and let the runtime refuse its hello."""
+    connection = client.connect(None, now=NOW)
+    client.take()
+    message = json.dumps({"type": "session.error", "payload": error})
+    return connection.receive(message.encode(), now=NOW)
+
+
 def test_a_first_session_is_given_up_after_its_time() -> None:
     client, _ = opening(give_up_sec=60)
     client.dial_failed(now=NOW + 59 * SECOND)
