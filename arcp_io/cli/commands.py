@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 from typer.core import TyperCommand
 
 from arcp_io.demo.command import demo
+from arcp_io.server.operator_log import tell
 
 from . import config, journal, token, version
 from .agents import agents
@@ -24,6 +26,7 @@ from .doctor import doctor
 from .events import events
 from .exit_codes import CANCEL, DEMO, FOLLOWED, Exit, asking, explained, working
 from .jobs import jobs
+from .json_stderr import asks_for_json, json_stderr
 from .nodes import nodes
 from .output import OutputFailed, print_out
 from .ping import ping
@@ -41,20 +44,28 @@ _UsageError: Final[type[typer.BadParameter]] = typer.BadParameter.__mro__[1]
 def run(words: Sequence[str]) -> int:
     """Run one command line; return its exit code."""
     answer_shell()
+    with json_stderr(also_stdout="--stdio" in words) if asks_for_json(words) else nullcontext():
+        return _run(words)
+
+
+def _run(words: Sequence[str]) -> int:
     try:
         try:
             code = _app(args=list(words), prog_name=NAME, standalone_mode=False)
         except _UsageError as error:
-            error.show()
+            message = error.format_message() or "see --help"
+            if asks_for_json(words):
+                tell(message, logging.ERROR)
+            else:
+                error.show()
             if "--json" in words:
-                message = error.format_message() or "see --help"
                 print_out(json.dumps({"error": {"code": "USAGE", "message": message, "retryable": False}}))
             return Exit.USAGE
         except (typer.Abort, KeyboardInterrupt):
             return Exit.INTERRUPTED
     except OutputFailed as failure:
         if str(failure):
-            print(failure, file=sys.stderr)
+            tell(str(failure), logging.ERROR)
         return Exit.OUTPUT
     return code if isinstance(code, int) else Exit.SUCCESS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -11,6 +12,8 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
+
+from arcp_io.server.operator_log import tell
 
 from .exit_codes import Exit
 from .printable import printable
@@ -71,7 +74,7 @@ def _imported(name: str) -> ModuleType:
         error: BaseException = missing
     except (Exception, SystemExit) as failure:
         error = failure
-    print(f"{_told(error)}cannot import {name}: {_in_a_line(error)}", file=sys.stderr)
+    tell(f"cannot import {name}: {_in_a_line(error)}", logging.ERROR, trace=_told(error))
     raise typer.Exit(Exit.USAGE)
 
 

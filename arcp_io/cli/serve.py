@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -124,7 +123,7 @@ _LogLevel = Annotated[
     LogLevel, typer.Option(metavar="LEVEL", help=f"The lowest level to log: {', '.join(LogLevel)}.")
 ]
 _LogFormat = Annotated[
-    LogFormat, typer.Option(metavar="FORM", help="text, or json: an object of JSON on each line.")
+    LogFormat, typer.Option(metavar="FORM", help="text, or json: each line on stderr is an object of JSON.")
 ]
 _Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Log warnings and errors only, as --log-level warning does.")
@@ -221,27 +220,28 @@ def _app(
 
 @contextmanager
 def _told_failures() -> Iterator[None]:
-    """Print why serving failed in one line, and exit with its code."""
+    """Tell why serving failed in one line, and exit with its code."""
     from arcp_io.journal import JournalError, JournalFailed
+    from arcp_io.server.operator_log import tell
 
     try:
         yield
     except typer.BadParameter:
         raise
     except ValueError as error:
-        print(f"cannot serve: {error}", file=sys.stderr)
+        tell(f"cannot serve: {error}", logging.ERROR)
         raise typer.Exit(Exit.USAGE) from None
     except ModuleNotFoundError as error:
         if error.name not in ("psycopg", "jwt", "prometheus_client"):
             raise
-        print(f"cannot serve: {error}", file=sys.stderr)
+        tell(f"cannot serve: {error}", logging.ERROR)
         raise typer.Exit(Exit.ERROR) from None
     except JournalError as error:
         what = "stopped" if isinstance(error, JournalFailed) else "cannot serve"
-        print(f"{what}: {error}", file=sys.stderr)
+        tell(f"{what}: {error}", logging.ERROR)
         raise typer.Exit(Exit.ERROR) from None
     except OSError as error:
-        print(f"cannot serve: {_reason(error)}", file=sys.stderr)
+        tell(f"cannot serve: {_reason(error)}", logging.ERROR)
         raise typer.Exit(Exit.ERROR) from None
 
 
@@ -311,18 +311,17 @@ def _is_address(text: str) -> bool:
 
 
 def _log_to_stderr(level: LogLevel, form: LogFormat, of_stdio: App | None) -> None:
-    """Log on stderr, unless the App's module has set up logging itself.
+    """Log text on stderr, unless the App's module has set up logging itself. `json_stderr` logs JSON.
 
     The debug mode of an App that is served on stdio is logged here; otherwise `serve` logs it.
     """
-    from arcp_io.server.json_log import JsonFormatter
     from arcp_io.server.setting_warnings import warn_of_debug
 
     logger = logging.getLogger("arcp_io")
     logger.setLevel(level.upper())
-    if not logger.hasHandlers():
+    if form is LogFormat.TEXT and not logger.hasHandlers():
         handler = logging.StreamHandler()
-        handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else _Utc(TEXT))
+        handler.setFormatter(_Utc(TEXT))
         logger.addHandler(handler)
     if of_stdio is not None:
         warn_of_debug(of_stdio)

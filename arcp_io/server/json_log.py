@@ -27,10 +27,12 @@ class JsonFormatter(logging.Formatter):
         }
         facts = getattr(record, "facts", None)
         if isinstance(facts, dict):
-            about = {name: getattr(record, name, "") for name in ("what", "principal")}
+            about = {name: getattr(record, name) for name in ("what", "principal") if hasattr(record, name)}
             line |= {**about, **facts}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
+        elif record.exc_text:
+            line["exception"] = record.exc_text
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
         return _written(line)

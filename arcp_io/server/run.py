@@ -10,6 +10,8 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from .operator_log import tell
+
 if TYPE_CHECKING:
     import ssl
 
@@ -116,7 +118,7 @@ async def serve_until_signal(
 ) -> None:
     """Serve until SIGINT or SIGTERM gives running jobs `drain` seconds, and a second signal none."""
     async with open_server() as server:
-        await _until_ended(server, drain, server.wait_closed, f"serving {server.url}")
+        await _until_ended(server, drain, server.wait_closed, server.url)
 
 
 async def _serve_stdio(app: App, drain: float, journal: Journal | None) -> None:
@@ -130,11 +132,11 @@ async def _serve_stdio(app: App, drain: float, journal: Journal | None) -> None:
 
 
 async def _until_ended(
-    server: Running, drain: float, wait: Callable[[], Awaitable[None]], begun: str = ""
+    server: Running, drain: float, wait: Callable[[], Awaitable[None]], url: str = ""
 ) -> None:
     """Wait for the server; shut it down at the first signal, and at once at the second.
 
-    Signals take effect when `begun` is printed on stderr.
+    Signals take effect when the operator is told its `url`, if it has one.
     """
     import anyio
 
@@ -143,9 +145,9 @@ async def _until_ended(
     service = Service()
     async with anyio.create_task_group() as tasks:
         await tasks.start(_obey_signals, server, drain, service)
-        if begun:
-            print(begun, file=sys.stderr, flush=True)
-        service.ready(begun)
+        if url:
+            tell(f"serving {url}", what="serving", url=url)
+        service.ready(f"serving {url}" if url else "")
         tasks.start_soon(service.keep_alive)
         try:
             await wait()
@@ -194,10 +196,10 @@ def _tell_drain(server: Running, drain: float, *, by_ctrl_c: bool) -> None:
 def _leave(unstopped: int, failure: BaseException | None) -> NoReturn:
     """End the process without the agents that did not stop: an event loop ends only after its tasks."""
     if failure is not None:
-        print(f"stopped: {failure}", file=sys.stderr)
+        tell(f"stopped: {failure}", logging.ERROR)
     from .activity_log import counted
 
-    print(f"leaving without {counted(unstopped, 'agent')} that did not stop", file=sys.stderr)
+    tell(f"leaving without {counted(unstopped, 'agent')} that did not stop", logging.WARNING)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -214,7 +214,7 @@ class Served:
             *("serve", "example:app", *options), stdout=subprocess.DEVNULL, env=environment(), cwd=directory
         )
         atexit.register(self.process.kill)  # Where a test has failed before it could stop it.
-        found = re.search(r"wss?://\S+", self.process.read_until("serving "))
+        found = re.search(r"wss?://[^\s\"]+", self.process.read_until("serving "))
         assert found is not None
         self.url = found.group()
 
