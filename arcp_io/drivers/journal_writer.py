@@ -93,6 +93,11 @@ class Keeper:
     # For the pump.
 
     @property
+    def count(self) -> int:
+        """The number of records that the runtime has made."""
+        return self._runtime.record_count
+
+    @property
     def behind(self) -> int:
         """The number of records that must be durable before everything so far is; 0 if it is."""
         count = self._runtime.record_count

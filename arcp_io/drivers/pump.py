@@ -127,6 +127,19 @@ class Host(Protocol):
         """Take note of events, in order; they need no answer."""
 
 
+class Observer(Protocol):
+    """Counts and times for figures what a pump does. No method blocks, or raises."""
+
+    def published(self) -> None:
+        """Note that an agent has published something."""
+
+    def kept(self, count: int) -> None:
+        """Note that the journal was given the records up to the number `count`."""
+
+    def durable(self, count: int) -> None:
+        """Note that the records up to the number `count` are durable."""
+
+
 class Pump:
     """Carries out the output of one machine.
 
@@ -137,6 +150,8 @@ class Pump:
 
     door: Door | None = None
     """The door at which transports ask with `postponed` before they report anything; None: there is none."""
+    observer: Observer | None = None
+    """Takes note of what the pump does; None: nothing does. It is set before the first input."""
 
     def __init__(
         self,
@@ -210,8 +225,11 @@ class Pump:
     def soon(self, size: int = 0, *, urgent: bool = False) -> None:
         """Run at the next turn of the loop, but soon after the last time only when `urgent`.
 
-        For events of agents; `urgent` for terminals. `size` is the number of bytes of a large event.
+        For events of agents; `urgent` for everything else, such as terminals. `size` is the number of
+        bytes of a large event.
         """
+        if self.observer is not None and not urgent:
+            self.observer.published()
         self._unsent += EVENT_SIZE + size
         if self._unsent >= BYTES_HELD:
             self.run()
@@ -235,6 +253,8 @@ class Pump:
         """Note that `count` records are durable; `report` is the machine's input for it."""
         if self.schedule is _STOPPED:
             return
+        if self.observer is not None:
+            self.observer.durable(count)
         try:
             report(count, now=self.now())
             self._gather(self.machine.take())
@@ -384,7 +404,7 @@ class Pump:
         unix = self.clock.drifted_to()
         if unix is not None:
             self.machine.wall_clock_set(unix, now=self.now())
-            self.soon()
+            self.soon(urgent=True)
 
     def stop(self) -> None:
         """Abort every transport, which loses its connection, and do nothing more.
@@ -436,6 +456,8 @@ class Pump:
             if self.keeper is None:
                 raise InvariantViolated("a runtime with a journal needs a pump with one")
             self.keeper.keep(output.records)
+            if self.observer is not None:
+                self.observer.kept(self.keeper.count)
         for connection in output.writable:
             self._writable[connection] = None
         self._requests += output.requests

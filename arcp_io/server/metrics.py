@@ -1,8 +1,8 @@
 """Figures for Prometheus, of one process: read from its runtimes when they are asked for.
 
-Counted are facts that a runtime tells anyway (audit facts and notices), the events of agents, and the time
-that records take to become durable; for the last two the functions of a pump and a journal are wrapped, so
-that a server without metrics does nothing for them. The only label from outside is the name of an agent,
+Counted are facts that a runtime tells anyway (audit facts and notices), and by an observer of its pump the
+events of agents and the time that records take to become durable. A server without metrics has no observer.
+The only label from outside is the name of an agent,
 which is one of the App's.
 """
 
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
 
 from arcp_io.drivers.ws_admission import Page
 from arcp_io.version import VERSION
-from arcp_proto import Audit, Noted, Record
+from arcp_proto import Audit, Noted
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -27,7 +27,6 @@ except ModuleNotFoundError as error:
 
 if TYPE_CHECKING:
     from arcp_io.app import App
-    from arcp_io.drivers.journal_writer import Keeper
 
     from .server import Server
 
@@ -63,8 +62,9 @@ class Metrics:
         """Count for the agents of an App."""
         self.registry = CollectorRegistry(auto_describe=False)
         self._app = app
-        self._servers: dict[Server, None] = {}
-        self._events = 0
+        self._servers: dict[Server, _Observer] = {}
+        self._earlier_events = 0
+        """Events of agents on servers that have ended."""
         count = self._counter
         self._started = count("arcp_jobs_started", "Jobs whose agent was started.", "agent")
         self._ended = count("arcp_jobs_ended", "Jobs that have ended.", "agent", "status")
@@ -89,23 +89,15 @@ class Metrics:
         """Return the figures in the text format of Prometheus."""
         return Page(200, generate_latest(self.registry), CONTENT_TYPE)
 
-    def watch(self, server: Server, keeper: Keeper | None) -> None:
+    def watch(self, server: Server) -> None:
         """Count what happens on a server from now on, until `forget`."""
-        self._servers[server] = None
-        publish = server.pump.soon
-
-        def soon(size: int = 0, *, urgent: bool = False) -> None:
-            if not urgent:
-                self._events += 1
-            publish(size, urgent=urgent)
-
-        vars(server.pump)["soon"] = soon
-        if keeper is not None:
-            _time_records(server, keeper, self._delay.observe)
+        self._servers[server] = server.pump.observer = _Observer(self._delay.observe)
 
     def forget(self, server: Server) -> None:
-        """Leave a server that has ended out."""
-        self._servers.pop(server, None)
+        """Leave a server that has ended out, but for the events that it has published."""
+        observer = self._servers.pop(server, None)
+        if observer is not None:
+            self._earlier_events += observer.events
 
     def audited(self, fact: Audit) -> None:
         """Count an audit fact."""
@@ -142,7 +134,8 @@ class Metrics:
         info = GaugeMetricFamily("arcp_build_info", "The version of arcp-io.", labels=["version"])
         info.add_metric([VERSION], 1)
         yield info
-        yield CounterMetricFamily("arcp_events_published", "Events that agents have published.", self._events)
+        events = self._earlier_events + sum(observer.events for observer in self._servers.values())
+        yield CounterMetricFamily("arcp_events_published", "Events that agents have published.", events)
         found = [server.runtime.jobs.gauges() for server in self._servers]
         for name, text in _GAUGES.items():
             values = [getattr(one, name) for one in found]
@@ -173,23 +166,24 @@ class _Collector:
         self.collect = collect
 
 
-def _time_records(server: Server, keeper: Keeper, observe: Callable[[float], object]) -> None:
-    """Observe for each group of records how long it takes until they are durable."""
-    waiting: deque[tuple[int, float]] = deque()
-    keep, persisted = keeper.keep, server.pump.persisted
+class _Observer:
+    """Counts the events on one pump, and observes how long each group of its records takes to be durable."""
 
-    def timed_keep(records: Sequence[Record]) -> None:
-        keep(records)
-        waiting.append((server.runtime.record_count, time.monotonic()))
+    def __init__(self, observe: Callable[[float], object]) -> None:
+        self.events = 0
+        self._observe = observe
+        self._waiting: deque[tuple[int, float]] = deque()
 
-    def timed_persisted(count: int, report: Callable[..., Any]) -> None:
-        now = time.monotonic()
+    def published(self) -> None:
+        self.events += 1
+
+    def kept(self, count: int) -> None:
+        self._waiting.append((count, time.monotonic()))
+
+    def durable(self, count: int) -> None:
+        now, waiting = time.monotonic(), self._waiting
         while waiting and waiting[0][0] <= count:
-            observe(now - waiting.popleft()[1])
-        persisted(count, report)
-
-    vars(keeper)["keep"] = timed_keep
-    vars(server.pump)["persisted"] = timed_persisted
+            self._observe(now - waiting.popleft()[1])
 
 
 def _name(agent: str) -> str:

@@ -117,7 +117,7 @@ class Server:
         self._readers = Readers(runtime, self.pump)
         self._metrics = shared.metrics
         if self._metrics is not None:
-            self._metrics.watch(self, keeper)
+            self._metrics.watch(self)
         provisioner = app.provisioner or NoProvisioner()
         self._provisioning = Provisioning(
             provisioner, runtime, self.pump, loop, 0.9 * app.limits.issue_timeout_sec

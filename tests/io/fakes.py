@@ -163,6 +163,22 @@ class SlowJournal:
         self.is_open = False
 
 
+class Noting:
+    """An observer of a pump that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.noted: list[str] = []
+
+    def published(self) -> None:
+        self.noted.append("published")
+
+    def kept(self, count: int) -> None:
+        self.noted.append(f"kept {count}")
+
+    def durable(self, count: int) -> None:
+        self.noted.append(f"durable {count}")
+
+
 class Stand:
     """One runtime behind one pump, with one client over lines and an agent that does what a test says."""
 

@@ -11,7 +11,7 @@ from arcp_io.journal import Fenced
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import ConnectionEnded, StartJob
 from arcp_proto.ids import SECOND
-from tests.io.fakes import HELLO, SUBMIT, FakeStream, SlowJournal, Stand
+from tests.io.fakes import HELLO, SUBMIT, FakeStream, Noting, SlowJournal, Stand
 
 PING = {"type": "session.ping", "id": "p", "payload": {"nonce": "n"}}
 
@@ -354,3 +354,16 @@ def test_a_journal_gets_its_snapshot_behind_a_closed_door() -> None:
     journal.on_durable(journal.stored)
     stand.loop.turn()
     assert [[message["type"] for message in each] for each in stand.stream.messages()] == [["job.event"]]
+
+
+def test_an_observer_notes_events_behind_a_closed_door_once() -> None:
+    stand, observer = Guarded(), Noting()
+    job = stand.start()
+    stand.pump.observer = observer
+    stand.emit(job)
+    stand.close()
+    stand.emit(job)
+    stand.pump.soon(urgent=True)
+    stand.open()
+    stand.turns()
+    assert observer.noted == ["published"] * 2

@@ -15,7 +15,7 @@ from arcp_proto.engine.output import Audit, ConnectionEnded, Output, StartJob
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import MILLISECOND, SECOND
 from arcp_proto.limits import KIB, MIB
-from tests.io.fakes import HELLO, START, SUBMIT, UNIX, FakeStream, Stand
+from tests.io.fakes import HELLO, START, SUBMIT, UNIX, FakeStream, Noting, SlowJournal, Stand
 
 
 def types(writes: list[list[dict[str, Any]]]) -> list[list[str]]:
@@ -412,3 +412,33 @@ def test_a_stopped_pump_sends_nothing_in_any_state(before: str) -> None:
     stand.pass_time(5)
     assert stand.pump.schedule is Schedule.STOPPED
     assert not stand.stream.messages()
+
+
+def test_an_observer_notes_events_of_agents_and_nothing_else() -> None:
+    stand, observer = Stand(), Noting()
+    stand.pump.observer = observer
+    job = stand.start()
+    assert observer.noted == []
+    stand.emit(job, 2)
+    assert observer.noted == ["published"] * 2
+    stand.wall += 3_600 * SECOND
+    stand.pump.look_at_wall()
+    stand.runtime.agents.finish(job, now=stand.at)
+    stand.pump.soon(urgent=True)
+    stand.loop.turn()
+    assert observer.noted == ["published"] * 2
+
+
+def test_an_observer_notes_which_records_are_kept_and_durable() -> None:
+    journal, observer = SlowJournal(), Noting()
+    stand = Stand(journal=journal)
+    stand.pump.observer = observer
+    stand.say(HELLO)
+    count = stand.runtime.record_count
+    assert observer.noted == [f"kept {count}"]
+    journal.store()
+    stand.loop.turn()
+    assert observer.noted == [f"kept {count}", f"durable {count}"]
+    stand.pump.stop()
+    stand.pump.persisted(count, stand.runtime.persisted)
+    assert len(observer.noted) == 2
