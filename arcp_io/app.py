@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_type_hints
 
+from arcp_io.server import recording as recording_file
 from arcp_io.server.audit_log import LEAST_SIZE, SIZE, AuditTo
 from arcp_io.server.auth import TokenTable, Verifier, is_async
 from arcp_io.server.run import run
@@ -113,6 +115,10 @@ class App:
     with each Audit and must not block. The files of the audit have `audit_bytes` together, 64 KiB at least;
     None means without bound.
 
+    For debugging `recording` is a file, which must not exist: it gets every input of the runtime, among them
+    all that clients and agents send, with stand-ins for secrets, until it has `recording_bytes`, 64 KiB at
+    least. `arcp-io replay` runs it again. A runtime with a journal is not recorded.
+
     A `provisioner` issues credentials for jobs (§9.8), if there is a journal from which they are revoked
     after a crash, or with `volatile_credentials`, for tests. They are sent over TLS, stdio and in memory;
     with `secure_loopback` a plain connection from this machine counts as secure too.
@@ -149,6 +155,8 @@ class App:
         quirks: bool = True,
         audit: AuditTo | None = None,
         audit_bytes: int | None = SIZE,
+        recording: str | os.PathLike[str] | None = None,
+        recording_bytes: int = recording_file.SIZE,
         provisioner: CredentialProvisioner | None = None,
         secure_loopback: bool = False,
         volatile_credentials: bool = False,
@@ -163,6 +171,8 @@ class App:
             raise ValueError("max_threads is at least 1")
         if audit_bytes is not None and audit_bytes < LEAST_SIZE:
             raise ValueError(f"audit_bytes is at least {LEAST_SIZE}, or None")
+        if recording_bytes < recording_file.LEAST_SIZE:
+            raise ValueError(f"recording_bytes is at least {recording_file.LEAST_SIZE}")
         self.name = name
         self.version = version
         self.anonymous = anonymous
@@ -176,6 +186,8 @@ class App:
         self.quirks = quirks
         self.audit = audit
         self.audit_bytes = audit_bytes
+        self.recording = recording
+        self.recording_bytes = recording_bytes
         self.provisioner = provisioner
         self.secure_loopback = secure_loopback
         self.volatile_credentials = volatile_credentials

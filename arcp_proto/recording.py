@@ -155,8 +155,11 @@ def record(
     *,
     salt: bytes = b"",
     keep_secrets: bool = False,
-) -> None:
+) -> Callable[[], None]:
     """Pass a line to `sink` before every input from now on; call it before the first input.
+
+    The function that it returns ends the recording; `sink` may call it. What was recorded until then can be
+    replayed.
 
     `salt` has at least 16 random bytes, new for each recording and then discarded; with `keep_secrets` it is
     not needed. Raises LocalProtocolError for a shorter salt, and for a machine that has been used, or
@@ -185,7 +188,13 @@ def record(
         written = [_write(argument, stand_ins) for argument in arguments]
         sink(codec.encode_checked(_Entry(name, written, now)).decode())
 
+    def end() -> None:
+        state.recorder = None
+        if isinstance(state.entropy, _Twins):
+            state.entropy.end()
+
     state.recorder = recorder
+    return end
 
 
 def replay(lines: Iterable[str]) -> Replay:
@@ -205,21 +214,28 @@ def replay(lines: Iterable[str]) -> Replay:
 
 
 class _Twins(Entropy):
-    """Draws every token with the stand-in key as well, and so knows the tokens of a replay."""
+    """Draws every token with the stand-in key as well, until the end, and so knows the tokens of a replay."""
 
-    __slots__ = ("_stand_in", "twins")
+    __slots__ = ("_ended", "_stand_in", "twins")
 
     def __init__(self, entropy: Entropy) -> None:
         super().__init__(bytes(SEED_BYTES))
         self._take_keys(*entropy.keys(secrets=True))
         self._stand_in = Entropy.of_keys(*entropy.keys(secrets=False))
         self.twins: dict[bytes, str] = {}
+        self._ended = False
+
+    def end(self) -> None:
+        """Forget the tokens of a replay, and note no more of them."""
+        self._ended = True
+        self.twins.clear()
 
     def token(self, scope: str, prefix: str) -> Secret:
         """Return a token of 256 random bits after `prefix`."""
         draw = self._next(scope, prefix)
         token = self._token_of(draw, prefix)
-        self.twins[token.digest()] = self._stand_in._token_of(draw, prefix).reveal()
+        if not self._ended:
+            self.twins[token.digest()] = self._stand_in._token_of(draw, prefix).reveal()
         return token
 
 

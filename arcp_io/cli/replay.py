@@ -24,9 +24,10 @@ _Recording = Annotated[
 def replay(recording: _Recording, as_json: JsonLines = False) -> None:
     """Run a recording again, and print each envelope that the runtime or client sent, in order.
 
-    A recording has every input of a state machine, as arcp_proto.record writes it. The machine does again
-    what it did, without a network and without a clock, so a bug comes back where it was. Secrets are replaced
-    by others of the same length.
+    A recording has every input of a state machine, as 'arcp-io serve --record' and arcp_proto.record write
+    it. The machine does again what it did, without a network and without a clock, so a bug comes back where
+    it was. Secrets are replaced by others of the same length. A last line that is cut off, as by the kill of
+    a server, is left out.
 
     \b
     Examples:
@@ -35,7 +36,7 @@ def replay(recording: _Recording, as_json: JsonLines = False) -> None:
     """
     lines = _Lines()
     try:
-        with sys.stdin if recording == "-" else open(recording, encoding="utf-8") as file:
+        with sys.stdin.buffer if recording == "-" else open(recording, "rb") as file:
             told = _replayed(lines.counted(file))
     except OSError as error:
         _fail("RECORDING", f"cannot read {recording}: {error.strerror}", as_json=as_json)
@@ -53,7 +54,7 @@ def replay(recording: _Recording, as_json: JsonLines = False) -> None:
     if not as_json:
         machine = type(told.machine).__name__.lower()
         counted = f"{len(told.outputs):,} inputs, {len(told.envelopes):,} envelopes sent"
-        print(f"{machine}: {counted}", file=sys.stderr)
+        print(f"{machine}: {counted}{lines.cut_off}", file=sys.stderr)
 
 
 class _Lines:
@@ -61,11 +62,24 @@ class _Lines:
 
     def __init__(self) -> None:
         self.count = 0
+        self.cut_off = ""
+        """A note about a last line that has no end, and is left out."""
 
-    def counted(self, lines: Iterable[str]) -> Iterator[str]:
+    def counted(self, lines: Iterable[bytes]) -> Iterator[str]:
         for line in lines:
+            if self.count and not line.endswith(b"\n") and not _is_json(line):
+                self.cut_off = "; the last line is cut off"
+                return
             self.count += 1
-            yield line
+            yield line.decode()
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _replayed(lines: Iterable[str]) -> Any:

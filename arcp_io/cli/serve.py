@@ -109,6 +109,22 @@ _AuditSize = Annotated[
         " removed. By default 256 MiB.",
     ),
 ]
+_Record = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="For debugging, record every input of the runtime in this new file, which 'arcp-io replay' runs"
+        " again. It holds all that clients and agents send; tokens and credentials are replaced by stand-ins."
+        " Goes without --journal.",
+    ),
+]
+_RecordLimit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="The size at which the recording ends, while the runtime goes on. By default 64 MiB.",
+    ),
+]
 _Debug = Annotated[
     bool,
     typer.Option("--debug", help="Send clients the text of agents' exceptions. For development only."),
@@ -151,6 +167,8 @@ def serve(
     journal_sync: _Sync = Sync.FULL,
     audit: _Audit = None,
     audit_size: _AuditSize = None,
+    record: _Record = None,
+    record_limit: _RecordLimit = None,
     log_level: _LogLevel = LogLevel.INFO,
     log_format: _LogFormat = LogFormat.TEXT,
     quiet: _Quiet = False,
@@ -170,16 +188,19 @@ def serve(
       arcp-io serve example:app --dashboard
       arcp-io serve example:app --stdio
       arcp-io serve example:app --journal agents.journal
+      arcp-io serve example:app --record runtime.recording
       arcp-io serve example:app --journal postgresql://db/arcp --node-listen 10.0.0.5:7800
     """
     with checked("--drain"):
         patience = seconds_argument(drain)
     plain = stdio or allow_plain or listening.elsewhere
     _check_address(path, host, port, certfile, keyfile, plain=plain)
+    recording_bytes = _recording_bytes(record, record_limit, journal)
     with _told_failures():
         run = _runner(journal, journal_sync, nodes, stdio)
         verifier = auth.verifier()
     app = _app(target, verifier, audit, audit_size, debug=debug)
+    app.recording, app.recording_bytes = record or app.recording, recording_bytes or app.recording_bytes
     _log_to_stderr(LogLevel.WARNING if quiet else log_level, log_format, app if stdio else None)
     run = partial(run, path=path, loop=loop.value, drain=patience, origins=origin or ())
     run = partial(run, certfile=certfile, keyfile=keyfile, allow_plain=allow_plain, hosts=allow_host or None)
@@ -252,6 +273,21 @@ def _audit_bytes(text: str | None) -> int | None:
         return None
     with checked("--audit-size"):
         size = size_argument(text)
+        if size < LEAST_SIZE:
+            raise ValueError("must be 64 KiB or more")
+    return size
+
+
+def _recording_bytes(record: Path | None, limit: str | None, journal: str | None) -> int | None:
+    from arcp_io.server.recording import LEAST_SIZE
+
+    with checked("--record"):
+        if record is not None and journal is not None:
+            raise ValueError("a runtime with a journal is not recorded: give --record or --journal")
+    if limit is None:
+        return None
+    with checked("--record-limit"):
+        size = size_argument(limit)
         if size < LEAST_SIZE:
             raise ValueError("must be 64 KiB or more")
     return size

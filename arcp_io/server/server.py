@@ -59,6 +59,7 @@ from .auth import Verified
 from .entrance import Entrance
 from .front import Front
 from .readers import Readers
+from .recording import Recording, check_recording, recorded
 from .setting_warnings import warn_of_settings
 from .shared import NOTHING_SHARED, Shared
 
@@ -128,6 +129,8 @@ class Server:
         self._files = descriptors()
         self._room = room_of(self._files)
         """Connections for which there are file descriptors, without those that agents need."""
+        self.recording: Recording | None = None
+        """The recording of the runtime, if there is one."""
         self.shutting_down = False
         self.at_end: list[Callable[[], object]] = []
         """Called when the runtime has ended, or is stopped."""
@@ -322,6 +325,8 @@ class Server:
             with anyio.CancelScope(shield=True):
                 if self._keeper is not None:
                     await call_in_thread(self._keeper.close, name="arcp-io journal")
+                if self.recording is not None:
+                    await call_in_thread(self.recording.close, name="arcp-io recording closing")
                 if self._closes_auditor and self._auditor.writes:
                     await call_in_thread(self._auditor.close, name="arcp-io audit closing")
 
@@ -431,6 +436,7 @@ def serve(
     Raises OSError when it cannot listen, ValueError for invalid arguments, and JournalError for a journal
     that cannot be used; when the journal fails later, the server stops and JournalFailed is raised.
     """
+    check_recording(app, journal)
     fds = (fd,) if isinstance(fd, int) else tuple(fd)
     entrance = Entrance(host, port, path, ssl_context, allow_plain, origins, hosts, uds, fds)
     entrance = entrance._replace(
@@ -484,6 +490,7 @@ async def open_server(
     A `label` begins the resume tokens of the server, so that they tell its own from those of others.
     When another process has taken its journal over, Fenced is raised; other servers go on.
     """
+    check_recording(app, journal)
     if app.provisioner is not None and journal is None and not app.volatile_credentials:
         logger.warning(VOLATILE, app.name)
     async with open_loop() as loop:
@@ -556,7 +563,11 @@ async def _made(app: App, loop: Loop, journal: Journal | None, shared: Shared, l
         config = msgspec.structs.replace(config, notices=True)
     seed, now, unix = os.urandom(32), clock.now(), clock.unix()
     if journal is None:
-        return Server(app, loop, clock, Runtime(config, seed=seed, now=now, unix=unix), shared=shared)
+        runtime = Runtime(config, seed=seed, now=now, unix=unix)
+        recording = recorded(app, runtime)
+        server = Server(app, loop, clock, runtime, shared=shared)
+        server.recording = recording
+        return server
     keeper = Keeper(journal, loop)
     config = msgspec.structs.replace(config, journal=True)
     restore = partial(keeper.restore, config, seed=seed, now=now, unix=unix)

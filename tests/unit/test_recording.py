@@ -400,3 +400,36 @@ def test_outputs_of_one_input_are_joined() -> None:
     joined = [output for name, output in zip(grouped, again.outputs, strict=True) if name == "authenticated"]
     assert all(isinstance(output, Output) for output in joined)
     assert len(joined[-1].records) == 2
+
+
+def test_a_recording_ends_when_it_is_told_to() -> None:
+    world, lines = World(JOURNAL), list[str]()
+    end = record(world.runtime, lines.append, salt=SALT)
+    world.client().submit()
+    tokens = state_of(world.runtime).entropy
+    assert vars_of(tokens)
+    end()
+    count = len(lines)
+    world.client("tok-bob").submit()
+    assert (len(lines), vars_of(tokens)) == (count, {})
+    assert replay(lines).envelopes
+
+
+def test_the_sink_may_end_a_recording() -> None:
+    world, lines = World(JOURNAL), list[str]()
+
+    def sink(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 10:
+            end()
+
+    end = record(world.runtime, sink, salt=SALT)
+    say_everything(world)
+    assert len(lines) == 10
+    assert len(replay(lines).outputs) <= 9
+
+
+def vars_of(entropy: Any) -> dict[bytes, str]:
+    """Return the tokens of a replay that a recorded runtime remembers."""
+    twins: dict[bytes, str] = entropy.twins
+    return twins
