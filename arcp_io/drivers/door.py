@@ -154,8 +154,8 @@ class GuardedPump(Pump):
     def soon(self, size: int = 0, *, urgent: bool = False) -> None:
         if not self.is_held():
             super().soon(size, urgent=urgent)
-        elif self.observer is not None and not urgent:
-            self.observer.published()
+        elif self.meter is not None and not urgent:
+            self.meter.published()
 
     def persisted(self, count: int, report: Callable[..., None]) -> None:
         if not self.postponed(partial(self.persisted, count, report)):

@@ -127,7 +127,7 @@ class Host(Protocol):
         """Take note of events, in order; they need no answer."""
 
 
-class Observer(Protocol):
+class Meter(Protocol):
     """Counts and times for figures what a pump does. No method blocks, or raises."""
 
     def published(self) -> None:
@@ -150,7 +150,7 @@ class Pump:
 
     door: Door | None = None
     """The door at which transports ask with `postponed` before they report anything; None: there is none."""
-    observer: Observer | None = None
+    meter: Meter | None = None
     """Takes note of what the pump does; None: nothing does. It is set before the first input."""
 
     def __init__(
@@ -228,8 +228,8 @@ class Pump:
         For events of agents; `urgent` for everything else, such as terminals. `size` is the number of
         bytes of a large event.
         """
-        if self.observer is not None and not urgent:
-            self.observer.published()
+        if self.meter is not None and not urgent:
+            self.meter.published()
         self._unsent += EVENT_SIZE + size
         if self._unsent >= BYTES_HELD:
             self.run()
@@ -253,8 +253,8 @@ class Pump:
         """Note that `count` records are durable; `report` is the machine's input for it."""
         if self.schedule is _STOPPED:
             return
-        if self.observer is not None:
-            self.observer.durable(count)
+        if self.meter is not None:
+            self.meter.durable(count)
         try:
             report(count, now=self.now())
             self._gather(self.machine.take())
@@ -456,8 +456,8 @@ class Pump:
             if self.keeper is None:
                 raise InvariantViolated("a runtime with a journal needs a pump with one")
             self.keeper.keep(output.records)
-            if self.observer is not None:
-                self.observer.kept(self.keeper.count)
+            if self.meter is not None:
+                self.meter.kept(self.keeper.count)
         for connection in output.writable:
             self._writable[connection] = None
         self._requests += output.requests

@@ -1,9 +1,8 @@
 """Figures for Prometheus, of one process: read from its runtimes when they are asked for.
 
-Counted are facts that a runtime tells anyway (audit facts and notices), and by an observer of its pump the
-events of agents and the time that records take to become durable. A server without metrics has no observer.
-The only label from outside is the name of an agent,
-which is one of the App's.
+Counted are facts that a runtime tells anyway (audit facts and notices), and by a meter of its pump the
+events of agents and the time that records take to become durable. A server without metrics has no meter.
+The only label from outside is the name of an agent, which is one of the App's.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class Metrics:
         """Count for the agents of an App."""
         self.registry = CollectorRegistry(auto_describe=False)
         self._app = app
-        self._servers: dict[Server, _Observer] = {}
+        self._servers: dict[Server, _Meter] = {}
         self._earlier_events = 0
         """Events of agents on servers that have ended."""
         count = self._counter
@@ -91,13 +90,13 @@ class Metrics:
 
     def watch(self, server: Server) -> None:
         """Count what happens on a server from now on, until `forget`."""
-        self._servers[server] = server.pump.observer = _Observer(self._delay.observe)
+        self._servers[server] = server.pump.meter = _Meter(self._delay.observe)
 
     def forget(self, server: Server) -> None:
         """Leave a server that has ended out, but for the events that it has published."""
-        observer = self._servers.pop(server, None)
-        if observer is not None:
-            self._earlier_events += observer.events
+        meter = self._servers.pop(server, None)
+        if meter is not None:
+            self._earlier_events += meter.events
 
     def audited(self, fact: Audit) -> None:
         """Count an audit fact."""
@@ -134,7 +133,7 @@ class Metrics:
         info = GaugeMetricFamily("arcp_build_info", "The version of arcp-io.", labels=["version"])
         info.add_metric([VERSION], 1)
         yield info
-        events = self._earlier_events + sum(observer.events for observer in self._servers.values())
+        events = self._earlier_events + sum(meter.events for meter in self._servers.values())
         yield CounterMetricFamily("arcp_events_published", "Events that agents have published.", events)
         found = [server.runtime.jobs.gauges() for server in self._servers]
         for name, text in _GAUGES.items():
@@ -166,7 +165,7 @@ class _Collector:
         self.collect = collect
 
 
-class _Observer:
+class _Meter:
     """Counts the events on one pump, and observes how long each group of its records takes to be durable."""
 
     def __init__(self, observe: Callable[[float], object]) -> None:

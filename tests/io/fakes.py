@@ -164,7 +164,7 @@ class SlowJournal:
 
 
 class Noting:
-    """An observer of a pump that keeps what it is told."""
+    """A meter of a pump that keeps what it is told."""
 
     def __init__(self) -> None:
         self.noted: list[str] = []

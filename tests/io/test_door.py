@@ -356,14 +356,14 @@ def test_a_journal_gets_its_snapshot_behind_a_closed_door() -> None:
     assert [[message["type"] for message in each] for each in stand.stream.messages()] == [["job.event"]]
 
 
-def test_an_observer_notes_events_behind_a_closed_door_once() -> None:
-    stand, observer = Guarded(), Noting()
+def test_a_meter_notes_events_behind_a_closed_door_once() -> None:
+    stand, meter = Guarded(), Noting()
     job = stand.start()
-    stand.pump.observer = observer
+    stand.pump.meter = meter
     stand.emit(job)
     stand.close()
     stand.emit(job)
     stand.pump.soon(urgent=True)
     stand.open()
     stand.turns()
-    assert observer.noted == ["published"] * 2
+    assert meter.noted == ["published"] * 2

@@ -414,31 +414,31 @@ def test_a_stopped_pump_sends_nothing_in_any_state(before: str) -> None:
     assert not stand.stream.messages()
 
 
-def test_an_observer_notes_events_of_agents_and_nothing_else() -> None:
-    stand, observer = Stand(), Noting()
-    stand.pump.observer = observer
+def test_a_meter_notes_events_of_agents_and_nothing_else() -> None:
+    stand, meter = Stand(), Noting()
+    stand.pump.meter = meter
     job = stand.start()
-    assert observer.noted == []
+    assert meter.noted == []
     stand.emit(job, 2)
-    assert observer.noted == ["published"] * 2
+    assert meter.noted == ["published"] * 2
     stand.wall += 3_600 * SECOND
     stand.pump.look_at_wall()
     stand.runtime.agents.finish(job, now=stand.at)
     stand.pump.soon(urgent=True)
     stand.loop.turn()
-    assert observer.noted == ["published"] * 2
+    assert meter.noted == ["published"] * 2
 
 
-def test_an_observer_notes_which_records_are_kept_and_durable() -> None:
-    journal, observer = SlowJournal(), Noting()
+def test_a_meter_notes_which_records_are_kept_and_durable() -> None:
+    journal, meter = SlowJournal(), Noting()
     stand = Stand(journal=journal)
-    stand.pump.observer = observer
+    stand.pump.meter = meter
     stand.say(HELLO)
     count = stand.runtime.record_count
-    assert observer.noted == [f"kept {count}"]
+    assert meter.noted == [f"kept {count}"]
     journal.store()
     stand.loop.turn()
-    assert observer.noted == [f"kept {count}", f"durable {count}"]
+    assert meter.noted == [f"kept {count}", f"durable {count}"]
     stand.pump.stop()
     stand.pump.persisted(count, stand.runtime.persisted)
-    assert len(observer.noted) == 2
+    assert len(meter.noted) == 2
