@@ -67,13 +67,15 @@ NOTICES: Final[Mapping[str, tuple[str, ...]]] = {
     "session_detached": ("session_id", "resume_window_sec"),
     "session_ended": ("session_id",),
     "job_started": ("job_id", "agent", "attempt"),
-    "job_ended": ("job_id", "agent", "final_status", "code"),
+    "job_ended": ("job_id", "agent", "final_status", "code", "stopped"),
+    "agent_stopped": ("job_id", "agent"),
 }
 """The fields of `Noted.facts`, by the name of the notice.
 
 `events` are those that are sent again. `peer` is the label of the connection, `agent` is name or
-name@version, `code` is empty on success. A detached session ends after `resume_window_sec` seconds unless it
-is resumed (§6.3).
+name@version, `code` is empty on success, and `stopped` is false if the agent had not stopped in its grace;
+`agent_stopped` follows if it stops later (§7.4). A detached session ends after `resume_window_sec` seconds
+unless it is resumed (§6.3).
 """
 
 

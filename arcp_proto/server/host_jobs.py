@@ -22,7 +22,7 @@ from arcp_proto.wire.reading import JobDescription, read_events
 from .audit import note
 from .gauges import Gauges, gauges
 from .jobs import completion
-from .jobs.description import describe
+from .jobs.description import describe, stopped_of
 from .jobs.stage import AgentStage
 from .sessions import reads
 
@@ -56,6 +56,8 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Namespace -> patterns (§9.2)."""
     expires_at: str | None
     """When the lease ends, in UTC (§9.5)."""
+    stopped: bool | None = None
+    """Of an ended job: whether its agent is known to have stopped (§7.4); None before the end."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,4 +191,5 @@ def _info(job: Job) -> JobInfo:
         trace_id=terms.trace.trace_id,
         lease=job.lease,
         expires_at=terms.expires_at,
+        stopped=stopped_of(job),
     )

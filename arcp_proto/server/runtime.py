@@ -279,15 +279,18 @@ class Runtime(Endpoint[RuntimeState]):
         revocation.answered(state, alias, revoked, final, reason)
         return state.leave()
 
-    def job_stopped(self, job_id: JobId, *, now: int) -> Output:
-        """Answer `StopJob`, or report that an agent is gone without a result."""
+    def job_stopped(self, job_id: JobId, verified: bool = True, *, now: int) -> Output:
+        """Answer `StopJob`, or report that an agent is gone without a result.
+
+        `verified` is false if a part of the agent may go on where the host cannot see it. Report that after
+        the grace, when the end of the job has said that the agent had not stopped.
+        """
         state = self._state
-        state.enter(now, "job_stopped", job_id)
+        state.enter(now, "job_stopped", job_id, verified)
         job = state.running.get(job_id)
         if job is not None:
-            completion.agent_ended(
-                state, job, completion.outcome_of(ErrorCode.INTERNAL_ERROR, "agent stopped")
-            )
+            outcome = completion.outcome_of(ErrorCode.INTERNAL_ERROR, "agent stopped")
+            completion.agent_ended(state, job, outcome, verified=verified)
         return state.leave()
 
     def persisted(self, count: int, *, now: int) -> None:

@@ -271,6 +271,7 @@ class JobEntry(msgspec.Struct, omit_defaults=True):
     budget: dict[str, BudgetCounter] | None = None
     completed_at: str | None = None
     code: str | None = None
+    stopped: bool | None = None
 
 
 class Jobs(msgspec.Struct):

@@ -37,6 +37,7 @@ class Glance(msgspec.Struct, omit_defaults=True):
     budget: dict[str, BudgetCounter] | None = None
     completed_at: str | None = None
     code: str | None = None
+    stopped: bool | None = None
 
 
 class Describe(msgspec.Struct):
@@ -93,6 +94,15 @@ class JobDescription(msgspec.Struct, omit_defaults=True):
     """The jobs that it has delegated and that are not forgotten, oldest first (§10)."""
     trace_id: str | None = None
     end: JobEnding | None = None
+    stopped: bool | None = None
+    """Of an ended job: whether its agent is known to have stopped (§7.4). None before the end.
+
+    It is false if the agent had not stopped at the end (`end.details` `{"stopped": false}`) and either still
+    runs (`agent_runs`), or the runtime cannot tell: it was restarted since, or the agent had a process at a
+    place that is out of reach.
+    """
+    agent_stopped_at: str | None = None
+    """When an agent that had not stopped at the end of its job has stopped; not kept over a restart."""
 
 
 class Described(msgspec.Struct):

@@ -122,26 +122,38 @@ def grace_over(state: RuntimeState, job: Job) -> None:
         end_with_error(state, job, _fixed(job))  # The agent is over, and only children are not.
 
 
-def agent_ended(state: RuntimeState, job: Job, outcome: Outcome) -> None:
+def agent_ended(state: RuntimeState, job: Job, outcome: Outcome, *, verified: bool = True) -> None:
     """End a job whose agent is over, by the outcome that was fixed before, else by this one.
 
-    A job that is to be left to the next process is left.
+    A job that is to be left to the next process is left. Without `verified` the agent may go on elsewhere.
     """
     if job.stage in TO_BE_LEFT:
         del state.running[job.id]
         job.agent_goes_to(AgentStage.NONE)
         state.leave_job(job)
+    elif job.ended:
+        _outlived(state, job, verified)
     else:
         agent_over(state, job, LastWord(Verdict.FAILED, outcome))
 
 
+def _outlived(state: RuntimeState, job: Job, verified: bool) -> None:
+    """Note that an agent which had outlived its job is over, if the host knows that it has stopped."""
+    del state.running[job.id]
+    job.agent_goes_to(AgentStage.NONE)
+    if verified:
+        job.agent_stopped_at = state.unix
+        notice(state, "agent_stopped", job.terms.principal, job_id=job.id, agent=job.agent)
+
+
 def agent_over(state: RuntimeState, job: Job, word: LastWord) -> None:
     """End a job whose agent is over, once its children have ended (§10), by a fixed outcome or by `word`."""
+    if job.ended:
+        _outlived(state, job, verified=True)
+        return
     del state.running[job.id]
     job.agent_goes_to(AgentStage.NONE)
     stage = job.stage
-    if stage is JobStage.ENDED:
-        return
     if stage is JobStage.LEFT:
         state.unfinished[job.id] = job
     if job.children:
@@ -272,6 +284,7 @@ def _send(state: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome | R
             agent=agent,
             final_status=status,
             code=code,
+            stopped=job.agent_stage is AgentStage.NONE,
         )
     if home is not None:
         state.delivered(home)

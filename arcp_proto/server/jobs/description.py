@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from arcp_proto.features import Feature
+from arcp_proto.job_statuses import JobStatus
 from arcp_proto.leases.budget import to_wire
 from arcp_proto.namespaces import COST_BUDGET
 from arcp_proto.wire import codec, reading
@@ -36,12 +37,13 @@ def glance_at(job: Job) -> reading.Glance:
         budget=_budget(job),
         completed_at=None if end is None else end.completed_at,
         code=None if end is None else end.code,
+        stopped=None if end is None else has_stopped(job, end.details),
     )
 
 
 def describe(state: RuntimeState, job: Job) -> JobDescription:
     """Return the description of a job; it changes nothing."""
-    terms, history = job.terms, job.history
+    terms, history, end = job.terms, job.history, _end(job)
     progress = history.last_with(Feature.PROGRESS)
     children = [str(job_id) for job_id in state.listing.children_of(job.id)][-MOST_CHILDREN:]
     return JobDescription(
@@ -62,8 +64,28 @@ def describe(state: RuntimeState, job: Job) -> JobDescription:
         parent_job_id=terms.parent_job_id,
         children=children or None,
         trace_id=terms.trace.trace_id,
-        end=_end(job),
+        end=end,
+        stopped=None if end is None else has_stopped(job, end.details),
+        agent_stopped_at=None if job.agent_stopped_at is None else format_time(job.agent_stopped_at),
     )
+
+
+def stopped_of(job: Job) -> bool | None:
+    """Return whether the agent of a job is known to have stopped; None before the end."""
+    if job.end is None:
+        return None
+    decided = job.status is JobStatus.SUCCESS or job.agent_stage is not AgentStage.NONE
+    return has_stopped(job, None if decided else _decode_terminal(job.end.payload + b"}").details)
+
+
+def has_stopped(job: Job, details: Mapping[str, Any] | None) -> bool:
+    """Return whether the agent of an ended job is known to have stopped; `details` are those of the end.
+
+    After a restart only the details are known, which say whether it had stopped at the end.
+    """
+    if job.agent_stage is not AgentStage.NONE:
+        return False
+    return job.agent_stopped_at is not None or (details or {}).get("stopped") is not False
 
 
 def _decided(job: Job) -> str | None:

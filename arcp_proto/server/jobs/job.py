@@ -204,6 +204,8 @@ class Job(msgspec.Struct, eq=False):
     """The terminal, while it is written but not sent."""
     word: LastWord | None = None
     """How the agent has ended, while the job waits for its children."""
+    agent_stopped_at: UnixTime | None = None
+    """When an agent that had outlived its job stopped; Unix nanoseconds, not kept over a restart."""
 
     def __post_init__(self) -> None:
         terms = self.terms

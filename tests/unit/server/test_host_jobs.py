@@ -188,6 +188,11 @@ def test_job_infos_shows_a_stopping_and_an_ended_job(world: World, peer: Peer) -
         (ended, "success", "success", False),
         (stopping, "running", "cancelled", True),
     ]
+    assert [info.stopped for info in infos] == [True, None]
+    world.advance(6)
+    assert [info.stopped for info in world.runtime.jobs.infos(finished=True)] == [True, False]
+    world.stopped(stopping)
+    assert [info.stopped for info in world.runtime.jobs.infos(finished=True)] == [True, True]
 
 
 def test_counts_of_connections_sessions_and_jobs(world: World) -> None:

@@ -51,13 +51,30 @@ def test_notices_tell_the_life_of_sessions_and_jobs() -> None:
         ("session_opened", "alice", peer),
         ("job_started", "alice", {**echo, "attempt": 1}),
         ("job_started", "alice", {**plain, "attempt": 1}),
-        ("job_ended", "alice", {**echo, "final_status": "success", "code": ""}),
-        ("job_ended", "alice", {**plain, "final_status": "timed_out", "code": "TIMEOUT"}),
+        ("job_ended", "alice", {**echo, "final_status": "success", "code": "", "stopped": True}),
+        (
+            "job_ended",
+            "alice",
+            {**plain, "final_status": "timed_out", "code": "TIMEOUT", "stopped": True},
+        ),
         detached,
         ("session_resumed", "alice", {**peer, "events": 0}),
         detached,
         ("session_ended", "alice", {"session_id": session_id}),
     ]
+
+
+def test_notices_tell_an_agent_that_stops_after_the_end_of_its_job() -> None:
+    world = World(notices=True)
+    alice = world.client()
+    job = alice.submit()
+    alice.send("job.cancel", {"job_id": job})
+    world.advance(6)
+    echo = {"job_id": job, "agent": "echo@2.0.0"}
+    ended = {**echo, "final_status": "cancelled", "code": "CANCELLED", "stopped": False}
+    assert told(world)[-1] == ("job_ended", "alice", ended)
+    world.stopped(job)
+    assert told(world)[-1] == ("agent_stopped", "alice", echo)
 
 
 def test_there_are_no_notices_unless_configured() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -399,6 +400,64 @@ def test_a_description_tells_an_agent_that_does_not_stop(world: World) -> None:
     told = describe(peer, job)
     assert (told["status"], told["agent_runs"]) == ("cancelled", True) and "ends_as" not in told
     assert told["end"]["details"] == {"stopped": False}
+    assert told["stopped"] is False and "agent_stopped_at" not in told
+
+
+def test_a_description_tells_when_such_an_agent_stops(world: World) -> None:
+    peer = reader(world)
+    job = peer.submit()
+    peer.send("job.cancel", {"job_id": job})
+    assert "stopped" not in describe(peer, job), "before the end it is not decided"
+    world.advance(6)
+    world.advance(2)
+    world.stopped(job)
+    told = describe(peer, job)
+    assert (told["status"], "agent_runs" in told, told["stopped"]) == ("cancelled", False, True)
+    assert told["end"]["details"] == {"stopped": False}, "the end is what it was"
+    took = datetime.fromisoformat(told["agent_stopped_at"]) - datetime.fromisoformat(
+        told["end"]["completed_at"]
+    )
+    assert took == timedelta(seconds=3)
+
+
+def test_a_description_does_not_tell_a_stop_that_the_host_cannot_verify(world: World) -> None:
+    peer = reader(world)
+    job = peer.submit()
+    peer.send("job.cancel", {"job_id": job})
+    world.advance(6)
+    world.carry_out(world.runtime.job_stopped(JobId(job), False, now=world.now))
+    told = describe(peer, job)
+    assert ("agent_runs" in told, told["stopped"]) == (False, False) and "agent_stopped_at" not in told
+    assert not world.state.running, "it does not count against the limits any more"
+
+
+def test_a_description_of_an_agent_that_stops_in_its_grace(world: World) -> None:
+    peer = reader(world)
+    job = peer.submit()
+    peer.send("job.cancel", {"job_id": job})
+    world.stopped(job)
+    told = describe(peer, job)
+    assert (told["status"], told["stopped"]) == ("cancelled", True) and "agent_stopped_at" not in told
+
+
+def test_a_restart_does_not_know_whether_an_agent_has_stopped_since() -> None:
+    world = World(journal=True)
+    peer = reader(world)
+    stopped, outlived, later = (peer.submit() for _ in range(3))
+    for job in (stopped, outlived, later):
+        peer.send("job.cancel", {"job_id": job})
+    world.stopped(stopped)
+    world.advance(6)
+    world.stopped(later)
+    assert describe(peer, later)["stopped"] is True
+    world.restart()
+    peer = reader(world)
+    told = [describe(peer, job) for job in (stopped, outlived, later)]
+    assert [("agent_runs" in job, job["stopped"]) for job in told] == [
+        (False, True),
+        (False, False),
+        (False, False),
+    ]
 
 
 def test_a_description_names_parent_and_children(world: World) -> None:
@@ -420,8 +479,27 @@ def test_a_listing_shows_the_same(world: World) -> None:
     world.fail(job, "TIMEOUT", "late")
     entry = peer.send("session.list_jobs")[-1]["payload"]["jobs"][0]
     assert entry["agent_runs"] is False and entry["code"] == "TIMEOUT" and entry["completed_at"]
+    assert entry["stopped"] is True
     plain = world.client(features=[name for name in ALL if name != Feature.READING])
     assert "attempt" not in plain.send("session.list_jobs")[-1]["payload"]["jobs"][0]
+
+
+def test_a_listing_tells_an_agent_that_has_not_stopped(world: World) -> None:
+    peer = reader(world)
+    job = peer.submit()
+
+    def entry() -> dict[str, Any]:
+        told: dict[str, Any] = peer.send("session.list_jobs")[-1]["payload"]["jobs"][0]
+        return told
+
+    peer.send("job.cancel", {"job_id": job})
+    assert "stopped" not in entry()
+    world.advance(6)
+    assert (entry()["status"], entry()["agent_runs"], entry()["stopped"]) == ("cancelled", True, False)
+    world.stopped(job)
+    assert (entry()["status"], entry()["agent_runs"], entry()["stopped"]) == ("cancelled", False, True)
+    plain = world.client(features=[name for name in ALL if name != Feature.READING])
+    assert "stopped" not in plain.send("session.list_jobs")[-1]["payload"]["jobs"][0]
 
 
 # The host.
