@@ -48,7 +48,8 @@ class ArcpError(Exception):
     An agent that raises one ends its job with its code, message and details; use `AgentError` for a failure
     of the agent itself. `retryable` says whether trying again can help. For each of the fifteen codes of §12
     the table decides: ValueError is raised when `retryable` contradicts it. For any other code it is the
-    given value, False by default. `details` are the peer's; `job_id` is the job's, if any.
+    given value, False by default. `details` are the peer's; `job_id` is the job's, if any. `stopped` is
+    false if it is the end of a job whose agent had not stopped by then; the text of the error says so too.
     """
 
     default_code: ClassVar[str] = ErrorCode.INTERNAL_ERROR.value
@@ -71,8 +72,17 @@ class ArcpError(Exception):
         self.job_id = job_id
         super().__init__(self.message)
 
+    @property
+    def stopped(self) -> bool:
+        """False if the job ended although its agent had not stopped in its grace (§7.4), else true.
+
+        Such an agent may go on; it can no longer spend or report anything.
+        """
+        return self.details.get("stopped") is not False
+
     def __str__(self) -> str:
-        return self.message if self.message == self.code else f"{self.code}: {self.message}"
+        told = self.message if self.message == self.code else f"{self.code}: {self.message}"
+        return told if self.stopped else f"{told}; its agent had not stopped"
 
 
 class AgentError(ArcpError):
@@ -136,7 +146,11 @@ class AgentVersionNotAvailable(ArcpError):
 
 
 class JobCancelled(ArcpError):
-    """The job was cancelled."""
+    """The job was cancelled.
+
+    Its agent has stopped, unless `stopped` is false: then the cancel was asked, and the agent had not stopped
+    when its grace was over.
+    """
 
     default_code = ErrorCode.CANCELLED.value
 

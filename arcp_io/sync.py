@@ -462,6 +462,11 @@ class Job(Generic[T]):
         return self._job.final_status
 
     @property
+    def stopped(self) -> bool | None:
+        """Whether the agent had stopped when the job ended; see `arcp_io.Job.stopped`."""
+        return self._job.stopped
+
+    @property
     def over(self) -> bool:
         """Whether the job has ended or is lost."""
         return self._job.over
@@ -520,12 +525,12 @@ class Job(Generic[T]):
         """Wait until the job has ended or is lost; raises TimeoutError after `timeout` seconds."""
         self._hop.call_within(timeout, self._job.wait)
 
-    def cancel(self, reason: str = "", *, timeout: float | None = None) -> None:
-        """Cancel the job and wait for its end; do nothing if it is over.
+    def cancel(self, reason: str = "", *, timeout: float | None = None) -> bool | None:
+        """Cancel the job and wait for its end; do nothing if it is over. Return `stopped`.
 
         Raises TimeoutError after `timeout` seconds; the cancel has been sent even then.
         """
-        self._hop.call_within(timeout, partial(self._job.cancel, reason))
+        return self._hop.call_within(timeout, partial(self._job.cancel, reason))
 
     async def _reader(self) -> ResultReader:
         return self._job.result_stream()

@@ -332,8 +332,9 @@ class AgentHost:
             self._pump.soon(urgent=True)
 
     def _stopped(self, running: RunningJob) -> None:
+        job_id, verified = running.start.job_id, running.stop_verified
         try:
-            output = self._runtime.job_stopped(running.start.job_id, now=self._pump.now())
+            output = self._runtime.job_stopped(job_id, verified, now=self._pump.now())
         except InvariantViolated as bug:
             self._pump.crash(bug)
         else:

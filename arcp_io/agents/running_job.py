@@ -63,6 +63,8 @@ class RunningJob(msgspec.Struct, eq=False):
     """Whether its task has begun to run."""
     cancellable: bool = True
     """Whether its task may be cancelled; otherwise the agent learns from `stopping` that it is to end."""
+    stop_verified: bool = True
+    """Whether nothing of the agent goes on once its task is over."""
     calls: int = 0
     """Number of tool calls so far."""
     children: dict[str, ChildJob] | None = None

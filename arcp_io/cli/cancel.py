@@ -16,7 +16,7 @@ from .access import Access
 from .attach import JobId
 from .ending import show
 from .exit_codes import BY_STATUS, Exit
-from .job_request import Cancellation, Ending
+from .job_request import Cancellation, Ending, told_status
 from .option_groups import grouped
 from .options import Json, Keeping, Url, server_of
 from .output import print_out
@@ -39,6 +39,11 @@ WAYS: Final = (
     " it with server.cancel(job_id)"
 )
 """The ways to cancel a job that another session has submitted."""
+_GOES_ON: Final = (
+    "as far as the runtime knows, its agent goes on; it can no longer spend or report anything. The runtime"
+    ' kills agents with isolation="process", and no others'
+)
+_NOT_TOLD: Final = "the runtime does not tell whether its agent has stopped"
 
 _Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; the agent is told.")]
 
@@ -52,7 +57,11 @@ def cancel(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Cancel a job, and wait until it has stopped.
+    """Cancel a job, and wait until its agent has stopped.
+
+    The wait ends with the grace of the runtime, 5 seconds by default. If the agent ignores its cancellation,
+    the command says that the cancel was asked, and exits with 7; when it is run again, it says whether the
+    agent has stopped since. The runtime kills agents with isolation="process" at the end of the grace.
 
     Only the session that submitted a job may cancel it; it is resumed for that if it is stored. While another
     process follows the job, press Ctrl-C twice there. After the end of its session, every session of the same
@@ -75,16 +84,16 @@ def cancel(
         else:
             ending = access.run(_in_time, following) or _looked_at(access, server, job_id, as_json=as_json)
     if ending.final_status == JobStatus.CANCELLED:
-        ending = replace(ending, exit=Exit.NOT_STOPPED if ending.not_stopped else Exit.SUCCESS)
+        ending = replace(ending, exit=Exit.NOT_STOPPED if ending.stopped is False else Exit.SUCCESS)
     elif ending.final_status == JobStatus.SUCCESS:
         ending = replace(ending, exit=Exit.SUCCESS, error=None)
     if as_json:
         show(ending, as_json=True)
     error = ending.error or {}
     if ending.final_status is not None:
-        print_out(f"job {job_id} {one_line(ending.final_status)}")
-        if ending.not_stopped:
-            print("its agent did not stop in time, and keeps running in the runtime", file=sys.stderr)
+        print_out(f"job {job_id} {one_line(told_status(ending.final_status, ending.stopped))}")
+        if ending.stopped is not True:
+            print(_GOES_ON if ending.stopped is False else _NOT_TOLD, file=sys.stderr)
     else:
         print(
             f"not cancelled: {one_line(error.get('code'))} {one_line(error.get('message'))}", file=sys.stderr
@@ -117,4 +126,4 @@ def _looked_at(access: Access, server: Server, job_id: str, *, as_json: bool) ->
         error = {"code": "NOT_ENDED", "message": "the cancel was sent, and the job has not ended yet"}
         return Ending(exit=Exit.ERROR, job_id=job_id, error=error)
     code = BY_STATUS.get(found.end.final_status, Exit.ERROR)
-    return Ending(exit=code, job_id=job_id, final_status=found.end.final_status, not_stopped=found.agent_runs)
+    return Ending(exit=code, job_id=job_id, final_status=found.end.final_status, stopped=found.stopped)

@@ -111,7 +111,7 @@ _TABLE: Final = (
     _Row("serve", serve, "Serve the agents of an App until a signal comes.", working("it was stopped")),
     _Row("submit", submit, "Submit a job and follow it to its end.", explained(FOLLOWED)),
     _Row("attach", attach, "Follow a job that was left to its end.", explained(FOLLOWED)),
-    _Row("cancel", cancel, "Cancel a job, and wait until it has stopped.", explained(CANCEL)),
+    _Row("cancel", cancel, "Cancel a job, and wait until its agent has stopped.", explained(CANCEL)),
     _Row("jobs", jobs, "List jobs.", asking("the jobs were listed")),
     _Row("describe", describe, "Take one look at a job.", asking("the job was described")),
     _Row(

@@ -10,6 +10,7 @@ import msgspec
 
 from .access import Access
 from .attach import JobId
+from .job_request import told_status
 from .jobs import local_time
 from .option_groups import grouped
 from .options import Json, Url, check_job, server_for
@@ -53,9 +54,9 @@ def _rows(job: JobDescription) -> Iterator[tuple[str, str]]:
     """Yield what is known about a job, a name and a text each."""
     yield "job", job.job_id
     yield "agent", job.agent
-    yield "status", job.status
+    yield "status", told_status(job.status, job.stopped)
     if job.end is None and job.ends_as is not None:
-        yield "ends as", f"{job.ends_as}, once its agent has stopped"
+        yield "ends as", f"{job.ends_as}, once its agent has stopped or its grace is over"
     yield "created", local_time(job.created_at)
     yield "attempt", str(job.attempt)
     if job.max_runtime_sec is not None:
@@ -92,7 +93,11 @@ def _end(job: JobDescription) -> Iterator[tuple[str, str]]:
     if end.result_size is not None:
         yield "result", f"{end.result_size:,} bytes"
     if job.agent_runs:
-        yield "agent", "did not stop, and keeps running"
+        yield "stopped", "not yet: the agent goes on, though it can no longer spend or report anything"
+    elif job.agent_stopped_at is not None:
+        yield "stopped", f"{local_time(job.agent_stopped_at)}, after the end of the job"
+    elif job.stopped is False:
+        yield "stopped", "not when the job ended; the runtime cannot tell whether the agent has stopped since"
 
 
 def _progress(body: dict[str, Any]) -> str:

@@ -50,6 +50,8 @@ def _as_object(ending: Ending, output: str | None) -> dict[str, Any]:
         "final_status": ending.final_status,
         "events": ending.events,
     }
+    if ending.final_status is not None:
+        shown["stopped"] = ending.stopped
     if ending.events_lost:
         shown["events_lost"] = list(ending.events_lost)
     if ending.summary is not None:

@@ -172,6 +172,7 @@ def _end_line(end: JobEnded) -> str:
     number = "" if end.job_seq is None else f"{end.job_seq}"
     told = end.final_status
     if end.code:
+        told += ", agent not stopped" if end.details.get("stopped") is False else ""
         told += f": {end.code} {end.message}"
     elif end.result_size is not None:
         told += f", a result of {end.result_size:,} bytes"

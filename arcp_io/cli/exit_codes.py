@@ -35,7 +35,7 @@ MEANINGS: Final[Mapping[Exit, str]] = MappingProxyType(
         Exit.TIMED_OUT: "the job timed out",
         Exit.CONNECTION: "there was no connection, or it was lost for good",
         Exit.EVENTS_LOST: "the job succeeded, or its events were read, and some events were lost on the way",
-        Exit.NOT_STOPPED: "the job was cancelled, and its agent did not stop in its grace",
+        Exit.NOT_STOPPED: "the cancel of the job was asked, and its agent has not stopped",
         Exit.OUTPUT: "the output could not be written, or the result is larger than --max-result",
         Exit.UNAUTHENTICATED: "the runtime did not accept the token, or needs one",
         Exit.INTERRUPTED: "Ctrl-C or another signal ended the command; a job was left as it is",
@@ -67,6 +67,7 @@ FOLLOWED: Final[Mapping[Exit, str]] = {
     Exit.ERROR: "it failed or was refused",
     Exit.CANCELLED: "cancelled",
     Exit.TIMED_OUT: "timed out",
+    Exit.NOT_STOPPED: "the cancel was asked and the agent has not stopped",
     Exit.EVENTS_LOST: "the job succeeded and some of its events were lost",
     Exit.OUTPUT: "the result could not be written",
     Exit.INTERRUPTED: "the job was left as it is, by Ctrl-C or another signal",
@@ -75,10 +76,10 @@ FOLLOWED: Final[Mapping[Exit, str]] = {
 
 CANCEL: Final[Mapping[Exit, str]] = {
     **CONNECTING,
-    Exit.SUCCESS: "the job was cancelled, or had succeeded",
+    Exit.SUCCESS: "the job was cancelled and its agent has stopped, or it had succeeded",
     Exit.ERROR: "it had failed, or the cancel was refused",
     Exit.TIMED_OUT: "it had timed out",
-    Exit.NOT_STOPPED: "the job was cancelled and its agent did not stop",
+    Exit.NOT_STOPPED: "the cancel was asked and the agent has not stopped",
     Exit.INTERRUPTED: "interrupted",
 }
 """Exit codes of `arcp-io cancel` -> their meanings."""
@@ -88,6 +89,7 @@ DEMO: Final[Mapping[Exit, str]] = {
     Exit.ERROR: "it failed",
     Exit.USAGE: "usage",
     Exit.CANCELLED: "Ctrl-C cancelled it",
+    Exit.NOT_STOPPED: "Ctrl-C asked for the cancel and the agent has not stopped",
     Exit.OUTPUT: "the report could not be written",
     Exit.INTERRUPTED: "interrupted",
 }

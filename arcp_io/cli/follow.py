@@ -16,7 +16,7 @@ from arcp_io.client.job import Event, Job
 from arcp_io.client.session import Session
 from arcp_io.client.store import FileStore
 from arcp_io.client.watch import Change
-from arcp_io.errors import ArcpError, HistoryCut
+from arcp_io.errors import ArcpError, HistoryCut, LocalProtocolError
 from arcp_proto import AgentEntry, Detached, JobLost, Limits, SessionLost, Welcomed
 
 from .error_text import described, failure_of
@@ -133,9 +133,12 @@ class Following:
         except ArcpError as error:
             if job.final_status is None:
                 raise
-            code = BY_STATUS.get(job.final_status, Exit.ERROR)
-            return self._ended(code or Exit.ERROR, error=described(error))
-        return self._ended(Exit.EVENTS_LOST if self._events_lost else Exit.SUCCESS, result=result)
+            code, stopped = BY_STATUS.get(job.final_status, Exit.ERROR), await _has_stopped(session, job)
+            if code is Exit.CANCELLED and stopped is False:
+                code = Exit.NOT_STOPPED
+            return self._ended(code or Exit.ERROR, error=described(error), stopped=stopped)
+        code = Exit.EVENTS_LOST if self._events_lost else Exit.SUCCESS
+        return self._ended(code, result=result, stopped=True)
 
     async def _events(self, session: Session, job: Job) -> None:
         while True:
@@ -175,7 +178,14 @@ class Following:
             self._events_lost.append(cut.details)
             self._note(f"Of job {job.id} {cut.message}.")
 
-    def _ended(self, code: Exit, *, result: Any = None, error: dict[str, Any] | None = None) -> Ending:
+    def _ended(
+        self,
+        code: Exit,
+        *,
+        result: Any = None,
+        error: dict[str, Any] | None = None,
+        stopped: bool | None = None,
+    ) -> Ending:
         if self._job is None:
             return Ending(exit=code, error=error)
         written = self._output is not None and self._output.path is not None and code in SUCCEEDED
@@ -189,7 +199,7 @@ class Following:
             error=error,
             events=self._job.events_received,
             events_lost=tuple(self._events_lost),
-            not_stopped=error is not None and error.get("details", {}).get("stopped") is False,
+            stopped=stopped,
         )
 
     def _left(self, job: Job) -> Ending:
@@ -273,6 +283,15 @@ class Following:
             self._view.note(text)
         else:
             print(one_line(text), file=sys.stderr, flush=True)
+
+
+async def _has_stopped(session: Session, job: Job) -> bool | None:
+    """Return whether the agent of an ended job has stopped by now; None if the runtime does not tell."""
+    if job.stopped is True:
+        return True
+    with suppress(ArcpError, LocalProtocolError):
+        return (await session.describe(job.id)).stopped
+    return job.stopped
 
 
 def told_of(change: Change) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from arcp_proto import JobStatus
+
 from .exit_codes import Exit
 
 if TYPE_CHECKING:
@@ -97,8 +99,8 @@ class Ending:
     """The part of the result that was collected for the terminal or the JSON object."""
     size: int | None = None
     """Bytes of a result that was written to the file of --output."""
-    not_stopped: bool = False
-    """Whether the runtime has ended the job but reports that its agent keeps running."""
+    stopped: bool | None = None
+    """Whether the agent of an ended job has stopped; None if the runtime does not tell."""
     summary: str | None = None
     """The agent's one-line summary of its result."""
     error: Mapping[str, Any] | None = None
@@ -110,3 +112,13 @@ class Ending:
     """Whether the job was left as soon as it was accepted."""
     attach: str = ""
     """The command that follows a job that was left."""
+
+
+def told_status(status: str, stopped: bool | None) -> str:
+    """Return the status of a job for a user: a cancel counts as done once the agent is known to have stopped.
+
+    `stopped` is None before the end, and if the runtime does not tell.
+    """
+    if stopped is not False:
+        return status
+    return f"{'cancel asked' if status == JobStatus.CANCELLED else status}, agent not stopped"

@@ -16,6 +16,7 @@ from arcp_proto import JobStatus
 
 from .access import Access
 from .arguments import checked, past_argument, seconds_argument
+from .job_request import told_status
 from .option_groups import grouped
 from .options import RuntimeUrl, server_for
 from .output import print_out, write_line
@@ -209,7 +210,9 @@ def _record(entry: JobEntry) -> dict[str, Any]:
 
 
 def _cells(entry: JobEntry) -> tuple[str, ...]:
-    status = entry.status if entry.ends_as is None else f"{entry.status}, ends as {entry.ends_as}"
+    status = told_status(entry.status, entry.stopped)
+    if entry.ends_as is not None:
+        status += f", ends as {entry.ends_as}"
     cells = (entry.job_id, entry.agent, status, local_time(entry.submitted_at))
     return *map(one_line, cells), f"{entry.last_event_seq:,}"
 

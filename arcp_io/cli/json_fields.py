@@ -28,6 +28,7 @@ _ENDING: Final[Mapping[str, str]] = MappingProxyType(
     {
         "job_id": "the job, or null if none was accepted",
         "final_status": "success, error, cancelled or timed_out; null if the end was not seen",
+        "stopped": "if the end was seen: whether the agent has stopped; null if the runtime does not tell",
         "events": "how many events were received, the end included",
         "events_lost": _LOST,
         "summary": "if the agent gave one: one line about the result",
@@ -50,7 +51,8 @@ _JOB: Final[Mapping[str, str]] = MappingProxyType(
         "trace_id": "if it is traced: the id of the trace",
         "job_seq": "the number of the last event",
         "attempt": "how often the agent was started",
-        "agent_runs": "whether the agent has not stopped",
+        "agent_runs": "whether the agent is not over; true after the end if it ignores its cancellation",
+        "stopped": "if it has ended: whether the agent is known to have stopped",
         "ends_as": "if the end is decided, and the agent is being stopped: the final status",
         "budget": "if the lease names one: currency -> initial, remaining, and maybe reserved",
     }
@@ -93,6 +95,7 @@ FIELDS: Final[Mapping[str, Printed]] = MappingProxyType(
                 "max_runtime_sec": "if it is bounded: the seconds that the job may run",
                 "expires_at": "if the lease ends: when",
                 "progress": "if it reported some: the body of the last progress event",
+                "agent_stopped_at": "if the agent stopped after the end of the job: when, until a restart",
                 "children": "if it delegated: the jobs, oldest first",
                 "end": "if it has ended: final_status, completed_at, and code, message, retryable, details,"
                 " summary, result_id and result_size as they apply",

@@ -72,8 +72,8 @@ def submit(
 
     The job's id and its events go to stderr, the result to stdout: byte for byte, unless that is a terminal.
     A lost connection is resumed. The first Ctrl-C prints the job's id and waits 3 seconds: a second
-    one cancels the job and waits until it has stopped (a third one does not wait), otherwise the job is left
-    as it is, for 'arcp-io attach'.
+    one cancels the job and waits until its agent has stopped or the grace is over (a third one does not
+    wait), otherwise the job is left as it is, for 'arcp-io attach'.
 
     With --detach the job is left as soon as it is accepted. From the 33rd on such jobs share a session, as a
     principal may have 64.

@@ -15,7 +15,7 @@ from arcp_proto.leases import COST_BUDGET
 from arcp_proto.wire import BUDGET_WARNING, REMAINING
 
 from .exit_codes import Exit
-from .job_request import Ending
+from .job_request import Ending, told_status
 from .printable import one_line, printable
 
 _LEVELS: Final = {"error": "bold red", "warn": "yellow", "debug": "dim"}
@@ -216,8 +216,7 @@ def failed(ending: Ending) -> str:
         return f"job {ending.job_id} {ending.final_status or 'continues'}, result not written: {told}"
     if ending.final_status is None:
         return f"job {ending.job_id} was lost: {told}"
-    told += "; its agent did not stop, and keeps running" if ending.not_stopped else ""
-    return f"job {ending.job_id} {ending.final_status}: {told}"
+    return f"job {ending.job_id} {told_status(ending.final_status, ending.stopped)}: {told}"
 
 
 def _line(body: Mapping[str, Any], field: str) -> str:

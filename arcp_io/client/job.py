@@ -60,9 +60,9 @@ class Job(Generic[T]):
         await job.cancel()             cancel it; `await job.wait()` waits for its end
 
     Attributes: `id`; `agent`; from its acceptance `lease`, `expires_at`, `budget`, `accepted_at`,
-    `trace_id`, `parent_job_id`, `credentials` and `result_type`; from its end `over`, `final_status` and
-    `summary`; from the answer to a subscribe `current_status`, `subscribed_from`, `replayed` and
-    `history_from`; counted by the client `events_received`, `events_dropped` and `last_seq`.
+    `trace_id`, `parent_job_id`, `credentials` and `result_type`; from its end `over`, `final_status`,
+    `stopped` and `summary`; from the answer to a subscribe `current_status`, `subscribed_from`, `replayed`
+    and `history_from`; counted by the client `events_received`, `events_dropped` and `last_seq`.
 
     Events wait for their iterator. During an iteration the session stops reading from the connection when
     more than its `buffer_size` of them wait, so that the runtime waits too; without an iteration the oldest
@@ -138,6 +138,18 @@ class Job(Generic[T]):
     def final_status(self) -> FinalStatus | None:
         """The final status: success, error, cancelled or timed_out; None before the end."""
         return None if self._end is None else cast(FinalStatus, self._end.final_status)
+
+    @property
+    def stopped(self) -> bool | None:
+        """Whether the agent had stopped when the job ended (§7.4): false if the runtime says that it had not.
+
+        None before the end, and for a job that had ended before it was observed without its history.
+        `Session.describe` tells whether it has stopped since.
+        """
+        end = self._end
+        if end is None or (end.code and not end.receipt):
+            return None
+        return end.details.get("stopped") is not False
 
     @property
     def over(self) -> bool:
@@ -230,8 +242,13 @@ class Job(Generic[T]):
         """Wait until the job has ended or is lost."""
         await self._over.wait()
 
-    async def cancel(self, reason: str = "") -> None:
-        """Cancel the job and wait for its end; do nothing if it is over.
+    async def cancel(self, reason: str = "") -> bool | None:
+        """Cancel the job and wait for its end; do nothing if it is over. Return `stopped`.
+
+        True: the job has ended, and its agent has stopped. False: the job has ended, and its agent had not
+        stopped when its grace was over, and may go on; a runtime kills agents with `isolation="process"`, and
+        no others. None: the job had ended before, and the runtime has not sent how. `final_status` is
+        `cancelled`, unless the job had ended otherwise before.
 
         Raises the error of a refusal (§7.4), and ConnectionLost when the end cannot be received.
         """
@@ -239,6 +256,7 @@ class Job(Generic[T]):
             await self._jobs.session._cancel(self, reason)
         if self._end is None:
             self._raise_lost()
+        return self.stopped
 
     # For `result_stream`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from arcp_io.drivers.loop import Loop
 
 R = TypeVar("R")
+logger = logging.getLogger("arcp_io")
 
 BUFFER_SIZE: Final = 1024 * 1024
 """Bytes of a job's events that may wait for their iterator."""
@@ -337,7 +339,10 @@ class Session:
         return Listing(next_page)
 
     async def cancel_all(self) -> None:
-        """Cancel every unfinished job and wait for the ends; refusals and a lost connection are ignored."""
+        """Cancel every unfinished job and wait for the ends; refusals and a lost connection are ignored.
+
+        A job whose agent has not stopped is logged as a warning.
+        """
         async with anyio.create_task_group() as tasks:
             for job in self._jobs:
                 tasks.start_soon(_cancel_quietly, job)
@@ -583,4 +588,5 @@ class _PumpHost:
 
 async def _cancel_quietly(job: Job) -> None:
     with suppress(ArcpError):
-        await job.cancel("the session was left")
+        if await job.cancel("the session was left") is False:
+            logger.warning("job %s: the cancel was asked, and its agent has not stopped", job.id)

@@ -17,6 +17,7 @@ _LINES: Final[Mapping[str, str]] = {
     "session_ended": "session {session_id} of {principal} ended",
     "job_started": "job {job_id} of {principal} started: {agent}",
     "job_ended": "job {job_id} of {principal} ended: {agent} {final_status}",
+    "agent_stopped": "the agent of job {job_id} of {principal} has stopped: {agent}",
 }
 
 _REFUSALS: Final[Mapping[str, tuple[str, str]]] = {
@@ -86,6 +87,8 @@ def log(noted: Noted) -> None:
     line = _LINES[noted.what].format(principal=_plain(noted.principal), **fields)
     if fields.get("code"):
         line += f" {fields['code']}"
+    if fields.get("stopped") == "False":
+        line += ", and its agent has not stopped"
     if fields.get("attempt", "1") != "1":
         line += f", attempt {fields['attempt']}"
     logger.info("%s", line, extra={"what": noted.what, "principal": noted.principal, "facts": noted.facts})

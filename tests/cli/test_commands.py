@@ -254,7 +254,7 @@ def test_the_cancel_of_a_job_whose_end_is_held_up_is_told_by_a_look(
     monkeypatch.setattr("arcp_io.cli.cancel.PATIENCE", 60.0)
     assert main(["cancel", job_id]) == 0
     monkeypatch.setattr("arcp_io.cli.cancel.PATIENCE", 0.0)
-    ended = Ending(exit=Exit.CANCELLED, job_id=job_id, final_status="cancelled")
+    ended = Ending(exit=Exit.CANCELLED, job_id=job_id, final_status="cancelled", stopped=True)
     assert _looked_at(Access(), Server(url=served.url, token="s3cret"), job_id, as_json=False) == ended
 
 

@@ -114,8 +114,19 @@ def test_a_cancel_of_an_agent_that_does_not_stop(tmp_path: Path) -> None:
         _, rest = submitting.communicate()
         job_id = rest.split()[2]
     done = served.run("cancel", job_id)
-    assert (done.returncode, done.stdout) == (7, f"job {job_id} cancelled\n")
-    assert "its agent did not stop in time" in done.stderr
+    assert (done.returncode, done.stdout) == (7, f"job {job_id} cancel asked, agent not stopped\n")
+    assert "its agent goes on" in done.stderr
+    there = {"ARCP_URL": served.url}
+    again = served.run("cancel", job_id, "--json", **there)
+    told = json.loads(again.stdout)
+    assert (again.returncode, told["final_status"], told["stopped"]) == (7, "cancelled", False)
+    followed = served.run("attach", job_id, **there)
+    assert (followed.returncode, followed.stdout) == (7, "")
+    assert f"job {job_id} cancel asked, agent not stopped: CANCELLED" in followed.stderr
+    assert "cancel asked, agent not stopped" in served.run("jobs", **there).stdout
+    described = served.run("describe", job_id, **there).stdout
+    assert "status   cancel asked, agent not stopped" in described and "stopped  not yet" in described
+    assert "cancelled, agent not stopped: CANCELLED" in served.run("events", job_id, **there).stdout
     served.process.kill()
     served.process.read_to_end()
 

@@ -751,7 +751,8 @@ class Notes:
     def now(self) -> int:
         return 0
 
-    def job_stopped(self, job_id: str, *, now: int) -> str:
+    def job_stopped(self, job_id: str, verified: bool, *, now: int) -> str:
+        assert verified
         self.notes.append(("job_stopped", job_id))
         return "output"
 

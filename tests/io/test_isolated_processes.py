@@ -199,6 +199,9 @@ async def test_without_a_subreaper_no_stop_is_told_as_verified(
         with anyio.fail_after(PATIENCE):
             while state_of(server.server.runtime).running:
                 await anyio.sleep(0.01)
+        described = await session.describe(job.id)
+        assert (described.agent_runs, described.agent_stopped_at) == (False, None)
+        assert described.stopped is (ending == "returned")
     [told] = [record.getMessage() for record in caplog.records if "may still run" in record.getMessage()]
     assert job.id in told
 

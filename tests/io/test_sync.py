@@ -89,8 +89,8 @@ def test_cancelling_inside_the_loop(url: str) -> None:
         job = session.submit("sleep")
         for event in job:
             if event.kind == "status":
-                job.cancel("enough")
-        assert job.final_status == "cancelled"
+                assert job.cancel("enough") is True
+        assert (job.final_status, job.stopped) == ("cancelled", True)
         with pytest.raises(JobCancelled, match="enough"):
             job.result()
 

@@ -258,6 +258,7 @@ class Isolated:
             if await self._process.end(0 if self._running.stopping else EXIT_TIMEOUT):
                 return
             logger.error("%s: processes that its process has started may still run", self._running)
+            self._running.stop_verified = False
             if self._running.stopping:
                 await anyio.sleep(self._running.grace_left + MARGIN)
 

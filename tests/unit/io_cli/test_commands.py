@@ -32,6 +32,7 @@ from arcp_io.cli.arguments import (
     whole_seconds_argument,
 )
 from arcp_io.cli.commands import listed_commands
+from arcp_io.cli.describe import _rows
 from arcp_io.cli.ending import show
 from arcp_io.cli.exit_codes import Exit
 from arcp_io.cli.job_request import Ending, Server
@@ -43,7 +44,10 @@ from arcp_io.journal import JournalFailed
 from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.secret import Secret
+from arcp_proto.wire.reading import JobDescription, JobEnding
 
+ENDED = JobEnding("cancelled", "later")
+NOT_STOPPED = "cancel asked, agent not stopped"
 COMMANDS = [name for name, _ in listed_commands()]
 FORBIDDEN = [chr(code) for code in (*range(9), *range(11, 32), *range(127, 160), 0x2028, 0x202E, 0x2066)]
 
@@ -692,6 +696,7 @@ def test_the_ending_as_json_says_which_events_were_lost(capsys: pytest.CaptureFi
     assert told == {
         "job_id": "j",
         "final_status": "success",
+        "stopped": None,
         "events": 9,
         "events_lost": [lost],
         "result": 1,
@@ -702,3 +707,25 @@ def test_the_result_of_a_job_that_lost_events_is_printed(capsys: pytest.CaptureF
     with pytest.raises(typer.Exit):
         show(Ending(exit=Exit.EVENTS_LOST, job_id="j", final_status="success", result="r"), as_json=False)
     assert capsys.readouterr().out == "r\n"
+
+
+@pytest.mark.parametrize(
+    ("known", "status", "told"),
+    [
+        ({"agent_runs": True}, "running", []),
+        ({"agent_runs": True, "end": ENDED, "stopped": False}, NOT_STOPPED, ["not yet: the agent goes on, "]),
+        ({"end": ENDED, "stopped": False}, NOT_STOPPED, ["not when the job ended; the runtime cannot tell "]),
+        ({"end": ENDED, "stopped": True, "agent_stopped_at": "soon"}, "cancelled", ["soon, after the end "]),
+        ({"end": ENDED, "stopped": True}, "cancelled", []),
+        ({"end": ENDED}, "cancelled", []),
+    ],
+)
+def test_a_description_says_whether_the_agent_has_stopped(
+    known: dict[str, Any], status: str, told: list[str]
+) -> None:
+    job = JobDescription(
+        "job_1", "it", "cancelled" if "end" in known else "running", "now", {}, 1, 1, **known
+    )
+    rows = [(name, value) for name, value in _rows(job) if name in ("status", "stopped")]
+    assert rows[0] == ("status", status)
+    assert [value[: len(begin)] for (_, value), begin in zip(rows[1:], told, strict=True)] == told

@@ -41,6 +41,7 @@ from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.output import Detached, JobLost, SessionLost, Welcomed
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.wire.messages import AgentEntry, Peer
+from arcp_proto.wire.reading import JobDescription
 
 BACKENDS = ("asyncio", "trio")
 SERVER = Server(url="ws://127.0.0.1:1/arcp", token="s3cret")
@@ -77,6 +78,8 @@ class MadeUpRuntime:
     """The number of times that Ctrl-C is pressed while the job waits, each after the last answer."""
     cancel_refused: Exception | None = None
     stubborn: bool = False
+    described: bool | Exception = True
+    """Whether the agent has stopped, as a describe tells, or the error that answers it."""
     cancel_takes: float = 0
     """Seconds until a job that is cancelled has ended."""
     changes: list[Any] = field(default_factory=list)
@@ -109,6 +112,12 @@ class MadeUpRuntime:
 
     subscribe = attach
 
+    async def describe(self, job_id: str) -> JobDescription:
+        self.asked.append(("describe", job_id))
+        if isinstance(self.described, Exception):
+            raise self.described
+        return JobDescription(job_id, "echo", "cancelled", "", {}, 1, 1, stopped=self.described)
+
     async def watch(self) -> AsyncIterator[Any]:
         for change in self.changes:
             yield change
@@ -123,6 +132,11 @@ class MadeUpJob:
         self.final_status: str | None = None
         self.events_received = 0
         self.summary: str | None = None
+
+    @property
+    def stopped(self) -> bool | None:
+        outcome = self._runtime.outcome
+        return outcome.stopped if isinstance(outcome, ArcpError) else True
 
     async def __aiter__(self) -> AsyncIterator[MadeUpEvent]:
         while self._runtime.events:
@@ -222,7 +236,7 @@ def test_a_successful_job_exits_with_ok(monkeypatch: pytest.MonkeyPatch, backend
     ]
     ending, shown = follow(MadeUpRuntime(events, {"x": 1}), monkeypatch, backend)
     assert ending == Ending(
-        exit=Exit.SUCCESS, job_id="job_1", final_status="success", result={"x": 1}, events=3
+        exit=Exit.SUCCESS, job_id="job_1", final_status="success", result={"x": 1}, events=3, stopped=True
     )
     assert shown == "job job_1\ninfo  hello\nsuccess after 3 events\n"
 
@@ -497,12 +511,18 @@ def test_without_options_nothing_is_asked_for(
         (
             MadeUpRuntime(outcome={"a": "\x1b[31m\x9b"}),
             0,
-            {"final_status": "success", "result": {"a": "\x1b[31m\x9b"}, "events": 1},
+            {"final_status": "success", "result": {"a": "\x1b[31m\x9b"}, "stopped": True, "events": 1},
         ),
         (
             MadeUpRuntime(outcome=b"\0\xff"),
             0,
-            {"final_status": "success", "result": "AP8=", "encoding": "base64", "events": 1},
+            {
+                "final_status": "success",
+                "result": "AP8=",
+                "encoding": "base64",
+                "stopped": True,
+                "events": 1,
+            },
         ),
         (
             MadeUpRuntime(outcome=JobTimedOut("late", details={"stopped": False}), status="timed_out"),
@@ -515,6 +535,7 @@ def test_without_options_nothing_is_asked_for(
                     "retryable": True,
                     "details": {"stopped": False},
                 },
+                "stopped": True,
                 "events": 1,
             },
         ),
@@ -592,15 +613,56 @@ def test_an_agent_that_did_not_stop_is_shown(
     refusal = JobCancelled("cancelled", details={"stopped": False})
 
     def runtime() -> MadeUpRuntime:
-        return MadeUpRuntime(outcome=refusal, status="cancelled", waits=True)
+        return MadeUpRuntime(outcome=refusal, status="cancelled", waits=True, described=False)
 
     _, shown = follow(runtime(), monkeypatch, job=Cancellation(job_id="job_1", reason=""))
-    assert "its agent did not stop, and keeps running" in shown
+    assert "job job_1 cancel asked, agent not stopped: CANCELLED cancelled" in shown
     monkeypatch.setattr("arcp_io.cli.follow.connect", runtime().connect)
     assert main(["cancel", "job_1", "--url", "ws://127.0.0.1:1/arcp"]) == Exit.NOT_STOPPED
+    out, err = capsys.readouterr()
+    assert out == "job job_1 cancel asked, agent not stopped\n"
+    assert err.startswith("as far as the runtime knows, its agent goes on; ")
+    assert err.endswith('kills agents with isolation="process", and no others\n')
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("status", "described", "code"),
+    [
+        ("cancelled", False, Exit.NOT_STOPPED),
+        ("cancelled", True, Exit.CANCELLED),
+        ("cancelled", JobNotFound("forgotten"), Exit.NOT_STOPPED),
+        ("cancelled", LocalProtocolError("another runtime"), Exit.NOT_STOPPED),
+        ("timed_out", False, Exit.TIMED_OUT),
+        ("error", False, Exit.ERROR),
+    ],
+)
+def test_the_exit_code_of_a_followed_job_tells_a_cancel_that_did_not_stop_it(
+    status: str, described: bool | Exception, code: Exit, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = ArcpError("over", code="CANCELLED", details={"stopped": False})
+    runtime = MadeUpRuntime(outcome=error, status=status, described=described)
+    ending, shown = follow(runtime, monkeypatch, backend)
+    stopped = described is True
+    assert (ending.exit, ending.final_status, ending.stopped) == (code, status, stopped)
+    assert ("agent not stopped" in shown) is not stopped
+
+
+def test_a_cancel_says_when_the_runtime_does_not_tell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(MadeUpJob, "stopped", None)
+    runtime = MadeUpRuntime(
+        outcome=JobCancelled("cancelled"),
+        status="cancelled",
+        waits=True,
+        described=LocalProtocolError("another runtime"),
+    )
+    monkeypatch.setattr("arcp_io.cli.follow.connect", runtime.connect)
+    assert main(["cancel", "job_1", "--url", "ws://127.0.0.1:1/arcp"]) == Exit.SUCCESS
     assert capsys.readouterr() == (
         "job job_1 cancelled\n",
-        "its agent did not stop in time, and keeps running in the runtime\n",
+        "the runtime does not tell whether its agent has stopped\n",
     )
 
 

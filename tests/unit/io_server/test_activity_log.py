@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from arcp_io.server.activity_log import REFUSALS_EVERY, Refusals
-from arcp_proto.engine.output import Audit
+from arcp_io.server.activity_log import REFUSALS_EVERY, Refusals, log
+from arcp_proto.engine.output import Audit, Noted
 from arcp_proto.server.audit import FACTS
 
 
@@ -59,3 +59,17 @@ def test_every_fact_has_a_line(what: str, caplog: pytest.LogCaptureFixture) -> N
     Refusals(Clock().now).happened(Audit(what, "alice", facts))
     told = what in ("limit_reached", "authentication_failed", "resume_refused")
     assert len(caplog.records) == told
+
+
+def test_the_end_of_a_job_says_that_its_agent_has_not_stopped(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "arcp_io")
+    job = {"job_id": "job_1", "agent": "it@1"}
+    ended = {**job, "final_status": "cancelled", "code": "CANCELLED"}
+    log(Noted("job_ended", "alice", {**ended, "stopped": True}))
+    log(Noted("job_ended", "alice", {**ended, "stopped": False}))
+    log(Noted("agent_stopped", "alice", job))
+    assert lines(caplog) == [
+        "job job_1 of alice ended: it@1 cancelled CANCELLED",
+        "job job_1 of alice ended: it@1 cancelled CANCELLED, and its agent has not stopped",
+        "the agent of job job_1 of alice has stopped: it@1",
+    ]

@@ -428,7 +428,7 @@ def test_a_description_does_not_tell_a_stop_that_the_host_cannot_verify(world: W
     world.carry_out(world.runtime.job_stopped(JobId(job), False, now=world.now))
     told = describe(peer, job)
     assert ("agent_runs" in told, told["stopped"]) == (False, False) and "agent_stopped_at" not in told
-    assert not world.state.running, "it does not count against the limits any more"
+    assert not world.state.running, "it no longer counts against the limits"
 
 
 def test_a_description_of_an_agent_that_stops_in_its_grace(world: World) -> None:
