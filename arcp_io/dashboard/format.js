@@ -89,6 +89,12 @@ export function statusName(status) {
   return Object.hasOwn(NAMES, status) ? NAMES[status] : line(status, 20);
 }
 
+// Return the status of a job as text. A cancel counts as done once the agent is known to have stopped.
+export function statusTold(job) {
+  if (job.stopped !== false) return statusName(job.status);
+  return job.status === "cancelled" ? "Cancel asked, not stopped" : `${statusName(job.status)}, not stopped`;
+}
+
 // Return whether a status is one that a job ends with.
 export function isFinal(status) {
   return status !== "pending" && status !== "running";

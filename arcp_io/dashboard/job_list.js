@@ -1,7 +1,7 @@
 // The jobs that the page knows, newest first, and how it keeps them fresh.
 //
-// Only the newest page is asked for again and again. Jobs that have left it and are not over are looked at
-// one by one, some at a time. Older pages are loaded when they are wanted, up to a bound.
+// Only the newest page is asked for again and again. Jobs that have left it are looked at one by one while
+// they or their agents run, some at a time. Older pages are loaded when they are wanted, up to a bound.
 
 import { isFinal } from "./format.js";
 
@@ -33,7 +33,7 @@ export class JobList {
       this._loaded = true;
       this._cursor = page.next_cursor ?? null;
     }
-    const open = this.jobs.filter((job) => !isFinal(job.status) && !seen.has(job.job_id));
+    const open = this.jobs.filter((job) => (!isFinal(job.status) || job.agent_runs) && !seen.has(job.job_id));
     const turn = open.length ? Array.from({ length: Math.min(LOOKS, open.length) }, (_, at) => open[(this._next + at) % open.length]) : [];
     this._next = open.length ? (this._next + turn.length) % open.length : 0;
     await Promise.all(turn.map((job) => this._look(job, signal)));
@@ -65,7 +65,7 @@ export class JobList {
     for (const entry of entries) {
       this._known.set(entry.job_id, {
         job_id: entry.job_id, agent: entry.agent, status: entry.status, created_at: entry.created_at ?? entry.submitted_at,
-        completed_at: entry.completed_at, attempt: entry.attempt ?? 1, agent_runs: entry.agent_runs, ends_as: entry.ends_as,
+        completed_at: entry.completed_at, attempt: entry.attempt ?? 1, agent_runs: entry.agent_runs, stopped: entry.stopped, ends_as: entry.ends_as,
         budget: entry.budget, code: entry.code, parent: entry.parent_job_id,
       });
     }

@@ -2,7 +2,7 @@
 
 import { pause } from "./client.js";
 import { element, setText, show } from "./elements.js";
-import { duration, isFinal, line, millis, moment, number, spent, statusName } from "./format.js";
+import { duration, isFinal, line, millis, moment, number, spent, statusName, statusTold } from "./format.js";
 import { JobList, MOST_JOBS } from "./job_list.js";
 import { WindowList } from "./window_list.js";
 
@@ -119,9 +119,9 @@ function makeRow() {
 function fillRow(row, job) {
   const now = Date.now();
   const began = millis(job.created_at);
-  setText(row.badge, job.ends_as && !isFinal(job.status) ? "Stopping" : statusName(job.status));
-  row.badge.dataset.status = isFinal(job.status) || STATUSES.includes(job.status) ? job.status : "pending";
-  row.badge.title = job.code ? line(job.code, 60) : "";
+  setText(row.badge, job.ends_as && !isFinal(job.status) ? "Stopping" : job.stopped === false ? "Not stopped" : statusName(job.status));
+  row.badge.dataset.status = job.stopped === false ? "unstopped" : isFinal(job.status) || STATUSES.includes(job.status) ? job.status : "pending";
+  row.badge.title = job.stopped === false ? statusTold(job) : job.code ? line(job.code, 60) : "";
   setText(row.link, line(job.agent, 80));
   row.link.setAttribute("href", `#/job/${encodeURIComponent(job.job_id)}`);
   setText(row.age, duration(Math.max(Math.round((now - began) / 1000), 1) * 1000).replace(".0", ""));

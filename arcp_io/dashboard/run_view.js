@@ -3,11 +3,13 @@
 import { pause } from "./client.js";
 import { element, setText, show } from "./elements.js";
 import { EventsView } from "./events_view.js";
-import { duration, isFinal, json, line, millis, moment, number, plain, spent, statusName } from "./format.js";
+import { duration, isFinal, json, line, millis, moment, number, plain, spent, statusName, statusTold } from "./format.js";
 import { Timeline } from "./timeline.js";
 
 const EVERY = 1000; // Milliseconds between two looks at a job that is not over.
 const SLOW = 10_000; // And at one whose agent runs on after the end.
+
+const STOPS = { cancelled: "The cancel was asked", timed_out: "The time was over" };
 
 export class RunView {
   // Take the client and the id of a job.
@@ -74,8 +76,8 @@ export class RunView {
       this.root.append(this._timeline.root, this._events.root);
     } else this._timeline.look(job);
     setText(this._title, line(job.agent, 120));
-    setText(this._badge, statusName(job.status));
-    this._badge.dataset.status = job.status;
+    setText(this._badge, statusTold(job));
+    this._badge.dataset.status = job.stopped === false ? "unstopped" : job.status;
     show(this._cancel, !job.end);
     this._fact("Submitted", moment(job.created_at));
     this._clocks();
@@ -95,7 +97,9 @@ export class RunView {
     const lines = [];
     if (!end && job.ends_as) lines.push(`Decided: ${statusName(job.ends_as).toLowerCase()}. The agent has been told to stop, and has not stopped yet.`);
     else if (!end && this._asked) lines.push("Cancel asked. The run goes on until its end is shown here.");
-    if (end && job.agent_runs) lines.push("The agent has not stopped: it may go on running, though it can spend and report nothing any more.");
+    if (end && job.agent_runs) lines.push(`${STOPS[end.final_status] ?? "The run was ended"}, and the agent has not stopped: it goes on in the runtime, though it can no longer spend or report anything. Only agents with isolation="process" are killed.`);
+    else if (job.stopped === false) lines.push("The agent had not stopped at the end of the run, and the runtime cannot tell whether it has since.");
+    if (job.agent_stopped_at) this._fact("Agent stopped", `${duration(millis(job.agent_stopped_at) - millis(end.completed_at))} after the end`);
     setText(this._truth, lines.join(" "));
     show(this._truth, lines.length > 0);
     const bad = end && end.final_status !== "success";

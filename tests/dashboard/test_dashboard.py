@@ -143,6 +143,23 @@ def test_a_cancel_is_asked_until_the_agent_has_stopped(visit: Visit, tower: Serv
         assert page.get_by_role("button", name="Cancel").count() == 0
 
 
+def test_an_agent_that_outlives_its_run_is_told_until_it_has_stopped(visit: Visit) -> None:
+    with served(make_app(stop_grace_sec=1)) as runtime:
+        job = runtime.submit("stubborn", 12)
+        runtime.cancel(job)
+        run, jobs = visit().open(_job(runtime, job)), visit().open(runtime.page)
+        badge, told = run.locator(".run > .top .badge"), run.locator(".run > .warn")
+        badge.get_by_text("Cancel asked, not stopped", exact=True).wait_for()
+        assert told.inner_text().startswith("The cancel was asked, and the agent has not stopped")
+        row = jobs.locator(".jobs .row .badge")
+        row.get_by_text("Not stopped", exact=True).wait_for()
+        assert row.get_attribute("title") == "Cancel asked, not stopped"
+        row.get_by_text("Cancelled", exact=True).wait_for()
+        badge.get_by_text("Cancelled", exact=True).wait_for()
+        assert told.is_hidden()
+        run.locator(".facts", has_text=re.compile(r"Agent stopped\s*\d+ s after the end")).wait_for()
+
+
 def test_a_cancel_that_is_refused_is_told(visit: Visit, tower: Served) -> None:
     job = tower.submit("wait", 1)
     page = visit().open(_job(tower, job))
