@@ -276,9 +276,9 @@ class Session:
 
         return self._job_of(subscribe)
 
-    def describe(self, job_id: str) -> JobDescription:
+    def describe(self, job_id: str, *, input: bool = False) -> JobDescription:
         """Return one look at a job that is visible; see `arcp_io.Session.describe`."""
-        return self._hop.call(partial(self._session.describe, job_id))
+        return self._hop.call(partial(self._session.describe, job_id, input=input))
 
     def observe(
         self,

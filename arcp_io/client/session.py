@@ -271,13 +271,15 @@ class Session:
             self._subscribing.remove(job_id)
         return job
 
-    async def describe(self, job_id: str) -> JobDescription:
+    async def describe(self, job_id: str, *, input: bool = False) -> JobDescription:
         """Return one look at a job that is visible: status, times, attempt, lease, budget, progress, end.
+
+        With `input` also the input of the job, if the runtime has kept it: see `JobDescription.input`.
 
         It has no effect on what the session follows. Raises JobNotFound, PermissionDenied for a job that may
         be listed only, LocalProtocolError if the runtime does not offer it, and ConnectionLost.
         """
-        described: JobDescribed = await self._ask(partial(self._client.describe, JobId(job_id)))
+        described: JobDescribed = await self._ask(partial(self._client.describe, JobId(job_id), input))
         return described.job
 
     def observe(

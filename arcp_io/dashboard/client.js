@@ -21,9 +21,10 @@ export class Client {
     return this.connection.request("session.list_jobs", payload, signal);
   }
 
-  // Return one look at a job.
-  async describe(jobId, signal) {
-    const answer = await this.connection.request(`${PREFIX}describe`, { job_id: jobId }, signal);
+  // Return one look at a job, with its input if that is asked for and the runtime has kept it.
+  async describe(jobId, signal, { input = false } = {}) {
+    const payload = input ? { job_id: jobId, input } : { job_id: jobId };
+    const answer = await this.connection.request(`${PREFIX}describe`, payload, signal);
     return answer.job;
   }
 

@@ -40,6 +40,8 @@ export class RunView {
     this._facts = element("dl", { class: "facts" });
     this._values = new Map();
     this._gauges = element("div", { class: "gauges" });
+    this._input = element("div", {});
+    this._inputBox = element("section", { class: "result", hidden: true }, element("h2", { id: "input" }, "Input"), this._input);
     this._result = element("pre", { class: "detail", tabindex: "0", "aria-labelledby": "result" });
     this._resultBox = element("section", { class: "result", hidden: true }, element("h2", { id: "result" }, "Result"), this._result);
     this._leaseText = element("pre", { class: "detail" });
@@ -47,14 +49,15 @@ export class RunView {
     this.root = element("section", { class: "page run", "aria-labelledby": "title" },
       element("p", { class: "back" }, element("a", { href: "#/" }, "← Jobs")),
       element("div", { class: "top" }, this._badge, this._title, element("span", { class: "mono id" }, line(this._id, 128)), element("span", { class: "space" }), this._cancel),
-      this._trouble, this._truth, this._error, this._facts, this._gauges, this._resultBox, this._lease);
+      this._trouble, this._truth, this._error, this._facts, this._gauges, this._inputBox, this._resultBox, this._lease);
   }
 
   async _watch(signal) {
     try {
       for (;;) {
-        const job = await this._client.describe(this._id, signal);
+        const job = await this._client.describe(this._id, signal, { input: !this._job });
         if (signal.aborted) return;
+        if (!this._job) this._given(job);
         this._look(job);
         if (this._timeline) await this._timeline.lookAtChildren(signal);
         if (job.end && !job.agent_runs) return;
@@ -118,6 +121,14 @@ export class RunView {
     const inline = Object.hasOwn(payload, "result");
     setText(this._result, inline ? json(payload.result) : `Streamed in chunks, ${number(payload.result_size)} bytes: see the events of kind result_chunk, or read it by arcp-io attach.`);
     show(this._resultBox, true);
+  }
+
+  // Show the input, which the first look has if the runtime has kept it.
+  _given({ input, input_size: size }) {
+    if (input !== undefined) this._input.replaceChildren(element("pre", { class: "detail", tabindex: "0", "aria-labelledby": "input" }, json(input)));
+    else if (size !== undefined) this._input.replaceChildren(element("p", { class: "count" }, `${number(size)} bytes, too large to be shown here.`));
+    else this._input.replaceChildren(element("p", { class: "count" }, "The runtime has not kept the input. A runtime with a journal keeps it for jobs that it may have to start again, until they end."));
+    show(this._inputBox, true);
   }
 
   _gauge(job) {

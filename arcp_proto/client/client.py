@@ -266,18 +266,18 @@ class Client(Endpoint[ClientState]):
         state.enter(now, "list_jobs", *which)
         return self._ask(self._about(RequestKind.LIST, None, message, size))
 
-    def describe(self, job_id: JobId, *, now: int) -> RequestId:
-        """Ask for one look at a job; `JobDescribed` or `RequestRefused` answers.
+    def describe(self, job_id: JobId, input: bool = False, *, now: int) -> RequestId:
+        """Ask for one look at a job, with its `input` or without; `JobDescribed` or `RequestRefused` answers.
 
         Raises LocalProtocolError without a session, when the runtime does not offer it, and when too much is
         unanswered.
         """
         state = self._state
         session = self._asking()
-        message = reading.Describe(job_id)
+        message = reading.Describe(job_id, input)
         commands.check_negotiated(session, message)
         size = commands.check_size(state, session, message, job_id)
-        state.enter(now, "describe", job_id)
+        state.enter(now, "describe", job_id, input)
         return self._ask(self._about(RequestKind.DESCRIBE, job_id, message, size))
 
     def read_events(

@@ -40,10 +40,14 @@ class Glance(msgspec.Struct, omit_defaults=True):
     stopped: bool | None = None
 
 
-class Describe(msgspec.Struct):
-    """`x-vendor.arcp-io.job.describe`: ask for one look at a job (feature READING)."""
+class Describe(msgspec.Struct, omit_defaults=True):
+    """`x-vendor.arcp-io.job.describe`: ask for one look at a job (feature READING).
+
+    With `input` the answer shows the input of the job, if the runtime has kept it.
+    """
 
     job_id: Id
+    input: bool = False
 
 
 class JobEnding(msgspec.Struct, omit_defaults=True):
@@ -103,6 +107,13 @@ class JobDescription(msgspec.Struct, omit_defaults=True):
     """
     agent_stopped_at: str | None = None
     """When an agent that had not stopped at the end of its job has stopped; not kept over a restart."""
+    input: Any = None
+    """The input of the job, if the request asked for it and it has at most 32 KiB as JSON."""
+    input_size: Count | None = None
+    """Bytes of the input as the submit had it, if the request asked for it and the runtime has kept it.
+
+    A runtime with a journal keeps the inputs of jobs that it may have to start again, until they end.
+    """
 
 
 class Described(msgspec.Struct):

@@ -31,9 +31,15 @@ def make_app(**limits: Any) -> App:
         debug=True,
     )
     app.agent("research", version="2.1.0")(research)
+    app.agent("again", restartable=True)(again)
     for agent in (count, quick, wait, stubborn, hostile, failing):
         app.agent(agent.__name__)(agent)
     return app
+
+
+async def again(job: JobContext, value: Any) -> Any:
+    """Wait, and start again after a restart: the runtime keeps its input."""
+    await anyio.sleep_forever()
 
 
 async def research(job: JobContext, steps: Any) -> Any:

@@ -76,11 +76,11 @@ async def _cut(relay: Relay) -> None:
 
 
 @contextmanager
-def served(app: App) -> Iterator[Served]:
-    """Serve an App with its dashboard during the block."""
+def served(app: App, **options: Any) -> Iterator[Served]:
+    """Serve an App with its dashboard during the block, with these options of `serve`."""
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(serve(app, port=0, dashboard=True)) as server,
+        portal.wrap_async_context_manager(serve(app, port=0, dashboard=True, **options)) as server,
         portal.wrap_async_context_manager(connect(server.url, token=TOKEN)) as session,
     ):
         yield Served(portal, server, session)

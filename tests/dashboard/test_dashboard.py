@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+
+from arcp_io.journal import SqliteJournal
 
 from .agents import HOSTILE, TOKEN, make_app
 from .conftest import Visitor
@@ -113,6 +116,24 @@ def test_a_run_tells_its_end_its_budget_and_its_steps(visit: Visit, tower: Serve
     page.get_by_role("heading", name="quick").wait_for()
     page.get_by_role("link", name=job).click()  # Back to the parent.
     page.get_by_role("heading", name="research@2.1.0").wait_for()
+
+
+def test_a_run_shows_an_input_that_the_runtime_has_kept(visit: Visit, tmp_path: Path) -> None:
+    with served(make_app(), journal=SqliteJournal(tmp_path / "journal")) as runtime:
+        section = ".run > section[aria-labelledby=input], .run > section:has(#input)"
+        jobs = {
+            runtime.submit("again", {"text": HOSTILE, "number": 7}): '"number": 7',
+            runtime.submit("again", "x" * 40_000): "40,002 bytes, too large to be shown here.",
+            runtime.submit("quick", {"x": 1}): "The runtime has not kept the input.",
+        }
+        for job, told in jobs.items():
+            page = visit().open(_job(runtime, job))
+            page.locator(section, has_text=told).wait_for()
+            assert page.evaluate("window.hit") is None
+        for job in jobs:
+            runtime.cancel(job)
+        page = visit().open(_job(runtime, next(iter(jobs))))
+        page.locator(section, has_text="The runtime has not kept the input.").wait_for()
 
 
 def test_an_error_comes_first(visit: Visit, tower: Served) -> None:

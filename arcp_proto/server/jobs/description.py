@@ -11,6 +11,7 @@ import msgspec
 from arcp_proto.features import Feature
 from arcp_proto.job_statuses import JobStatus
 from arcp_proto.leases.budget import to_wire
+from arcp_proto.limits import KIB
 from arcp_proto.namespaces import COST_BUDGET
 from arcp_proto.wire import codec, reading
 from arcp_proto.wire.reading import BudgetCounter, JobDescription, JobEnding
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 MOST_CHILDREN: Final = 256
 """Children that a description names at most; an unfinished job has fewer."""
+MOST_INPUT: Final = 32 * KIB
+"""Bytes of an input, as JSON, that a description shows at most."""
 NONE: Final = msgspec.Raw(b"null")
 
 
@@ -86,6 +89,15 @@ def has_stopped(job: Job, details: Mapping[str, Any] | None) -> bool:
     if job.agent_stage is not AgentStage.NONE:
         return False
     return job.agent_stopped_at is not None or (details or {}).get("stopped") is not False
+
+
+def show_input(told: JobDescription, job: Job) -> None:
+    """Add the input of a job to its description, as far as it is kept and is not too large."""
+    kept = job.input
+    if kept is not None:
+        told.input_size = len(kept)
+        if len(kept) <= MOST_INPUT:
+            told.input = msgspec.Raw(kept)
 
 
 def _decided(job: Job) -> str | None:

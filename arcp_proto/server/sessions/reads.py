@@ -24,7 +24,7 @@ from arcp_proto.errors import RETRYABLE, ErrorCode, Refusal
 from arcp_proto.ids import MILLISECOND, JobId, Monotonic, RequestId
 from arcp_proto.limits import MAX_ID_LENGTH, MAX_READ_KINDS
 from arcp_proto.server.credentials.model import takes
-from arcp_proto.server.jobs.description import describe
+from arcp_proto.server.jobs.description import describe, show_input
 from arcp_proto.server.jobs.job import NO_EVENTS, Job
 from arcp_proto.server.journal.apply import ending
 from arcp_proto.wire import codec, messages, reading
@@ -144,7 +144,12 @@ def on_describe(
     """
     job = _looked_at(state, connection, request.job_id)
     answer = reading.Described(connection.request_id(envelope), describe(state, job))
-    if len(codec.encode_checked(answer)) > state.limits.max_envelope_bytes - codec.HEAD_BYTES:
+    longest = state.limits.max_envelope_bytes - codec.HEAD_BYTES
+    if request.input:
+        show_input(answer.job, job)
+        if len(codec.encode_checked(answer)) > longest:
+            answer.job.input = None
+    if len(codec.encode_checked(answer)) > longest:
         answer.job.progress = None  # Only the words of an agent can be that long.
         if answer.job.end is not None:
             answer.job.end.details = answer.job.end.summary = None

@@ -14,6 +14,7 @@ from arcp_proto.errors import LocalProtocolError
 from arcp_proto.features import FEATURES, Feature
 from arcp_proto.ids import JobId
 from arcp_proto.limits import KIB, MAX_READ_KINDS, Limits
+from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.server.sessions.reads import MOST_AT_ONCE
 from tests.unit.world import CONFIG, Frame, Peer, World
 
@@ -458,6 +459,63 @@ def test_a_restart_does_not_know_whether_an_agent_has_stopped_since() -> None:
         (False, False),
         (False, False),
     ]
+
+
+@pytest.fixture
+def keeping() -> World:
+    """Return a runtime with a journal, whose agent `again` can be started again."""
+    agents = (AgentInfo("echo"), AgentInfo("again", restartable=True))
+    return World(msgspec.structs.replace(CONFIG, journal=True, agents=agents))
+
+
+def with_input(peer: Peer, job_id: str) -> dict[str, Any]:
+    peer.send(DESCRIBE, {"job_id": job_id, "input": True})
+    told: dict[str, Any] = peer.of(DESCRIBED)[-1]["payload"]["job"]
+    return {name: value for name, value in told.items() if name.startswith("input")}
+
+
+def test_a_description_shows_an_input_that_is_kept_to_those_who_ask(keeping: World) -> None:
+    peer = reader(keeping)
+    job = peer.submit("again", input={"x": [1, None]})
+    assert with_input(peer, job) == {"input": {"x": [1, None]}, "input_size": 16}
+    assert with_input(peer, peer.submit("again", input=None)) == {"input": None, "input_size": 4}
+    assert "input" not in describe(peer, job) and "input_size" not in describe(peer, job)
+    keeping.finish(job)
+    assert with_input(peer, job) == {}, "the input is dropped with the end of the job"
+
+
+def test_a_description_shows_no_input_that_is_not_kept(keeping: World, world: World) -> None:
+    for runtime in (keeping, world):
+        peer = reader(runtime)
+        assert with_input(peer, peer.submit("echo", input=1)) == {}
+
+
+@pytest.mark.parametrize(("size", "shown"), [(32 * KIB, True), (32 * KIB + 1, False)])
+def test_a_description_shows_the_size_alone_of_a_large_input(keeping: World, size: int, shown: bool) -> None:
+    peer = reader(keeping)
+    told = with_input(peer, peer.submit("again", input="x" * (size - 2)))
+    assert (told["input_size"], "input" in told) == (size, shown)
+
+
+def test_a_description_with_an_input_fits_a_message(keeping: World) -> None:
+    limits = Limits(max_envelope_bytes=32 * KIB)
+    world = World(msgspec.structs.replace(keeping.config, limits=limits))
+    peer = reader(world)
+    assert with_input(peer, peer.submit("again", input="x" * (32 * KIB - 2))) == {"input_size": 32 * KIB}
+    assert "input" in with_input(peer, peer.submit("again", input="x" * (30 * KIB)))
+
+
+@pytest.mark.parametrize("right", ["observe", "list", None])
+def test_an_input_is_shown_to_observers_and_to_nobody_else(keeping: World, right: str | None) -> None:
+    observers = {} if right is None else {"bob": {"alice": right}}
+    world = World(msgspec.structs.replace(keeping.config, observers=observers))
+    job = reader(world).submit("again", input=1)
+    peer = reader(world, token="tok-bob")
+    if right == "observe":
+        assert with_input(peer, job) == {"input": 1, "input_size": 1}
+    else:
+        peer.send(DESCRIBE, {"job_id": job, "input": True})
+        assert peer.of(DESCRIBED) == []
 
 
 def test_a_description_names_parent_and_children(world: World) -> None:
