@@ -37,6 +37,8 @@ __all__ = [
     "ResumeWindowExpired",
     "SessionLost",
     "StoreInUse",
+    "ToolFailed",
+    "ToolUnreachable",
     "Unauthenticated",
     "error_for",
 ]
@@ -251,6 +253,27 @@ class HistoryCut(ArcpError):
     default_code = "HISTORY_CUT"
 
 
+class ToolFailed(ArcpError):
+    """A tool beyond this program was called, and its answer is an error (`JobContext.mcp`).
+
+    `result` is the answer in the form of the tool's protocol, which is not sent to clients, or None if the
+    call itself was refused.
+    """
+
+    default_code = "x-vendor.arcp-io.TOOL_FAILED"
+    result: Any = None
+
+
+class ToolUnreachable(ArcpError):
+    """A tool beyond this program gave no answer: its server has ended, cannot be reached, or takes too long.
+
+    The tool may have been carried out nevertheless.
+    """
+
+    default_code = "x-vendor.arcp-io.TOOL_UNREACHABLE"
+    default_retryable = True
+
+
 class StoreInUse(RuntimeError):
     """Another process uses the session in this store."""
 
@@ -322,7 +345,9 @@ BY_CODE: Final[Mapping[str, type[ArcpError]]] = MappingProxyType(
             Unauthenticated,
             InternalError,
             ConnectionLost,
+            ToolFailed,
+            ToolUnreachable,
         )
     }
 )
-"""Every code of §12, and our own code, with its class."""
+"""Every code of §12, and codes of our own, with their classes."""

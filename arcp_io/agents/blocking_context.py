@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import httpx
     from anyio.from_thread import BlockingPortal
 
+    from arcp_io.mcp_tools.blocking_tools import BlockingLeasedTools
+    from arcp_io.mcp_tools.leased_tools import CostOf, Targets
+    from arcp_io.mcp_tools.server_connection import McpServer
     from arcp_proto import Credential
     from arcp_proto.leases import Cost
 
@@ -214,6 +217,23 @@ class BlockingJobContext:
         from arcp_io.http_client import make_blocking_client
 
         return make_blocking_client(self.fetch_allowed, self._tell_stop, options)
+
+    @contextmanager
+    def mcp(
+        self,
+        server: McpServer,
+        *,
+        name: str | None = None,
+        targets: Targets | None = None,
+        cost: CostOf | None = None,
+        timeout: float = 60.0,
+    ) -> Iterator[BlockingLeasedTools]:
+        from arcp_io.mcp_tools.blocking_tools import BlockingLeasedTools
+
+        self._tell_stop()
+        opened = self._job.mcp(server, name=name, targets=targets, cost=cost, timeout=timeout)
+        with self._portal.wrap_async_context_manager(opened) as tools:
+            yield BlockingLeasedTools(self, tools)
 
     def model(self, name: str) -> None:
         self._call(self._job.model, name)

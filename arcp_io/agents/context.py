@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
@@ -21,6 +21,8 @@ from .running_job import GATED, RunningJob
 if TYPE_CHECKING:
     import httpx
 
+    from arcp_io.mcp_tools.leased_tools import CostOf, LeasedTools, Targets
+    from arcp_io.mcp_tools.server_connection import McpServer
     from arcp_proto import Credential
     from arcp_proto.leases import Cost
 
@@ -49,9 +51,9 @@ class JobContext:
     nor are cancelled, so that `finally: await job.log(...)` works.
 
     Operations that need authority check the lease first (§9.3): `authorize`, `tool`, `tool_call`, `open`,
-    `fetch_allowed`, `http_client`, `model`, `reserve`, `delegate`. An operation outside the lease raises
-    Denied with LEASE_EXPIRED, PERMISSION_DENIED or BUDGET_EXHAUSTED. An agent that does not catch it ends its
-    job with that code; one that catches it can still return a result.
+    `fetch_allowed`, `http_client`, `mcp`, `model`, `reserve`, `delegate`. An operation outside the lease
+    raises Denied with LEASE_EXPIRED, PERMISSION_DENIED or BUDGET_EXHAUSTED. An agent that does not catch it
+    ends its job with that code; one that catches it can still return a result.
     """
 
     __slots__ = ("_running",)
@@ -303,6 +305,30 @@ class JobContext:
         from arcp_io.http_client import make_client
 
         return make_client(self.fetch_allowed, options)
+
+    def mcp(
+        self,
+        server: McpServer,
+        *,
+        name: str | None = None,
+        targets: Targets | None = None,
+        cost: CostOf | None = None,
+        timeout: float = 60.0,
+    ) -> AbstractAsyncContextManager[LeasedTools]:
+        """Connect to an MCP server; in the block, `tools.list()` and `tools.call(...)` offer what the lease
+        covers (§9.3).
+
+        `server` is a command as a list of words, a URL, or what the MCP SDK knows: StdioServerParameters, a
+        transport, a ClientSession, a Server. A tool needs `tool.call` for its name, after `name` and a dot if
+        a `name` is given. `targets` declares the arguments that are paths, URLs or targets of another
+        capability: `{"read_file": {"path": "fs.read"}}`. They are checked, and sent in the form that was.
+        `cost` returns the cost of a call in each currency, before it and after it. A call, a list, and the
+        beginning of the connection take at most `timeout` seconds. Raises errors.ToolUnreachable, TypeError
+        and ValueError. Needs the extra `mcp`.
+        """
+        from arcp_io.mcp_tools.leased_tools import leased_tools
+
+        return leased_tools(self, server, name=name, targets=targets, cost=cost, timeout=timeout)
 
     async def model(self, name: str) -> None:
         """Raise Denied unless the lease covers the use of a model: `model.use` (§9.7)."""

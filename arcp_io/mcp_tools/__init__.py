@@ -1,0 +1,1 @@
+"""Tools of MCP servers behind the lease of a job: `JobContext.mcp`. Needs the extra `mcp`."""

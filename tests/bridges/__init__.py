@@ -1,0 +1,1 @@
+"""Bridges to other packages, each with the real package, offline."""
