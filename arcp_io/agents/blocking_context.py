@@ -169,8 +169,8 @@ class BlockingJobContext:
 
     # Authority (§9).
 
-    def authorize(self, capability: str, target: str) -> None:
-        self._call(self._job.authorize, capability, target)
+    def authorize(self, capability: str, target: str, *, audited: bool = False) -> None:
+        self._call(self._job.authorize, capability, target, audited=audited)
 
     def open(
         self,

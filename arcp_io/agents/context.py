@@ -239,17 +239,17 @@ class JobContext:
 
     # Authority (§9).
 
-    async def authorize(self, capability: str, target: str) -> None:
+    async def authorize(self, capability: str, target: str, *, audited: bool = False) -> None:
         """Raise Denied unless the lease covers an operation now: its expiry, its patterns, its budget
         (§9.3).
 
-        A capability is a namespace of the lease, such as fs.read or `x-vendor.…`.
+        A capability is a namespace of the lease, such as fs.read or `x-vendor.…`. A refusal is an audit fact;
+        with `audited` an allowed operation is one too, with the pattern that covers it.
         """
         await self._running.ready()
         await self._running.give_way()
-        self._running.authorize(
-            event_bodies.text("capability", capability), event_bodies.text("target", target)
-        )
+        asked = event_bodies.text("capability", capability), event_bodies.text("target", target)
+        self._running.authorize(*asked, audited=audited)
 
     def open(
         self,

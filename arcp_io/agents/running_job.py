@@ -179,9 +179,9 @@ class RunningJob(msgspec.Struct, eq=False):
 
     # Requests of the agent.
 
-    def authorize(self, capability: str, target: str) -> None:
-        """Check the lease (§9.3); raises Denied."""
-        self._input(self._runtime.authorize, capability, target, gate=True)
+    def authorize(self, capability: str, target: str, audited: bool = False) -> None:
+        """Check the lease (§9.3); raises Denied. `audited` also makes an allowed operation an audit fact."""
+        self._input(self._runtime.authorize, capability, target, *((True,) if audited else ()), gate=True)
 
     def reserve(self, currency: str, amount: str | int | Decimal) -> int:
         """Reserve an amount of the budget and return its number; raises Denied if less is left."""

@@ -97,6 +97,7 @@ class LeasedTools:
         given = dict(arguments or {})
         target = self.target(tool)
         async with self._job.tool(target, given) as call:
+            await self._job.authorize(Namespace.TOOL_CALL, target, audited=True)
             sent = await self._checked(tool, given)
             async with self._billed(tool, target, sent) as bill:
                 seconds = self._timeout if timeout is None else timeout
@@ -129,8 +130,9 @@ class LeasedTools:
         form = canonical(capability, value)
         if form is not None and capability.startswith("fs.") and self._connection.local:
             form = canonical(capability, _without_links(value))
-        await self._job.authorize(capability, value if form is None else form)
-        return value if form is None else form
+        asked = value if form is None else form
+        await self._job.authorize(capability, asked, audited=True)
+        return asked
 
     @asynccontextmanager
     async def _billed(self, tool: str, target: str, arguments: Mapping[str, Any]) -> AsyncIterator[Bill]:

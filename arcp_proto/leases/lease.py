@@ -114,6 +114,15 @@ class Grants:
         text = matchable(capability, target)
         return text is not None and self._automaton(capability).matches(text)
 
+    def pattern_for(self, capability: str, target: str) -> str:
+        """Return the first pattern that matches the target; empty if none does."""
+        text = matchable(capability, target)
+        if text is not None:
+            for pattern in self._patterns.get(capability, ()):
+                if Automaton(parse_pattern(capability, pattern)).matches(text):
+                    return pattern
+        return ""
+
     def names(self, capability: str) -> bool:
         """Return whether the lease has the namespace, even with no pattern."""
         return capability in self._patterns

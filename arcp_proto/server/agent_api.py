@@ -90,21 +90,26 @@ class AgentApi:
         publish.begin(state, job)
         return len(encoded) - SHORT if len(encoded) > SHORT else 0
 
-    def authorize(self, job_id: JobId, capability: str, target: str, *, now: int) -> None:
+    def authorize(
+        self, job_id: JobId, capability: str, target: str, audited: bool = False, *, now: int
+    ) -> None:
         """Check at the gate (§9.3) that the job's lease allows an operation now; raises Denied if not.
 
         The code is LEASE_EXPIRED, PERMISSION_DENIED or BUDGET_EXHAUSTED, checked in this order; the first
-        also ends the job.
+        also ends the job. With `audited` an allowed operation is an audit fact too, with the pattern that
+        covers it.
         """
         state = self._state
         job = _unended(state, job_id)
         capability, target = _text(capability), _text(target)
-        state.enter(now, "authorize", job_id, capability, target)
+        state.enter(now, "authorize", job_id, capability, target, *((True,) if audited else ()))
         try:
             gate.check(state, job, capability, target)
         except Denied:
             state.done()
             raise
+        if audited:
+            gate.note_grant(state, job, capability, target)
         state.done()
 
     def reserve(self, job_id: JobId, currency: str, amount: Cost, *, now: int) -> int:

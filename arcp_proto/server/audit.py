@@ -33,6 +33,7 @@ FACTS: Final[Mapping[str, tuple[str, ...]]] = {
     # Leases (§9).
     "ceiling_exceeded": ("session_id", "agent", "namespace"),
     "lease_denied": ("job_id", "capability", "target", "code"),
+    "lease_allowed": ("job_id", "capability", "target", "pattern"),
     "lease_expired": ("job_id", "expires_at"),
     # Credentials (§9.8).
     "revocation_failed": ("job_id", "alias", "reason", "attempts", "outstanding"),
@@ -45,6 +46,9 @@ the verifier (it failed), no answer (of the verifier, in time), no hello (in tim
 `reason` of a refused resume: the token (unknown or stale), the principal (the session belongs to another),
 the host (it no longer accepts the principal), evicted (the events are not kept), ahead (no such event was
 sent).
+
+An allowed operation is a fact where an agent asks for it, as for the calls of MCP tools. Its `pattern` is the
+first one of the lease that covers the target, empty for a model that needs none.
 
 A guest is refused a session in a tenant to whose jobs it has no right; `guest_denied` names the `type` of a
 message that only a session in the tenant of its principal may send; `guest_revoked` tells that a session has

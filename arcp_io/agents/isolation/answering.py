@@ -67,6 +67,10 @@ def _authorize(running: RunningJob, capability: str, target: str) -> None:
     running.authorize(capability, target)
 
 
+def _authorize_audited(running: RunningJob, capability: str, target: str) -> None:
+    running.authorize(capability, target, audited=True)
+
+
 def _reserve(running: RunningJob, currency: str, amount: str) -> int:
     return running.reserve(currency, amount)
 
@@ -113,6 +117,7 @@ DEEDS: Final[dict[str, Deed]] = {
     "emit": Deed(tuple[str, dict[str, Any], str | None], _emit),
     "write": Deed(tuple[str, bool], _write),
     "authorize": Deed(tuple[str, str], _authorize),
+    "authorize_audited": Deed(tuple[str, str], _authorize_audited),
     "reserve": Deed(tuple[str, str], _reserve),
     "settle": Deed(tuple[int, str, str, dict[str, Any] | None], _settle),
     "release": Deed(tuple[int], _release),

@@ -162,9 +162,12 @@ class Outside:
         binary = isinstance(data, bytes)
         self.request("write", base64.b64encode(data).decode() if isinstance(data, bytes) else data, binary)
 
-    def authorize(self, job_id: str, capability: str, target: str, *, now: int) -> None:
+    def authorize(
+        self, job_id: str, capability: str, target: str, audited: bool = False, *, now: int
+    ) -> None:
         """Check the lease. A target beyond the limit is truncated to one byte more than it."""
-        self.request("authorize", capability, target[: MAX_TARGET_BYTES + 1])
+        what = "authorize_audited" if audited else "authorize"
+        self.request(what, capability, target[: MAX_TARGET_BYTES + 1])
 
     def reserve(self, job_id: str, currency: str, amount: Cost, *, now: int) -> int:
         """Reserve a part of the budget; return the number of the reservation."""

@@ -108,6 +108,19 @@ def deny(
     raise Denied(code, cut(message), about)
 
 
+def note_grant(state: RuntimeState, job: Job, capability: str, target: str) -> None:
+    """Write the audit fact of an allowed operation, with the pattern of the lease that covers it."""
+    note(
+        state,
+        "lease_allowed",
+        job.terms.principal,
+        job_id=job.id,
+        capability=capability[:SHOWN],
+        target=_shown(capability, target),
+        pattern=job.grants.pattern_for(capability, target),
+    )
+
+
 # Expiry.
 
 

@@ -236,7 +236,7 @@ def test_calls_of_an_isolated_agent_reach_the_host() -> None:
     credential = {"id": "cred_1", "scheme": "bearer", "value": "v", "endpoint": "https://a.example"}
     exact = Decimal("0.00000000000000000000000000001")
     metric = {"name": "cost.x", "value": exact, "unit": "USD"}
-    with outside_of(*answers(*[None] * 4, 7, *[None] * 2, "job_2", None, [credential], "1.50", None)) as (
+    with outside_of(*answers(*[None] * 5, 7, *[None] * 2, "job_2", None, [credential], "1.50", None)) as (
         outside,
         asked,
         told,
@@ -246,6 +246,7 @@ def test_calls_of_an_isolated_agent_reach_the_host() -> None:
         outside.write_result(JOB, "é", now=1)
         outside.write_result(JOB, b"\xff", now=1)
         outside.authorize(JOB, "fs.read", "x" * (MAX_TARGET_BYTES + 2), now=1)
+        outside.authorize(JOB, "tool.call", "ls", True, now=1)
         assert outside.reserve(JOB, "USD", 1, now=1) == 7
         outside.settle(JOB, 7, 0.5, "cost.y", {"a": 1}, now=1)
         outside.release(JOB, 7, now=1)
@@ -265,6 +266,7 @@ def test_calls_of_an_isolated_agent_reach_the_host() -> None:
         ["write", ["é", False]],
         ["write", ["/w==", True]],
         ["authorize", ["fs.read", "x" * (MAX_TARGET_BYTES + 1)]],
+        ["authorize_audited", ["tool.call", "ls"]],
         ["reserve", ["USD", "1"]],
         ["settle", [7, "0.5", "cost.y", {"a": 1}]],
         ["release", [7]],

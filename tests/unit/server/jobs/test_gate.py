@@ -181,6 +181,39 @@ def test_a_refusal_names_capability_and_target_and_nothing_of_the_lease() -> Non
 
 
 @pytest.mark.parametrize(
+    ("capability", "target", "pattern"),
+    [
+        ("fs.read", "/data/x/../a", "/data/**"),
+        ("tool.call", "search", "search"),
+        ("tool.call", "db.query", "db.*"),
+        ("net.fetch", "https://api.example.com/v1?key=secret", "https://*.example.com/**"),
+    ],
+)
+def test_an_audited_operation_is_a_fact_with_the_pattern_that_covers_it(
+    gate: Gate, capability: str, target: str, pattern: str
+) -> None:
+    gate.runtime.agents.authorize(gate.id, capability, target, True, now=gate.world.now)
+    gate.world.take()
+    shown = target.partition("?")[0]
+    about = {"job_id": gate.id, "capability": capability, "target": shown, "pattern": pattern}
+    assert gate.audits("lease_allowed") == [Audit("lease_allowed", "alice", about)]
+
+
+def test_a_refused_operation_is_not_told_as_allowed(gate: Gate) -> None:
+    with pytest.raises(Denied):
+        gate.runtime.agents.authorize(gate.id, "tool.call", "rm", True, now=gate.world.now)
+    gate.world.take()
+    assert (len(gate.audits("lease_denied")), gate.audits("lease_allowed")) == (1, [])
+
+
+def test_a_model_that_needs_no_pattern_is_told_without_one() -> None:
+    gate = Gate({"tool.call": []}, models_required=False)
+    gate.runtime.agents.authorize(gate.id, "model.use", "any", True, now=gate.world.now)
+    gate.world.take()
+    assert [audit.facts["pattern"] for audit in gate.audits("lease_allowed")] == [""]
+
+
+@pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("https://evil.org/a/@b?key=secret", "https://evil.org/a/@b"),
