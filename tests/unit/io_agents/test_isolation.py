@@ -261,7 +261,7 @@ def test_calls_of_an_isolated_agent_reach_the_host() -> None:
         assert outside.over
     assert asked[0] == ["emit", ["status", {"phase": "x"}, None], True]
     assert asked[1][1][2] == f"{exact:f}"
-    assert [quiet for *_, quiet in asked[1:]] == [False] * 12
+    assert [quiet for *_, quiet in asked[1:]] == [False] * 13
     assert [one[:2] for one in asked[2:]] == [
         ["write", ["é", False]],
         ["write", ["/w==", True]],
