@@ -16,6 +16,7 @@ ROOT: Final = Path(__file__).parents[1]
 FOLDERS: Final = (
     "asgi",
     "attacks",
+    "bridges",
     "brute_force",
     "cli",
     "cluster",

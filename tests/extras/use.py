@@ -40,10 +40,21 @@ async def fetch(job: JobContext, input: Any) -> str:
     return "fetched"
 
 
-async def run_job(agent: str, **options: Any) -> Any:
+@app.agent("tools")
+async def tools(job: JobContext, input: Any) -> list[str]:
+    from mcp.server import MCPServer
+
+    server = MCPServer("extras")
+    for name in ("allowed", "other"):
+        server.add_tool(lambda: "", name=name)
+    async with job.mcp(server) as leased:
+        return [tool.name for tool in await leased.list()]
+
+
+async def run_job(agent: str, lease: dict[str, list[str]] | None = None, **options: Any) -> Any:
     """Run a job over a WebSocket of this machine, and return its result."""
     async with serve(app, port=0, **options) as server, connect(server.url, token="s3cret") as session:
-        return await (await session.submit(agent, [1])).result()
+        return await (await session.submit(agent, [1], lease=lease)).result()
 
 
 def use_bare() -> None:
@@ -93,6 +104,10 @@ def use_postgres() -> None:
     importlib.import_module("arcp_io.cluster.connection")
 
 
+def use_mcp() -> None:
+    assert asyncio.run(run_job("tools", {"tool.call": ["allowed"]})) == ["allowed"]
+
+
 class Extra(NamedTuple):
     """One extra: what uses it, the distributions that it may add, and the module that needs it."""
 
@@ -101,6 +116,16 @@ class Extra(NamedTuple):
     needed_by: str = ""
 
 
+MCP: Final = frozenset(
+    {
+        *("mcp", "mcp-types", "httpx2", "httpcore2", "h11", "truststore"),
+        *("pydantic", "pydantic-core", "annotated-types", "typing-inspection"),
+        *("jsonschema", "jsonschema-specifications", "referencing", "rpds-py", "attrs"),
+        *("starlette", "sse-starlette", "uvicorn", "click", "python-multipart"),
+        *("pyjwt", "cryptography", "cffi", "pycparser", "opentelemetry-api", "importlib-metadata", "zipp"),
+    }
+)
+"""The distributions that the MCP SDK needs, for its client and its server."""
 EXTRAS: Final = {
     "bare": Extra(use_bare),
     "trio": Extra(use_trio, frozenset({"trio", "attrs", "sortedcontainers", "outcome", "sniffio"})),
@@ -128,6 +153,7 @@ EXTRAS: Final = {
     "metrics": Extra(use_metrics, frozenset({"prometheus-client"}), "arcp_io.server.metrics"),
     "otel": Extra(use_otel, frozenset({"opentelemetry-api", "importlib-metadata", "zipp"}), "arcp_io.otel"),
     "postgres": Extra(use_postgres, frozenset({"psycopg", "psycopg-binary"}), "arcp_io.cluster.connection"),
+    "mcp": Extra(use_mcp, MCP, "arcp_io.mcp_tools.server_connection"),
 }
 
 
@@ -139,7 +165,7 @@ def installed() -> set[str]:
 def check_the_others(name: str) -> None:
     """Check that what needs another extra says how to install it."""
     for other, extra in EXTRAS.items():
-        if other == name or not extra.needed_by:
+        if other == name or not extra.needed_by or extra.adds <= EXTRAS[name].adds:
             continue
         try:
             importlib.import_module(extra.needed_by)
