@@ -27,6 +27,7 @@ except ModuleNotFoundError as error:
         "job.mcp() needs the MCP SDK: pip install 'arcp-io[mcp]'", name=error.name
     ) from None
 
+from .http_server import http_server
 from .stdio_server import stdio_server
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _checked(server: Any) -> Any:
         case str():
             if not server.lower().startswith(("http://", "https://")):
                 raise ValueError("an MCP server is a URL with http:// or https://, or a command as a list")
-            return server
+            return http_server(server)
         case StdioServerParameters():
             return stdio_server(server)
         case list() | tuple():

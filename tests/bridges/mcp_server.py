@@ -1,4 +1,4 @@
-"""An MCP server for tests, over standard input and output: `python mcp_server.py [option ...]`.
+"""An MCP server for tests, over standard input and output, or HTTP: `python mcp_server.py [option ...]`.
 
 It appends a line to the file `log` for each call that it gets, so that tests see what reached it.
 """
@@ -83,12 +83,18 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=0)
     parser.add_argument("--stubborn", action="store_true", help="ignore SIGTERM and the end of the input")
     parser.add_argument("--noise", type=int, default=0, help="lines on standard error, at the beginning")
+    parser.add_argument("--http", type=int, default=0, help="the port for HTTP, in place of standard input")
+    parser.add_argument("--json", action="store_true", help="answer by JSON over HTTP, not by a stream")
     options = parser.parse_args()
     for number in range(options.noise):
         print(f"noise {number} {'n' * 2000}", file=sys.stderr)
     if options.stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    make_server(options.log, options.many).run()
+    server = make_server(options.log, options.many)
+    if options.http:
+        server.run("streamable-http", port=options.http, json_response=options.json)
+    else:
+        server.run()
     if options.stubborn:
         time.sleep(STUBBORN_SEC)
 

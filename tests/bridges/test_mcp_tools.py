@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -30,13 +33,15 @@ from arcp_io.errors import (
 )
 from arcp_io.mcp_tools.leased_tools import LeasedTools
 from arcp_io.mcp_tools.server_connection import MOST_TOOLS
-from arcp_io.mcp_tools.stdio_server import LOGGED_BYTES, LOGGED_LINES, Lines
+from arcp_io.mcp_tools.stdio_server import LOGGED_BYTES, LOGGED_LINES, MESSAGE_BYTES, Lines
 from arcp_io.server.memory import MemoryServer, serve_memory
 from arcp_proto.ids import SECOND
 from tests.bridges import mcp_agents
 from tests.bridges.mcp_agents import KINDS, TARGETS, command, price, text_of
 from tests.bridges.mcp_server import make_server
+from tests.hanging import PATIENCE
 from tests.io.test_gate import make_app, said
+from tests.io.test_web import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -460,6 +465,63 @@ async def test_a_session_of_the_program_is_used_and_left_open() -> None:
         came, _ = await run(agent, {"tool.call": ["fetch"]})
         assert came == [["fetch"], "the page at x"]
         assert (await client.list_tools()).tools
+
+
+# On trio, httpx2 leaves the generator of an answer that is not read to its end to the collector of garbage.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("options", [["--json"], []], ids=["json", "stream"])
+async def test_a_server_at_a_url_is_called_with_a_bound(options: list[str], tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with http_served("--log", str(log), *options) as url:
+
+        async def agent(job: JobContext, input: Any) -> Any:
+            async with job.mcp(url, targets=TARGETS, timeout=20) as tools:
+                for arguments in ({"url": "http://b.example/"}, {}):
+                    with pytest.raises(Denied):
+                        await tools.call("fetch", arguments)
+                text = text_of(await tools.call("fetch", {"url": "http://a.example"}))
+                with pytest.raises(ToolFailed):
+                    await tools.call("say_no", {"reason": "never"})
+                listed = sorted(tool.name for tool in await tools.list())
+                with pytest.raises(ToolUnreachable):
+                    await tools.call("letters", {"count": MESSAGE_BYTES + 1}, timeout=5)
+                return [text, listed]
+
+        lease = {"tool.call": ["fetch", "say_no", "letters"], "net.fetch": ["http://a.example/**"]}
+        came, _ = await run(agent, lease)
+    assert came == ["the page at http://a.example/", ["fetch", "letters", "say_no"]]
+    assert log.read_text().splitlines() == ["fetch http://a.example/", "say_no"]
+
+
+async def test_a_url_without_a_server_is_unreachable() -> None:
+    async def agent(job: JobContext, input: Any) -> None:
+        async with job.mcp(f"http://127.0.0.1:{free_port()}/mcp", timeout=20):
+            pass
+
+    async with serving(make_app(agent)) as (_, session):
+        with pytest.raises(ToolUnreachable, match="cannot be reached"):
+            await (await session.submit("it")).result()
+
+
+@contextmanager
+def http_served(*options: str) -> Iterator[str]:
+    """Run the server of tests over HTTP, and yield its URL."""
+    port = free_port()
+    with subprocess.Popen(command("--http", str(port), *options), stderr=subprocess.DEVNULL) as process:
+        try:
+            until = time.monotonic() + PATIENCE
+            while not _listens(port):
+                assert process.poll() is None and time.monotonic() < until
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{port}/mcp"
+        finally:
+            process.kill()
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 @pytest.mark.parametrize(
