@@ -24,7 +24,10 @@ COMMAND: Final[Any] = typer.main.get_command(cli._app)
 each_page = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
 
 _PATH: Final = re.compile(r"(?:\.ci|arcp_proto|arcp_io|tests|fuzz|benchmarks|docs)/[\w./-]*\w")
-LOGGERS: Final = ("arcp_io.audit",)
+LOGGERS: Final = (
+    "arcp_io.audit",
+    "arcp_io.mcp",
+)
 """Names of loggers, which look like those of modules."""
 _MODULE: Final = re.compile(r"(?:arcp_proto|arcp_io|tests|fuzz|benchmarks)(?:\.\w+)+")
 
@@ -136,7 +139,8 @@ def test_python_can_be_compiled(block: pages.Block) -> None:
 
 def test_every_program_is_run_by_a_test() -> None:
     """Check that a test names each program that it runs, in a string."""
-    sources = [path.read_text() for path in sorted(Path(__file__).parent.glob("test_*.py"))]
+    folders = ("docs", "bridges")
+    sources = [path.read_text() for name in folders for path in (ROOT / "tests" / name).glob("test_*.py")]
     words = {
         node.value
         for source in sources
