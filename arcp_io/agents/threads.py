@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -89,7 +90,8 @@ class Threads:
 class Worker(Generic[T]):
     """One call of a plain function in a separate thread, with the caller's context variables.
 
-    `ended` is set by `run_in_loop` when the function has ended.
+    The variable that names the caller's event loop is cleared, so that the function may run a loop of its
+    own. `ended` is set by `run_in_loop` when the function has ended.
     """
 
     def __init__(
@@ -103,7 +105,10 @@ class Worker(Generic[T]):
         self._run_in_loop = run_in_loop
         self._future: Future[T] = Future()
         self._ended = ended
-        run = partial(contextvars.copy_context().run, self._run, function)
+        context = contextvars.copy_context()
+        if (sniffio := sys.modules.get("sniffio")) is not None:
+            context.run(sniffio.current_async_library_cvar.set, None)
+        run = partial(context.run, self._run, function)
         threading.Thread(target=run, name=name, daemon=True).start()
 
     async def wait(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -190,3 +191,15 @@ async def again(job: JobContext, input: Any) -> list[Any]:
     if job.attempt == 1:
         await anyio.sleep_forever()
     return [job.id, job.attempt]
+
+
+@app.agent("loop", isolation="process")
+def loop(job: BlockingJobContext, input: Any) -> str:
+    """Run an event loop in the thread of a plain function."""
+
+    async def inside() -> str:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep, 0)
+        return "slept"
+
+    return asyncio.run(inside())

@@ -336,3 +336,8 @@ async def test_a_refusal_that_leaves_a_process_of_its_own_ends_its_job(
             await job.result()
         assert caught.value.details == {"capability": "fs.read", "target": "/etc/shadow"}
     assert "lease_denied" in caplog.text
+
+
+async def test_a_plain_function_runs_an_event_loop_of_its_own() -> None:
+    async with serving() as (_, session):
+        assert await (await session.submit("loop")).result() == "slept"
