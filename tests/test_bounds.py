@@ -18,15 +18,17 @@ from packaging.version import Version
 ROOT: Final = Path(__file__).parent.parent
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAME: Final = PROJECT["name"]
-APART: Final = ("dask", "ray", "mcp")
-"""Extras for tests/placing and tests/bridges, which run where they are installed."""
+ENGINES: Final = ("dask", "ray")
+"""Extras for tests/placing, which runs where they are installed; their bounds are tested by hand."""
+BRIDGES: Final = ("mcp", "pydantic-ai")
+"""Extras for tests/bridges, which has a test of their bounds."""
 
 
 def _requirements() -> dict[str, Requirement]:
     """Return the requirements of the distribution and its extras by name, those on itself left out."""
     lines = [*PROJECT["dependencies"]]
     for name, extra in PROJECT["optional-dependencies"].items():
-        lines += () if name in APART else extra
+        lines += () if name in (*ENGINES, *BRIDGES) else extra
     found = {(one := Requirement(line)).name: one for line in lines}
     del found[NAME]
     return found

@@ -28,8 +28,8 @@ LAYER_OF: Final[Mapping[str, str]] = {
     **dict.fromkeys(("close_codes", "job_statuses", "namespaces"), BASE),
     **dict.fromkeys(("version", "forks", "files", "values", "lease_terms", "exports", "observation"), BASE),
     "otel": BASE,
-    **dict.fromkeys(("agents", "server", "app", "placing", "provisioning", "litellm"), HOST),
-    **dict.fromkeys(("http_client", "mcp_tools"), HOST),
+    **dict.fromkeys(("agents", "server", "app", "placing", "provisioning", "litellm", "http_client"), HOST),
+    **dict.fromkeys(("mcp_tools", "prices", "metering", "pydantic_ai"), HOST),
     **dict.fromkeys(("recording", "stand_ins", "__init__", "cli", "demo", "sync", "testing"), TOP),
 }
 """The layer of a module or folder of a package that is not the layer of its own name.

@@ -16,6 +16,8 @@ from arcp_io.version import VERSION
 ROOT: Final = Path(__file__).parents[1]
 PROTO: Final = sorted((ROOT / "arcp_proto").rglob("*.py"))
 IO: Final = sorted((ROOT / "arcp_io").rglob("*.py"))
+BRIDGES: Final = ("arcp_io.mcp_tools.", "arcp_io.pydantic_ai", "arcp_io.metering", "arcp_io.prices")
+"""Modules that need a framework, which may not be installed, and loads more."""
 PURE_IO: Final = [
     ROOT / "arcp_io" / "cluster" / name
     for name in (
@@ -287,7 +289,7 @@ def test_importing_the_drivers_loads_nothing_of_a_loop() -> None:
 def test_only_the_trio_driver_loads_trio() -> None:
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in IO]
     others = [name for name in modules if ".trio" not in name and "__main__" not in name]
-    others = [name for name in others if not name.startswith("arcp_io.mcp_tools.")]  # Of an extra.
+    others = [name for name in others if not name.startswith(BRIDGES)]
     assert len(others) > 20
     loaded = _loaded_by("\n".join(f"import {name.removesuffix('.__init__')}" for name in others))
     assert any(name.startswith("arcp_io") and name.endswith(".asyncio") for name in loaded)
