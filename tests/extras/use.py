@@ -51,10 +51,10 @@ async def tools(job: JobContext, input: Any) -> list[str]:
         return [tool.name for tool in await leased.list()]
 
 
-async def run_job(agent: str, lease: dict[str, list[str]] | None = None, **options: Any) -> Any:
+async def run_job(agent: str, **asked: Any) -> Any:
     """Run a job over a WebSocket of this machine, and return its result."""
-    async with serve(app, port=0, **options) as server, connect(server.url, token="s3cret") as session:
-        return await (await session.submit(agent, [1], lease=lease)).result()
+    async with serve(app, port=0) as server, connect(server.url, token="s3cret") as session:
+        return await (await session.submit(agent, [1], **asked)).result()
 
 
 def use_bare() -> None:
@@ -105,15 +105,34 @@ def use_postgres() -> None:
 
 
 def use_mcp() -> None:
-    assert asyncio.run(run_job("tools", {"tool.call": ["allowed"]})) == ["allowed"]
+    assert asyncio.run(run_job("tools", lease={"tool.call": ["allowed"]})) == ["allowed"]
+
+
+def use_pydantic_ai() -> None:
+    from pydantic_ai import Agent
+    from pydantic_ai.models.test import TestModel
+
+    from arcp_io.pydantic_ai import LeaseOf, Price
+
+    @app.agent("thinker")
+    async def thinker(job: JobContext, input: Any) -> Any:
+        run = Agent(TestModel(custom_output_text="thought"))
+        behind = LeaseOf(job, prices={"test/test": Price(input="1", output="10")})
+        return (await run.run("think", capabilities=[behind])).output
+
+    assert asyncio.run(run_job("thinker", lease={"model.use": ["test/test"]}, budget="USD:1")) == "thought"
 
 
 class Extra(NamedTuple):
-    """One extra: what uses it, the distributions that it may add, and the module that needs it."""
+    """One extra: what uses it, the distributions that it may add, and the module that needs it.
+
+    `brings` names other extras that come with its distributions.
+    """
 
     use: Callable[[], None]
     adds: frozenset[str] = frozenset()
     needed_by: str = ""
+    brings: tuple[str, ...] = ()
 
 
 MCP: Final = frozenset(
@@ -152,8 +171,31 @@ EXTRAS: Final = {
     "jwt": Extra(use_jwt, frozenset({"pyjwt", "cryptography", "cffi", "pycparser"}), "arcp_io.server.jwks"),
     "metrics": Extra(use_metrics, frozenset({"prometheus-client"}), "arcp_io.server.metrics"),
     "otel": Extra(use_otel, frozenset({"opentelemetry-api", "importlib-metadata", "zipp"}), "arcp_io.otel"),
+    "pydantic-ai": Extra(
+        use_pydantic_ai,
+        frozenset(
+            {
+                "pydantic-ai-slim",
+                "pydantic-graph",
+                "genai-prices",
+                "pydantic",
+                "pydantic-core",
+                "annotated-types",
+                "typing-inspection",
+                "griffelib",
+                "logfire-api",
+                "opentelemetry-api",
+                "httpx2",
+                "httpcore2",
+                "h11",
+                "truststore",
+            }
+        ),
+        "arcp_io.pydantic_ai",
+        ("otel",),
+    ),
     "postgres": Extra(use_postgres, frozenset({"psycopg", "psycopg-binary"}), "arcp_io.cluster.connection"),
-    "mcp": Extra(use_mcp, MCP, "arcp_io.mcp_tools.server_connection"),
+    "mcp": Extra(use_mcp, MCP, "arcp_io.mcp_tools.server_connection", ("jwt", "otel")),
 }
 
 
@@ -165,7 +207,7 @@ def installed() -> set[str]:
 def check_the_others(name: str) -> None:
     """Check that what needs another extra says how to install it."""
     for other, extra in EXTRAS.items():
-        if other == name or not extra.needed_by or extra.adds <= EXTRAS[name].adds:
+        if other == name or other in EXTRAS[name].brings or not extra.needed_by:
             continue
         try:
             importlib.import_module(extra.needed_by)
