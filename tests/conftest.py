@@ -61,6 +61,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep profiles, stored sessions and the token of whoever runs the tests out of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+        for name in ("ARCP_URL", "ARCP_TOKEN", "ARCP_PROFILE"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def foreign_gateway(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Serve through several nodes in place of one server, with `--foreign-gateway` or `--haproxy`."""

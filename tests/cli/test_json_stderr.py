@@ -71,7 +71,7 @@ def test_a_server_writes_nothing_else_from_its_start_to_its_drain(tmp_path: Path
     assert any(message.startswith("waiting for 1 job") for message in by_message)
     noticed = [line for line in lines if "principal" in line]
     assert {"session_opened", "job_started", "job_ended"} <= {line["what"] for line in noticed}
-    assert all(set(line) <= ALWAYS | OF_NOTICES | {"final_status", "code"} for line in noticed)
+    assert all(set(line) <= ALWAYS | OF_NOTICES | {"final_status", "code", "stopped"} for line in noticed)
 
 
 @pytest.mark.parametrize("words", [("--quiet",), ("--log-level", "error")])
