@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import anyio
 
 from arcp_io.errors import JobOver, ToolFailed
-from arcp_proto import Denied, ErrorCode
+from arcp_proto import Denied, ErrorCode, LocalProtocolError
 from arcp_proto.leases import Cost, Grants, Namespace, canonical, to_cost
+from arcp_proto.wire import encode_value
 
 from .server_connection import ServerConnection, cut
 
@@ -102,12 +103,25 @@ class LeasedTools:
             async with self._billed(tool, target, sent) as bill:
                 seconds = self._timeout if timeout is None else timeout
                 bill.answer = answer = await self._connection.call(tool, sent, seconds)
-            if answer.is_error:
-                failed = ToolFailed(cut(_text_of(answer)) or f"{target} has failed")
-                failed.result = answer
-                raise failed
-            call.result = shown(answer)
+            call.result = self._told(target, answer)
         return answer
+
+    def _told(self, target: str, answer: CallToolResult) -> dict[str, Any]:
+        """Return an answer for its event; raises ToolFailed for an error, and where no event can hold it."""
+        failure = ""
+        fields = shown(answer)
+        if answer.is_error:
+            failure = cut(_text_of(answer)) or f"{target} has failed"
+        else:
+            try:
+                encode_value(fields)
+            except LocalProtocolError as error:
+                failure = f"the answer of {target} is not valid: {cut(str(error))}"
+        if failure:
+            failed = ToolFailed(failure)
+            failed.result = answer
+            raise failed
+        return fields
 
     async def _checked(self, tool: str, given: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments in the form in which the lease covers them; raises Denied."""

@@ -18,6 +18,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Image
+from mcp_types import CallToolResult
 
 from arcp_io.agents.context import JobContext
 from arcp_io.client.connect import Session, connect
@@ -236,14 +237,13 @@ async def test_a_call_without_an_answer_ends_at_its_time_limit() -> None:
 
 
 async def test_an_error_of_the_block_is_raised_as_it_is() -> None:
-    async def agent(job: JobContext, input: Any) -> None:
-        async with job.mcp(make_server()):
-            raise ArcpError("full", code="x-vendor.tests.FULL")
+    async def agent(job: JobContext, input: Any) -> str:
+        with pytest.raises(ArcpError, match="full"):  # Not a group of exceptions.
+            async with job.mcp(make_server()):
+                raise ArcpError("full", code="x-vendor.tests.FULL")
+        return "raised"
 
-    async with serving(make_app(agent)) as (_, session):
-        with pytest.raises(ArcpError) as raised:
-            await (await session.submit("it")).result()
-    assert raised.value.code == "x-vendor.tests.FULL"
+    assert (await run(agent, None))[0] == "raised"
 
 
 async def test_a_tool_of_a_block_that_has_ended_is_unreachable() -> None:
@@ -353,6 +353,20 @@ async def test_the_cost_of_a_call_is_reserved_and_then_spent() -> None:
     ]
 
 
+async def test_a_cost_that_is_known_afterwards_alone_is_spent() -> None:
+    def cost(tool: str, arguments: Any, answer: Any) -> Any:
+        return None if answer is None else {"USD": 0.25, "EUR": 0}
+
+    async def agent(job: JobContext, input: Any) -> str:
+        async with job.mcp(make_server(), cost=cost) as tools:
+            await tools.call("pid")
+        return str(job.remaining("USD"))
+
+    left, events = await run(agent, ALL_TOOLS, budget="USD:1")
+    assert left == "0.75"
+    assert [body["value"] for _, body in events if body.get("name") == "cost.mcp"] == [0.25]
+
+
 async def test_a_call_beyond_the_budget_does_not_reach_the_server(tmp_path: Path) -> None:
     log = tmp_path / "log"
 
@@ -434,6 +448,25 @@ async def test_binary_data_is_left_out_of_the_event() -> None:
     [result] = [body["result"] for kind, body in events if kind == "tool_result"]
     [block] = result["content"]
     assert (block["type"], block["base64_length"], "data" in block) == ("image", len(data), False)
+
+
+async def test_an_answer_that_no_event_can_hold_is_an_error_of_the_call() -> None:
+    server = MCPServer("odd")
+    answer: Any = "deep"
+    for _ in range(200):
+        answer = [answer]
+
+    @server.tool()
+    def odd() -> Any:
+        return CallToolResult(content=[], structured_content={"value": answer})
+
+    async def agent(job: JobContext, input: Any) -> str:
+        async with job.mcp(server) as tools:
+            with pytest.raises(ToolFailed, match="not valid"):
+                await tools.call("odd")
+        return "went on"
+
+    assert (await run(agent, ALL_TOOLS))[0] == "went on"
 
 
 @pytest.mark.parametrize("cut", [True, False])
