@@ -66,6 +66,7 @@ from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.credentials.model import IssuedCredential
 from arcp_proto.server.gauges import Gauges
 from arcp_proto.server.host_jobs import Counts, HostJobs, JobInfo
+from arcp_proto.server.host_tokens import HostTokens
 from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.server.journal.records import (
     RECORD_VERSION,
@@ -174,6 +175,7 @@ __all__ = [
     "Gauges",
     "HistoryCut",
     "HostJobs",
+    "HostTokens",
     "Input",
     "InvariantViolated",
     "IssueCredentials",

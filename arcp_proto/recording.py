@@ -26,6 +26,7 @@ from arcp_proto.leases.token_scope import TokenScope
 from arcp_proto.server.agent_api import AgentApi
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.host_jobs import HostJobs
+from arcp_proto.server.host_tokens import HostTokens
 from arcp_proto.server.jobs.listing import Cursors
 from arcp_proto.server.runtime import Runtime
 from arcp_proto.server.state import RuntimeState
@@ -56,7 +57,6 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
     ),
     "runtime": (
         "authenticated",
-        "throttle",
         "observers_set",
         "job_stopped",
         "persisted",
@@ -81,6 +81,7 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "fail",
     ),
     "jobs": ("cancel_job", "read_events"),
+    "tokens": ("revoke_tokens", "throttle"),
     "client": (
         "submit",
         "cancel",
@@ -286,10 +287,13 @@ class _Player:
             return call(now=now, reason=rest[0]) if name == "lost" else call(*rest, now=now)
         elif name in INPUTS[role]:
             if name == "authenticated" and len(arguments) > SCOPE:
-                arguments[SCOPE] = msgspec.convert(arguments[SCOPE], TokenScope)
+                arguments[SCOPE] = msgspec.convert(arguments[SCOPE], TokenScope | None)
             return self._call(self.machine, name, arguments, now)
         elif isinstance(self.machine, Runtime) and name in INPUTS["jobs"]:
             return self._call(self.machine.jobs, "cancel" if name == "cancel_job" else "read", arguments, now)
+        elif isinstance(self.machine, Runtime) and name in INPUTS["tokens"]:
+            called = "revoke" if name == "revoke_tokens" else name
+            return self._call(self.machine.tokens, called, arguments, now)
         elif isinstance(self.machine, Runtime) and name in INPUTS["agents"]:
             return self._call(self.machine.agents, name, arguments, now)
         else:
@@ -324,7 +328,11 @@ class _Player:
         self._connections[connection_state(connection).number] = connection
 
     def _call(
-        self, called: Runtime | Client | AgentApi | HostJobs, name: str, arguments: list[Any], now: int
+        self,
+        called: Runtime | Client | AgentApi | HostJobs | HostTokens,
+        name: str,
+        arguments: list[Any],
+        now: int,
     ) -> Output | None:
         try:
             result = getattr(called, name)(*arguments, now=now)

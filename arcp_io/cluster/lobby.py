@@ -68,7 +68,7 @@ class Lobby:
 
     def throttles(self, peer: str) -> bool:
         """Return whether too many authentications have failed at the origin of a peer."""
-        return self.runtime.throttles(peer, now=self.pump.now())
+        return self.runtime.tokens.throttles(peer, now=self.pump.now())
 
     def shut_down(self) -> None:
         """Close all connections; `ended` is set when they are gone."""

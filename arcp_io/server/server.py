@@ -269,7 +269,7 @@ class Server:
 
     def throttle(self, peer: str) -> None:
         """Verify no token from the origin of a peer for a while, unless a valid resume token is beside it."""
-        self.runtime.throttle(peer, now=self.pump.now())
+        self.runtime.tokens.throttle(peer, now=self.pump.now())
 
     async def hand_over(self, drain: float = DRAIN) -> None:
         """End this server for the next one with its journal, and wait for the end (see `Runtime.hand_over`).

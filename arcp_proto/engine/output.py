@@ -41,7 +41,8 @@ class Authenticate(msgspec.Struct):
     """Verify a hello's token (§6.1); answer with `Runtime.authenticated(request, principal)`.
 
     With a `principal` there is no token to verify: a peer resumes the session of this principal by its resume
-    token alone (§6.3). Answer with the principal if it is still valid, else with None.
+    token alone (§6.3). Answer with the principal if it is still valid, else with None. `token_id` is
+    then that of the bearer token that was verified last for the session, empty if the host gave it none.
     """
 
     request: int
@@ -50,6 +51,7 @@ class Authenticate(msgspec.Struct):
     token: Secret
     client: Peer
     principal: Principal | None = None
+    token_id: str = ""
 
 
 class StartJob(msgspec.Struct, gc=False):

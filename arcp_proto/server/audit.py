@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from .state import RuntimeState
 
 FACTS: Final[Mapping[str, tuple[str, ...]]] = {
-    # Authentications that failed or expired (§6.1).
+    # Authentications that failed, expired or were revoked (§6.1).
     "authentication_failed": ("peer", "reason"),
     "authentication_expired": ("peer", "session_id"),
+    "authentication_revoked": ("peer", "session_id"),
     # Sessions (§6.3).
     "resume_refused": ("peer", "session_id", "reason"),
     "takeover": ("peer", "session_id", "superseded_peer"),
@@ -41,7 +42,8 @@ FACTS: Final[Mapping[str, tuple[str, ...]]] = {
 """The fields of `Audit.facts`, by the name of the fact.
 
 `reason` of a failed authentication: the token (not valid), the scheme (unsupported, or no token), expired,
-the verifier (it failed), no answer (of the verifier, in time), no hello (in time).
+revoked (a resume by the resume token alone, after the bearer token was revoked), the verifier (it failed),
+no answer (of the verifier, in time), no hello (in time).
 
 `reason` of a refused resume: the token (unknown or stale), the principal (the session belongs to another),
 the host (it no longer accepts the principal), evicted (the events are not kept), ahead (no such event was

@@ -47,7 +47,7 @@ from arcp_proto.engine.output import Output
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, LocalProtocolError
-from arcp_proto.ids import JobId, Monotonic, Principal, UnixTime
+from arcp_proto.ids import JobId, Principal, UnixTime
 from arcp_proto.leases.token_scope import TokenScope, check_scope
 from arcp_proto.limits import MAX_RUNTIME_SEC
 from arcp_proto.server.credentials.model import IssuedCredential
@@ -60,6 +60,7 @@ from .agent_api import AgentApi
 from .config import RuntimeConfig, check_guests, check_observers, check_tenant
 from .credentials import issuing, revocation
 from .host_jobs import Counts, HostJobs
+from .host_tokens import HostTokens
 from .jobs import completion
 from .journal import recovery
 from .sessions import admission_control, handshake, reads, subscriptions
@@ -70,7 +71,7 @@ from .state import RuntimeState
 class Runtime(Endpoint[RuntimeState]):
     """The server side of the protocol, as its host calls it."""
 
-    __slots__ = ("_agents", "_jobs")
+    __slots__ = ("_agents", "_jobs", "_tokens")
 
     def __init__(self, config: RuntimeConfig, *, seed: bytes, now: int, unix: int) -> None:
         """Take 32 random bytes as `seed`, monotonic nanoseconds as `now` and wall-clock ones as `unix`.
@@ -81,6 +82,7 @@ class Runtime(Endpoint[RuntimeState]):
         super().__init__(RuntimeState(config, seed=seed, now=now, unix=unix))
         self._agents = AgentApi(self._state)
         self._jobs = HostJobs(self._state)
+        self._tokens = HostTokens(self._state)
 
     @classmethod
     def restore(
@@ -116,6 +118,11 @@ class Runtime(Endpoint[RuntimeState]):
     def jobs(self) -> HostJobs:
         """The jobs as the host sees and cancels them, always the same object."""
         return self._jobs
+
+    @property
+    def tokens(self) -> HostTokens:
+        """The bearer tokens as the host revokes and throttles them, always the same object."""
+        return self._tokens
 
     def snapshot(self) -> list[Record]:
         """Return the live state as records: restoring them equals restoring every record so far."""
@@ -179,21 +186,6 @@ class Runtime(Endpoint[RuntimeState]):
         state.done()
         return state.handles[connection]
 
-    def throttle(self, peer: str, *, now: int) -> None:
-        """Count the origin of a peer as one where too many authentications have failed, as a host knows.
-
-        Until its allowance has grown again, the host is asked about a bearer token from there only beside a
-        resume token that is valid (§6.1). Take afterwards.
-        """
-        state = self._state
-        state.enter(now, "throttle", peer)
-        admission_control.throttle(state, peer)
-        state.done()
-
-    def throttles(self, peer: str, *, now: int) -> bool:
-        """Return whether too many authentications have failed at the origin of a peer. Changes nothing."""
-        return admission_control.throttles(self._state, peer, Monotonic(now))
-
     def authenticated(
         self,
         request: int,
@@ -201,6 +193,7 @@ class Runtime(Endpoint[RuntimeState]):
         failed: bool = False,
         expires: int | None = None,
         scope: TokenScope | None = None,
+        token_id: str = "",
         *,
         now: int,
     ) -> Output:
@@ -208,20 +201,23 @@ class Runtime(Endpoint[RuntimeState]):
 
         At `expires`, Unix time in nanoseconds, the connection is closed, and from then on the session is
         resumed only with a fresh bearer (§6.1). `scope` bounds what the session submits, until another bearer
-        is verified for it. Raises LocalProtocolError for a principal that is empty or holds a lone surrogate,
-        and for a scope that is invalid or too long.
+        is verified for it. `token_id` is the host's own name for the bearer, at most 256 characters of ASCII,
+        which `tokens.revoke` takes; it is stored, so it does not show the bearer. The answer about a resume
+        without a bearer needs none. Raises LocalProtocolError for a principal that is empty or holds a lone
+        surrogate, for a scope that is invalid or too long, and for an id that is out of bounds.
         """
         state = self._state
         handshake.check_principal(principal)
         if scope is not None:
             check_scope(scope)
-        scoped = () if scope is None else (scope,)
-        state.enter(now, "authenticated", request, principal, failed, expires, *scoped)
+        handshake.check_token_id(token_id)
+        about = (scope, token_id) if token_id else () if scope is None else (scope,)
+        state.enter(now, "authenticated", request, principal, failed, expires, *about)
         pending = state.pending.pop(request, None)
         if pending is not None and pending.connection.phase is Phase.AUTHENTICATING:
             verified = None if principal is None else Principal(principal)
             until = None if expires is None else UnixTime(min(expires, handshake.LATEST))
-            handshake.finish(state, pending, verified, until, scope, failed=failed)
+            handshake.finish(state, pending, verified, until, scope, token_id, failed=failed)
         return state.leave()
 
     def observers_set(

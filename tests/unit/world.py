@@ -171,10 +171,13 @@ class World:
         failed: bool = False,
         expires: int | None = None,
         scope: TokenScope | None = None,
+        token_id: str = "",
     ) -> None:
         """Answer the last request to authenticate, as the host does."""
         request = self.last(Authenticate).request
-        answer = self.runtime.authenticated(request, principal, failed, expires, scope, now=self.now)
+        answer = self.runtime.authenticated(
+            request, principal, failed, expires, scope, token_id, now=self.now
+        )
         self.carry_out(answer)
 
     # Agents.

@@ -63,6 +63,7 @@ def _token_issued(state: RuntimeState, record: records.TokenIssued) -> None:
         del state.tokens[over]
     session.replies.seen(record.cursor)
     session.expires, session.token_scope = record.expires, record.scope
+    session.token_id = record.token_id
 
 
 def _token_proven(state: RuntimeState, record: records.TokenProven) -> None:

@@ -47,7 +47,7 @@ from arcp_proto.server.sessions.session import Reply
 from arcp_proto.wire.codec import OpenObject
 from arcp_proto.wire.messages import JOB_EVENT, MessageType
 
-RECORD_VERSION: Final = 4
+RECORD_VERSION: Final = 5
 """The version of the schema: a journal names it, and a journal of another version is refused."""
 
 
@@ -73,9 +73,10 @@ class TokenIssued(msgspec.Struct, tag=True, gc=False):
 
     `cursor` is the event number up to which the client has everything. `expires` is the Unix time in
     nanoseconds from which on the session is resumed only with a fresh bearer token (None: never). `scope` is
-    that of the bearer token (None: without bounds).
+    that of the bearer token (None: without bounds), `token_id` the id that the host gave to it (empty: none).
 
     Versions before 4 know no scopes: one that read such a record would allow the session every agent.
+    Versions before 5 know no ids: one that read such a record would not ask whether the token is still valid.
     """
 
     session_id: SessionId
@@ -83,6 +84,7 @@ class TokenIssued(msgspec.Struct, tag=True, gc=False):
     cursor: int = 0
     expires: UnixTime | None = None
     scope: TokenScope | None = None
+    token_id: str = ""
 
 
 class TokenProven(msgspec.Struct, tag=True, gc=False):
@@ -370,6 +372,8 @@ class SessionKept(msgspec.Struct, tag=True, gc=False):
     positions: list[int] = []
     """The position of each entry; empty for a session without positions."""
     scope: TokenScope | None = None
+    """As in the latest `TokenIssued`."""
+    token_id: str = ""
     """As in the latest `TokenIssued`."""
 
 

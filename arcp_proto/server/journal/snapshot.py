@@ -80,6 +80,7 @@ def session_kept(state: RuntimeState, record: SessionKept) -> None:
     session.log.load(record.first, record.entries, record.positions, state.now)
     session.replies.load(record.replies, record.answered)
     session.expires, session.token_scope = record.expires, record.scope
+    session.token_id = record.token_id
     state.holdings.add(session.principal, session.log)
 
 
@@ -163,6 +164,7 @@ def _session(session: Session) -> SessionKept:
         session.expires,
         session.log.positions() if session.positions else [],
         session.token_scope,
+        session.token_id,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -40,6 +41,9 @@ LATEST: Final = UnixTime(2**63 - 1)
 BEARER: Final = "bearer"
 NOT_RESUMED: Final = "the session cannot be resumed"
 EXPIRED: Final = "the authentication has expired: resume with a fresh token"
+REVOKED: Final = "the token was revoked: resume with a fresh token"
+MAX_TOKEN_ID: Final = 256
+"""Characters of the id of a bearer token."""
 
 
 class Pending(msgspec.Struct):
@@ -58,6 +62,8 @@ class Pending(msgspec.Struct):
     """When the authentication ends, in Unix nanoseconds, as the host has answered; None: never."""
     scope: TokenScope | None = None
     """The bounds of the bearer token, as the host has answered; None: without bounds."""
+    token_id: str = ""
+    """The id of the bearer token, as the host has answered, or else of the last one of the session."""
 
 
 def on_hello(
@@ -103,10 +109,10 @@ def on_resume(
     if session.anonymous:
         _resume(state, pending, asked, session.principal)
         return
-    pending.principal = session.principal
-    _ask(
-        state, pending, Authenticate(0, state.handles[connection], "", Secret(""), nobody, session.principal)
-    )
+    pending.principal, pending.token_id = session.principal, session.token_id
+    handle = state.handles[connection]
+    request = Authenticate(0, handle, "", Secret(""), nobody, session.principal, session.token_id)
+    _ask(state, pending, request)
 
 
 def check_principal(principal: str | None) -> None:
@@ -119,12 +125,19 @@ def check_principal(principal: str | None) -> None:
         raise LocalProtocolError("the principal holds a lone surrogate, so it is not valid Unicode") from None
 
 
+def check_token_id(token_id: str) -> None:
+    """Check that a record can hold the id of a bearer token; raises LocalProtocolError."""
+    if len(token_id) > MAX_TOKEN_ID or not token_id.isascii():
+        raise LocalProtocolError(f"the id of a token has at most {MAX_TOKEN_ID} characters, all of ASCII")
+
+
 def finish(
     state: RuntimeState,
     pending: Pending,
     principal: Principal | None,
     expires: UnixTime | None,
     scope: TokenScope | None,
+    token_id: str,
     *,
     failed: bool,
 ) -> None:
@@ -133,6 +146,8 @@ def finish(
     state.timers.disarm(TimerKind.AUTHENTICATION, connection.number)
     connection.answering = pending.envelope
     pending.expires, pending.scope = expires, scope
+    if pending.principal is None:
+        pending.token_id = token_id
     try:
         principal = _verified(state, pending, principal, expires, failed=failed)
         admission_control.check_connections(state, principal)
@@ -168,10 +183,14 @@ def _verified(
         admission_control.failed(state, connection, "the verifier")
         raise Refusal(ErrorCode.INTERNAL_ERROR, "the token could not be verified: try again")
     if pending.principal is not None and resume is not None and principal != pending.principal:
+        if principal is None and pending.token_id:
+            admission_control.failed(state, connection, "revoked")
+            raise Refusal(ErrorCode.UNAUTHENTICATED, REVOKED)
         raise _not_resumed(state, pending, resume, "the host")
     if principal is None or (expires is not None and expires <= state.wall):
         reason = "the token" if principal is None else "expired"
-        admission_control.failed(state, connection, reason, guessed=principal is None)
+        guessed = principal is None and (resume is None or _find(state, resume) is None)
+        admission_control.failed(state, connection, reason, guessed=guessed)
         raise Refusal(ErrorCode.UNAUTHENTICATED, "the token is not valid")
     return principal
 
@@ -196,6 +215,22 @@ def expire(state: RuntimeState, connection: ConnectionState) -> None:
         session_id=session.id,
     )
     state.refuse(connection, Refusal(ErrorCode.UNAUTHENTICATED, EXPIRED, fatal=True))
+
+
+def revoke(state: RuntimeState, token_ids: Iterable[str]) -> None:
+    """Close the connections that bearer tokens with these ids have opened; fresh tokens resume (§6.1)."""
+    revoked = dict.fromkeys(token_ids)
+    for session in list(state.sessions.values()):
+        connection = session.connection
+        if connection is not None and session.token_id in revoked:
+            note(
+                state,
+                "authentication_revoked",
+                session.principal,
+                peer=connection.peer,
+                session_id=session.id,
+            )
+            state.refuse(connection, Refusal(ErrorCode.UNAUTHENTICATED, REVOKED, fatal=True))
 
 
 def prove(state: RuntimeState, connection: ConnectionState, session: Session) -> None:
@@ -396,7 +431,7 @@ def _welcome(state: RuntimeState, pending: Pending, session: Session, cursor: in
         session.withheld = issuing.withheld(state, session) if pending.asks else ""
     token = state.entropy.token(state.scope(session.principal), token_prefix(config.label))
     digest = token.digest()
-    state.commit(TokenIssued(session.id, digest, cursor, pending.expires, pending.scope))
+    state.commit(TokenIssued(session.id, digest, cursor, pending.expires, pending.scope, pending.token_id))
     replies = pending.resume is not None and pending.resume.replies
     connection.admission = Admission(digest, cursor, replies, pending.expires)
     state.caps.let_in(connection, session, state.now)

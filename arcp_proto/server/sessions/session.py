@@ -105,6 +105,7 @@ class Session:
         "quirk",
         "replies",
         "tenant",
+        "token_id",
         "token_scope",
         "tokens",
         "turns",
@@ -158,6 +159,8 @@ class Session:
         """Unix time in nanoseconds from which on a resume needs a fresh bearer token (§6.1); None: never."""
         self.token_scope: TokenScope | None = None
         """The bounds of the bearer token that was verified last; None: without bounds."""
+        self.token_id = ""
+        """The id that the host gave to that bearer token; empty without one."""
         self.replies = Replies()
         self.turns: list[Turn] = []
         """The submits that are not answered yet, in the order in which they came."""

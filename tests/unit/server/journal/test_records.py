@@ -32,7 +32,7 @@ def busy() -> tuple[World, list[Peer]]:
 
 
 def test_the_record_version_is_pinned() -> None:
-    assert RECORD_VERSION == 4
+    assert RECORD_VERSION == 5
 
 
 def test_records_can_be_written_and_read_again() -> None:

@@ -520,11 +520,11 @@ def test_a_valid_resume_token_passes_the_throttle_of_its_origin() -> None:
 def test_an_origin_that_another_host_throttles_is_throttled_until_its_allowance_grows() -> None:
     world = world_of(max_failed_authentications=3)
     member = world.client()
-    assert not world.runtime.throttles("192.0.2.1:1", now=world.now)
-    world.runtime.throttle("192.0.2.1:1", now=world.now)
-    world.runtime.throttle("192.0.2.1:2", now=world.now)  # A second call does not prolong it.
-    assert world.runtime.throttles("192.0.2.1:3", now=world.now)
-    assert not world.runtime.throttles("192.0.2.2:1", now=world.now)
+    assert not world.runtime.tokens.throttles("192.0.2.1:1", now=world.now)
+    world.runtime.tokens.throttle("192.0.2.1:1", now=world.now)
+    world.runtime.tokens.throttle("192.0.2.1:2", now=world.now)  # A second call does not prolong it.
+    assert world.runtime.tokens.throttles("192.0.2.1:3", now=world.now)
+    assert not world.runtime.tokens.throttles("192.0.2.2:1", now=world.now)
     refused(world.connect(peer="192.0.2.1:4").hello(), "failed_authentications", 3)
     asked = len(world.all(Authenticate))
     token = member.token
@@ -536,7 +536,7 @@ def test_an_origin_that_another_host_throttles_is_throttled_until_its_allowance_
     known.hello(resume={"resume_token": token, "last_event_seq": 0})
     assert known.connection.phase is Phase.OPEN
     world.advance(20)
-    assert not world.runtime.throttles("192.0.2.1:7", now=world.now)
+    assert not world.runtime.tokens.throttles("192.0.2.1:7", now=world.now)
 
 
 def test_only_refused_tokens_count_as_failed_authentications() -> None:
