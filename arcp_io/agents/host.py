@@ -13,7 +13,14 @@ import anyio
 from arcp_io.drivers.pump import Schedule
 from arcp_io.errors import AgentStopped, ArcpError, ConnectionLost, InternalError, InvalidRequest, JobOver
 from arcp_io.server.activity_log import counted
-from arcp_io.server.auth import TemporarilyUnavailable, Verified, answer_of, still_holds, verify
+from arcp_io.server.auth import (
+    TemporarilyUnavailable,
+    Verified,
+    answer_of,
+    holds_token,
+    still_holds,
+    verify,
+)
 from arcp_io.values import converted
 from arcp_proto import (
     Authenticate,
@@ -171,6 +178,22 @@ class AgentHost:
         """Answer for a connection with a principal that was verified before, without the verifier."""
         self._verified[connection] = verified
 
+    def end_revoked(self) -> None:
+        """End the connections of bearer tokens that the verifier does not hold any longer."""
+        verifier = self._app.verifier
+        try:
+            revoked = [one for one in self._runtime.tokens.in_use() if not holds_token(verifier, one)]
+            for connection, verified in list(self._verified.items()):
+                if not holds_token(verifier, verified.token_id):
+                    del self._verified[connection]  # So the verifier is asked about its token.
+        except Exception:
+            logger.exception("the verifier failed (App.verifier)")
+            return
+        if revoked:
+            logger.info("%s no longer valid: connections end", counted(len(revoked), "token"))
+            self._runtime.tokens.revoke(revoked, now=self._pump.now())
+            self._pump.run()
+
     async def _authenticate(self, request: Authenticate) -> None:
         verified, failed = None, True
         try:
@@ -185,9 +208,9 @@ class AgentHost:
         self._answer(request, verified, failed)
 
     def _answer(self, request: Authenticate, verified: Verified | None, failed: bool = False) -> None:
-        principal, expires, scope = answer_of(verified)
+        principal, expires, scope, token_id = answer_of(verified)
         answer = self._runtime.authenticated(
-            request.request, principal, failed, expires, scope, now=self._pump.now()
+            request.request, principal, failed, expires, scope, token_id, now=self._pump.now()
         )
         self._pump.carry_out(answer)
 
@@ -196,8 +219,11 @@ class AgentHost:
         if verifier is None:
             return None
         if principal is None:
-            return await verify(verifier, request.token)
-        return Verified(principal) if await still_holds(verifier, principal) else None
+            verified = await verify(verifier, request.token)
+            still = verified is not None and holds_token(verifier, verified.token_id)
+            return verified if still else None
+        still = await still_holds(verifier, principal) and holds_token(verifier, request.token_id)
+        return Verified(principal) if still else None
 
     # Agents.
 

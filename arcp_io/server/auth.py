@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hmac
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from arcp_proto import SECOND, Ceiling, Secret, TokenScope
 from arcp_proto.leases import check_scope
+
+logger = logging.getLogger("arcp_io")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +27,16 @@ class Verified:
     with a valid resume token. `expires` is Unix time in seconds, or a datetime with a time zone; None means
     never. `agents` are the agents that may be submitted, as names, `name@version` or "*"; None means all, and
     an empty sequence none. The first of the `ceilings` that is for the agent of a submit bounds its lease,
-    beside those of the App. Both hold for the session until another token is verified for it.
+    beside those of the App. Both hold for the session until another token is verified for it. `token_id` is
+    the verifier's own name for the token and for what it allows, at most 256 characters of ASCII. It is
+    stored with the session, so it does not show the token. The verifier's `holds_token` is asked about it.
     """
 
     principal: str
     expires: float | datetime | None = None
     agents: Sequence[str] | None = None
     ceilings: Sequence[Ceiling] = ()
+    token_id: str = ""
 
     @property
     def scope(self) -> TokenScope | None:
@@ -77,10 +83,20 @@ Verifier: TypeAlias = Callable[[str], Answer | Awaitable[Answer]]
 
 A plain function runs in a worker thread. If a verifier raises, or the principal is not valid text, the
 connection fails as INTERNAL_ERROR, which may be tried again, and the log says why; one that cannot tell for
-a while raises TemporarilyUnavailable. If it has a method `holds(principal)`, that says
-whether a principal may still resume a session by its resume token alone; without the method every principal
-may, until its last bearer has expired.
+a while raises TemporarilyUnavailable. It may have these methods:
+
+`holds(principal)`, plain or async, returns whether a principal may still resume a session by its resume token
+alone; without the method every principal may, until its last bearer has expired.
+
+`holds_token(token_id)`, plain and quick, returns whether a token is still valid that was verified with this
+`Verified.token_id`. It is asked about the last token of a session that is resumed by its resume token alone,
+and about those of open connections after each call of `changed`; the connections of other tokens end.
+
+`watch_tokens(changed)`, async, runs beside the server and calls the plain function `changed` when tokens may
+have become invalid. It is cancelled with the server.
 """
+MAX_TOKEN_ID: Final = 256
+"""Characters of the id of a token."""
 
 
 class TemporarilyUnavailable(Exception):
@@ -146,23 +162,51 @@ async def verify(verifier: Verifier, token: Secret) -> Verified | None:
     return verified
 
 
-def answer_of(verified: Verified | None) -> tuple[str | None, int | None, TokenScope | None]:
-    """Return the principal, the expiry in nanoseconds and the scope of a token, each of which may be None.
+def answer_of(verified: Verified | None) -> tuple[str | None, int | None, TokenScope | None, str]:
+    """Return the principal, the expiry in nanoseconds, the scope and the id of a token.
 
-    Raises TypeError, ValueError and LocalProtocolError for values that a runtime does not take.
+    None, or an empty id, stands for each that is not there. Raises TypeError, ValueError and
+    LocalProtocolError for values that a runtime does not take.
     """
     if verified is None:
-        return None, None, None
-    scope = verified.scope
+        return None, None, None, ""
+    scope, token_id = verified.scope, verified.token_id
     if scope is not None:
         check_scope(scope)
-    return verified.principal, verified.expires_ns, scope
+    if not isinstance(token_id, str):
+        raise TypeError(f"token_id is text, not {type(token_id).__name__}")
+    if len(token_id) > MAX_TOKEN_ID or not token_id.isascii():
+        raise ValueError(f"token_id has at most {MAX_TOKEN_ID} characters, all of ASCII")
+    return verified.principal, verified.expires_ns, scope, token_id
 
 
 async def still_holds(verifier: Verifier, principal: str) -> bool:
     """Return whether a principal may resume without a bearer token; raises the verifier's own errors."""
     holds = getattr(verifier, "holds", None)
     return True if holds is None else bool(await _ask(holds, principal))
+
+
+def holds_token(verifier: Verifier | None, token_id: str) -> bool:
+    """Return whether a token that was verified before is still valid; raises the verifier's own errors.
+
+    A token without an id is, and so is every token of a verifier that does not say.
+    """
+    holds = getattr(verifier, "holds_token", None)
+    return not token_id or holds is None or bool(holds(token_id))
+
+
+async def watch_tokens(verifier: Verifier | None, changed: Callable[[], object]) -> None:
+    """Call `changed` whenever tokens of a verifier may have become invalid, if it tells.
+
+    Errors of the verifier end the watch, and are logged.
+    """
+    watch = getattr(verifier, "watch_tokens", None)
+    if watch is None:
+        return
+    try:
+        await watch(changed)
+    except Exception:
+        logger.exception("the verifier watches its tokens no longer (App.verifier)")
 
 
 def _check_text(principal: str) -> None:

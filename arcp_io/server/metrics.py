@@ -101,7 +101,7 @@ class Metrics:
     def audited(self, fact: Audit) -> None:
         """Count an audit fact."""
         match fact.what:
-            case "authentication_expired":
+            case "authentication_expired" | "authentication_revoked":
                 self._expired.inc()
             case "limit_reached":
                 self._limits.labels(fact.facts["limit"]).inc(1 + (fact.facts.get("untold") or 0))

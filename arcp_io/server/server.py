@@ -55,7 +55,7 @@ from arcp_proto import (
 
 from . import activity_log
 from .audit_log import Auditor
-from .auth import Verified
+from .auth import Verified, watch_tokens
 from .entrance import Entrance
 from .front import Front
 from .readers import Readers
@@ -233,6 +233,10 @@ class Server:
             self._agents.happened(event)
 
     # Called by `serve`, `serve_stdio` and `serve_memory`.
+
+    def end_revoked(self) -> None:
+        """End the connections of bearer tokens that the verifier does not hold any longer."""
+        self._agents.end_revoked()
 
     def log_room(self) -> None:
         """Log how many files may be open, and how many of them are connections."""
@@ -495,6 +499,8 @@ async def open_server(
         logger.warning(VOLATILE, app.name)
     async with open_loop() as loop:
         server = await _begun(app, loop, journal, shared, label, front)
+        if not shared.watched:
+            loop.start(partial(watch_tokens, app.verifier, server.end_revoked), "arcp-io tokens")
         try:
             server.pump.run()
             yield server

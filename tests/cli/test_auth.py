@@ -42,7 +42,7 @@ def test_tokens_of_a_file_take_the_place_of_those_of_the_app(tmp_path: Path, loo
         time.sleep(0.3)  # Twenty failures in a minute are too many.
     assert "UNAUTHENTICATED" in served.submit("echo", token="one").stderr
     path.write_text("zork")
-    until = time.monotonic() + 2.5  # The file is looked at once a second, when a token comes.
+    until = time.monotonic() + 2.5  # A change counts after about a second.
     while time.monotonic() < until:
         assert served.submit("echo", token="two").returncode == 0
     served.process.send_signal(signal.SIGTERM)
