@@ -23,7 +23,7 @@ from arcp_io.drivers.sockets import is_loopback, is_private
 from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ServerCodec, TappedCodec
 from arcp_io.drivers.ws_admission import Admission
-from arcp_io.server.auth import TemporarilyUnavailable, Verified, verify
+from arcp_io.server.auth import TemporarilyUnavailable, Verified, holds_token, verify
 from arcp_io.server.server import Server, most_controls
 from arcp_proto import (
     SECOND,
@@ -63,6 +63,8 @@ PLACING_SEC: Final = 10.0
 """Seconds for which the owner of the shard of a client is looked for."""
 RESTORING_SEC: Final = 5.0
 """Seconds of these for which a client stays in the lobby while its shard is restored here."""
+REVOKING_SEC: Final = 2.0
+"""Seconds that the owner of a relayed connection has to end it when its bearer token was revoked."""
 PAUSE_SEC: Final = 0.05
 """Seconds between an owner that does not take a connection and the next reading of the store."""
 NOT_FOUND: Final = "no node serves the session at the moment"
@@ -212,6 +214,32 @@ class Gateway:
 
     # Tokens.
 
+    def end_revoked(self) -> None:
+        """End the connections of bearer tokens that the verifier does not hold any longer.
+
+        The runtimes of this node tell their clients. Relayed connections are ended by their owners, and cut
+        here later if an owner still holds the token.
+        """
+        for server in self._shards.servers:
+            server.end_revoked()
+        self._loop.start(self._cut_revoked, "arcp-io revoked tokens")
+
+    async def _cut_revoked(self) -> None:
+        await anyio.sleep(REVOKING_SEC)
+        try:
+            self.splices.revoke(partial(holds_token, self._app.verifier))
+        except Exception:
+            logger.exception("the verifier failed (App.verifier)")
+
+    def _held(self, verified: Verified | None) -> Verified | None:
+        """Return what is known of a bearer token, or None if it was revoked: its server asks then."""
+        try:
+            still = verified is not None and holds_token(self._app.verifier, verified.token_id)
+        except Exception:
+            logger.exception("the verifier failed (App.verifier)")
+            return None
+        return verified if still else None
+
     def _authenticate(self, request: Authenticate) -> None:
         self._loop.start(partial(self._verify, request), "arcp-io authentication")
 
@@ -283,7 +311,7 @@ class Gateway:
             Framing.MESSAGES,
             secure=client.secure,
             peer=client.peer,
-            verified=verified,
+            verified=self._held(verified),
             tenant=client.tenant,
             guest=client.guest,
         )
@@ -327,6 +355,7 @@ class Gateway:
         self, client: Client, splice: Splice, shard: int, route: Route, verified: Verified | None
     ) -> bool:
         host, port = split_address(route.address)
+        verified = self._held(verified)
         header = RelayHeader(
             shard,
             route.epoch,
@@ -337,6 +366,7 @@ class Gateway:
             client.throttled,
             client.tenant if client.guest else None,
             None if verified is None else verified.scope,
+            "" if verified is None else verified.token_id,
         )
         context = None if self._tls is None else self._tls.client
         try:
@@ -351,7 +381,10 @@ class Gateway:
                 self._dials.failed(route.node, self._beating.beats.get(route.node, 0))
             return False
         self._dials.reached(route.node)
+        splice.token_id = header.token_id
         owner.join(splice)
+        if verified is not None and self._held(verified) is None:  # It was revoked meanwhile.
+            splice.abort()
         return True
 
     def _read(self) -> None:
@@ -390,7 +423,7 @@ class Gateway:
         if header.principal is not None:
             expires = None if header.expires is None else header.expires / SECOND
             scope = header.scope or TokenScope()
-            verified = Verified(header.principal, expires, scope.agents, scope.ceilings)
+            verified = Verified(header.principal, expires, scope.agents, scope.ceilings, header.token_id)
         if header.throttled:
             server.throttle(header.peer)
         connection = server.connect(

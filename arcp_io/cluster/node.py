@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -19,6 +20,7 @@ from arcp_io.drivers.sockets import bracketed, is_loopback
 from arcp_io.errors import error_for
 from arcp_io.observation import Observation
 from arcp_io.server.audit_log import Auditor
+from arcp_io.server.auth import watch_tokens
 from arcp_io.server.http_pages import METRICS, PageServer, health_pages, metrics_server
 from arcp_io.server.server import Server, open_metrics
 from arcp_io.server.setting_warnings import warn_of_settings
@@ -278,6 +280,7 @@ async def _begun(
         app, loop, auditor, shards, ownership, beating, count=store.shards, key=key, tls=node.tls
     )
     admitting.append(server.gateway)
+    loop.start(partial(watch_tokens, app.verifier, server.gateway.end_revoked), "arcp-io tokens")
     store.describe(address, key)
     begun = 0
 

@@ -30,6 +30,8 @@ MAX_PEER: Final = 256
 """Characters of the address of a client."""
 MAX_GUEST: Final = MAX_TENANT
 """Characters of the tenant of a guest."""
+MAX_TOKEN_ID: Final = 256
+"""Characters of the id of a bearer token, as a verifier may give it."""
 MAX_SHARD: Final = 2**31 - 1
 MAX_EPOCH: Final = 2**63 - 1
 MAX_EXPIRES: Final = 2**63 - 1
@@ -73,6 +75,11 @@ class RelayHeader(msgspec.Struct, frozen=True):
 
     A node of a release without scopes refuses a header with this field.
     """
+    token_id: str = ""
+    """The id that the verifier gave to the bearer token; empty without one.
+
+    A node of a release without these ids refuses a header with this field.
+    """
 
 
 class _Line(RelayHeader, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -107,6 +114,8 @@ def encode(header: RelayHeader, *, key: bytes, owner_nonce: bytes, gateway_nonce
         del fields["guest"]
     if header.scope is None:
         del fields["scope"]
+    if not header.token_id:
+        del fields["token_id"]
     line = msgspec.json.encode(fields) + b"\n"
     return line + gateway_nonce + header_mac(line, key, owner_nonce, gateway_nonce)
 
@@ -160,6 +169,8 @@ def _fault(header: RelayHeader) -> str | None:
         return f"`peer` has more than {MAX_PEER} characters"
     if header.guest is not None and not 1 <= len(header.guest) <= MAX_GUEST:
         return f"`guest` is empty or has more than {MAX_GUEST} characters"
+    if len(header.token_id) > MAX_TOKEN_ID or not header.token_id.isascii():
+        return f"`token_id` has more than {MAX_TOKEN_ID} characters, or others than those of ASCII"
     try:
         check_scope(header.scope or TokenScope())
     except LocalProtocolError as error:

@@ -300,7 +300,14 @@ class Shards:
             return
         rights = self._rights
         shared = Shared(
-            held.door, self._threads, self._auditor, HEARTBEAT_SEC, self._links, *rights, self._metrics
+            held.door,
+            self._threads,
+            self._auditor,
+            HEARTBEAT_SEC,
+            self._links,
+            *rights,
+            self._metrics,
+            watched=True,
         )
         opened = open_server(self._app, 0.0, held.journal, shared=shared, label=str(held.shard))
         async with AsyncExitStack() as stack:

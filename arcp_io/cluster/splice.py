@@ -183,7 +183,7 @@ class Splice:
     The owner may still be dialed when a splice begins: then the client is not read, and what it sent is held.
     """
 
-    __slots__ = ("_ending_looks", "_on_over", "client", "epoch", "over", "owner", "shard")
+    __slots__ = ("_ending_looks", "_on_over", "client", "epoch", "over", "owner", "shard", "token_id")
 
     def __init__(
         self, stream: ByteStream, first: bytes, on_over: Callable[[Splice], object], *, writing: bool
@@ -198,6 +198,8 @@ class Splice:
         self.shard = -1
         self.epoch = 0
         """The epoch of the owner; 0 before it is known."""
+        self.token_id = ""
+        """The id of the bearer token that the gateway has verified; empty without one."""
         self.over = False
         self._on_over = on_over
         self._ending_looks = 0
@@ -275,6 +277,12 @@ class Splices:
         """Cut every splice to an owner that is not the last one: `owned` has the epoch of each shard."""
         for splice in list(self._open):
             if splice.epoch and owned.get(splice.shard) != splice.epoch:
+                splice.abort()
+
+    def revoke(self, holds: Callable[[str], bool]) -> None:
+        """Cut every splice whose bearer token is valid no longer, as `holds` tells of its id."""
+        for splice in list(self._open):
+            if splice.token_id and not holds(splice.token_id):
                 splice.abort()
 
     def close(self) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
 import trustme
 
-from arcp_io import Ceiling, Verified
+from arcp_io import Ceiling, TokenFile, Verified
 from arcp_io.app import App
+from arcp_io.cluster import gateway
 from arcp_io.cluster.placing import shard_of, shard_of_label
 from arcp_io.drivers.node_tls import load_node_tls
 from tests.cluster.conftest import MakeStore
 from tests.cluster.served import owner_first, served, spread, two_served
 from tests.io.apps import make_app
 from tests.io.peers import Ended, Message, Peer, websocket
+from tests.io.test_token_file import entry, replaced
 
 pytestmark = [pytest.mark.anyio, pytest.mark.only_on("asyncio", "trio")]
 
@@ -184,6 +187,68 @@ async def test_principals_of_one_tenant_share_a_shard(make_store: MakeStore) -> 
                 welcome = await peer.hello(token)
                 tokens.add(welcome["payload"]["resume_token"].partition(".")[0])
         assert tokens == {f"rt_{shard_of('both', 4)}"}
+
+
+async def test_a_token_that_is_taken_out_ends_its_connections_at_any_node(
+    make_store: MakeStore, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(entry("old") + entry("new"))
+    apps = [make_app() for _ in range(2)]
+    for app in apps:
+        app.verifier = TokenFile(path)
+    async with served(apps[0], make_store(shards=2)) as one, served(apps[1], make_store(shards=2)) as two:
+        await spread(one, two)
+        owner, other = owner_first("alice", one, two)
+        async with (
+            websocket(owner.url) as direct,
+            websocket(other.url) as relayed,
+            websocket(other.url) as stays,
+        ):
+            for peer in (direct, relayed):
+                welcome = await peer.hello("old")
+            await relayed.submit("sleep")
+            await stays.hello("new")
+            replaced(path, entry("new"))
+            for peer in (direct, relayed):
+                error = (await peer.until("session.error"))[-1]["payload"]
+                assert (error["code"], "fresh token" in error["message"]) == ("UNAUTHENTICATED", True)
+                assert await peer.end() == 1008
+            while any("2 tokens" in repr(app.verifier) for app in apps):
+                await anyio.sleep(0.01)  # Each node looks at the file by itself.
+            for token, answer in (("old", "UNAUTHENTICATED"), (None, "UNAUTHENTICATED"), ("new", None)):
+                async with websocket(other.url) as again:
+                    found = await again.resume(welcome, 0, token=token)
+                    assert found["payload"].get("code") == answer
+            assert len(owner.jobs()) == 1
+            await anyio.sleep(1.5 * gateway.REVOKING_SEC)
+            assert await result(stays, "on") == "on"
+
+
+async def test_a_gateway_cuts_a_connection_whose_owner_still_holds_the_token(
+    make_store: MakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "REVOKING_SEC", 0.1)
+    apps, paths = [make_app(), make_app()], [tmp_path / "one.toml", tmp_path / "two.toml"]
+    for app, path in zip(apps, paths, strict=True):
+        path.write_text(entry("old") + entry("new"))
+        app.verifier = TokenFile(path)
+    async with served(apps[0], make_store(shards=2)) as one, served(apps[1], make_store(shards=2)) as two:
+        await spread(one, two)
+        owner, other = owner_first("alice", one, two)
+        async with (
+            websocket(owner.url) as direct,
+            websocket(other.url) as relayed,
+            websocket(other.url) as stays,
+        ):
+            for peer, token in ((direct, "old"), (relayed, "old"), (stays, "new")):
+                await peer.hello(token)
+            replaced(paths[0] if other is one else paths[1], entry("new"))
+            assert await relayed.end() is None
+            async with websocket(other.url) as again:
+                assert await refused(again, await again.hello("old")) == "UNAUTHENTICATED"
+            for peer in (direct, stays):
+                assert await result(peer, "on") == "on"
 
 
 async def test_the_scope_of_a_token_holds_at_any_gateway(make_store: MakeStore) -> None:

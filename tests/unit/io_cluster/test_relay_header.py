@@ -28,6 +28,7 @@ from arcp_io.cluster.relay_header import (
     MAX_PEER,
     MAX_PRINCIPAL,
     MAX_SHARD,
+    MAX_TOKEN_ID,
     NONCE_BYTES,
     TAIL_BYTES,
     RelayForged,
@@ -37,8 +38,10 @@ from arcp_io.cluster.relay_header import (
     encode,
     header_mac,
 )
+from arcp_io.server import auth
 from arcp_proto import Ceiling, TokenScope
 from arcp_proto.leases import MAX_SCOPE_BYTES
+from arcp_proto.server.sessions import handshake
 from fuzz import fuzz_relay, harness
 
 KEY = b"K" * 32
@@ -66,6 +69,7 @@ headers = st.builds(
     guest=st.none() | texts.filter(bool),
     scope=st.none()
     | st.builds(TokenScope, agents=st.none() | st.lists(texts).map(tuple), ceilings=st.just((CEILING,))),
+    token_id=st.text(st.characters(max_codepoint=127), max_size=MAX_TOKEN_ID),
 )
 
 
@@ -156,11 +160,18 @@ def test_a_line_that_is_too_long_is_refused_without_a_look_at_it() -> None:
         decode(line, tail, key=KEY, owner_nonce=OWNER)
 
 
+def test_an_id_of_a_token_is_as_long_as_a_verifier_may_give_it() -> None:
+    assert MAX_TOKEN_ID == auth.MAX_TOKEN_ID == handshake.MAX_TOKEN_ID
+
+
 def test_the_longest_header_is_within_the_bound() -> None:
     texts = ("\1" * MAX_PRINCIPAL, "\1" * MAX_PEER, "\1" * MAX_GUEST)
     room = MAX_SCOPE_BYTES - len(msgspec.json.encode(TokenScope(agents=("",))))
     scope = TokenScope(agents=("\1" * (room // 6),))
-    longest = RelayHeader(MAX_SHARD, 2**63 - 1, texts[0], MAX_EXPIRES, False, texts[1], True, texts[2], scope)
+    token_id = "\1" * MAX_TOKEN_ID
+    longest = RelayHeader(
+        MAX_SHARD, 2**63 - 1, texts[0], MAX_EXPIRES, False, texts[1], True, texts[2], scope, token_id
+    )
     assert OwnerHandshake(KEY, OWNER).receive(sent(longest)) == longest
 
 
@@ -182,6 +193,8 @@ OUT_OF_BOUNDS: list[dict[str, Any]] = [
     {"peer": "a" * (MAX_PEER + 1)},
     {"guest": ""},
     {"guest": "a" * (MAX_GUEST + 1)},
+    {"token_id": "a" * (MAX_TOKEN_ID + 1)},
+    {"token_id": "é"},
     {"scope": TokenScope(agents=("a" * MAX_SCOPE_BYTES,))},
     {"scope": TokenScope(ceilings=(Ceiling(lease={"zork": ["*"]}),))},
 ]
