@@ -20,12 +20,15 @@ from arcp_io.errors import (
     StoreInUse,
     Unauthenticated,
 )
+from arcp_proto import ErrorCode
 from arcp_proto.leases import Namespace
 
 from .exit_codes import Exit
 from .output import OutputFailed, TooLarge
 from .printable import shown_url
 
+TAKEN_OVER: Final = "the session was taken over twice in a minute"
+"""The end of the message of a loss that has the code UNAUTHENTICATED, and is not about the token."""
 READING: Final = "does not offer x-vendor.arcp-io.reading"
 """The end of the message of a request that only runtimes of arcp-io answer."""
 
@@ -44,6 +47,8 @@ def failure_of(
     """
     match error:
         case Unauthenticated():
+            code = Exit.UNAUTHENTICATED
+        case ConnectionLost() if _is_revoked(error):
             code = Exit.UNAUTHENTICATED
         case ConnectionLost() | ResumeWindowExpired():
             code = Exit.CONNECTION
@@ -128,6 +133,10 @@ def _hint(error: ArcpError, server: Server, agents: Sequence[AgentEntry]) -> str
         case Unauthenticated():
             told = f" of {server.token_from}" if server.token_from else ""
             return f"the runtime does not accept the token{told}"
+        case ConnectionLost() if _is_revoked(error):
+            told = f" of {server.token_from}" if server.token_from else ""
+            again = f"; then follow the job again: {server.attach_to(error.job_id)}" if error.job_id else ""
+            return f"the token{told} has expired or was revoked: give another one{again}"
         case AgentNotAvailable() | AgentVersionNotAvailable() if agents:
             return f"there are {', '.join(_versions(entry) for entry in agents)}"
         case PermissionDenied(details={"namespace": Namespace.COST_BUDGET}):
@@ -135,6 +144,12 @@ def _hint(error: ArcpError, server: Server, agents: Sequence[AgentEntry]) -> str
         case PermissionDenied(details={"namespace": "expires_at"}):
             return "give --expires TIME"
     return ""
+
+
+def _is_revoked(error: ConnectionLost) -> bool:
+    """Return whether a runtime that knew the token at first does not accept it any longer."""
+    refused = error.details.get("code") == ErrorCode.UNAUTHENTICATED
+    return refused and not error.message.endswith(TAKEN_OVER)
 
 
 def _versions(entry: AgentEntry) -> str:

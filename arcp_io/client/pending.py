@@ -7,11 +7,20 @@ from typing import Any, Final, TypeAlias
 import anyio
 import anyio.lowlevel
 
-from arcp_io.errors import ArcpError, ConnectionLost, HeartbeatLost, JobLost, LocalProtocolError, error_for
+from arcp_io.errors import (
+    ArcpError,
+    ConnectionLost,
+    HeartbeatLost,
+    JobLost,
+    LocalProtocolError,
+    SessionLost,
+    error_for,
+)
 from arcp_proto import NOT_NEGOTIATED, ConnectionEnded, ErrorCode, RequestId, RequestRefused
 from arcp_proto import JobLost as JobLostEvent
+from arcp_proto import SessionLost as SessionLostEvent
 
-__all__ = ["Answer", "Answers", "again", "job_loss_of", "loss_of", "refusal_of"]
+__all__ = ["Answer", "Answers", "again", "job_loss_of", "loss_of", "refusal_of", "session_loss_of"]
 
 ENDED_BY: Final = {
     "local": "given up",
@@ -136,6 +145,11 @@ def loss_of(event: ConnectionEnded) -> ConnectionLost:
     what = f"the connection was {ENDED_BY.get(event.who, 'ended')}"
     reason = event.reason or event.code
     return kind(f"{what}: {reason}" if reason else what)
+
+
+def session_loss_of(event: SessionLostEvent) -> SessionLost:
+    """Return the error for all callers when the session is lost, and no other one takes its place."""
+    return SessionLost(f"the session is lost: {event.reason or event.code}", details={"code": event.code})
 
 
 def job_loss_of(event: JobLostEvent) -> JobLost:

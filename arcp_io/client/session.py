@@ -55,7 +55,7 @@ from .dial import Target, dial
 from .job import Job
 from .job_pages import Listing
 from .jobs import SessionJobs
-from .pending import Answer, Answers, again, job_loss_of, loss_of, refusal_of
+from .pending import Answer, Answers, again, job_loss_of, loss_of, refusal_of, session_loss_of
 from .redial import Dialer, Dialing, Token
 from .store import SessionStore
 from .watch import State, Watcher, Watchers
@@ -484,7 +484,7 @@ class Session:
                 self._jobs.session_lost(event)
                 self._watchers.changed(event)
                 if event.final:
-                    self._end_soon(errors.SessionLost(f"the session is lost: {event.reason or event.code}"))
+                    self._end_soon(session_loss_of(event))
             case JobLost():
                 self._watchers.changed(event)
                 self._jobs.lose(event.job_id, job_loss_of(event))

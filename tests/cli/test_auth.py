@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import ssl
 import time
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests.hanging import PATIENCE
 from tests.io.issuer import AUDIENCE, NAME, issuing
-from tests.io.processes import Served, arcp_io
+from tests.io.processes import Served, arcp_io, await_file
 
 LOOPS = ("asyncio", "trio")
 
@@ -50,6 +52,49 @@ def test_tokens_of_a_file_take_the_place_of_those_of_the_app(tmp_path: Path, loo
     assert "was read again: 1 tokens" in said
     assert "the last valid tokens stay in force" in said
     assert served.process.returncode == 0
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_client_whose_token_is_taken_out_is_told_what_to_do(tmp_path: Path, loop: str) -> None:
+    path, own, fresh = (tmp_path / name for name in ("tokens.toml", "own.token", "fresh.token"))
+    for file in (own, fresh):
+        made = arcp_io("token", "new", "alice", "--tokens", str(path), "--output", str(file))
+        assert made.returncode == 0
+    served = Served(tmp_path, "--loop", loop, "--tokens", str(path), log=True)
+    words = ("submit", served.url, "count", "--input", "2", "--token-file", str(own), "--loop", loop)
+    with served.running(*words, ARCP_TOKEN="") as client:
+        await_file(tmp_path / "halfway")
+        first, second = path.read_text().split("\n\n")
+        path.write_text(second)
+        _, said = client.communicate()
+    assert client.returncode == 9
+    told = " ".join(said.split())
+    assert "The connection was cut (the token was revoked: resume with a fresh token); resuming." in told
+    found = re.search(
+        r"own\.token \(--token-file\) has expired or was revoked: give another one;.*?(job_\w+)", told
+    )
+    assert found is not None and "arcp-io attach" in found.group()
+    job_id = found.group(1)
+    refused = served.run("describe", job_id, "--url", served.url, "--token-file", str(own), token="")
+    assert (refused.returncode, "own.token (--token-file)" in refused.stderr) == (9, True)
+    attached = ("attach", job_id, "--url", served.url, "--token-file", str(fresh))
+    with served.running(*attached, ARCP_TOKEN="") as client:
+        client.read_until("number 1")
+        (tmp_path / "go_on").touch()
+        client.communicate()
+    assert client.returncode == 0
+    path.write_text(f"{first}\n\n{second}")
+    until = time.monotonic() + PATIENCE
+    while (
+        served.run("describe", job_id, "--url", served.url, "--token-file", str(own), token="").returncode
+        != 0
+    ):
+        assert time.monotonic() < until
+        time.sleep(0.3)
+    served.process.send_signal(signal.SIGTERM)
+    log = served.process.read_to_end()
+    assert "1 token no longer valid: connections end" in log
+    assert not any(file.read_text().strip() in log + said for file in (own, fresh))
 
 
 def test_an_app_needs_no_tokens_of_its_own(tmp_path: Path) -> None:

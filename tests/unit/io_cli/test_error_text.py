@@ -9,12 +9,15 @@ import ssl
 import pytest
 
 from arcp_io.cli import jobs
-from arcp_io.cli.error_text import failure_of, reason_of
+from arcp_io.cli.error_text import TAKEN_OVER, failure_of, reason_of
 from arcp_io.cli.exit_codes import Exit
 from arcp_io.cli.job_request import Server
+from arcp_io.client.pending import job_loss_of, session_loss_of
 from arcp_io.errors import JobNotFound, Unauthenticated
-from arcp_proto import JobEntry, LocalProtocolError
+from arcp_proto import JobEntry, JobLost, LocalProtocolError, SessionLost
 from arcp_proto.client import commands
+from arcp_proto.client.backoff import Reconnecting
+from arcp_proto.ids import JobId, Monotonic, SessionId
 from arcp_proto.wire import messages, reading
 
 SERVER = Server(url="ws://h/a?b=1&c", token="s3cret", token_from="--token")
@@ -76,6 +79,33 @@ def test_a_refused_token_names_its_origin_and_not_itself() -> None:
         Exit.UNAUTHENTICATED,
         "no: the runtime does not accept the token of --token",
     )
+
+
+def test_a_token_that_ends_in_the_middle_of_a_job_names_the_remedy() -> None:
+    server = Server(url="ws://h", token="s3cret", token_from="--token-file", attach_options="ws://h")
+    event = JobLost(JobId("job_1"), "UNAUTHENTICATED", "its session is lost: the token is not valid")
+    code, told = failure_of(job_loss_of(event), server)
+    assert (code, "s3cret" in told["message"]) == (Exit.UNAUTHENTICATED, False)
+    assert told["message"] == (
+        "job job_1 cannot be followed any further: its session is lost: the token is not valid: the token of"
+        " --token-file has expired or was revoked: give another one; then follow the job again: arcp-io"
+        " attach job_1 ws://h"
+    )
+    lost = session_loss_of(
+        SessionLost(SessionId("sess_1"), "UNAUTHENTICATED", "the token is not valid", True)
+    )
+    code, told = failure_of(lost, server)
+    assert code is Exit.UNAUTHENTICATED
+    assert told["message"].endswith("has expired or was revoked: give another one")
+
+
+def test_a_session_that_another_client_takes_over_is_not_about_the_token() -> None:
+    backoff = Reconnecting(1, 1)
+    for _ in range(2):
+        backoff.superseded(Monotonic(0), lambda: 0.0)
+    lost = session_loss_of(SessionLost(SessionId("sess_1"), backoff.code, backoff.reason, True))
+    code, told = failure_of(lost, SERVER)
+    assert (code, told["message"]) == (Exit.CONNECTION, f"the session is lost: {TAKEN_OVER}")
 
 
 @pytest.mark.parametrize("request_type", [reading.Describe, reading.ReadEvents])
