@@ -249,6 +249,7 @@ class App:
         journal: Journal | None = None,
         metrics: bool = False,
         dashboard: bool = False,
+        sse: bool = False,
     ) -> AsgiApp:
         """Return an ASGI 3 application that serves this App, alone or mounted in another application.
 
@@ -261,7 +262,8 @@ class App:
         mounted application gets no lifespan: give its `lifespan` to the outer one. Otherwise the first
         request starts the runtime, and jobs get no time at the end. With a `journal` sessions and jobs
         survive the process. The server has to run one worker. With `metrics` (extra `metrics`) admitted hosts
-        get figures for Prometheus at `/metrics`, and with `dashboard` a page about jobs at `/dashboard`.
+        get figures for Prometheus at `/metrics`, and with `dashboard` a page about jobs at `/dashboard`. With
+        `sse` the events of a job are server-sent events at `/jobs/{job_id}/events`, for bearer tokens.
 
         Raises ValueError for an invalid App, path or journal.
         """
@@ -277,6 +279,7 @@ class App:
             journal=journal,
             metrics=metrics,
             dashboard=dashboard,
+            sse=sse,
         )
 
     def find(self, name: str, version: str | None) -> Agent:

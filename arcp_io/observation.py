@@ -31,20 +31,22 @@ ReadPage: TypeAlias = Callable[[int, float], Awaitable[EventsRead]]
 class Observers:
     """The observations of one session, which share the requests that it may have open."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_waiting: float = MOST_WAITING, most_reads: float = MOST_READS) -> None:
         self.count = 0
+        self._most_waiting = most_waiting
+        self._most_reads = most_reads
         self._reads: anyio.CapacityLimiter | None = None
 
     async def turn(self) -> anyio.CapacityLimiter:
         """Return the limit of open reads, which a loop makes when it first needs it."""
         if self._reads is None:
-            self._reads = anyio.CapacityLimiter(MOST_READS)
+            self._reads = anyio.CapacityLimiter(self._most_reads)
         return self._reads
 
     @property
     def wait(self) -> float:
         """Seconds for which a read may wait."""
-        return WAIT if self.count <= MOST_WAITING else WAIT_OF_MANY
+        return WAIT if self.count <= self._most_waiting else WAIT_OF_MANY
 
 
 class Observation:

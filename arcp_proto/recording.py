@@ -80,8 +80,8 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "finish",
         "fail",
     ),
-    "jobs": ("cancel_job", "read_events"),
-    "tokens": ("revoke_tokens", "throttle"),
+    "jobs": ("cancel_job", "read_events", "right_of"),
+    "tokens": ("revoke_tokens", "throttle", "token_refused"),
     "client": (
         "submit",
         "cancel",
@@ -109,6 +109,12 @@ RENAMED: Final[Mapping[str, tuple[str, Sequence[Any]]]] = {
     "reads_again": ("stopped_reading", (False,)),
 }
 """The names of inputs in recordings of earlier versions, their present names, and arguments to add."""
+
+JOB_CALLS: Final[Mapping[str, str]] = {"cancel_job": "cancel", "read_events": "read"}
+"""The methods of `HostJobs` whose inputs have other names."""
+
+TOKEN_CALLS: Final[Mapping[str, str]] = {"revoke_tokens": "revoke", "token_refused": "refused"}
+"""The methods of `HostTokens` whose inputs have other names."""
 
 _FREE: Final = ("submit", "emit", "emitted", "write_result", "delegate", "finish", "fail")
 """Inputs that hold data of agents and users."""
@@ -290,10 +296,9 @@ class _Player:
                 arguments[SCOPE] = msgspec.convert(arguments[SCOPE], TokenScope | None)
             return self._call(self.machine, name, arguments, now)
         elif isinstance(self.machine, Runtime) and name in INPUTS["jobs"]:
-            return self._call(self.machine.jobs, "cancel" if name == "cancel_job" else "read", arguments, now)
+            return self._call(self.machine.jobs, JOB_CALLS.get(name, name), arguments, now)
         elif isinstance(self.machine, Runtime) and name in INPUTS["tokens"]:
-            called = "revoke" if name == "revoke_tokens" else name
-            return self._call(self.machine.tokens, called, arguments, now)
+            return self._call(self.machine.tokens, TOKEN_CALLS.get(name, name), arguments, now)
         elif isinstance(self.machine, Runtime) and name in INPUTS["agents"]:
             return self._call(self.machine.agents, name, arguments, now)
         else:

@@ -27,7 +27,7 @@ LAYER_OF: Final[Mapping[str, str]] = {
     **dict.fromkeys(("errors", "ids", "limits", "secret", "features", "empty"), BASE),
     **dict.fromkeys(("close_codes", "job_statuses", "namespaces"), BASE),
     **dict.fromkeys(("version", "forks", "files", "values", "lease_terms", "exports", "observation"), BASE),
-    "otel": BASE,
+    **dict.fromkeys(("otel", "event_records"), BASE),
     **dict.fromkeys(("agents", "server", "app", "placing", "provisioning", "litellm", "http_client"), HOST),
     **dict.fromkeys(("mcp_tools", "prices", "metering", "pydantic_ai"), HOST),
     **dict.fromkeys(("recording", "stand_ins", "__init__", "cli", "demo", "sync", "testing"), TOP),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from arcp_io.errors import HistoryCut
+from arcp_io.event_records import end_record, event_record
 from arcp_proto import EventKind
 
 from .access import Access
@@ -95,7 +96,7 @@ class _Reading:
                     if not told_start:
                         told_start = True
                         self._note_start(observation.history_from)
-                    await write_line(json.dumps(_record(event)) if self._as_json else _line(event))
+                    await write_line(json.dumps(event_record(event)) if self._as_json else _line(event))
             except HistoryCut as cut:
                 self._note(cut.message)
             else:
@@ -104,7 +105,7 @@ class _Reading:
             self._note_start(observation.history_from)
         if observation.end is not None:
             end = observation.end
-            await write_line(json.dumps(_end_record(end)) if self._as_json else _end_line(end))
+            await write_line(json.dumps(end_record(end)) if self._as_json else _end_line(end))
 
     def _note_start(self, history_from: int | None) -> None:
         if history_from is not None:
@@ -113,38 +114,6 @@ class _Reading:
     def _note(self, text: str) -> None:
         self.cut = True
         print(f"Of job {one_line(self._job_id)} {one_line(text)}.", file=sys.stderr, flush=True)
-
-
-def _record(event: JobEvent) -> dict[str, Any]:
-    """Return an event as a record; its secrets are not part of the body."""
-    return {
-        "job_id": event.job_id,
-        "job_seq": event.job_seq,
-        "kind": event.kind,
-        "ts": event.ts,
-        "body": event.body,
-    }
-
-
-def _end_record(end: JobEnded) -> dict[str, Any]:
-    """Return the end of a job as the last record, whose kind is `end`."""
-    body: dict[str, Any] = {"final_status": end.final_status}
-    if end.code:
-        error = {"code": end.code, "message": end.message, "retryable": end.retryable}
-        body["error"] = {**error, "details": end.details} if end.details else error
-    if end.summary is not None:
-        body["summary"] = end.summary
-    if end.result_size is not None:
-        body["result_size"] = end.result_size
-    if end.result is not None:
-        body["result"] = end.result
-    return {
-        "job_id": end.job_id,
-        "job_seq": end.job_seq,
-        "kind": "end",
-        "ts": end.completed_at,
-        "body": body,
-    }
 
 
 def _line(event: JobEvent) -> str:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
+from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import Origin, Subprotocol
@@ -29,6 +30,8 @@ class Page(NamedTuple):
 
 Pages: TypeAlias = Mapping[str, Callable[[], Page]]
 """The pages of a listener by their paths; each is made when it is asked for."""
+WEB: Final = ("http", "https")
+"""The schemes of web origins."""
 NO_PAGES: Final[Pages] = {}
 
 
@@ -121,6 +124,25 @@ class Admission:
             asked = f"path {path[:200]!r}, Host {hosts!r:.200}, Origin {origins!r:.200}"
             self._refused(response.status_code, asked)
         return response
+
+    def refuses(self, headers: Headers, path: str) -> str:
+        """Return why a request that opens no WebSocket gets 403, by Host and Origin; "" if it does not.
+
+        The web origin that is the Host itself is admitted, by HTTP and HTTPS, besides `origins`.
+        """
+        hosts, origins = headers.get_all("Host"), headers.get_all("Origin")
+        if not self._lists_host(hosts):
+            why = "Host is not allowed"
+        elif origins and not (len(origins) == 1 and self._admits_origin(origins[0], hosts[0])):
+            why = "Origin is not allowed"
+        else:
+            return ""
+        if self._refused is not None:
+            self._refused(403, f"path {path[:200]!r}, Host {hosts!r:.200}, Origin {origins!r:.200}")
+        return why
+
+    def _admits_origin(self, origin: str, host: str) -> bool:
+        return origin in self.origins or origin in {f"{scheme}://{host.lower()}" for scheme in WEB}
 
     def _answer(self, protocol: ServerProtocol, request: Request, path: str) -> Response:
         if not self._lists_host(request.headers.get_all("Host")):

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
-from arcp_io.drivers.sockets import address_text, is_loopback
 from arcp_io.drivers.ws_admission import PLAIN_TEXT, Page
 from arcp_proto import CloseCode
 
 from .activity_log import Refusals
 from .dashboard import KEPT, PATH
 from .entrance import Entrance
+from .event_streams import EventStreams, streamed_job
 from .hosted import Hosted, Stage
 from .http_pages import LIVE, METRICS, READY, health
+from .http_scope import (
+    CLEAR,
+    Receive,
+    Scope,
+    Send,
+    headers_of,
+    is_folder,
+    is_local,
+    is_private,
+    path_of,
+    peer_of,
+    respond,
+    target_of,
+)
 from .server import Server, open_metrics
 
 if TYPE_CHECKING:
@@ -29,17 +43,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("arcp_io")
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-
 DRAIN: Final = 30.0
 """Seconds that running jobs get at the end of a lifespan."""
-CLEAR: Final = (
-    "tokens would cross the network in clear text: use TLS, let the server trust its proxy's headers,"
-    " or give asgi(allow_plain=True)"
-)
 _SILENT: Final = logging.Logger("arcp_io.server.asgi", logging.CRITICAL + 1)
 _HANDSHAKE: Final = {
     "Upgrade": "websocket",
@@ -49,7 +54,6 @@ _HANDSHAKE: Final = {
 }
 """The headers of an opening handshake, which the ASGI server has checked; HTTP/2 has none of them."""
 _REPLACED: Final = frozenset(name.lower() for name in (*_HANDSHAKE, "Sec-WebSocket-Extensions"))
-_NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class AsgiApp:
@@ -67,6 +71,7 @@ class AsgiApp:
         journal: Journal | None = None,
         metrics: bool = False,
         dashboard: bool = False,
+        sse: bool = False,
     ) -> None:
         """Take the arguments of `App.asgi`."""
         if journal is not None and not hasattr(journal, "append"):
@@ -84,10 +89,12 @@ class AsgiApp:
         self._path = path
         self._allow_plain = allow_plain
         self._refusals = Refusals(time.monotonic_ns)
-        self._admission = entrance.admission(
-            partial(self._refusals.http_refused, call="asgi"), guarded=guarded
-        )
+        refused = partial(self._refusals.http_refused, call="asgi")
+        self._admission = entrance.admission(refused, guarded=guarded)
         self._hosted = Hosted(app, journal, drain, counted)
+        self._streams: EventStreams | None = None
+        if sse:
+            self._streams = EventStreams(app, self._hosted, self._admission, refused, allow_plain=allow_plain)
 
     def __repr__(self) -> str:
         return f"<AsgiApp of {self._app.name} at {self._path}>"
@@ -116,7 +123,7 @@ class AsgiApp:
             case "websocket":
                 await self._connect(scope, receive, send)
             case "http":
-                await self._request(scope, send)
+                await self._request(scope, receive, send)
             case kind:
                 raise ValueError(f"an ASGI scope of type {kind!r} is not supported")
 
@@ -140,14 +147,14 @@ class AsgiApp:
     async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a WebSocket, or refuse it before the upgrade."""
         await receive()
-        request = Request(_target(scope), _headers(scope, opening=True))
+        request = Request(target_of(scope), _opening_headers(scope))
         protocol = self._admission.protocol(_SILENT)
         response = self._admission.answer(protocol, request)
         if response.status_code != 101:
             await _deny(scope, send, response.status_code, response.body)
             return
-        peer = address_text(tuple(scope["client"])) if scope.get("client") else "unknown"
-        if not (self._allow_plain or _is_private(scope) or _is_local(scope)):
+        peer = peer_of(scope)
+        if not (self._allow_plain or is_private(scope) or is_local(scope)):
             self._refusals.http_refused(403, f"{CLEAR}; it came from {peer}", call="asgi")
             await _deny(scope, send, 403, CLEAR)
             return
@@ -164,14 +171,16 @@ class AsgiApp:
         except OSError:
             return  # The peer has gone meanwhile.
         socket = AsgiSocket(receive, send)
-        secure = _is_private(scope) or (self._app.secure_loopback and _is_local(scope))
+        secure = is_private(scope) or (self._app.secure_loopback and is_local(scope))
         await server.carry_messages(socket, secure=secure, peer=peer)
 
-    async def _request(self, scope: Scope, send: Send) -> None:
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer an HTTP request."""
-        path = _path(scope)
-        if scope["method"] not in ("GET", "HEAD"):
-            await _respond(send, 405, "the method is GET\n", {"Allow": "GET, HEAD"})
+        path = path_of(scope)
+        if self._streams is not None and (job_id := streamed_job(path)) is not None:
+            await self._streams.answer(job_id, scope, receive, send)
+        elif scope["method"] not in ("GET", "HEAD"):
+            await respond(send, 405, "the method is GET\n", {"Allow": "GET, HEAD"})
         elif path == LIVE:
             failed = self._hosted.stage is Stage.FAILED
             await _send_page(send, health(self._hosted.trouble if failed else ""))
@@ -179,18 +188,18 @@ class AsgiApp:
             await self._hosted.begin()
             await _send_page(send, health(self._hosted.trouble))
         else:
-            target = f"{PATH}/" if _is_folder(scope) and path == PATH else _target(scope)
-            request = Request(target, _headers(scope, opening=False))
+            target = f"{PATH}/" if is_folder(scope) and path == PATH else target_of(scope)
+            request = Request(target, headers_of(scope))
             response = self._admission.answer(self._admission.protocol(_SILENT), request)
             if response.status_code == 101:
                 logger.error(
                     "this ASGI server does not serve WebSockets: uvicorn needs the package websockets"
                 )
-                await _respond(send, 501, "this server does not serve WebSockets\n")
+                await respond(send, 501, "this server does not serve WebSockets\n")
                 return
             kind = response.headers.get("Content-Type", PLAIN_TEXT)
             kept = {name: response.headers[name] for name in KEPT if name in response.headers}
-            await _respond(send, response.status_code, response.body, {"Content-Type": kind, **kept})
+            await respond(send, response.status_code, response.body, {"Content-Type": kind, **kept})
 
 
 class AsgiSocket:
@@ -215,57 +224,25 @@ class AsgiSocket:
         await self._send({"type": "websocket.close", "code": int(code), "reason": reason})
 
 
-def _path(scope: Scope) -> str:
-    """Return the path of a request below the place where the application is mounted."""
-    path, root = str(scope["path"]), str(scope.get("root_path") or "").rstrip("/")
-    if root and (path == root or path.startswith(f"{root}/")):
-        path = path[len(root) :]
-    return f"/{path.strip('/')}"  # Litestar ends the path of a mounted application with a slash.
-
-
-def _is_folder(scope: Scope) -> bool:
-    """Return whether the client asked for a path that ends with a slash."""
-    return bytes(scope.get("raw_path") or b"").partition(b"?")[0].endswith(b"/")
-
-
-def _target(scope: Scope) -> str:
-    """Return the path and the query of a request, as the rules for admission take them."""
-    query = bytes(scope.get("query_string") or b"").decode("latin-1")
-    return f"{_path(scope)}?{query}" if query else _path(scope)
-
-
-def _headers(scope: Scope, *, opening: bool) -> Headers:
-    """Return the headers of a request; for an `opening` handshake with those that make it one."""
+def _opening_headers(scope: Scope) -> Headers:
+    """Return the headers of a request to open a WebSocket, with those that make it one."""
     headers = Headers()
-    for name, value in scope["headers"]:
-        text = name.decode("latin-1").lower()
-        if not (opening and text in _REPLACED):
-            headers[text] = value.decode("latin-1")
-    if opening:
-        headers.update(_HANDSHAKE)
+    for name, value in headers_of(scope).raw_items():
+        if name not in _REPLACED:
+            headers[name] = value
+    headers.update(_HANDSHAKE)
     return headers
-
-
-def _is_private(scope: Scope) -> bool:
-    """Return whether the peer has connected over TLS, as far as the server knows."""
-    return scope.get("scheme") in ("wss", "https")
-
-
-def _is_local(scope: Scope) -> bool:
-    """Return whether the peer is on this machine; a client without an address uses a socket of Unix."""
-    client = scope.get("client")
-    return not client or not client[0] or is_loopback(client[0])
 
 
 async def _send_page(send: Send, page: Page) -> None:
     """Send a page as the response to a request."""
-    await _respond(send, page.status, page.body, {"Content-Type": page.content_type})
+    await respond(send, page.status, page.body, {"Content-Type": page.content_type})
 
 
 async def _deny(scope: Scope, send: Send, status: int, body: str | bytes | bytearray) -> None:
     """Refuse a WebSocket before its upgrade, with an HTTP status where the server can send one."""
     if _can_respond(scope):
-        await _respond(send, status, body, kind="websocket.http.response")
+        await respond(send, status, body, kind="websocket.http.response")
     else:
         await send({"type": "websocket.close", "code": int(CloseCode.POLICY_VIOLATION), "reason": ""})
 
@@ -273,7 +250,7 @@ async def _deny(scope: Scope, send: Send, status: int, body: str | bytes | bytea
 async def _put_off(scope: Scope, send: Send, code: CloseCode, reason: str) -> None:
     """Refuse a WebSocket for a reason that passes: with HTTP 503, or after the upgrade with a close code."""
     if _can_respond(scope):
-        await _respond(send, 503, f"{reason}\n", kind="websocket.http.response")
+        await respond(send, 503, f"{reason}\n", kind="websocket.http.response")
     else:
         await send({"type": "websocket.accept"})
         await send({"type": "websocket.close", "code": int(code), "reason": reason})
@@ -281,20 +258,3 @@ async def _put_off(scope: Scope, send: Send, code: CloseCode, reason: str) -> No
 
 def _can_respond(scope: Scope) -> bool:
     return "websocket.http.response" in (scope.get("extensions") or {})
-
-
-async def _respond(
-    send: Send,
-    status: int,
-    body: str | bytes | bytearray,
-    headers: Mapping[str, str] = _NO_HEADERS,
-    *,
-    kind: str = "http.response",
-) -> None:
-    """Send a complete HTTP response of plain text, in messages of a kind."""
-    data = body.encode() if isinstance(body, str) else bytes(body)
-    fields = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(data)), **headers}
-    fields["Cache-Control"] = "no-store"
-    sent = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
-    await send({"type": f"{kind}.start", "status": status, "headers": sent})
-    await send({"type": f"{kind}.body", "body": data})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from math import inf
 
 import anyio
 
@@ -29,14 +30,20 @@ class Readers:
         self._runtime = runtime
         self._pump = pump
         self._reads: dict[RequestId, _Read] = {}
-        self._observers = Observers()
+        self._observers = Observers(inf, inf)  # A runtime limits the requests of clients, not of its host.
         self._over = False
 
     def observe(
-        self, job_id: str, from_position: int, kinds: str | Sequence[str] | None, *, follow: bool
+        self,
+        job_id: str,
+        from_position: int,
+        kinds: str | Sequence[str] | None,
+        principal: str | None,
+        *,
+        follow: bool,
     ) -> Observation:
-        """Return an iterator over the events of a job above a position."""
-        read = partial(self._read, job_id, kinds_of(kinds))
+        """Return an iterator over the events of a job above a position, for a principal or for the host."""
+        read = partial(self._read, job_id, kinds_of(kinds), principal)
         return Observation(job_id, from_position, read, self._observers, follow=follow)
 
     def happened(self, event: EventsRead | RequestRefused) -> None:
@@ -57,12 +64,14 @@ class Readers:
             read.error = _ended()
             read.done.set()
 
-    async def _read(self, job_id: str, kinds: list[str] | None, after: int, wait: float) -> EventsRead:
+    async def _read(
+        self, job_id: str, kinds: list[str] | None, principal: str | None, after: int, wait: float
+    ) -> EventsRead:
         if self._over:
             raise _ended()
         jobs, now = self._runtime.jobs, self._pump.now()
         try:
-            request_id = jobs.read(JobId(job_id), after, None, wait, kinds, now=now)
+            request_id = jobs.read(JobId(job_id), after, None, wait, kinds, principal, now=now)
         except LocalProtocolError:
             if jobs.describe(JobId(job_id)) is None:
                 raise error_for("JOB_NOT_FOUND", "no such job", job_id=job_id) from None

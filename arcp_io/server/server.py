@@ -6,8 +6,8 @@ import logging
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
@@ -27,6 +27,7 @@ from arcp_io.drivers.stdio import RequestCodec, own_standard_streams
 from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ServerCodec
 from arcp_io.drivers.ws_admission import Admission
+from arcp_io.errors import PermissionDenied
 from arcp_io.observation import Observation
 from arcp_io.provisioning import NoProvisioner, Provisioning
 from arcp_proto import (
@@ -116,6 +117,7 @@ class Server:
         self._closes_auditor = shared.auditor is None
         self.refusals = activity_log.Refusals(clock.now)
         self._readers = Readers(runtime, self.pump)
+        self._on_revoked: dict[Callable[[], object], None] = {}
         self._metrics = shared.metrics
         if self._metrics is not None:
             self._metrics.watch(self)
@@ -163,8 +165,19 @@ class Server:
         """
         return self.runtime.jobs.infos(finished=finished)
 
-    def describe(self, job_id: str) -> JobDescription | None:
-        """Return one look at a job of any principal; None for a job that is not kept."""
+    def describe(self, job_id: str, *, principal: str | None = None) -> JobDescription | None:
+        """Return one look at a job of any principal; None for a job that is not kept.
+
+        For a `principal` also None for a job that it may not see; raises PermissionDenied for one that it may
+        only list. That decision is an audit fact.
+        """
+        if principal is not None:
+            right = self.runtime.jobs.right_of(principal, JobId(job_id), now=self.pump.now())
+            self.pump.run()
+            if right is None:
+                return None
+            if right != "observe":
+                raise PermissionDenied("this job may be listed, and not observed", job_id=job_id)
         return self.runtime.jobs.describe(JobId(job_id))
 
     def observe(
@@ -174,13 +187,15 @@ class Server:
         *,
         kinds: str | Sequence[str] | None = None,
         follow: bool = True,
+        principal: str | None = None,
     ) -> Observation:
         """Iterate over the events of a job of any principal above a position, as `Session.observe` does.
 
         With a journal an event comes once it is durable. Raises JobNotFound for an unknown job, also when it
-        is forgotten meanwhile, and ConnectionLost when the server has ended.
+        is forgotten meanwhile, and ConnectionLost when the server has ended. For a `principal` it raises what
+        a session of that principal gets: JobNotFound or PermissionDenied, also once a right is withdrawn.
         """
-        return self._readers.observe(job_id, from_position, kinds, follow=follow)
+        return self._readers.observe(job_id, from_position, kinds, principal, follow=follow)
 
     def counts(self) -> Counts:
         """Return how many connections, sessions and jobs the server has."""
@@ -237,6 +252,17 @@ class Server:
     def end_revoked(self) -> None:
         """End the connections of bearer tokens that the verifier does not hold any longer."""
         self._agents.end_revoked()
+        for look in list(self._on_revoked):
+            look()
+
+    @contextmanager
+    def on_revoked(self, look: Callable[[], object]) -> Iterator[None]:
+        """Call `look` within the block whenever the verifier may hold fewer tokens than before."""
+        self._on_revoked[look] = None
+        try:
+            yield
+        finally:
+            del self._on_revoked[look]
 
     def log_room(self) -> None:
         """Log how many files may be open, and how many of them are connections."""
@@ -274,6 +300,11 @@ class Server:
     def throttle(self, peer: str) -> None:
         """Verify no token from the origin of a peer for a while, unless a valid resume token is beside it."""
         self.runtime.tokens.throttle(peer, now=self.pump.now())
+
+    def token_refused(self, peer: str, reason: str) -> None:
+        """Count a bearer token that was refused outside of any connection; see `HostTokens.refused`."""
+        self.runtime.tokens.refused(peer, reason, now=self.pump.now())
+        self.pump.run()
 
     async def hand_over(self, drain: float = DRAIN) -> None:
         """End this server for the next one with its journal, and wait for the end (see `Runtime.hand_over`).

@@ -57,7 +57,8 @@ message that only a session in the tenant of its principal may send; `guest_revo
 ended because its last right was withdrawn.
 
 `reason` of an evicted session: detached or idle. `decision` on a subscription: granted, list only, not
-visible, unknown. `untold` of a limit: how often it was reached without a fact since the last one.
+visible, unknown; its `session_id` is empty when a principal reads outside of any session, as over HTTP.
+`untold` of a limit: how often it was reached without a fact since the last one.
 `outstanding`: whether the credential is listed as one that could not be revoked.
 """
 

@@ -24,7 +24,7 @@ from .gauges import Gauges, gauges
 from .jobs import completion
 from .jobs.description import describe, stopped_of
 from .jobs.stage import AgentStage
-from .sessions import reads
+from .sessions import reads, subscriptions
 
 if TYPE_CHECKING:
     from .state import RuntimeState
@@ -102,6 +102,19 @@ class HostJobs:
         job = self._state.jobs.get(job_id)
         return None if job is None else describe(self._state, job)
 
+    def right_of(self, principal: str, job_id: JobId, *, now: int) -> str | None:
+        """Decide what a principal may do with a job, outside of any session: "observe", "list", or None.
+
+        None stands for a job that does not exist as well as for one that is not visible. The rights are those
+        of its own jobs and of `RuntimeConfig.observers`, without tenants. The decision is an audit fact, as
+        that on a subscription. Take afterwards.
+        """
+        state = self._state
+        state.enter(now, "right_of", principal, job_id)
+        right = subscriptions.decide(state, Principal(principal), job_id)
+        state.done()
+        return None if right is None else right.value
+
     def cancel(self, job_id: JobId, reason: str = "", *, now: int) -> bool:
         """Cancel a job of any principal, and its children before it. Take afterwards.
 
@@ -125,6 +138,7 @@ class HostJobs:
         most: int | None = None,
         wait_sec: float = 0.0,
         kinds: Sequence[str] | None = None,
+        principal: str | None = None,
         *,
         now: int,
     ) -> RequestId:
@@ -132,13 +146,16 @@ class HostJobs:
 
         `EventsRead` with that id answers, with at most `most` events of these `kinds` and the terminal, once
         they are durable. If there are none, it comes with the next one, or after `wait_sec` seconds.
-        `RequestRefused` answers if the job is forgotten meanwhile. Take afterwards. Raises LocalProtocolError
-        for a job that the runtime does not have, and for values out of range.
+        `RequestRefused` answers if the job is forgotten meanwhile, or is read for a `principal` that may not
+        observe it, or no longer. Take afterwards. Raises LocalProtocolError for a job that the runtime does
+        not have, and for values out of range.
         """
         state, job = self._state, self._known(job_id)
         request = read_events(job_id, after, most, wait_sec, kinds)
-        state.enter(now, "read_events", job_id, after, most, wait_sec, request.kinds)
-        request_id = reads.ask(state, job, request)
+        reader = None if principal is None else Principal(principal)
+        whose = () if reader is None else (reader,)
+        state.enter(now, "read_events", job_id, after, most, wait_sec, request.kinds, *whose)
+        request_id = reads.ask(state, job, request, reader)
         state.done()
         return request_id
 

@@ -6,7 +6,7 @@ The host verifies tokens, and the runtime never sees one again: it knows a token
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from arcp_proto.ids import Monotonic
 
@@ -14,6 +14,9 @@ from .sessions import admission_control, handshake
 
 if TYPE_CHECKING:
     from .state import RuntimeState
+
+NOT_VALID: Final = "the token"
+"""The reason of a failed authentication in which the verifier does not know the token."""
 
 
 class HostTokens:
@@ -42,6 +45,18 @@ class HostTokens:
         state = self._state
         state.enter(now, "revoke_tokens", list(token_ids))
         handshake.revoke(state, [token_id for token_id in token_ids if token_id])
+        state.done()
+
+    def refused(self, peer: str, reason: str, *, now: int) -> None:
+        """Count a bearer token that the host has refused outside of any connection, as over HTTP (§6.1).
+
+        `reason` is one of those of the audit fact `authentication_failed`, which this writes. As on a
+        connection, only "the token", which is not valid, counts against the origin of the peer. Take
+        afterwards.
+        """
+        state = self._state
+        state.enter(now, "token_refused", peer, reason)
+        admission_control.failed_at(state, peer, reason, guessed=reason == NOT_VALID)
         state.done()
 
     def throttle(self, peer: str, *, now: int) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import anyio
 
 from arcp_io import JobContext, SqliteJournal
-from arcp_io.server.asgi import AsgiApp, Receive, Scope, Send
+from arcp_io.server.asgi import AsgiApp
+from arcp_io.server.http_scope import Receive, Scope, Send
 from tests.io.apps import make_app
 
 logging.basicConfig(level=logging.INFO)
@@ -31,8 +32,16 @@ def agents() -> AsgiApp:
             await anyio.sleep(0.02)
         return int(input)
 
+    @app.agent("paced", restartable=True)
+    async def paced(job: JobContext, input: Any) -> int:
+        for number in range(input):
+            await job.log("info", f"{number}")
+            if number % 10 == 0:
+                await anyio.sleep(0.005)
+        return int(input)
+
     path = os.environ.get("ARCP_JOURNAL")
-    return app.asgi(drain=5, journal=SqliteJournal(path) if path else None)
+    return app.asgi(drain=5, journal=SqliteJournal(path) if path else None, sse=True)
 
 
 def starlette(*, lived: bool) -> Any:

@@ -32,6 +32,8 @@ def test_a_mounted_application(framework: str, server: str, lived: bool, tmp_pat
             job = session.submit("flood", {"events": 20})
             assert len(list(job)) == 20
             assert session.submit("echo", framework).result() == framework
+        assert site.get(f"/jobs/{job.id}/events", Authorization=f"Bearer {TOKEN}") == 200
+        assert site.get(f"/jobs/{job.id}/events") == 401
         assert site.get("/readyz") == 200
         assert site.get("/arcp", Host="evil.example") in (400, 403)
     by = "starts with the lifespan" if lived else "starts with its first request"

@@ -19,7 +19,7 @@ _FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _CODE: Final = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _LINK: Final = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING: Final = re.compile(r"^#{1,6} (.*)$", re.MULTILINE)
-_NAME: Final = re.compile(r"# (\w+\.(?:py|cfg|conf|service|socket|yaml)|Containerfile)\b")
+_NAME: Final = re.compile(r"(?:#|//) (\w+\.(?:py|js|cfg|conf|service|socket|yaml)|Containerfile)\b")
 
 
 class Block(NamedTuple):

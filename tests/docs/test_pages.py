@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from arcp_io.cli import commands as cli
+from arcp_io.server import event_streams
 from arcp_proto import Limits
 from tests.docs import pages
 
@@ -158,7 +159,8 @@ def test_pages_show_the_programs_as_they_are(page: Path) -> None:
 
 def test_every_program_is_shown_and_every_block_with_a_name_is_a_program() -> None:
     assert {block.name for block in pages.blocks("python")} - {None} == set(pages.programs())
-    assert {block.name for block in pages.blocks("text")} - {None} == set(pages.configurations())
+    shown = [*pages.blocks("text"), *pages.blocks("javascript")]
+    assert {block.name for block in shown} - {None} == set(pages.configurations())
 
 
 def test_a_page_that_shows_an_older_program_is_found() -> None:
@@ -245,6 +247,9 @@ def unknown_command(command: str) -> str | None:
         case ["pytest", *rest]:
             missing = [word for word in rest if word.startswith("tests") and not (ROOT / word).exists()]
             return f"{command}: there is no {missing}" if missing else None
+        case ["curl", *rest]:
+            route = event_streams.streamed_job(rest[-1].partition(":8000")[2])
+            return None if route else f"{command}: there is no such route"
         case ["tail" | "kill" | "export" | "." | ".ci/run" | ".ci/oldest" | ".ci/pythons", *_]:
             return None
         case _:

@@ -11,7 +11,6 @@ import shlex
 import socket
 import struct
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -20,11 +19,10 @@ from pathlib import Path
 from textwrap import indent
 from threading import Thread
 from typing import Any, BinaryIO, Final, NamedTuple
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import anyio
 import pytest
-import uvicorn
 
 from arcp_io import App, JobContext, SqliteJournal, connect, serve, serve_memory, sync
 from arcp_io.errors import ArcpError, InternalError, LeaseSubsetViolation, Unauthenticated
@@ -33,11 +31,10 @@ from arcp_proto.leases.lease import Grants
 from arcp_proto.server.audit import FACTS
 from tests.docs import pages
 from tests.docs.pages import program
-from tests.hanging import PATIENCE
 from tests.io.gateway import MASTER, gateway
 from tests.io.http_server import served
 from tests.io.processes import Served, run_pytest
-from tests.io.test_web import free_port
+from tests.io.web_server import web_served
 from tests.runners import run
 
 LEASES: Final = (pages.DOCS / "guides" / "leases.md").read_text()
@@ -500,24 +497,6 @@ def test_the_first_agent_in_fastapi_is_asked_and_looked_at(
     monkeypatch.delitem(sys.modules, "reports")
 
 
-@contextmanager
-def web_served(app: Any) -> Iterator[int]:
-    """Run a web application by uvicorn in a thread, and yield its port."""
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", ws="websockets-sansio"))
-    thread = Thread(target=server.run)
-    thread.start()
-    try:
-        until = time.monotonic() + PATIENCE
-        while not server.started:
-            assert time.monotonic() < until and thread.is_alive()
-            time.sleep(0.02)
-        yield port
-    finally:
-        server.should_exit = True
-        thread.join(PATIENCE)
-
-
 @pytest.mark.anyio
 async def test_an_isolated_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "isolated.py").write_text(program("isolated.py"))
@@ -528,3 +507,26 @@ async def test_an_isolated_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         names = await (await session.submit("environment")).result()
     assert "HOME" not in names
     monkeypatch.delitem(sys.modules, "isolated")
+
+
+def test_a_job_is_followed_over_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "streamed.py").write_text(program("streamed.py"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "streamed", raising=False)
+    with web_served(importlib.import_module("streamed").app) as port:
+        with sync.connect(f"ws://127.0.0.1:{port}/arcp", token="s3cret") as session:
+            job = session.submit("count", 3)
+        asked = Request(
+            f"http://127.0.0.1:{port}/jobs/{job.id}/events", headers={"Authorization": "Bearer s3cret"}
+        )
+        with urlopen(asked) as answer:
+            blocks = answer.read().decode().split("\n\n")
+        assert [block.split("\n")[:2] for block in blocks[1:-1]] == [
+            ["id: 1", "event: progress"],
+            ["id: 2", "event: progress"],
+            ["id: 3", "event: progress"],
+            ["id: 4", "event: end"],
+        ]
+        end = json.loads(blocks[-2].partition("data: ")[2])
+        assert end["body"] == {"final_status": "success", "result": {"counted": 3}}
+    monkeypatch.delitem(sys.modules, "streamed")

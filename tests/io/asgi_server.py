@@ -130,3 +130,110 @@ async def lived(app: Any) -> AsyncIterator[list[Message]]:
         await started.wait()
         yield said
         stopped.set()
+
+
+class StreamPeer:
+    """A client of a response that comes in parts, and whose server runs the application in a task."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.sends = 0
+        """Messages that the application has begun to send."""
+        self.taking = anyio.Event()
+        """Set while the server takes what the application sends."""
+        self.taking.set()
+        self.gone = anyio.Event()
+        """Set when the server knows that the client is gone."""
+        self.broken = False
+        """Whether the server raises when the application sends to a client that is gone."""
+        self.begun = anyio.Event()
+        self.ended = anyio.Event()
+        """Set when the application has returned."""
+        self.whole = False
+        """Whether the application has ended the response."""
+        self._to_client, self._blocks = anyio.create_memory_object_stream[str](inf)
+        self._asked = False
+
+    async def serve(self, app: Any, scope: dict[str, Any]) -> None:
+        """Run the application until it returns."""
+        try:
+            await app(scope, self._receive, self._send)
+        finally:
+            self.begun.set()
+            self.ended.set()
+            self._to_client.close()
+
+    async def block(self) -> str:
+        """Return the next block of the response; raises EndOfStream at its end."""
+        return await self._blocks.receive()
+
+    async def event(self) -> dict[str, Any]:
+        """Return the data of the next event."""
+        while True:
+            fields = fields_of(await self.block())
+            if "data" in fields:
+                data: dict[str, Any] = json.loads(fields["data"])
+                assert (fields["id"], fields["event"]) == (str(data["job_seq"]), data["kind"])
+                return data
+
+    async def events(self) -> list[dict[str, Any]]:
+        """Return the data of all events up to the end of the response."""
+        found = []
+        try:
+            while True:
+                found.append(await self.event())
+        except anyio.EndOfStream:
+            return found
+
+    async def text(self) -> str:
+        """Return the rest of the response."""
+        await self.ended.wait()
+        return "".join([block async for block in self._blocks])
+
+    def close(self) -> None:
+        """Close what tests may have left open."""
+        self._to_client.close()
+        self._blocks.close()
+
+    async def _receive(self) -> Message:
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        self.sends += 1
+        await self.taking.wait()
+        if self.broken:
+            raise OSError("the client is gone")
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+            self.begun.set()
+        else:
+            self.whole = not message.get("more_body", False)
+            if message["body"]:
+                await self._to_client.send(message["body"].decode())
+
+
+def fields_of(block: str) -> dict[str, str]:
+    """Return the fields of a server-sent event; a comment has none."""
+    lines = [line.partition(": ") for line in block.split("\n") if line and not line.startswith(":")]
+    return {name: value for name, _, value in lines}
+
+
+@asynccontextmanager
+async def requested(app: Any, path: str, **more: Any) -> AsyncIterator[StreamPeer]:
+    """Run an application for an HTTP request, which is given up at the end of the block."""
+    peer = StreamPeer()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(peer.serve, app, scope_of("http", path, **more))
+            await peer.begun.wait()
+            yield peer
+            peer.gone.set()
+            tasks.cancel_scope.cancel()
+    finally:
+        peer.close()

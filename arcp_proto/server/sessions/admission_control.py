@@ -362,9 +362,14 @@ def throttles(state: RuntimeState, peer: str, now: Monotonic) -> bool:
 
 def failed(state: RuntimeState, connection: ConnectionState, reason: str, *, guessed: bool = False) -> None:
     """Write the audit fact of a failed authentication; a `guessed` token counts against its origin."""
-    note(state, "authentication_failed", "", peer=connection.peer, reason=reason)
+    failed_at(state, connection.peer, reason, guessed=guessed)
+
+
+def failed_at(state: RuntimeState, peer: str, reason: str, *, guessed: bool) -> None:
+    """Write the audit fact of an authentication that failed for a peer, with or without a connection."""
+    note(state, "authentication_failed", "", peer=peer, reason=reason)
     if guessed:
-        state.caps.failures.charge(origin_of(connection.peer), state.now)
+        state.caps.failures.charge(origin_of(peer), state.now)
 
 
 def check_connections(state: RuntimeState, principal: Principal) -> None:

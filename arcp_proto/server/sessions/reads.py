@@ -21,7 +21,7 @@ from arcp_proto.engine.job_pages import read_of
 from arcp_proto.engine.output import RequestRefused
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import RETRYABLE, ErrorCode, Refusal
-from arcp_proto.ids import MILLISECOND, JobId, Monotonic, RequestId
+from arcp_proto.ids import MILLISECOND, JobId, Monotonic, Principal, RequestId
 from arcp_proto.limits import MAX_ID_LENGTH, MAX_READ_KINDS
 from arcp_proto.server.credentials.model import takes
 from arcp_proto.server.jobs.description import describe, show_input
@@ -44,6 +44,7 @@ MOST_AT_ONCE: Final = 64
 """Reads of one connection that are answered at a time; the others follow a millisecond later."""
 HOST: Final = 0
 """The number of the host among the readers; the others are connections, which have higher ones."""
+LISTED: Final = "this job may be listed, and not observed"
 
 
 _decode_page: Final = codec.decoder_of(reading.EventsPage)
@@ -65,6 +66,8 @@ class Read(msgspec.Struct, eq=False):
     until: Monotonic
     due: Monotonic | None
     """When it is looked at again; None while its transport takes nothing."""
+    principal: Principal | None = None
+    """The principal for which the host reads; None: the host reads for itself."""
     cut: int | None = None
     """The position of the first event that was left, if events were gone that it had not looked at."""
 
@@ -181,11 +184,11 @@ def on_read(
     _begin(state, job, request, connection.request_id(envelope), connection)
 
 
-def ask(state: RuntimeState, job: Job, request: reading.ReadEvents) -> RequestId:
-    """Begin a read of the host, and return its id."""
+def ask(state: RuntimeState, job: Job, request: reading.ReadEvents, principal: Principal | None) -> RequestId:
+    """Begin a read of the host, for itself or for a principal, and return its id."""
     state.reads.asked += 1
     request_id = RequestId(f"read_{state.reads.asked}")
-    _begin(state, job, request, request_id, None)
+    _begin(state, job, request, request_id, None, principal)
     return request_id
 
 
@@ -195,6 +198,7 @@ def _begin(
     request: reading.ReadEvents,
     request_id: str,
     connection: ConnectionState | None,
+    principal: Principal | None = None,
 ) -> None:
     """Begin a read, and answer it if that is possible now."""
     limits, kinds = state.limits, request.kinds
@@ -209,6 +213,7 @@ def _begin(
         None if kinds is None else tuple(map(codec.kind_opening, kinds)),
         Monotonic(state.now + wait_ms * MILLISECOND),
         None,
+        principal,
     )
     state.reads.add(read)
     _look_at(state, read)
@@ -279,18 +284,31 @@ def _readable(state: RuntimeState, connection: ConnectionState, job_id: str) -> 
     """Return a job that the session of a connection may observe; raises Refusal if it may not."""
     job, right = subscriptions.visible_job(state, session_of(connection), job_id)
     if right is not subscriptions.Right.OBSERVE:
-        raise Refusal(ErrorCode.PERMISSION_DENIED, "this job may be listed, and not observed")
+        raise Refusal(ErrorCode.PERMISSION_DENIED, LISTED)
+    return job
+
+
+def _readable_by_host(state: RuntimeState, read: Read) -> Job:
+    """Return the job that the host reads; raises Refusal if it is forgotten, or not for its principal."""
+    job, principal = state.jobs.get(read.job_id), read.principal
+    right: subscriptions.Right | None = subscriptions.Right.OBSERVE
+    if job is not None and principal is not None:
+        right = subscriptions.right_without_session(state, principal, job)
+    if job is None or right is None:
+        raise Refusal(ErrorCode.JOB_NOT_FOUND, "no such job")
+    if right is not subscriptions.Right.OBSERVE:
+        raise Refusal(ErrorCode.PERMISSION_DENIED, LISTED)
     return job
 
 
 def _look_at(state: RuntimeState, read: Read) -> None:
     """Answer a read if there is something to answer and its reader takes it; otherwise let it wait."""
-    connection, job = read.connection, state.jobs.get(read.job_id)
+    connection = read.connection
     try:
         if connection is not None:
             job = _readable(state, connection, read.job_id)
-        elif job is None:
-            raise Refusal(ErrorCode.JOB_NOT_FOUND, "no such job")
+        else:
+            job = _readable_by_host(state, read)
     except Refusal as refusal:
         _refuse(state, read, refusal)
         return

@@ -50,12 +50,22 @@ def right_to(state: RuntimeState, session: Session, job: Job) -> Right | None:
 
     The jobs of a principal are not visible in the sessions that it has as a guest.
     """
-    terms = job.terms
-    if terms.principal == session.principal and not session.guest:
+    if job.terms.principal == session.principal and not session.guest:
         return Right.OBSERVE
-    owners = rights_of(state, session)
-    word = owners.get(terms.principal)
-    if word is None and terms.tenant == session.tenant:
+    return _granted(rights_of(state, session), session.tenant, job)
+
+
+def right_without_session(state: RuntimeState, principal: Principal, job: Job) -> Right | None:
+    """Return what a principal may do with a job outside of any session, and so outside of any tenant."""
+    if job.terms.principal == principal:
+        return Right.OBSERVE
+    return _granted(state.observers.get(principal, {}), "", job)
+
+
+def _granted(owners: Mapping[str, str], tenant: str, job: Job) -> Right | None:
+    """Return the right to a job of another principal that the data grants within a tenant."""
+    word = owners.get(job.terms.principal)
+    if word is None and job.terms.tenant == tenant:
         word = owners.get(EVERYBODY)
     return None if word is None else Right(word)
 
@@ -135,12 +145,29 @@ def note_decision(state: RuntimeState, session: Session, job_id: str) -> None:
     """Write the audit fact of a subscribe or a first read: the owner of the job and the decision (§14)."""
     job = state.jobs.get(JobId(job_id))
     right = None if job is None else right_to(state, session, job)
+    _note(state, session.principal, session.id, job_id, job, right)
+
+
+def decide(state: RuntimeState, principal: Principal, job_id: str) -> Right | None:
+    """Return the right of a principal to a job outside of any session, and write the audit fact (§14).
+
+    An unknown job and one that is not visible are not told apart.
+    """
+    job = state.jobs.get(JobId(job_id))
+    right = None if job is None else right_without_session(state, principal, job)
+    _note(state, principal, "", job_id, job, right)
+    return right
+
+
+def _note(
+    state: RuntimeState, principal: str, session_id: str, job_id: str, job: Job | None, right: Right | None
+) -> None:
     decisions = {Right.OBSERVE: "granted", Right.LIST: "list only", None: "not visible"}
     note(
         state,
         "subscription",
-        session.principal,
-        session_id=session.id,
+        principal,
+        session_id=session_id,
         job_id=job_id,
         owner=None if job is None else job.terms.principal,
         decision="unknown" if job is None else decisions[right],

@@ -539,6 +539,19 @@ def test_an_origin_that_another_host_throttles_is_throttled_until_its_allowance_
     assert not world.runtime.tokens.throttles("192.0.2.1:7", now=world.now)
 
 
+def test_a_token_that_the_host_has_refused_counts_against_its_origin() -> None:
+    world = world_of(max_failed_authentications=2)
+    for reason in ("expired", "the scheme"):
+        world.runtime.tokens.refused("192.0.2.1:1", reason, now=world.now)
+    world.runtime.tokens.refused("192.0.2.1:2", "the token", now=world.now)
+    assert not world.runtime.tokens.throttles("192.0.2.1:3", now=world.now)
+    world.runtime.tokens.refused("192.0.2.1:4", "the token", now=world.now)
+    world.take()
+    assert world.runtime.tokens.throttles("192.0.2.1:5", now=world.now)
+    reasons = [fact["reason"] for fact in facts(world, "authentication_failed")]
+    assert reasons == ["expired", "the scheme", "the token", "the token"]
+
+
 def test_only_refused_tokens_count_as_failed_authentications() -> None:
     world = world_of(max_failed_authentications=1)
     world.client()

@@ -611,3 +611,40 @@ def test_the_host_is_told_of_a_wrong_read(world: World, asked: tuple[Any, ...]) 
     with pytest.raises(LocalProtocolError, match="there is no job"):
         host_read(world, "job_unknown")
     assert world.runtime.jobs.describe(JobId("job_unknown")) is None
+
+
+def test_the_host_reads_for_a_principal_what_that_may_observe(world: World) -> None:
+    job = reader(world).submit()
+    speak(world, job, 1)
+    rights: list[str | None] = []
+    for principal, data in (
+        ("alice", {}),
+        ("bob", {}),
+        ("bob", {"bob": {"alice": "list"}}),
+        ("bob", {"bob": {"*": "observe"}}),
+    ):
+        world.runtime.observers_set(data, now=world.now)
+        host_read(world, job, principal=principal)
+        rights.append(world.runtime.jobs.right_of(principal, JobId(job), now=world.now))
+        world.take()
+    found = [event.code if isinstance(event, RequestRefused) else event.job_seq for event in shown(world)]
+    assert found == [1, "JOB_NOT_FOUND", "PERMISSION_DENIED", 1]
+    assert rights == ["observe", None, "list", "observe"]
+    assert world.runtime.jobs.right_of("alice", JobId("job_unknown"), now=world.now) is None
+    world.take()
+    facts = [fact for fact in world.all(Audit) if fact.what == "subscription"]
+    decisions = ["granted", "not visible", "list only", "granted", "unknown"]
+    assert [fact.facts["decision"] for fact in facts] == decisions
+    assert {fact.facts["session_id"] for fact in facts} == {""}
+
+
+def test_a_read_for_a_principal_ends_with_its_right(world: World) -> None:
+    job = reader(world).submit()
+    world.runtime.observers_set({"bob": {"alice": "observe"}}, now=world.now)
+    host_read(world, job, wait_sec=5.0, principal="bob")
+    assert shown(world) == []
+    world.runtime.observers_set({}, now=world.now)
+    world.take()
+    world.advance(0.001)
+    [refused] = shown(world)
+    assert isinstance(refused, RequestRefused) and refused.code == "JOB_NOT_FOUND"
