@@ -29,6 +29,8 @@ from .view import View
 PATIENCE: Final = 3.0
 """Seconds in which a second Ctrl-C cancels the job."""
 
+LOOK: Final = 2.0
+"""Seconds to wait for the answer whether an agent has stopped after the end of its job."""
 SLOW: Final = 1.0
 """Seconds without a welcome after which the user is told."""
 MINUTE: Final = 60.0
@@ -286,10 +288,13 @@ class Following:
 
 
 async def _has_stopped(session: Session, job: Job) -> bool | None:
-    """Return whether the agent of an ended job has stopped by now; None if the runtime does not tell."""
+    """Return whether the agent of an ended job has stopped by now; None if the runtime does not tell.
+
+    Without an answer in time, as when the runtime shuts down, it is what the end of the job said.
+    """
     if job.stopped is True:
         return True
-    with suppress(ArcpError, LocalProtocolError):
+    with suppress(ArcpError, LocalProtocolError), anyio.move_on_after(LOOK):
         return (await session.describe(job.id)).stopped
     return job.stopped
 

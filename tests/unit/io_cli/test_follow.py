@@ -78,8 +78,8 @@ class MadeUpRuntime:
     """The number of times that Ctrl-C is pressed while the job waits, each after the last answer."""
     cancel_refused: Exception | None = None
     stubborn: bool = False
-    described: bool | Exception = True
-    """Whether the agent has stopped, as a describe tells, or the error that answers it."""
+    described: bool | Exception | None = True
+    """Whether the agent has stopped, as a describe tells, or the error that answers it; None: no answer."""
     cancel_takes: float = 0
     """Seconds until a job that is cancelled has ended."""
     changes: list[Any] = field(default_factory=list)
@@ -116,6 +116,8 @@ class MadeUpRuntime:
         self.asked.append(("describe", job_id))
         if isinstance(self.described, Exception):
             raise self.described
+        if self.described is None:
+            await anyio.sleep_forever()
         return JobDescription(job_id, "echo", "cancelled", "", {}, 1, 1, stopped=self.described)
 
     async def watch(self) -> AsyncIterator[Any]:
@@ -633,13 +635,19 @@ def test_an_agent_that_did_not_stop_is_shown(
         ("cancelled", True, Exit.CANCELLED),
         ("cancelled", JobNotFound("forgotten"), Exit.NOT_STOPPED),
         ("cancelled", LocalProtocolError("another runtime"), Exit.NOT_STOPPED),
+        ("cancelled", None, Exit.NOT_STOPPED),
         ("timed_out", False, Exit.TIMED_OUT),
         ("error", False, Exit.ERROR),
     ],
 )
 def test_the_exit_code_of_a_followed_job_tells_a_cancel_that_did_not_stop_it(
-    status: str, described: bool | Exception, code: Exit, backend: str, monkeypatch: pytest.MonkeyPatch
+    status: str,
+    described: bool | Exception | None,
+    code: Exit,
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("arcp_io.cli.follow.LOOK", 0.01 if described is None else 60)
     error = ArcpError("over", code="CANCELLED", details={"stopped": False})
     runtime = MadeUpRuntime(outcome=error, status=status, described=described)
     ending, shown = follow(runtime, monkeypatch, backend)
