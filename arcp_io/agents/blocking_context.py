@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
-from arcp_io.errors import AgentStopped, JobOver
+from arcp_io.errors import AgentStopped, JobOver, ToolUnreachable
 from arcp_proto import EventKind
 from arcp_proto.wire import Body
 
@@ -232,7 +232,12 @@ class BlockingJobContext:
 
         self._tell_stop()
         opened = self._job.mcp(server, name=name, targets=targets, cost=cost, timeout=timeout)
-        with self._portal.wrap_async_context_manager(opened) as tools:
+        with ExitStack() as stack:
+            try:
+                tools = stack.enter_context(self._portal.wrap_async_context_manager(opened))
+            except ToolUnreachable:
+                self._tell_stop()
+                raise
             yield BlockingLeasedTools(self, tools)
 
     def model(self, name: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
+
+from .server_connection import LOOK_SEC
 
 if TYPE_CHECKING:
     from mcp import Tool
@@ -17,9 +19,6 @@ if TYPE_CHECKING:
     from .leased_tools import LeasedTools
 
 T = TypeVar("T")
-
-LOOK_SEC: Final = 0.1
-"""Seconds between two looks whether the job is to stop, while a call waits for its answer."""
 
 
 class BlockingLeasedTools:

@@ -200,7 +200,7 @@ async def leased_tools(
     async with anyio.create_task_group() as group:  # Raises what the block raises in a group of exceptions.
         group.start_soon(connection.run)
         try:
-            await connection.opened()
+            await connection.opened(lambda: job.cancelled)
             yield tools
             await connection.close()
         except (anyio.get_cancelled_exc_class(), GeneratorExit):

@@ -7,7 +7,7 @@ learns of it by its next call.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import urlsplit
@@ -49,6 +49,8 @@ MOST_NAME: Final = 128
 """Characters of the name of a tool; one with more is not listed."""
 CLOSE_SEC: Final = 3.0
 """Seconds for a connection to close in good order."""
+LOOK_SEC: Final = 0.1
+"""Seconds between two looks whether the job is to stop, while a connection begins, or a thread waits."""
 SHOWN: Final = 1000
 """Characters of a server's own words in the message of an error."""
 
@@ -70,10 +72,15 @@ class ServerConnection:
         """Prepare a connection; raises TypeError or ValueError for a server of another form."""
         return cls(server, timeout, moments=(anyio.Event(), anyio.Event(), anyio.Event()))
 
-    async def opened(self) -> None:
-        """Wait until the connection is open; raises ToolUnreachable when it cannot be opened."""
+    async def opened(self, stopping: Callable[[], bool]) -> None:
+        """Wait until the connection is open; raises ToolUnreachable when it cannot be opened.
+
+        The job of a plain function is not cancelled: the wait ends when `stopping` says that it is to stop.
+        """
         with anyio.move_on_after(self._timeout):
-            await self._open.wait()
+            while not (self._open.is_set() or stopping()):
+                with anyio.move_on_after(LOOK_SEC):
+                    await self._open.wait()
         if self._peer is None:
             raise ToolUnreachable(f"the MCP server cannot be reached{_because(self._failure)}") from None
 

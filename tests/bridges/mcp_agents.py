@@ -95,11 +95,23 @@ async def idle_of_loop(job: JobContext, server: list[str]) -> None:
         await anyio.sleep_forever()
 
 
-for kind, function, hanging in (
-    ("loop", of_loop, hanging_of_loop),
-    ("thread", of_thread, hanging_of_thread),
+async def connecting_of_loop(job: JobContext, server: list[str]) -> None:
+    """Connect to a program that never answers."""
+    async with job.mcp(server, timeout=60):
+        pass
+
+
+def connecting_of_thread(job: BlockingJobContext, server: list[str]) -> None:
+    """Connect to a program that never answers."""
+    with job.mcp(server, timeout=60):
+        pass
+
+
+for kind, function, hanging, connecting in (
+    ("loop", of_loop, hanging_of_loop, connecting_of_loop),
+    ("thread", of_thread, hanging_of_thread, connecting_of_thread),
 ):
-    for name, agent in ((kind, function), (f"{kind}-hanging", hanging)):
+    for name, agent in ((kind, function), (f"{kind}-hanging", hanging), (f"{kind}-connecting", connecting)):
         app.agent(f"inside-{name}")(agent)
         app.agent(f"isolated-{name}", isolation="process")(agent)
 app.agent("inside-loop-idle")(idle_of_loop)

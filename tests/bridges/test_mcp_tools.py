@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -278,6 +279,20 @@ async def test_the_process_of_a_server_ends_with_the_job(agent: str, stubborn: l
         assert cancelled.value.details.get("stopped") is not False
         assert pid
         assert await gone(pid)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_job_is_cancelled_while_it_connects(kind: str, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    silent = [sys.executable, "-c", f"open({str(runs)!r}, 'w'); import time; time.sleep(1000)"]
+    async with serving() as (_, session):
+        job = await session.submit(f"{kind}-connecting", silent, lease=ALL_TOOLS)
+        while not await anyio.Path(runs).exists():
+            await anyio.sleep(0.01)
+        await job.cancel()
+        with pytest.raises(JobCancelled) as cancelled:
+            await job.result()
+        assert cancelled.value.details.get("stopped") is not False
 
 
 async def test_the_process_of_a_server_ends_with_the_block() -> None:
