@@ -321,7 +321,10 @@ class Session:
         return self._hop.iterate(self._hop.call(self._session.watch))
 
     def cancel_all(self) -> None:
-        """Cancel every unfinished job and wait for the ends; refusals and a lost connection are ignored."""
+        """Cancel every unfinished job and wait for the ends; refusals and a lost connection are ignored.
+
+        A job whose agent has not stopped is logged as a warning.
+        """
         self._hop.call(self._session.cancel_all)
 
     def close(self, reason: str = "") -> None:

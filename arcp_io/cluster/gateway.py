@@ -221,7 +221,7 @@ class Gateway:
         here later if an owner still holds the token.
         """
         for server in self._shards.servers:
-            server.end_revoked()
+            server.tokens.end_revoked()
         self._loop.start(self._cut_revoked, "arcp-io revoked tokens")
 
     async def _cut_revoked(self) -> None:
@@ -306,7 +306,7 @@ class Gateway:
         if server is None:
             return False
         if client.throttled:
-            server.throttle(client.peer)
+            server.tokens.throttle(client.peer)
         connection = server.connect(
             Framing.MESSAGES,
             secure=client.secure,
@@ -425,7 +425,7 @@ class Gateway:
             scope = header.scope or TokenScope()
             verified = Verified(header.principal, expires, scope.agents, scope.ceilings, header.token_id)
         if header.throttled:
-            server.throttle(header.peer)
+            server.tokens.throttle(header.peer)
         connection = server.connect(
             Framing.MESSAGES,
             secure=header.secure,

@@ -147,7 +147,7 @@ class EventStreams:
                         job_id, wanted.position, kinds=wanted.kinds, principal=verified.principal
                     )
                     stream = EventStream(receive, send, expires_ns=verified.expires_ns)
-                    with server.on_revoked(partial(self._end_if_revoked, stream, verified.token_id)):
+                    with server.tokens.on_revoked(partial(self._end_if_revoked, stream, verified.token_id)):
                         await stream.run(partial(write_events, observation), shared)
         except _Answer as answer:
             if answer.status in TOLD or answer.text.startswith(CLEAR):
@@ -179,11 +179,11 @@ class EventStreams:
     async def _authenticate(self, server: Server, headers: Headers, peer: str) -> Verified:
         """Return the principal of the bearer token of a request (§6.1)."""
         scheme, _, token = (headers.get_all("Authorization") or [""])[-1].partition(" ")
-        verifier, pump = self._app.verifier, server.pump
+        verifier = self._app.verifier
         if verifier is None or scheme.lower() != "bearer" or not token.strip():
-            server.token_refused(peer, "the scheme")
+            server.tokens.refused(peer, "the scheme")
             raise _Answer(401, "a bearer token is required", {"WWW-Authenticate": "Bearer"})
-        if server.runtime.tokens.throttles(peer, now=pump.now()):
+        if server.tokens.throttles(peer):
             wait = {"Retry-After": str(-(-60 // self._app.limits.max_failed_authentications))}
             raise _Answer(429, "too many authentications have failed from where you are", wait)
         verified, failure = None, "no answer"
@@ -198,11 +198,11 @@ class EventStreams:
                 failure = "the verifier"
                 logger.exception("the verifier failed (App.verifier)")
         if failure:
-            server.token_refused(peer, failure)
+            server.tokens.refused(peer, failure)
             raise _Answer(503, "the token could not be verified: try again", AGAIN)
         if verified is not None and time.time_ns() < (verified.expires_ns or inf):
             return verified
-        server.token_refused(peer, "the token" if verified is None else "expired")
+        server.tokens.refused(peer, "the token" if verified is None else "expired")
         raise _Answer(401, "the token is not valid", _INVALID)
 
     def _end_if_revoked(self, stream: EventStream, token_id: str) -> None:

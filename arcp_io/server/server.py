@@ -6,8 +6,8 @@ import logging
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
@@ -61,6 +61,7 @@ from .entrance import Entrance
 from .front import Front
 from .readers import Readers
 from .recording import Recording, check_recording, recorded
+from .server_tokens import ServerTokens
 from .setting_warnings import warn_of_settings
 from .shared import NOTHING_SHARED, Shared
 
@@ -111,13 +112,13 @@ class Server:
         self.pump = guarded or Pump(runtime, self, loop, clock, keeper)
         self.loop = loop
         self._agents = host_of(app)(app, runtime, self.pump, loop, shared.threads, shared.links)
+        self.tokens = ServerTokens(runtime, self.pump, self._agents)
         if guarded is not None:
             guarded.hold_agents = partial(self._agents.hold, reason=HoldReason.DOOR)
         self._auditor = shared.auditor or Auditor(app.audit, app.audit_bytes)
         self._closes_auditor = shared.auditor is None
         self.refusals = activity_log.Refusals(clock.now)
         self._readers = Readers(runtime, self.pump)
-        self._on_revoked: dict[Callable[[], object], None] = {}
         self._metrics = shared.metrics
         if self._metrics is not None:
             self._metrics.watch(self)
@@ -249,21 +250,6 @@ class Server:
 
     # Called by `serve`, `serve_stdio` and `serve_memory`.
 
-    def end_revoked(self) -> None:
-        """End the connections of bearer tokens that the verifier does not hold any longer."""
-        self._agents.end_revoked()
-        for look in list(self._on_revoked):
-            look()
-
-    @contextmanager
-    def on_revoked(self, look: Callable[[], object]) -> Iterator[None]:
-        """Call `look` within the block whenever the verifier may hold fewer tokens than before."""
-        self._on_revoked[look] = None
-        try:
-            yield
-        finally:
-            del self._on_revoked[look]
-
     def log_room(self) -> None:
         """Log how many files may be open, and how many of them are connections."""
         logger.info("%d files may be open, of them %d connections", self._files, self._room)
@@ -296,15 +282,6 @@ class Server:
         if verified is not None:
             self._agents.verified(connection, verified)
         return connection
-
-    def throttle(self, peer: str) -> None:
-        """Verify no token from the origin of a peer for a while, unless a valid resume token is beside it."""
-        self.runtime.tokens.throttle(peer, now=self.pump.now())
-
-    def token_refused(self, peer: str, reason: str) -> None:
-        """Count a bearer token that was refused outside of any connection; see `HostTokens.refused`."""
-        self.runtime.tokens.refused(peer, reason, now=self.pump.now())
-        self.pump.run()
 
     async def hand_over(self, drain: float = DRAIN) -> None:
         """End this server for the next one with its journal, and wait for the end (see `Runtime.hand_over`).
@@ -531,7 +508,7 @@ async def open_server(
     async with open_loop() as loop:
         server = await _begun(app, loop, journal, shared, label, front)
         if not shared.watched:
-            loop.start(partial(watch_tokens, app.verifier, server.end_revoked), "arcp-io tokens")
+            loop.start(partial(watch_tokens, app.verifier, server.tokens.end_revoked), "arcp-io tokens")
         try:
             server.pump.run()
             yield server

@@ -38,7 +38,7 @@ class Shared(msgspec.Struct, frozen=True):
     metrics: Metrics | None = None
     """The metrics of the process; None: nothing is counted."""
     watched: bool = False
-    """Whether another task watches the tokens of the App, and calls `Server.end_revoked`."""
+    """Whether another task watches the tokens of the App, and calls `ServerTokens.end_revoked`."""
     clock: Clock | None = None
     """A clock that is driven by hand; None: each server has one that reads those of the machine."""
 

@@ -122,7 +122,7 @@ class Outcome:
     error: Exception | None = None
     events: list[Event] = field(default_factory=list)
     left: Decimal | None = None
-    """What is left of the budget in USD."""
+    """The rest of the budget in USD."""
 
     def bodies(self, kind: str) -> list[Mapping[str, Any]]:
         """Return the bodies of the events of a kind."""

@@ -281,7 +281,7 @@ async def test_an_application_of_asgi_shows_metrics() -> None:
 
 async def test_a_server_without_metrics_observes_nothing() -> None:
     async with serve(made(), port=0) as server:
-        assert server.pump.observer is None
+        assert server.pump.meter is None
 
 
 # Sockets of Unix, and inherited ones.

@@ -506,7 +506,7 @@ def test_a_description_with_an_input_fits_a_message(keeping: World) -> None:
 
 
 @pytest.mark.parametrize("right", ["observe", "list", None])
-def test_an_input_is_shown_to_observers_and_to_nobody_else(keeping: World, right: str | None) -> None:
+def test_an_input_is_shown_to_observers_alone(keeping: World, right: str | None) -> None:
     observers = {} if right is None else {"bob": {"alice": right}}
     world = World(msgspec.structs.replace(keeping.config, observers=observers))
     job = reader(world).submit("again", input=1)
