@@ -135,7 +135,9 @@ async def lived(app: Any) -> AsyncIterator[list[Message]]:
 class StreamPeer:
     """A client of a response that comes in parts, and whose server runs the application in a task."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        """Take at most so many messages at first, or all."""
+        self._most = most
         self.status = 0
         self.headers: dict[str, str] = {}
         self.sends = 0
@@ -205,6 +207,8 @@ class StreamPeer:
 
     async def _send(self, message: Message) -> None:
         self.sends += 1
+        if self._most is not None and self.sends > self._most:
+            self.taking, self._most = anyio.Event(), None
         await self.taking.wait()
         if self.broken:
             raise OSError("the client is gone")
@@ -225,9 +229,14 @@ def fields_of(block: str) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def requested(app: Any, path: str, **more: Any) -> AsyncIterator[StreamPeer]:
-    """Run an application for an HTTP request, which is given up at the end of the block."""
-    peer = StreamPeer()
+async def requested(
+    app: Any, path: str, *, most: int | None = None, **more: Any
+) -> AsyncIterator[StreamPeer]:
+    """Run an application for an HTTP request, which is given up at the end of the block.
+
+    With `most` the client takes so many messages and no more, until `taking` is set.
+    """
+    peer = StreamPeer(most)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(peer.serve, app, scope_of("http", path, **more))
