@@ -589,6 +589,7 @@ class Judge:
         prove(line.tokens, token)
         client.token, client.line, client.quirk = line.issue(client.number), line, line.quirk
         client.resumed, client.cursor, client.replies = True, attempt.cursor, attempt.replies
+        line.replayed = line.kept(self.config.limits.max_session_replies) if attempt.replies else ()
         line.seen = max(line.seen, attempt.cursor)
         line.lied = line.lied or attempt.cursor > line.received
         client.honest, client.whole = not line.lied, self.config.limits.max_session_replies >= 64
@@ -679,15 +680,15 @@ class Judge:
         return check
 
     def judge_again(self, line: Line, work: Work, payload: dict[str, Any], request_id: str) -> str:
-        """Return the answer to a repeated submit.
+        """Return the answer to a repeated submit: empty if the resume has sent it, and its job is forgotten.
 
         With a key the end of its job is sent again, unless its kept answer was replayed before.
         """
-        kept = request_id in line.answers[-self.config.limits.max_session_replies :]
+        sent = request_id in (*line.kept(self.config.limits.max_session_replies), *line.replayed)
         job = self.world.state.jobs.get(work.job_id)
         if job is None:
-            return "JOB_NOT_FOUND"
-        if work.ended and "idempotency_key" in payload and not kept and self._is_new(line, work):
+            return "" if sent else "JOB_NOT_FOUND"
+        if work.ended and "idempotency_key" in payload and not sent and self._is_new(line, work):
             if self._observes_all(line, work):
                 return "INVALID_REQUEST"
             line.streams.joined(work.job_id, gone=False).at = job.history.first

@@ -311,7 +311,8 @@ class Play(Judge):
                 self.join_job(line, job_id, request_id, payload)
         cap = "" if self.draining else self.cap_of(line, "idempotency_key" in payload)
         check = self.accepted(line, job_id)
-        client.asked[request_id] = Asked("job.submit", may, check, line.last, payload, cap)
+        if may != ("",):
+            client.asked[request_id] = Asked("job.submit", may, check, line.last, payload, cap)
         self._send(client, "job.submit", payload, request_id, **fields)
         new = [job_id for job_id in self.world.state.jobs if job_id not in jobs]
         ensure(len(new) == (may == ("job.accepted",) and job_id is None), f"{new} after {may}")

@@ -7,7 +7,7 @@ with all events that its agent published. Both get each envelope and event as it
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
@@ -254,9 +254,15 @@ class Line:
     """Submits whose answer was lost with their connection: request to payload."""
     answers: list[str] = field(default_factory=list)
     """Requests that were answered with a job or a subscription, in order."""
+    replayed: Sequence[str] = ()
+    """The requests whose answers the newest resume has sent again."""
 
     def __post_init__(self) -> None:
         self.streams = Streams(self.placed)
+
+    def kept(self, most: int) -> list[str]:
+        """Return the requests whose answers are kept, at most `most` of them."""
+        return self.answers[-most:]
 
     @property
     def acking(self) -> bool:

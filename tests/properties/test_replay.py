@@ -41,6 +41,15 @@ ROOT = Path(__file__).parents[2]
         ("wait", 172, 28, 0),
     ],
 )
+@example(  # A submit is repeated, of which the resume has sent the answer, and whose job is forgotten by now.
+    (62, 80, 188),
+    [
+        *[("join", 6, 0, 0), ("join", 1, 0, 0), ("submit", 0, 0, 0), ("resume", 126, 49, 92)],
+        *[("fail", 146, 22, 204), ("join", 105, 105, 79), ("connect", 126, 199, 221)],
+        *[("connect", 73, 255, 125), ("drop", 42, 88, 29), ("join", 35, 218, 45), ("drop", 90, 116, 2)],
+        *[("wait", 161, 224, 252), ("join", 148, 163, 255), ("resend", 234, 254, 178)],
+    ],
+)
 def test_a_replay_is_the_original(setup: tuple[int, int, int], drawn: list[Action]) -> None:
     run(setup, drawn)  # It replays at its end.
 
