@@ -136,7 +136,7 @@ class StreamPeer:
     """A client of a response that comes in parts, and whose server runs the application in a task."""
 
     def __init__(self, most: int | None = None) -> None:
-        """Take at most so many messages at first, or all."""
+        """Take at most `most` messages at first; None: all of them."""
         self._most = most
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -234,7 +234,7 @@ async def requested(
 ) -> AsyncIterator[StreamPeer]:
     """Run an application for an HTTP request, which is given up at the end of the block.
 
-    With `most` the client takes so many messages and no more, until `taking` is set.
+    With `most` the client takes no more messages than that, until `taking` is set.
     """
     peer = StreamPeer(most)
     try:
