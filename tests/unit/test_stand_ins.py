@@ -39,6 +39,7 @@ SALT = b"s" * SALT_BYTES
         '{"type":"session.ping","payload":{"Authorization":"Bearer %s"}}',
         '{"type":"job.submit","payload":{"agent":"a","input":{"api-key":"%s"}}}',
         '{"type":"job.submit","payload":{"agent":"a","input":{"token":{"a":["%s"]}}}}',
+        '{"type":"x-vendor.other.key","payload":{"value":"%s"}}',
         '["%s"]',
         "GET / HTTP/1.1\r\nAuthorization: Bearer %s\r\n",
         '{"auth":{"token":"%s"},"x":' + "[" * 70,
@@ -155,6 +156,13 @@ def test_a_secret_that_is_known_is_covered_in_a_payload_but_not_as_a_type() -> N
         **json.loads(message),
         "payload": {"nonce": found.of("session.ping")},
     }
+
+
+def test_a_text_of_a_user_is_covered_in_its_own_message_alone() -> None:
+    found = StandIns(SALT, trusting=True)
+    redacted = redact(b'{"type":"job.submit","payload":{"agent":"a","input":{"token":"plain"}}}', found)
+    assert b"plain" not in redacted
+    assert not found.knows("plain")
 
 
 def test_a_client_learns_secrets_from_its_runtime() -> None:

@@ -10,6 +10,8 @@ from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.output import Event, EventsRead, JobDescribed, JobEnded, JobEvent, RequestRefused
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.ids import JobId, RequestId
+from arcp_proto.limits import MAX_RUNTIME_SEC
+from arcp_proto.wire.reading import MAX_POSITION
 from tests.unit.scripted_runtime import FEATURES, JOB, NUMBERED, ScriptedRuntime, log
 
 READ = "x-vendor.arcp-io.job.read"
@@ -141,3 +143,13 @@ def test_a_wrong_read_is_not_sent(asked: tuple[Any, ...]) -> None:
     with pytest.raises(LocalProtocolError):
         runtime.client.read_events(JobId(JOB), *asked, now=runtime.now)
     assert runtime.sent(READ) == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [(0, 1, 0.0), (MAX_POSITION, None, 0.0), (0, 1, float(MAX_RUNTIME_SEC)), (0, 1, 0.0, ["log"] * 16)],
+)
+def test_a_read_at_its_limits_is_sent(asked: tuple[Any, ...]) -> None:
+    runtime = attached()
+    read(runtime, *asked)
+    assert len(runtime.sent(READ)) == 1

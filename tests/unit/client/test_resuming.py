@@ -583,7 +583,8 @@ def test_giving_up_ends_a_connection_without_a_welcome() -> None:
     ended, lost = runtime.advance(5.1)
     assert isinstance(ended, ConnectionEnded)
     assert isinstance(lost, SessionLost)
-    assert lost.final
+    assert (lost.code, lost.final) == ("RESUME_WINDOW_EXPIRED", True)
+    assert lost.reason == "the runtime was not reached for 20 s"
     assert len(runtime.dials) == 1
 
 

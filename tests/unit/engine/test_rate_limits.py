@@ -99,6 +99,8 @@ def test_a_window_counts_what_comes_within_a_second_of_its_first() -> None:
     window = Window(Monotonic(0))
     counts = [window.count(Monotonic(at * MILLISECOND)) for at in (0, 10, 999, 1_000, 1_500, 2_500)]
     assert counts == [1, 2, 3, 1, 2, 1]
+    window = Window(Monotonic(0))
+    assert [window.count(Monotonic(at)) for at in (SECOND - 1, SECOND, 2 * SECOND - 1)] == [1, 1, 2]
 
 
 def test_each_name_has_a_bucket_and_full_ones_are_forgotten() -> None:

@@ -209,3 +209,5 @@ def test_counts_of_connections_sessions_and_jobs(world: World) -> None:
         finished_jobs=1,
         running_agents=1,
     )
+    gauges = world.runtime.jobs.gauges()
+    assert (gauges.connections, gauges.attached_sessions) == (2, 1)
