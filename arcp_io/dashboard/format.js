@@ -38,6 +38,11 @@ export function duration(ms) {
   return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
+// Return an age in its largest unit, which fits a narrow column.
+export function age(ms) {
+  return duration(Math.max(Math.round(ms / 1000), 1) * 1000).replace(".0", "").split(" ", 2).join(" ");
+}
+
 // Return the time of a day, with milliseconds.
 export function clock(time) {
   const at = millis(time);

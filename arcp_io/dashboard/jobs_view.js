@@ -2,7 +2,7 @@
 
 import { pause } from "./client.js";
 import { element, setText, show } from "./elements.js";
-import { duration, isFinal, line, millis, moment, number, spent, statusName, statusTold } from "./format.js";
+import { age, duration, isFinal, line, millis, moment, number, spent, statusName, statusTold } from "./format.js";
 import { JobList, MOST_JOBS } from "./job_list.js";
 import { WindowList } from "./window_list.js";
 
@@ -124,7 +124,7 @@ function fillRow(row, job) {
   row.badge.title = job.stopped === false ? statusTold(job) : job.code ? line(job.code, 60) : "";
   setText(row.link, line(job.agent, 80));
   row.link.setAttribute("href", `#/job/${encodeURIComponent(job.job_id)}`);
-  setText(row.age, duration(Math.max(Math.round((now - began) / 1000), 1) * 1000).replace(".0", ""));
+  setText(row.age, age(now - began));
   row.age.title = moment(job.created_at);
   setText(row.took, isFinal(job.status) && job.completed_at ? duration(millis(job.completed_at) - began) : "–");
   const budget = Object.entries(job.budget ?? {}).slice(0, 2);
