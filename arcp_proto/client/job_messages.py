@@ -181,6 +181,8 @@ def on_event(
             return
         if event.kind == RESULT_CHUNK:
             session.assembly.add(job_id, event.body)
+    elif position is not None:
+        session.pass_over(job_id, position)
     receipt = _hand_out(session, envelope, job_id, job, position)
     value = taken_out(event.body) if event.kind == STATUS else None
     seq, size = envelope.event_seq or 0, len(envelope.payload) + EVENT_BYTES

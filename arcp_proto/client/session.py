@@ -119,7 +119,7 @@ class ClientSession:
         self.children: dict[JobId, int] = {}
         """The last jobs that were announced as children of a job, whose events come by themselves.
 
-        While a child is not followed, its events up to the position here are copies, of an unwanted history.
+        While a child is not followed, its events up to the position here are copies.
         """
         self.unwanted: dict[JobId, int | None] = {}
         """Jobs that are observed no longer -> the count of requests then; None: the runtime was told."""
@@ -260,7 +260,7 @@ class ClientSession:
             del self.children[next(iter(self.children))]
 
     def pass_over(self, job_id: JobId, position: int) -> None:
-        """Drop the history of a child up to a position: the user left it before the answer that begins it."""
+        """Take no event of a child up to a position: the user has those, or has left their history."""
         if job_id in self.children:
             self.children[job_id] = max(self.children[job_id], position)
 
@@ -290,6 +290,8 @@ class ClientSession:
         self.assembly.drop(job_id)
         self.drop_end(job_id)
         job = self.jobs.pop(job_id, None)
+        if job is not None and job_id in self.children:
+            self.children[job_id] = job.cursor  # Its events go on coming by themselves.
         if job is not None and job.mending is not None:
             self.acks.done(job.mending.receipt, job_id)  # The user has not seen it.
 

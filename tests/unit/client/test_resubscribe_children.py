@@ -400,3 +400,38 @@ def test_the_end_of_its_subscription_does_not_follow_a_child_that_comes_by_itsel
     assert positions(at(other, 3, 7, child)) == [7]
     other.advance(1.1)
     assert subscribes(other) == []
+
+
+def announce_a_child(runtime: ScriptedRuntime) -> None:
+    """Open a session that is resumed, with a job that delegates to a child, of which events 1 and 2 come."""
+    runtime.welcome()
+    runtime.accept()
+    at(runtime, 1, 1, kind="delegate", body={"child_job_id": "job_2", "agent": "a"})
+    assert positions(at(runtime, 2, 1, "job_2") + at(runtime, 3, 2, "job_2")) == [1, 2]
+
+
+def test_a_history_without_its_answer_brings_no_event_of_a_child_again() -> None:
+    runtime = ScriptedRuntime(ClientConfig())
+    announce_a_child(runtime)
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    runtime.reconnect()
+    assert at(runtime, 4, 1, "job_2") + at(runtime, 5, 2, "job_2") == [], "the answer is to come first"
+    answer(runtime, "job_2")
+    replayed = [at(runtime, seq, position, "job_2") for seq, position in ((6, 1), (7, 2), (8, 3))]
+    assert [positions(events) for events in replayed] == [[1], [2], [3]]
+
+
+def test_a_child_that_is_left_in_its_history_goes_on_where_the_history_was_left() -> None:
+    runtime = ScriptedRuntime(ClientConfig())
+    announce_a_child(runtime)
+    end = {"code": "INTERNAL_ERROR", "final_status": "error", "completed_at": "t", "job_seq": 3}
+    runtime.only(JobEnded, runtime.say("job.error", end, job_id="job_2", event_seq=4))
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2", current_status="error", job_seq=3)
+    assert positions(at(runtime, 5, 1, "job_2")) == [1]
+    runtime.client.unsubscribe(JobId("job_2"), now=runtime.now)
+    runtime.take()
+    assert positions(at(runtime, 6, 2, "job_2")) == [2]
+    runtime.only(JobEnded, runtime.say("job.error", end, job_id="job_2", event_seq=7))
