@@ -83,6 +83,7 @@ async def connect(
         version=version,
         resume=reconnect and can_dial_again(target),
         give_up_sec=give_up,
+        fresh_tokens=callable(token),
         limits=limits or Limits(),
     )
     with store if isinstance(store, AbstractContextManager) else nullcontext():

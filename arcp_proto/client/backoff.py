@@ -48,12 +48,13 @@ class Reconnecting:
     """Backoff with full jitter: the first attempt at once, each later one within twice the time of the last.
 
     `first` and `most`, in nanoseconds, bound the second attempt and all. The `draw` of an input returns a
-    number in [0, 1).
+    number in [0, 1). Without `fresh_tokens` the next hello has the same bearer token, so that its refusal is
+    final.
     A connection that was of use begins it anew: it has lasted a second, or something came after the welcome
     and no error has ended it.
     """
 
-    def __init__(self, first: int, most: int) -> None:
+    def __init__(self, first: int, most: int, *, fresh_tokens: bool = True) -> None:
         self.fate = Fate.AGAIN
         self.attempt = 0
         """The attempt of the last Dial."""
@@ -68,6 +69,7 @@ class Reconnecting:
         """Whether a message has come after the welcome."""
         self._first = first
         self._most = most
+        self._fresh_tokens = fresh_tokens
         self._not_before = Monotonic(0)
         self._welcomed_at = Monotonic(0)
         self._refused_at: Monotonic | None = None
@@ -134,6 +136,8 @@ class Reconnecting:
             after = details.get("retry_after_ms")
             if isinstance(after, int) and after > 0:
                 self._not_before = Monotonic(now + min(after * MILLISECOND, self._most))
+        elif code == ErrorCode.UNAUTHENTICATED and not self._fresh_tokens:
+            self._end(Fate.OVER, code, f"the runtime refuses the token, and no other one is known: {message}")
         else:
             self._refusals += 1
             if self._refusals >= MOST_REFUSALS:

@@ -26,6 +26,11 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a session whose connection was cut is resumed; otherwise it ends (§6.3)."""
     give_up_sec: int = 600
     """Seconds for which a session is resumed since it was attached last, or a first one is opened."""
+    fresh_tokens: bool = True
+    """Whether the host may have another bearer token for the next connection.
+
+    If not, the refusal of a token when a session is to be resumed or replaced is final.
+    """
     reconnect_first_ms: int = 100
     """The longest wait before the second attempt to connect; before each later one it is twice as long."""
     reconnect_most_sec: int = 30

@@ -44,7 +44,9 @@ class ClientState(Machine):
         """The connection in use, until it begins to close."""
         self.session = session
         self.reconnecting = Reconnecting(
-            config.reconnect_first_ms * MILLISECOND, config.reconnect_most_sec * SECOND
+            config.reconnect_first_ms * MILLISECOND,
+            config.reconnect_most_sec * SECOND,
+            fresh_tokens=config.fresh_tokens,
         )
         self.failure: Failure | None = None
         """The last error of the present connection that answered no request."""

@@ -14,7 +14,7 @@ import pytest
 
 from arcp_io import App, JobContext, TokenFile, Verified, connect, serve
 from arcp_io.client.session import Session
-from arcp_io.errors import JobLost, Unauthenticated
+from arcp_io.errors import JobLost, SessionLost, Unauthenticated
 from arcp_io.server.token_file import LOOK_EVERY
 from tests.io.peers import websocket
 from tests.io.test_token_file import Clock, entry, replaced, settled
@@ -107,8 +107,9 @@ async def test_a_principal_without_a_token_is_refused_and_its_job_goes_on_until_
         async with connect(server.url, "old") as session:
             job = await session.submit("counter")
             replaced(lab.path, BOB)
-            with pytest.raises(JobLost, match="the token is not valid"):
+            with pytest.raises(JobLost, match="no other one is known: the token is not valid"):
                 await job.result()
+            assert isinstance(session.lost, SessionLost)
         assert "1 token no longer valid" in caplog.text and "old" not in caplog.text
         with pytest.raises(Unauthenticated):
             async with connect(server.url, "old"):

@@ -158,6 +158,15 @@ def test_an_unhelpful_refusal_is_tried_three_times(one: Reconnecting, code: str,
     assert one.code == code
 
 
+@pytest.mark.parametrize("resuming", [True, False])
+def test_a_refused_token_without_another_one_is_final(resuming: bool) -> None:
+    one = Reconnecting(100 * MILLISECOND, 30 * SECOND, fresh_tokens=False)
+    assert refused(one, "SOMETHING_NEW", resuming=resuming) is Fate.AGAIN
+    assert refused(one, "UNAUTHENTICATED", resuming=resuming, retryable=True) is Fate.AGAIN
+    assert refused(one, "UNAUTHENTICATED", resuming=resuming) is Fate.OVER
+    assert one.reason == "the runtime refuses the token, and no other one is known: why"
+
+
 @pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED", "INVALID_REQUEST"])
 def test_a_refused_new_session_does_not_count_as_a_refused_resume(one: Reconnecting, code: str) -> None:
     assert refused(one, code, resuming=False, details={"final": True}) is Fate.AGAIN

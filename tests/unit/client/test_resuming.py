@@ -516,6 +516,18 @@ def test_a_bearer_refused_three_times_ends_the_client(runtime: ScriptedRuntime) 
     assert (runtime.state.session, runtime.client.resumption()) == (None, None)
 
 
+def test_a_refused_token_ends_a_client_that_has_no_other_one() -> None:
+    runtime = ScriptedRuntime(ClientConfig(fresh_tokens=False))
+    runtime.welcome()
+    runtime.accept()
+    runtime.drop()
+    runtime.connect()
+    *_, lost, job = runtime.say("session.error", {"code": "UNAUTHENTICATED", "message": "expired"})
+    assert isinstance(lost, SessionLost) and (lost.code, lost.final) == ("UNAUTHENTICATED", True)
+    assert isinstance(job, JobLost) and job.message.endswith("no other one is known: expired")
+    assert len(runtime.dials) == 1
+
+
 SUPERSEDED = {"code": "UNAUTHENTICATED", "message": "elsewhere", "details": {"reason": "superseded"}}
 
 
