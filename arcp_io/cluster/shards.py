@@ -206,8 +206,8 @@ class Shards:
     def look(self, reading: Reading, *, begun: int) -> None:
         """Tell the ownership about heals, and notice shards that are lost while they are given away.
 
-        A shard that lacks records which were durable before the beat is healed: one that appends nothing
-        would not learn that the store went back.
+        A shard is healed whose row is of an earlier claim, or lacks records which were durable before the
+        beat: one that appends nothing would not learn that the store went back.
         """
         rows = {row.shard: row for row in reading.shards}
         for shard, held in list(self._held.items()):
@@ -220,7 +220,8 @@ class Shards:
             elif not mine and held.given_away is not None and begun > held.given_away:
                 self._look_at_given_away(held, row)
             epoch, stored = held.before_beat
-            held.lacking = mine and row.epoch == held.journal.epoch == epoch and row.next < stored
+            went_back = row.epoch < epoch or (row.epoch == epoch and row.next < stored)
+            held.lacking = row.node == self._store.node and held.journal.epoch == epoch and went_back
             if held.lacking:
                 self.heal(shard)
 

@@ -129,6 +129,29 @@ async def test_a_shard_of_which_the_store_lacks_records_is_not_idle(make_store: 
         assert one.shards.idle() == (set(), set())
 
 
+async def test_a_shard_whose_row_went_back_to_an_earlier_claim_is_healed_and_not_idle(
+    make_store: MakeStore,
+) -> None:
+    store = make_store(shards=1)
+    async with beaten(make_app(), store, lease=1_000.0) as one:
+        one.ownership.claimed(0, 1, now=0)
+        assert store.claim(0, 0, RECORD_VERSION) == (1, 0)
+        one.shards.begin(0, 1)
+        await one.url(0)
+        assert one.shards.idle() == ({0}, set())
+        one.shards.begin_beat()
+        earlier = (await one.row(0))._replace(epoch=0)
+        one.shards.look(Reading((), (earlier,)), begun=0)
+        assert one.shards.idle() == (set(), set())
+        with anyio.fail_after(LIMIT):
+            while (row := await one.row(0)).epoch < 2:
+                await anyio.sleep(0.02)
+        one.ownership.healed(0, 2, now=since_boot())
+        one.shards.begin_beat()
+        one.shards.look(Reading((), (row,)), begun=since_boot())
+        await until(lambda: one.shards.idle() == ({0}, set()))
+
+
 async def test_a_shard_is_healed_before_its_node_gives_it_away(database: str, make_store: MakeStore) -> None:
     """Check that no told record is lost when the first beat after a failover also releases the shard."""
     first, second = make_store(shards=1), make_store(shards=1)
