@@ -262,7 +262,8 @@ class Node:
                     writer.heal()
                 else:
                     self.kill(row.shard)
-            if mine and row.epoch == writer.epoch == epoch and row.next < stored:
+            went_back = row.epoch < epoch or (row.epoch == epoch and row.next < stored)
+            if row.node == self.id and writer.epoch == epoch and went_back:
                 self._lacking.add(row.shard)
                 writer.heal()
 

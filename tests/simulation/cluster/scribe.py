@@ -85,6 +85,9 @@ class Scribe:
         if (row.epoch, row.node) != (self._epoch, self._me):
             self.on_fenced()
             return
+        if not self._node.acts_for(self._shard):  # The node was paused, so that these may be of long ago.
+            self._node.later(self._cluster.pick(BETWEEN), self._restore)
+            return
         self._datas = found.datas
         ensure(
             len(found.snapshot) == row.start,
