@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from tests.io.processes import environment
-from tests.kill9.judge import Stored, lives_of, stored
+from tests.kill9.judge import Stored, jobs_in, lives_of, stored
 from tests.kill9.served import TOKEN
 from tests.kill9.witness import Witness
 
 WELCOME_TIMEOUT: Final = 1.5
 """Seconds to wait for the session of a life."""
+LOOK_AGAIN: Final = 0.2
+"""Seconds between two looks at the notes of a client that is to end."""
 
 
 class ClientProcess:
@@ -65,8 +67,17 @@ class ClientProcess:
             await self._process.wait()
 
     async def stop(self, seconds: float) -> None:
-        """Ask it to end, and wait."""
+        """Ask it to end once it has taken up all jobs that were accepted, and wait.
+
+        A life that is started again learns of some jobs by their events alone, which may come late.
+        """
         assert self._process is not None and self._process.stdin is not None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._process.returncode is None and not jobs_in(self.notes).issuperset(
+                    self.witness.accepted
+                ):
+                    await asyncio.sleep(LOOK_AGAIN)
         self._process.stdin.close()
         try:
             await asyncio.wait_for(self._process.wait(), seconds)

@@ -60,6 +60,11 @@ def lives_of(path: Path) -> int:
     return sum(note["what"] == "life" for note in read_notes(path)) if path.exists() else 0
 
 
+def jobs_in(path: Path) -> set[str]:
+    """Return the jobs that the notes of a client name; nothing when it has no notes yet."""
+    return {note["job"] for note in read_notes(path) if "job" in note} if path.exists() else set()
+
+
 def judge(path: Path, history: Callable[[str], History], told: Iterable[str]) -> Judged:
     """Check the notes of a client that was never killed, or of all its lives: each event is there once.
 
