@@ -137,7 +137,9 @@ class Reconnecting:
             if isinstance(after, int) and after > 0:
                 self._not_before = Monotonic(now + min(after * MILLISECOND, self._most))
         elif code == ErrorCode.UNAUTHENTICATED and not self._fresh_tokens:
-            self._end(Fate.OVER, code, f"the runtime refuses the token, and no other one is known: {message}")
+            self._end(
+                Fate.OVER, code, f"the runtime refuses this client, which has no other token: {message}"
+            )
         else:
             self._refusals += 1
             if self._refusals >= MOST_REFUSALS:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import anyio
 import pytest
 
-from arcp_io import App, JobContext, TokenFile, Verified, connect, serve
+from arcp_io import App, FileStore, JobContext, TokenFile, Verified, connect, serve
 from arcp_io.client.session import Session
 from arcp_io.errors import JobLost, SessionLost, Unauthenticated
 from arcp_io.server.token_file import LOOK_EVERY
@@ -107,7 +107,7 @@ async def test_a_principal_without_a_token_is_refused_and_its_job_goes_on_until_
         async with connect(server.url, "old") as session:
             job = await session.submit("counter")
             replaced(lab.path, BOB)
-            with pytest.raises(JobLost, match="no other one is known: the token is not valid"):
+            with pytest.raises(JobLost, match="no other token: the token is not valid"):
                 await job.result()
             assert isinstance(session.lost, SessionLost)
         assert "1 token no longer valid" in caplog.text and "old" not in caplog.text
@@ -122,6 +122,28 @@ async def test_a_principal_without_a_token_is_refused_and_its_job_goes_on_until_
             lab.go_on.set()
             count = await again.result()
         assert lab.ended == ["alice"] and count > 0
+
+
+async def test_a_stored_session_goes_on_with_a_fresh_token_after_its_token_was_refused(
+    tmp_path: Path,
+) -> None:
+    lab, store = Lab(tmp_path, OLD + BOB), str(tmp_path / "alice.session")
+    seen: list[str] = []
+    async with serve(lab.app, port=0) as server:
+        async with connect(server.url, "old", store=FileStore(store)) as session:
+            job = await session.submit("counter")
+            with pytest.raises(JobLost):
+                async for event in job:
+                    seen.append(event.body["message"])
+                    if len(seen) == 3:
+                        replaced(lab.path, NEW + BOB)
+        async with connect(server.url, "new", store=FileStore(store)) as again:
+            assert again.id == session.id
+            known = await again.attach(job.id)
+            lab.go_on.set()
+            seen += [event.body["message"] async for event in known]
+            count = await known.result()
+    assert seen == [f"event {number}" for number in range(count)]
 
 
 async def test_a_client_that_knows_the_resume_token_alone_needs_a_fresh_token(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_refused_token_without_another_one_is_final(resuming: bool) -> None:
     assert refused(one, "SOMETHING_NEW", resuming=resuming) is Fate.AGAIN
     assert refused(one, "UNAUTHENTICATED", resuming=resuming, retryable=True) is Fate.AGAIN
     assert refused(one, "UNAUTHENTICATED", resuming=resuming) is Fate.OVER
-    assert one.reason == "the runtime refuses the token, and no other one is known: why"
+    assert one.reason == "the runtime refuses this client, which has no other token: why"
 
 
 @pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED", "INVALID_REQUEST"])

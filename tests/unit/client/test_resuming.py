@@ -524,7 +524,7 @@ def test_a_refused_token_ends_a_client_that_has_no_other_one() -> None:
     runtime.connect()
     *_, lost, job = runtime.say("session.error", {"code": "UNAUTHENTICATED", "message": "expired"})
     assert isinstance(lost, SessionLost) and (lost.code, lost.final) == ("UNAUTHENTICATED", True)
-    assert isinstance(job, JobLost) and job.message.endswith("no other one is known: expired")
+    assert isinstance(job, JobLost) and job.message.endswith("no other token: expired")
     assert len(runtime.dials) == 1
 
 
