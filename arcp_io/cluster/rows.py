@@ -59,6 +59,12 @@ class ShardRow(NamedTuple):
     record_version: int
     """The newest version of records that the shard was claimed with; 0 if it never was."""
 
+    def went_back(self, epoch: int, stored: int) -> bool:
+        """Return whether the row lacks what its owner had before: its claim under an epoch, or a record with
+        a number below `stored`, the number below which records were durable.
+        """
+        return self.epoch < epoch or (self.epoch == epoch and self.next < stored)
+
 
 class Reading(NamedTuple):
     """All rows of nodes and shards, read in one transaction; nodes by their id, shards by their number."""

@@ -220,8 +220,8 @@ class Shards:
             elif not mine and held.given_away is not None and begun > held.given_away:
                 self._look_at_given_away(held, row)
             epoch, stored = held.before_beat
-            went_back = row.epoch < epoch or (row.epoch == epoch and row.next < stored)
-            held.lacking = row.node == self._store.node and held.journal.epoch == epoch and went_back
+            ours = row.node == self._store.node and held.journal.epoch == epoch
+            held.lacking = ours and row.went_back(epoch, stored)
             if held.lacking:
                 self.heal(shard)
 

@@ -262,8 +262,7 @@ class Node:
                     writer.heal()
                 else:
                     self.kill(row.shard)
-            went_back = row.epoch < epoch or (row.epoch == epoch and row.next < stored)
-            if row.node == self.id and writer.epoch == epoch and went_back:
+            if row.node == self.id and writer.epoch == epoch and row.went_back(epoch, stored):
                 self._lacking.add(row.shard)
                 writer.heal()
 
