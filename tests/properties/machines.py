@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from .play import ACTIONS, Action, Play, config_of
+from .violations import told
 
 NUMBER: Final = st.integers(0, 255)
 SETUP: Final = st.tuples(NUMBER, NUMBER, NUMBER)
@@ -45,6 +46,7 @@ class RuntimeMachine(RuleBasedStateMachine):
     play: Play
 
     @initialize(a=NUMBER, b=NUMBER, c=NUMBER)
+    @told
     def begin(self, a: int, b: int, c: int) -> None:
         self.play = Play(config_of(a, b, c))
         self.play.do("join", a, 0, 0)
@@ -53,9 +55,11 @@ class RuntimeMachine(RuleBasedStateMachine):
         self.play.do("submit", 1, 0, c)
 
     @invariant()
+    @told
     def everything_holds(self) -> None:
         self.play.check()
 
+    @told
     def teardown(self) -> None:
         self.play.wind_down()
         self.play.check_replay()
@@ -66,7 +70,7 @@ def _rule(name: str) -> Any:
         self.play.do(name, a, b, c)
 
     act.__name__ = name
-    return rule(a=NUMBER, b=NUMBER, c=NUMBER)(act)
+    return rule(a=NUMBER, b=NUMBER, c=NUMBER)(told(act))
 
 
 for _name in ACTIONS:
