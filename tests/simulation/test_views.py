@@ -83,3 +83,18 @@ def test_the_end_of_a_child_that_is_gone_is_due_unless_the_client_may_miss_it(
     view.known, view.work.forgotten = known, forgotten
     restarted.not_found(CHILD)
     assert view.waits is (known or not forgotten)
+
+
+@pytest.mark.parametrize("unsure", [True, False])
+def test_a_client_may_follow_a_child_on_that_comes_by_itself(restarted: Views, unsure: bool) -> None:
+    child = restarted.jobs[CHILD]
+    child.unsure = unsure
+    restarted.emitted(event(3))
+    assert child.leave() and (child.stays, child.waits) == (unsure, False)
+    restarted.new_session()
+    if unsure:
+        restarted.emitted(event(4))
+        assert child.asked
+    else:
+        with pytest.raises(Broken, match="does not follow"):
+            restarted.emitted(event(4))

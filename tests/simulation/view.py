@@ -43,6 +43,12 @@ class View(Cursor):
     was accepted by a key: "the first payload" answers a repeated key, and does not say which submit has
     made the job (§7.2). Nor does a new process know it of a child before its announcement comes again, which
     it does if an earlier process has not processed it."""
+    unsure: bool = False
+    """The client may know that or not: its parent was accepted by a key in this session, in which case the
+    trace id and the time of the answer say to most clients that their submit has made it (§7.2)."""
+    stays: bool = False
+    """The user has unsubscribed from a child of which the client is `unsure`, and which it follows on, or
+    leaves: "nothing more comes of it, unless it is one of ours or a child"."""
     unwanted: bool = False
     """The user has unsubscribed from a child whose events come by themselves, which the next process does
     not know."""
@@ -70,7 +76,7 @@ class View(Cursor):
     @property
     def comes(self) -> bool:
         """Whether further events of the job may come."""
-        return (self.asked or self.own) and not (self.ended or self.lost)
+        return (self.asked or self.own or self.stays) and not (self.ended or self.lost)
 
     def leave(self) -> bool:
         """Unsubscribe: "nothing more comes of it, unless it is one of ours or a child".
@@ -80,6 +86,7 @@ class View(Cursor):
         known = self.own and self.known
         if self.followed and (self.submitted or known):
             return False
+        self.stays = (self.followed or self.stays) and self.own and self.unsure
         self.unwanted, self.own, self.asked = self.own, self.own and self.comes, False
         self.dropped = False
         self.waits = known and self.own
@@ -92,7 +99,7 @@ class View(Cursor):
         self.submitted = False
         self.own = self.own and self.work.parent is not None
         self.asked, self.waits, self.ended, self.lost, self.unwanted = True, True, False, False, False
-        self.dropped = False
+        self.dropped = self.stays = False
         self.chunk = 0
         self.go(after)
 
@@ -182,7 +189,9 @@ class Views:
         work = self._truth.jobs.get(job_id)
         if work is not None and parent.work.home == self.session_id:
             view = self.jobs.setdefault(job_id, View(work))
-            view.own, view.known = True, parent.own and parent.known and parent.work.key is None
+            sure = parent.own and parent.known and parent.work.key is None
+            view.own, view.known = True, sure
+            view.unsure = parent.own and parent.known and not sure
 
     def subscribed(self, told: Subscribed, *, after: int | None, own: bool, left: bool = False) -> None:
         """Take the answer to a subscribe; `after` None: live. `own`: the client has sent it by itself.
@@ -314,8 +323,9 @@ class Views:
         return self._followed(view) or view
 
     def _followed(self, view: View | None) -> View | None:
-        """Follow a child whose events come by themselves, if a new process gets one; return its state."""
-        if view is not None and self.restarted and view.comes and not view.asked:
+        """Follow a child whose events come in a new process or in another session; return its state."""
+        follows = view is not None and (self.restarted or (view.stays and not view.own))
+        if view is not None and follows and view.comes and not view.asked:
             view.asked, view.chunk = True, 0
         return view
 
@@ -375,7 +385,7 @@ class Views:
         if status != "success":
             return
         value: Any = "".join(work.pieces) if work.pieces else event.result
-        if streamed and not view.asked:
+        if streamed and not view.asked and not (view.stays and event.result is not None):
             value = None  # A client joins chunks only of jobs that it follows.
         right = event.result == value and (work.pieces or any(value == given for given in work.returned))
         ensure(right, "I2", f"{self.who} gets {event.result!r} as the result of {work.job_id}, not {value!r}")

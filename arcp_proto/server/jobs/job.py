@@ -239,6 +239,10 @@ class Job(msgspec.Struct, eq=False):
             self.behind = {}
         self.behind[session.id] = session
 
+    def waiting(self) -> list[Session]:
+        """Return the sessions that still get the history, in an order that a restore repeats."""
+        return [self.behind[session_id] for session_id in sorted(self.behind)]
+
     def hold(self, number: int, hold: Hold) -> None:
         """Hold back a reserved amount of the budget."""
         if self.holds is NOTHING:

@@ -83,7 +83,7 @@ def cut_history(state: RuntimeState, job: Job, upto: int) -> None:
     """
     over = [
         session
-        for session in job.behind.values()
+        for session in job.waiting()
         if session.backlogs[job.id].position < upto and Feature.SUBSCRIBE in session.features
     ]
     why = "the history was cut: subscribe again from the last job_seq"
@@ -231,7 +231,7 @@ def forget(state: RuntimeState, job: Job) -> None:
     if not state.retired:
         state.timers.disarm(TimerKind.RETENTION, 0)
     _finish_at_home(state, job)
-    for session in list(job.behind.values()):
+    for session in job.waiting():
         _end_alone(state, session, job)
     state.commit(JobForgotten(job.id))
 
@@ -241,14 +241,25 @@ def _may_end_alone(state: RuntimeState, session: Session, job: Job) -> bool:
 
     That is so if all that it waits for had been numbered in it before, and does not fit into its log: the
     events in it that wait for the journal or for the client are worth more than copies. It is also so if
-    what it waits for does not fit into any log, so that not all of it can be sent, and the terminal says so.
+    what it waits for does not fit into a log behind the events that are not sent: not all of it can be sent,
+    and the terminal says so to a client with positions, which would learn of an evicted event by a gap.
     """
     backlog, log, history, limits = session.backlogs[job.id], session.log, job.history, state.limits
     size = sum(len(past.payload) for past in history.between(backlog.position, history.end))
     count = history.end - backlog.position
     if backlog.asked and backlog.due >= history.end:
         return len(log) + count >= limits.max_session_events or log.size + size > limits.max_session_bytes
-    return session.positions and (count >= limits.max_session_events or size > limits.max_session_bytes)
+    if not session.positions:
+        return False
+    unsent = log.between(_sent(session), log.last)
+    size += sum(len(entry.payload) for entry in unsent)
+    return len(unsent) + count >= limits.max_session_events or size > limits.max_session_bytes
+
+
+def _sent(session: Session) -> int:
+    """Return the number of the last event that needs no place in a log: it is sent, or acknowledged."""
+    kept_from = session.log.first - 1
+    return kept_from if session.connection is None else max(session.connection.outbox.cursor, kept_from)
 
 
 def _end_alone(state: RuntimeState, session: Session, job: Job) -> None:

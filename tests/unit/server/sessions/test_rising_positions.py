@@ -168,6 +168,33 @@ def test_a_job_that_is_forgotten_with_more_events_than_fit_says_so(last: int, fi
     assert end["payload"].get("history_from_job_seq") == (None if fits else last)
 
 
+@pytest.mark.parametrize(("last", "fits"), [(8, True), (9, False)])
+def test_a_job_that_is_forgotten_evicts_no_event_that_waits_for_the_disk(last: int, fits: bool) -> None:
+    limits = Limits(max_principal_finished_jobs=1, max_session_events=16, max_backlog_events=4)
+    world = World(QUIET, limits=limits, journal=True)
+    peer, job = started(world, 1, features=TOLD)
+    other = peer.submit()
+    peer.send("session.ack", {"last_processed_seq": 1})
+    world.carry_out(peer.connection.blocked(now=world.now))
+    world.durable = False
+    asked(peer, job, 0)
+    say(world, other, *range(1, 9))
+    say(world, job, *range(2, last))
+    world.finish(job)
+    asked(peer, other, 0)
+    world.finish(other)
+    assert list(world.state.jobs) == [other]
+    world.durable = True
+    world.persist()
+    world.carry_out(peer.connection.drained(now=world.now))
+    world.advance(0.01)
+    assert not peer.connection.overrun
+    assert positions(peer, other) == [*range(1, 9), *range(1, 10)]
+    assert positions(peer, job) == ([1, *range(1, last + 1)] if fits else [1, last])
+    end = peer.of("job.result")[0]["payload"]
+    assert end.get("history_from_job_seq") == (None if fits else last)
+
+
 @pytest.mark.parametrize("snapshot", [False, True])
 def test_events_due_to_the_submitting_session_survive_a_restart(snapshot: bool) -> None:
     world = World(QUIET, journal=True)
