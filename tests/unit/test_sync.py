@@ -96,7 +96,8 @@ def test_no_parameter_of_the_client_takes_any_name(ours: Callable[..., Any]) -> 
 def documented(cls: type) -> dict[str, str]:
     """Return the docstrings of the public methods and properties of a class."""
     names = [name for name in vars(cls) if not name.startswith("_")]
-    return {name: inspect.getdoc(inspect.getattr_static(cls, name)) or "" for name in names}
+    members = {name: inspect.getattr_static(cls, name) for name in names}
+    return {name: "" if member is None else inspect.getdoc(member) or "" for name, member in members.items()}
 
 
 OWN_WORDS: Final = ("cancel", "fetch_allowed", "http_client", "result", "wait")
