@@ -325,7 +325,11 @@ def _observe(
     if isinstance(asked, messages.Subscribe) and asked.history:
         history, after = True, (asked.from_job_seq if placed else asked.from_event_seq) or 0
     if answer.current_status in FINAL_STATUSES and (not history or 0 < last <= after):
-        return job_id in session.jobs  # Nothing is left to come but what came to be before.
+        # Nothing is left to come but what came to be before. If the request was sent again, the runtime may
+        # have carried it out while the job was running, and brings the end, which was not asked for.
+        if request.resent and placed and job_id not in session.jobs and job_id not in session.children:
+            session.end_job(job_id, 0)
+        return job_id in session.jobs
     after = min(after, last) if placed else after  # No event is above the last one so far.
     known = job_id in session.jobs
     comes_by_itself = job_id in session.children and job_id not in session.ended

@@ -209,6 +209,8 @@ class Promises:
                 told.over, told.over_at = True, self._world.works.tick()
             case facts.JobJoined(session_id=session_id, job_id=job_id, request_id=request_id):
                 self._carried_out(session_id, Begin(job_id, request_id, None, record=number))
+                if session_id in self.sessions:
+                    self.sessions[session_id].unsubscribes.joined(job_id)
             case facts.Unobserved(session_id=session_id, job_id=job_id, position=position) if position:
                 self._carried_out(session_id, Begin(job_id, "", None, record=number))
             case facts.Unobserved(session_id=session_id, job_id=job_id, last=None):

@@ -47,6 +47,14 @@ def test_a_job_that_is_asked_for_again_comes_again(unsubscribes: Unsubscribes) -
     assert unsubscribes.between(JOB, 9, 11)
 
 
+def test_an_unsubscribe_takes_back_no_submit_that_waits_for_its_turn(unsubscribes: Unsubscribes) -> None:
+    unsubscribes.joined(JOB)
+    unsubscribes.carried_out(JOB, 12, 3)
+    assert unsubscribes.since(JOB) == 12
+    unsubscribes.joined(JOB)
+    assert unsubscribes.since(JOB) is None
+
+
 def test_a_crash_keeps_a_durable_unsubscribe(unsubscribes: Unsubscribes) -> None:
     unsubscribes.carried_out(JOB, 12, 3)
     assert unsubscribes.crash(4) == {}

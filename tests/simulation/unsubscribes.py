@@ -53,6 +53,16 @@ class Unsubscribes:
         """Take a request for a job: its events are due to that request from now on."""
         self._valid.pop(job_id, None)
 
+    def joined(self, job_id: str) -> None:
+        """Take the record that the session joins a job by its key.
+
+        "Unsubscribe only ends observing": one that was carried out before takes no submit back that still
+        waited for its turn.
+        """
+        left = [one for one in self._valid.pop(job_id, []) if one.at is None]
+        if left:
+            self._valid[job_id] = left
+
     def carried_out(self, job_id: str, at: int, record: int) -> None:
         """Take the record that the session observes a job no longer."""
         for one in self._all.get(job_id, ()):

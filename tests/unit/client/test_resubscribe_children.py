@@ -435,3 +435,23 @@ def test_a_child_that_is_left_in_its_history_goes_on_where_the_history_was_left(
     runtime.take()
     assert positions(at(runtime, 6, 2, "job_2")) == [2]
     runtime.only(JobEnded, runtime.say("job.error", end, job_id="job_2", event_seq=7))
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_an_end_below_what_was_asked_for_comes_once(again: bool) -> None:
+    """Drop the end that the first copy of a request brings, when the second was answered by the status."""
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome()
+    runtime.client.subscribe(JOB, 7, True, now=runtime.now)
+    runtime.take()
+    if again:
+        runtime.reconnect()
+    told = answer(runtime, current_status="error", job_seq=1)
+    assert runtime.only(JobEnded, told[1:]).job_seq is None
+    end = {"code": "INTERNAL_ERROR", "final_status": "error", "completed_at": "t", "job_seq": 1}
+    if again:
+        assert runtime.say("job.error", end, job_id=JOB, event_seq=1) == []
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, current_status="error", job_seq=1)
+    runtime.only(JobEnded, runtime.say("job.error", end, job_id=JOB, event_seq=1 + again))
